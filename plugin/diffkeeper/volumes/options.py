@@ -1,0 +1,234 @@
+"""Volume options, names and units: text from a person or dockerd in, checked values out. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from diffkeeper import limits
+from diffkeeper.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+Capture = Literal["auto", "inotify", "scan"]
+Consistency = Literal["crash", "fuzzy"]
+Verify = Literal["unmount", "off"]
+Retention = Literal["all"]
+
+ZSTD_LEVEL_DEFAULT: Final = 1
+ZSTD_LEVEL_MAX: Final = 19
+ID_MAX: Final = 2**32 - 2  # the kernel takes 2**32 - 1 for "leave as it is"
+OPTION_VALUE_CHARACTERS_MAX: Final = 256
+_SHOWN_CHARACTERS_MAX: Final = 64
+
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}")
+_MOUNT_ID = re.compile(r"[!-~]+")
+_NUMBER = r"([0-9]{1,15}(?:\.[0-9]{1,9})?)"
+_DURATION = re.compile(_NUMBER + r"(ms|s|m|h|d)")
+_SIZE = re.compile(_NUMBER + r"(B|KiB|MiB|GiB|TiB)?")
+_MODE = re.compile(r"0?[0-7]{3,4}")
+_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_BYTES: Final = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeOptions:
+    """All options of one volume, checked; `None` keeps what the file system would give."""
+
+    interval_seconds: float = limits.INTERVAL_SECONDS_DEFAULT
+    capture: Capture = "auto"
+    consistency: Consistency = "crash"  # "fuzzy" never freezes the writers
+    freeze_seconds_max: float = limits.FREEZE_SECONDS_DEFAULT
+    verify: Verify = "unmount"
+    compression_level: int | None = ZSTD_LEVEL_DEFAULT  # zstd level; None stores chunks raw
+    chunk_bytes: int = limits.CHUNK_BYTES_DEFAULT  # a power of two
+    retention: Retention = "all"
+    uid: int | None = None  # of the new volume's root directory, as are gid and mode
+    gid: int | None = None
+    mode: int | None = None
+
+    @property
+    def chunk_bits(self) -> int:
+        """log2 of the chunk size."""
+        return self.chunk_bytes.bit_length() - 1
+
+
+def shown(text: str) -> str:
+    """`text` quoted for a message: ASCII only, control characters escaped, bounded in length."""
+    if len(text) <= _SHOWN_CHARACTERS_MAX:
+        return ascii(text)
+    return f"{ascii(text[:_SHOWN_CHARACTERS_MAX])}… ({len(text)} characters)"
+
+
+def parse_duration(text: str) -> float:
+    """Seconds from `250ms`, `1s`, `10m`, `1h` or `30d`; raises InvalidInputError."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise InvalidInputError(f"{shown(text)} is not a duration such as 250ms, 1s, 10m, 1h, 30d")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def parse_size(text: str) -> int:
+    """Bytes from `65536`, `64KiB` or `1MiB`; raises InvalidInputError, also for part of a byte."""
+    match = _SIZE.fullmatch(text)
+    scaled = float(match[1]) * _BYTES[match[2] or "B"] if match else 0.5
+    if scaled != int(scaled):
+        raise InvalidInputError(f"{shown(text)} is not a size such as 65536, 64KiB, 1MiB")
+    return int(scaled)
+
+
+def format_duration(seconds: float) -> str:
+    """The shortest exact form that `parse_duration` reads back: `0.25` is `250ms`."""
+    milliseconds = round(seconds * 1000, 6)
+    for unit in ("d", "h", "m", "s"):
+        scale = _SECONDS[unit] * 1000
+        if milliseconds >= scale and milliseconds % scale == 0:
+            return f"{int(milliseconds // scale)}{unit}"
+    return f"{milliseconds:.6f}".rstrip("0").rstrip(".") + "ms"
+
+
+def format_size(count: int) -> str:
+    """Bytes for a person: exact where the unit divides (`64KiB`), else one decimal (`1.5MiB`)."""
+    if count < _BYTES["KiB"]:
+        return f"{count}B"
+    unit = next(u for u in ("TiB", "GiB", "MiB", "KiB") if count >= _BYTES[u])
+    whole, rest = divmod(count, _BYTES[unit])
+    return f"{whole}{unit}" if rest == 0 else f"{count / _BYTES[unit]:.1f}{unit}"
+
+
+def check_name(name: str) -> str:
+    """The volume name itself if it is allowed; raises InvalidInputError."""
+    if _NAME.fullmatch(name) is None:
+        raise InvalidInputError(
+            f"volume name {shown(name)}: use 1 to {limits.VOLUME_NAME_BYTES_MAX} of the characters"
+            " a-z A-Z 0-9 _ . - and begin with a letter or digit"
+        )
+    return name
+
+
+def check_mount_id(mount_id: str) -> str:
+    """The mount ID itself (dockerd sends 64 hex digits); raises InvalidInputError if it is bad."""
+    if len(mount_id) > limits.MOUNT_ID_BYTES_MAX or _MOUNT_ID.fullmatch(mount_id) is None:
+        raise InvalidInputError(
+            f"mount ID {shown(mount_id)}: use 1 to {limits.MOUNT_ID_BYTES_MAX} printable ASCII"
+            " characters without spaces"
+        )
+    return mount_id
+
+
+def _between(low: float, high: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        seconds = parse_duration(text)
+        if not low <= seconds <= high:
+            raise InvalidInputError(
+                f"{shown(text)} is outside {format_duration(low)} to {format_duration(high)}"
+            )
+        return seconds
+
+    return parse
+
+
+def _one_of(*allowed: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in allowed:
+            raise InvalidInputError(f"{shown(text)} is not one of {', '.join(allowed)}")
+        return text
+
+    return parse
+
+
+def _compression(text: str) -> int | None:
+    if text == "none":
+        return None
+    method, colon, level = text.partition(":")
+    if method != "zstd" or (colon and not re.fullmatch(r"[0-9]{1,2}", level)):
+        raise InvalidInputError(f"{shown(text)} is not none, zstd or zstd:1 to zstd:19")
+    number = int(level) if colon else ZSTD_LEVEL_DEFAULT
+    if not 1 <= number <= ZSTD_LEVEL_MAX:
+        raise InvalidInputError(f"zstd level {number} is outside 1 to {ZSTD_LEVEL_MAX}")
+    return number
+
+
+def _chunk_bytes(text: str) -> int:
+    size = parse_size(text)
+    in_bounds = limits.CHUNK_BYTES_MIN <= size <= limits.CHUNK_BYTES_MAX
+    if not in_bounds or size & (size - 1):
+        raise InvalidInputError(
+            f"{shown(text)} is not a power of two from {format_size(limits.CHUNK_BYTES_MIN)}"
+            f" to {format_size(limits.CHUNK_BYTES_MAX)}"
+        )
+    return size
+
+
+def _id(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,10}", text) or int(text) > ID_MAX:
+        raise InvalidInputError(f"{shown(text)} is not a numeric ID from 0 to {ID_MAX}")
+    return int(text)
+
+
+def _mode(text: str) -> int:
+    if _MODE.fullmatch(text) is None:
+        raise InvalidInputError(f"{shown(text)} is not an octal mode such as 0750")
+    return int(text, 8)
+
+
+@dataclass(frozen=True, slots=True)
+class OptionForm:
+    """One known option: its field of VolumeOptions, its form for a person, its parser."""
+
+    field: str
+    form: str
+    parse: Callable[[str], object]
+
+
+OPTIONS: Final[Mapping[str, OptionForm]] = {
+    "interval": OptionForm(
+        "interval_seconds",
+        "100ms to 30d",
+        _between(limits.INTERVAL_SECONDS_MIN, limits.INTERVAL_SECONDS_MAX),
+    ),
+    "capture": OptionForm("capture", "auto|inotify|scan", _one_of("auto", "inotify", "scan")),
+    "consistency": OptionForm("consistency", "crash|fuzzy", _one_of("crash", "fuzzy")),
+    "freeze-max": OptionForm(
+        "freeze_seconds_max",
+        "1ms to 5s",
+        _between(limits.FREEZE_SECONDS_MIN, limits.FREEZE_SECONDS_MAX),
+    ),
+    "verify": OptionForm("verify", "unmount|off", _one_of("unmount", "off")),
+    "compression": OptionForm("compression_level", "none|zstd|zstd:1..19", _compression),
+    "chunk-size": OptionForm("chunk_bytes", "power of two, 4KiB to 1MiB", _chunk_bytes),
+    "retention": OptionForm("retention", "all", _one_of("all")),
+    "uid": OptionForm("uid", "number", _id),
+    "gid": OptionForm("gid", "number", _id),
+    "mode": OptionForm("mode", "octal, such as 0750", _mode),
+}
+
+
+def allowed_options() -> str:
+    """Every known option with its form, on one line, for messages and help."""
+    return "; ".join(f"{name}=<{option.form}>" for name, option in OPTIONS.items())
+
+
+def parse_options(options: Mapping[str, str]) -> VolumeOptions:
+    """Checked options from dockerd's string map; missing ones take their defaults.
+
+    Raises InvalidInputError naming the first unknown or malformed option and what is allowed.
+    """
+    if len(options) > limits.VOLUME_OPTIONS_MAX:
+        raise InvalidInputError(f"more than {limits.VOLUME_OPTIONS_MAX} volume options")
+    fields: dict[str, Any] = {}  # each parser returns its own field's type
+    for name, text in options.items():
+        option = OPTIONS.get(name)
+        if option is None:
+            raise InvalidInputError(f"unknown option {shown(name)}; allowed: {allowed_options()}")
+        if len(text) > OPTION_VALUE_CHARACTERS_MAX:
+            raise InvalidInputError(f"option {name}: the value {shown(text)} is too long")
+        try:
+            fields[option.field] = option.parse(text)
+        except InvalidInputError as error:
+            raise InvalidInputError(
+                f"option {name}: {error}; use {name}=<{option.form}>"
+            ) from error
+    return VolumeOptions(**fields)

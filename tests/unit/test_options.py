@@ -1,0 +1,182 @@
+"""Volume options, names, IDs and units."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffkeeper import limits
+from diffkeeper.errors import InvalidInputError
+from diffkeeper.volumes import options as o
+
+
+def test_defaults() -> None:
+    parsed = o.parse_options({})
+    assert parsed == o.VolumeOptions()
+    assert parsed.interval_seconds == limits.INTERVAL_SECONDS_DEFAULT
+    assert parsed.chunk_bytes == 65536
+    assert parsed.chunk_bits == 16
+    assert parsed.compression_level == 1
+
+
+def test_every_option_at_once() -> None:
+    parsed = o.parse_options(
+        {
+            "interval": "250ms",
+            "capture": "scan",
+            "consistency": "fuzzy",
+            "freeze-max": "20ms",
+            "verify": "off",
+            "compression": "zstd:19",
+            "chunk-size": "4KiB",
+            "retention": "all",
+            "uid": "999",
+            "gid": "0",
+            "mode": "1777",
+        }
+    )
+    assert parsed == o.VolumeOptions(
+        0.25, "scan", "fuzzy", 0.02, "off", 19, 4096, "all", 999, 0, 0o1777
+    )
+    assert set(o.OPTIONS) == {
+        "interval",
+        "capture",
+        "consistency",
+        "freeze-max",
+        "verify",
+        "compression",
+        "chunk-size",
+        "retention",
+        "uid",
+        "gid",
+        "mode",
+    }
+
+
+@pytest.mark.parametrize(("text", "level"), [("none", None), ("zstd", 1), ("zstd:3", 3)])
+def test_compression(text: str, level: int | None) -> None:
+    assert o.parse_options({"compression": text}).compression_level == level
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("interval", "99ms"),
+        ("interval", "31d"),
+        ("interval", "1"),
+        ("interval", "-1s"),
+        ("interval", "1 s"),
+        ("interval", "٣s"),
+        ("interval", "9" * 300 + "s"),
+        ("interval", ""),
+        ("capture", "ebpf"),
+        ("consistency", "Crash"),
+        ("freeze-max", "0ms"),
+        ("freeze-max", "6s"),
+        ("verify", "on"),
+        ("compression", "zstd:0"),
+        ("compression", "zstd:20"),
+        ("compression", "zstd:"),
+        ("compression", "gzip"),
+        ("chunk-size", "2KiB"),
+        ("chunk-size", "2MiB"),
+        ("chunk-size", "5000"),
+        ("chunk-size", "0.5"),
+        ("chunk-size", "64kb"),
+        ("retention", "7d"),
+        ("uid", "-1"),
+        ("uid", "root"),
+        ("uid", "4294967295"),
+        ("gid", "1.0"),
+        ("mode", "888"),
+        ("mode", "17777"),
+        ("mode", "0o750"),
+        ("mode", "7"),
+    ],
+)
+def test_a_malformed_value_names_the_option_and_its_form(name: str, text: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        o.parse_options({name: text})
+    assert f"option {name}: " in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_an_unknown_option_lists_the_allowed_ones() -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        o.parse_options({"intervall\n": "1s"})
+    for name, option in o.OPTIONS.items():
+        assert f"{name}=<{option.form}>" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_too_many_options() -> None:
+    with pytest.raises(InvalidInputError):
+        o.parse_options({f"x{i}": "" for i in range(limits.VOLUME_OPTIONS_MAX + 1)})
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("250ms", 0.25), ("1s", 1), ("10m", 600), ("1h", 3600), ("30d", 2592000), ("1.5s", 1.5)],
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert o.parse_duration(text) == seconds
+
+
+@given(st.integers(1, 30 * 86400 * 1000))
+def test_durations_come_back(milliseconds: int) -> None:
+    text = o.format_duration(milliseconds / 1000)
+    assert round(o.parse_duration(text) * 1000) == milliseconds
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("0", 0), ("65536", 65536), ("64KiB", 65536), ("1.5MiB", 1572864)]
+)
+def test_sizes(text: str, count: int) -> None:
+    assert o.parse_size(text) == count
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0B"), (1023, "1023B"), (65536, "64KiB"), (1 << 20, "1MiB"), (1600000, "1.5MiB")],
+)
+def test_sizes_for_a_person(count: int, text: str) -> None:
+    assert o.format_size(count) == text
+
+
+@pytest.mark.parametrize("name", ["a", "0", "pg_data.v2-x", "a" * 255, "A..b"])
+def test_good_names(name: str) -> None:
+    assert o.check_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "../x", "a/b", ".", "..", ".a", "_a", "-a", "a b", "a\n", "a\0", "é", "a" * 256, "\ud800"],
+)
+def test_bad_names(name: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        o.check_name(name)
+    message = str(caught.value)
+    assert message.replace("…", "").isascii()
+    assert "\n" not in message
+    assert len(message) < 300
+
+
+@pytest.mark.parametrize("mount_id", ["0" * 64, "x", "m" * 256])
+def test_good_mount_ids(mount_id: str) -> None:
+    assert o.check_mount_id(mount_id) == mount_id
+
+
+@pytest.mark.parametrize("mount_id", ["", " ", "a\n", "m" * 257, "é", "\udfff"])
+def test_bad_mount_ids(mount_id: str) -> None:
+    with pytest.raises(InvalidInputError):
+        o.check_mount_id(mount_id)
+
+
+@given(st.dictionaries(st.sampled_from([*o.OPTIONS, "x"]), st.text(max_size=20), max_size=5))
+def test_any_text_parses_or_is_invalid_input(options: dict[str, str]) -> None:
+    try:
+        parsed = o.parse_options(options)
+    except InvalidInputError:
+        return
+    assert 0.1 <= parsed.interval_seconds <= 30 * 86400
