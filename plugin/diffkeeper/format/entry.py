@@ -1,0 +1,183 @@
+"""One directory entry: everything about a file but its name.
+
+Equal entries have equal bytes, and no other bytes decode to them, so that a directory's digest
+depends on its content alone.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from diffkeeper.errors import CorruptionError, InvalidInputError
+from diffkeeper.hashing import DIGEST_BYTES
+from diffkeeper.limits import CHUNK_BYTES_MAX, LINK_TARGET_BYTES_MAX
+
+if TYPE_CHECKING:
+    from diffkeeper.format.node import BytesLike
+
+EMPTY = bytes(DIGEST_BYTES)  # root of an empty tree, and of nothing at all
+CHUNK_BITS_MAX = CHUNK_BYTES_MAX.bit_length() - 1
+SIZE_MAX = (1 << 63) - 1
+
+FLAG_SPARSE = 1
+FLAG_CONTENT = 2
+FLAG_XATTRS = 4
+FLAG_RDEV = 8
+FLAG_LINK = 16
+FLAG_TARGET = 32
+_FLAGS_ALL = 63
+
+_FIXED = struct.Struct("<BBBHIIqQ")
+_RDEV = struct.Struct("<Q")
+_LINK = struct.Struct("<QI")
+_TARGET = struct.Struct("<H")
+ENTRY_BYTES_MAX = (
+    _FIXED.size + 2 * DIGEST_BYTES + _RDEV.size + _LINK.size + _TARGET.size + LINK_TARGET_BYTES_MAX
+)
+
+
+class Kind(IntEnum):
+    """What an entry is. LINK is a further name of a file that the links tree holds."""
+
+    FILE = 1
+    DIRECTORY = 2
+    SYMLINK = 3
+    FIFO = 4
+    SOCKET = 5
+    CHAR = 6
+    BLOCK = 7
+    LINK = 8
+
+
+_KINDS = {int(kind): kind for kind in Kind}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Metadata of one file and the root of its content.
+
+    A LINK entry carries `link_id` and nothing else: the file's own entry is in the snapshot's
+    links tree, under the id as eight bytes, big-endian, with the number of its names in `links`.
+    """
+
+    kind: Kind
+    mode: int = 0  # permission, set-id and sticky bits, 0 to 07777
+    uid: int = 0
+    gid: int = 0
+    mtime_ns: int = 0  # since the epoch, may be negative
+    size: int = 0  # bytes
+    content: bytes = EMPTY  # root of the file tree or of the directory tree
+    target: bytes = b""  # of a symbolic link
+    rdev: int = 0  # of a device
+    xattrs: bytes = b""  # digest of an xattr node, or nothing
+    chunk_bits: int = 0  # log2 of the chunk size in bytes
+    sparse: bool = False
+    link_id: int = 0
+    links: int = 0  # names in this snapshot, in the links tree only
+
+
+def chunk_count(size: int, chunk_bits: int) -> int:
+    """Number of chunks of a file of `size` bytes."""
+    return (size + (1 << chunk_bits) - 1) >> chunk_bits
+
+
+def link_key(link_id: int) -> bytes:
+    """Name of a file in the links tree: its id as eight bytes, big-endian."""
+    return link_id.to_bytes(8, "big")
+
+
+def encode_entry(e: Entry) -> bytes:
+    """The entry's bytes; InvalidInputError when a field is out of its range."""
+    problem = _problem(e)
+    if problem:
+        raise InvalidInputError(f"entry: {problem}")
+    flags = FLAG_SPARSE if e.sparse else 0
+    tail = []
+    if e.content != EMPTY:
+        flags |= FLAG_CONTENT
+        tail.append(e.content)
+    if e.xattrs:
+        flags |= FLAG_XATTRS
+        tail.append(e.xattrs)
+    try:
+        if e.rdev:
+            flags |= FLAG_RDEV
+            tail.append(_RDEV.pack(e.rdev))
+        if e.link_id or e.links:
+            flags |= FLAG_LINK
+            tail.append(_LINK.pack(e.link_id, e.links))
+        if e.target:
+            flags |= FLAG_TARGET
+            tail.append(_TARGET.pack(len(e.target)) + e.target)
+        fixed = _FIXED.pack(e.kind, flags, e.chunk_bits, e.mode, e.uid, e.gid, e.mtime_ns, e.size)
+    except struct.error as error:
+        raise InvalidInputError(f"entry: {error}") from None
+    return b"".join((fixed, *tail))
+
+
+def _problem(e: Entry) -> str:
+    """What is wrong with the entry, or nothing."""
+    if e.mode > 0o7777:
+        return f"mode {e.mode:o} has bits above 07777"
+    if e.size > SIZE_MAX:
+        return f"size {e.size} exceeds {SIZE_MAX}"
+    if e.chunk_bits > CHUNK_BITS_MAX:
+        return f"chunk_bits {e.chunk_bits} exceeds {CHUNK_BITS_MAX}"
+    if len(e.content) != DIGEST_BYTES or len(e.xattrs) not in (0, DIGEST_BYTES):
+        return "a digest has not 32 bytes"
+    if len(e.target) > LINK_TARGET_BYTES_MAX:
+        return f"a link target of {len(e.target)} bytes exceeds {LINK_TARGET_BYTES_MAX}"
+    if e.kind == Kind.LINK and e != Entry(Kind.LINK, link_id=e.link_id):
+        return "a LINK entry carries more than link_id"
+    return ""
+
+
+def decode_entry(view: BytesLike) -> Entry:
+    """The entry whose encoding is exactly `view`; CorruptionError for any other bytes."""
+    try:
+        kind, flags, chunk_bits, mode, uid, gid, mtime_ns, size = _FIXED.unpack_from(view)
+        if kind not in _KINDS or flags > _FLAGS_ALL:
+            raise CorruptionError(f"entry: kind {kind} with flags {flags:#x} is not known")
+        position = _FIXED.size
+        content, xattrs, target, rdev, link_id, links = EMPTY, b"", b"", 0, 0, 0
+        if flags & FLAG_CONTENT:
+            content = bytes(view[position : position + DIGEST_BYTES])
+            position += DIGEST_BYTES
+        if flags & FLAG_XATTRS:
+            xattrs = bytes(view[position : position + DIGEST_BYTES])
+            position += DIGEST_BYTES
+        if flags & FLAG_RDEV:
+            (rdev,) = _RDEV.unpack_from(view, position)
+            position += _RDEV.size
+        if flags & FLAG_LINK:
+            link_id, links = _LINK.unpack_from(view, position)
+            position += _LINK.size
+        if flags & FLAG_TARGET:
+            (length,) = _TARGET.unpack_from(view, position)
+            target = bytes(view[position + _TARGET.size : position + _TARGET.size + length])
+            position += _TARGET.size + length
+    except struct.error:
+        raise CorruptionError(f"entry of {len(view)} bytes is cut off") from None
+    entry = Entry(
+        _KINDS[kind], mode, uid, gid, mtime_ns, size, content, target, rdev, xattrs, chunk_bits,
+        bool(flags & FLAG_SPARSE), link_id, links,
+    )  # fmt: skip
+    problem = _problem(entry) or _waste(entry, flags)
+    if problem or position != len(view):
+        raise CorruptionError(f"entry: {problem or 'its length is not what its flags say'}")
+    return entry
+
+
+def _waste(e: Entry, flags: int) -> str:
+    """A part that is present and says nothing would give one entry two encodings."""
+    empty = (
+        (flags & FLAG_CONTENT and e.content == EMPTY)
+        or (flags & FLAG_XATTRS and not e.xattrs)
+        or (flags & FLAG_RDEV and not e.rdev)
+        or (flags & FLAG_LINK and not (e.link_id or e.links))
+        or (flags & FLAG_TARGET and not e.target)
+    )
+    return "an optional part is present and empty" if empty else ""

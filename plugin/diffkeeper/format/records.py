@@ -1,0 +1,263 @@
+"""Snapshot and volume records as canonical JSON, index records as packed integers.
+
+Decoding is strict: unknown, missing or mistyped fields, other spacing or another order of keys
+are CorruptionError, so that every record has exactly one encoding.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import asdict, dataclass, field
+from typing import Final, TypeAlias
+
+from diffkeeper.errors import CorruptionError, InvalidInputError
+from diffkeeper.format.entry import EMPTY, SIZE_MAX
+from diffkeeper.hashing import DIGEST_BYTES
+from diffkeeper.limits import NAME_BYTES_MAX, RECORD_BYTES_MAX
+
+Encoded: TypeAlias = bytes  # SnapshotRecord has a field named bytes
+CONSISTENCIES: Final = ("crash", "fuzzy")
+_INDEX = struct.Struct("<BQqqqQQ32s")
+INDEX_FIXED_BYTES = _INDEX.size
+
+
+def _encode(fields: dict[str, object]) -> bytes:
+    return json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _decode(encoded: bytes, what: str) -> dict[str, object]:
+    """The JSON object that `encoded` is the canonical text of."""
+    if len(encoded) > RECORD_BYTES_MAX:
+        raise CorruptionError(f"{what} record of {len(encoded)} bytes exceeds its bound")
+    try:
+        fields = json.loads(encoded)
+        canonical = isinstance(fields, dict) and _encode(fields) == encoded
+    except (ValueError, RecursionError) as error:
+        raise CorruptionError(f"{what} record is not JSON: {error}") from None
+    if not canonical:
+        raise CorruptionError(f"{what} record is not a canonical JSON object")
+    found: dict[str, object] = fields
+    return found
+
+
+class _Fields:
+    """Takes typed fields out of a decoded record; anything unexpected is CorruptionError."""
+
+    def __init__(self, fields: dict[str, object], what: str) -> None:
+        self._fields, self._what = fields, what
+
+    def _take(self, name: str) -> object:
+        if name not in self._fields:
+            raise CorruptionError(f"{self._what} record lacks {name!r}")
+        return self._fields.pop(name)
+
+    def _wrong(self, name: str) -> CorruptionError:
+        return CorruptionError(f"{self._what} record: {name!r} has a wrong type or value")
+
+    def number(self, name: str) -> int:
+        value = self._take(name)
+        if type(value) is not int or not 0 <= value <= SIZE_MAX:
+            raise self._wrong(name)
+        return value
+
+    def optional_number(self, name: str) -> int | None:
+        if self._fields.get(name, 0) is None:
+            self._fields.pop(name)
+            return None
+        return self.number(name)
+
+    def real(self, name: str) -> float:
+        value = self._take(name)
+        if type(value) is not float or not 0 <= value < float("inf"):
+            raise self._wrong(name)
+        return value
+
+    def text(self, name: str) -> str:
+        value = self._take(name)
+        if not _is_text(value):
+            raise self._wrong(name)
+        return str(value)
+
+    def flag(self, name: str) -> bool:
+        value = self._take(name)
+        if type(value) is not bool:
+            raise self._wrong(name)
+        return value
+
+    def texts(self, name: str) -> dict[str, str]:
+        value = self._take(name)
+        if not isinstance(value, dict) or not all(map(_is_text, (*value, *value.values()))):
+            raise self._wrong(name)
+        return dict(value)
+
+    def numbers(self, name: str) -> dict[str, int]:
+        value = self._take(name)
+        if not isinstance(value, dict) or not all(map(_is_text, value)):
+            raise self._wrong(name)
+        if not all(type(n) is int and 0 <= n <= SIZE_MAX for n in value.values()):
+            raise self._wrong(name)
+        return dict(value)
+
+    def digest(self, name: str) -> str:
+        value = self.text(name)
+        if len(value) != 2 * DIGEST_BYTES or not set(value) <= set("0123456789abcdef"):
+            raise self._wrong(name)
+        return value
+
+    def end(self) -> None:
+        if self._fields:
+            raise CorruptionError(f"{self._what} record: {sorted(self._fields)} are not known")
+
+
+def _is_text(value: object) -> bool:
+    """A string that has a UTF-8 form, which a lone surrogate has not."""
+    return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRecord:
+    """One snapshot of one volume; never changed once it is stored."""
+
+    volume_id: int
+    seq: int
+    parent: int | None  # seq of the snapshot before it
+    root: str  # Merkle root, 64 hexadecimal digits
+    time_ns: int  # since the epoch
+    consistency: str  # "crash" or "fuzzy"
+    reason: str
+    files: int
+    bytes: int  # logical bytes of all files
+    new_bytes: int  # plain bytes of chunks that were not in the store before
+    stored_bytes: int  # encoded bytes of new chunks and nodes
+    freeze_ms: float
+    capture_ms: float
+    cause: str = ""  # why it is fuzzy
+
+    def encode(self) -> Encoded:
+        """Canonical JSON; InvalidInputError when a field does not read back."""
+        fields = {**asdict(self), "freeze_ms": float(self.freeze_ms)}
+        fields["capture_ms"] = float(self.capture_ms)
+        return _checked(fields, "snapshot")
+
+    @classmethod
+    def decode(cls, encoded: Encoded) -> SnapshotRecord:
+        """The record, or CorruptionError."""
+        f = _Fields(_decode(encoded, "snapshot"), "snapshot")
+        record = cls(
+            volume_id=f.number("volume_id"),
+            seq=f.number("seq"),
+            parent=f.optional_number("parent"),
+            root=f.digest("root"),
+            time_ns=f.number("time_ns"),
+            consistency=f.text("consistency"),
+            reason=f.text("reason"),
+            files=f.number("files"),
+            bytes=f.number("bytes"),
+            new_bytes=f.number("new_bytes"),
+            stored_bytes=f.number("stored_bytes"),
+            freeze_ms=f.real("freeze_ms"),
+            capture_ms=f.real("capture_ms"),
+            cause=f.text("cause"),
+        )
+        f.end()
+        if record.consistency not in CONSISTENCIES:
+            raise CorruptionError(f"snapshot record: consistency {record.consistency!r}")
+        return record
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeRecord:
+    """One volume: what survives the daemon."""
+
+    id: int
+    name: str
+    created_ns: int
+    options: dict[str, str] = field(default_factory=dict)
+    head: int | None = None  # seq of the newest snapshot
+    next_seq: int = 1
+    next_link_id: int = 1
+    mounts: dict[str, int] = field(default_factory=dict)  # mount id to count
+    boot_id: str = ""  # of the boot that mounted it last
+    clean: bool = True  # whether the live directory equals the head
+    verified_seq: int | None = None
+    removed_ns: int | None = None  # when it went to the trash
+    live_id: str = ""  # "device:inode" of the live directory last seen
+
+    def encode(self) -> bytes:
+        """Canonical JSON; InvalidInputError when a field does not read back."""
+        return _checked(asdict(self), "volume")
+
+    @classmethod
+    def decode(cls, encoded: bytes) -> VolumeRecord:
+        """The record, or CorruptionError."""
+        f = _Fields(_decode(encoded, "volume"), "volume")
+        record = cls(
+            id=f.number("id"),
+            name=f.text("name"),
+            created_ns=f.number("created_ns"),
+            options=f.texts("options"),
+            head=f.optional_number("head"),
+            next_seq=f.number("next_seq"),
+            next_link_id=f.number("next_link_id"),
+            mounts=f.numbers("mounts"),
+            boot_id=f.text("boot_id"),
+            clean=f.flag("clean"),
+            verified_seq=f.optional_number("verified_seq"),
+            removed_ns=f.optional_number("removed_ns"),
+            live_id=f.text("live_id"),
+        )
+        f.end()
+        return record
+
+
+def _checked(fields: dict[str, object], what: str) -> bytes:
+    """A record that would not read back is refused before it is stored."""
+    try:
+        encoded = _encode(fields)
+        if what == "snapshot":
+            SnapshotRecord.decode(encoded)
+        else:
+            VolumeRecord.decode(encoded)
+    except (CorruptionError, ValueError, TypeError) as error:
+        raise InvalidInputError(f"the {what} record cannot be stored: {error}") from None
+    return encoded
+
+
+@dataclass(frozen=True, slots=True)
+class IndexRecord:
+    """What a live inode looked like when its content was last captured."""
+
+    kind: int  # a `Kind`
+    size: int  # bytes
+    mtime_ns: int
+    ctime_ns: int
+    seen_ns: int  # clock at the time of the look: a younger timestamp proves nothing
+    link_id: int = 0
+    content: bytes = EMPTY  # root of its file tree
+    parent_ino: int = 0
+    name: bytes = b""  # in the parent directory
+
+    def encode(self) -> bytes:
+        """Packed form; InvalidInputError when a field is out of its range."""
+        if len(self.content) != DIGEST_BYTES or len(self.name) > NAME_BYTES_MAX:
+            raise InvalidInputError("index record: content or name has a wrong length")
+        try:
+            fixed = _INDEX.pack(
+                self.kind, self.size, self.mtime_ns, self.ctime_ns, self.seen_ns,
+                self.link_id, self.parent_ino, self.content,
+            )  # fmt: skip
+        except struct.error as error:
+            raise InvalidInputError(f"index record: {error}") from None
+        return fixed + self.name
+
+    @classmethod
+    def decode(cls, encoded: bytes) -> IndexRecord:
+        """The record, or CorruptionError."""
+        if not _INDEX.size <= len(encoded) <= _INDEX.size + NAME_BYTES_MAX:
+            raise CorruptionError(f"index record of {len(encoded)} bytes")
+        kind, size, mtime_ns, ctime_ns, seen_ns, link_id, parent_ino, content = _INDEX.unpack_from(
+            encoded
+        )
+        name = encoded[_INDEX.size :]
+        return cls(kind, size, mtime_ns, ctime_ns, seen_ns, link_id, content, parent_ino, name)

@@ -1,0 +1,60 @@
+"""The extended attributes of one file as one node, sorted by name."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+from diffkeeper.errors import CorruptionError, InvalidInputError
+from diffkeeper.format.node import HEADER_BYTES, NodeType, expect, header
+from diffkeeper.limits import NAME_BYTES_MAX, XATTR_TOTAL_BYTES_MAX, XATTR_VALUE_BYTES_MAX
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_COUNT = struct.Struct("<H")
+_ITEM = struct.Struct("<BI")
+
+
+def encode(attributes: Mapping[bytes, bytes]) -> bytes:
+    """The node's bytes; InvalidInputError when a name or value exceeds its bound."""
+    parts = [header(NodeType.XATTRS), _COUNT.pack(min(len(attributes), 0xFFFF))]
+    for name in sorted(attributes):
+        value = attributes[name]
+        if not 0 < len(name) <= NAME_BYTES_MAX or len(value) > XATTR_VALUE_BYTES_MAX:
+            raise InvalidInputError(
+                f"extended attribute {name[:NAME_BYTES_MAX]!r} of {len(value)} bytes is too long"
+            )
+        parts += (_ITEM.pack(len(name), len(value)), name, value)
+    encoded = b"".join(parts)
+    if len(encoded) > XATTR_TOTAL_BYTES_MAX:
+        raise InvalidInputError(
+            f"extended attributes of {len(encoded)} bytes exceed {XATTR_TOTAL_BYTES_MAX}"
+        )
+    return encoded
+
+
+def decode(encoded: bytes) -> dict[bytes, bytes]:
+    """Name to value, sorted by name; CorruptionError unless `encoded` is exactly such a node."""
+    expect(encoded, NodeType.XATTRS)
+    if len(encoded) > XATTR_TOTAL_BYTES_MAX:
+        raise CorruptionError(f"xattr node of {len(encoded)} bytes exceeds its bound")
+    attributes: dict[bytes, bytes] = {}
+    last = b""
+    try:
+        (count,) = _COUNT.unpack_from(encoded, HEADER_BYTES)
+        position = HEADER_BYTES + _COUNT.size
+        for _ in range(count):
+            name_length, value_length = _ITEM.unpack_from(encoded, position)
+            name_end = position + _ITEM.size + name_length
+            name = encoded[position + _ITEM.size : name_end]
+            if name <= last or value_length > XATTR_VALUE_BYTES_MAX:
+                raise CorruptionError(f"xattr node: {name!r} is out of order or too long")
+            position = name_end + value_length
+            attributes[name] = encoded[name_end:position]
+            last = name
+    except struct.error:
+        raise CorruptionError("xattr node is cut off") from None
+    if position != len(encoded):
+        raise CorruptionError("xattr node: its length is not what its items say")
+    return attributes
