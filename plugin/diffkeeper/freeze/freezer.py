@@ -1,0 +1,233 @@
+"""Stopping a set of cgroups for a bounded moment, so that nothing can leave them stopped.
+
+Order of one freeze: journal, guard armed, every cgroup told to freeze, all awaited; work; all
+thawed, guard disarmed, journal cleared. A kill of this process at any point in between makes the
+guard thaw within milliseconds; a kill of both leaves the journal, which the next start obeys. A
+cgroup that somebody else had paused before is left alone, and so is one that somebody else pauses
+during the freeze.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from diffkeeper import clock, limits
+from diffkeeper.errors import FreezeError
+from diffkeeper.freeze.cgroups import Cgroup, Hierarchy, topmost
+from diffkeeper.freeze.guard import Guard
+from diffkeeper.freeze.journal import Journal, thaw_journal
+from diffkeeper.freeze.watch import Watch, written_after_open
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+__all__ = ["Freezer", "Frozen", "thaw_journal"]
+
+
+class Frozen:
+    """A freeze that is being held, or was.
+
+    `started`: monotonic seconds just before its first write; `reached`: when all stood still;
+    `paused_already`: cgroups that somebody else had frozen before. After the block `seconds` is how
+    long the cgroups were held.
+    """
+
+    def __init__(self, cgroups: Sequence[Cgroup], paused: Sequence[Cgroup], limit: float) -> None:
+        self._cgroups = cgroups
+        self._ended: bool | None = None
+        self.paused_already = tuple(cgroup.directory for cgroup in paused)
+        self.started = clock.monotonic()
+        self.deadline = self.started + min(limit, limits.FREEZE_SECONDS_MAX)
+        self.reached = self.started
+        self.seconds = 0.0
+
+    def remaining(self) -> float:
+        """Seconds until the guard thaws; negative afterwards."""
+        return self.deadline - clock.monotonic()
+
+    @property
+    def expired(self) -> bool:
+        """True when something ran before its time: the moment is not one instant then.
+
+        The guard may have thawed at the limit, or somebody else resumed a cgroup. Inside the block
+        it is the answer up to now (about 10 microseconds per cgroup), afterwards the final one.
+        """
+        if self._ended is not None:
+            return self._ended
+        late = self.remaining() <= 0
+        return late or not all(cgroup.requested() or cgroup.gone for cgroup in self._cgroups)
+
+    def end(self, foreign: bool) -> None:
+        """Settle `expired` before the thaw; `foreign`: somebody else wrote to a freezer."""
+        self._ended = self.expired or foreign
+
+
+class Freezer:
+    """Freezes cgroups of the hierarchies under `cgroup_root`. Thread-safe: one freeze at a time."""
+
+    def __init__(self, cgroup_root: str, journal_path: str, proc_root: str = "/proc") -> None:
+        self._cgroup_root = cgroup_root
+        self._journal_path = journal_path
+        self._hierarchy = Hierarchy(cgroup_root, proc_root)
+        self._lock = threading.Lock()
+        self._guard = Guard()
+        self._journal: Journal | None = None
+        self._watch: Watch | None = None
+        self._cached: dict[str, _Cached] = {}
+
+    def start(self) -> list[str]:
+        """Thaw what the journal names, start the guard; what was thawed.
+
+        Raises FreezeError when guard or journal can't be had: `frozen` would refuse to work then.
+        """
+        with self._lock:
+            thawed = thaw_journal(self._journal_path, self._cgroup_root)
+            try:
+                self._journal = self._journal or Journal(self._journal_path, self._cgroup_root)
+                self._watch = self._watch or Watch()
+            except OSError as error:
+                raise FreezeError(f"freezing is not possible here: {error}") from error
+            self._guard.ensure()
+            return thawed
+
+    def stop(self) -> None:
+        """End the guard and release all descriptors; waits for a freeze under way to end."""
+        with self._lock:
+            self._guard.stop()
+            for directory in list(self._cached):
+                self._forget(directory)
+            if self._watch is not None:
+                self._watch.close()
+                self._watch = None
+            if self._journal is not None:
+                self._journal.close()
+                self._journal = None
+
+    @contextlib.contextmanager
+    def frozen(self, cgroups: Sequence[str], limit_seconds: float) -> Iterator[Frozen]:
+        """Hold the cgroups (directories, as the survey names them) frozen for the block.
+
+        Only the topmost ones are written to; those that are gone are skipped. Raises FreezeError,
+        with everything thawed again, when one is not frozen within `limit_seconds` or must not be.
+        The limit counts from the first freeze, not from the wait for another freeze to end.
+        """
+        with self._lock:
+            if self._journal is None or self._watch is None:
+                raise FreezeError("the freezer is not started")
+            held = self._select(cgroups)
+            self._watch.drain()
+            paused = [cgroup for cgroup in held if cgroup.requested()]
+            ours = [cgroup for cgroup in held if cgroup not in paused]
+            if not ours:
+                yield from self._hold(Frozen(held, paused, limit_seconds), held, [])
+                return
+            self._guard.ensure()
+            self._refuse_own(ours)
+            frozen = Frozen(held, paused, limit_seconds)
+            self._announce(frozen, ours)
+            yield from self._hold(frozen, held, ours)
+
+    def _hold(self, frozen: Frozen, held: list[Cgroup], ours: list[Cgroup]) -> Iterator[Frozen]:
+        """Freeze, wait, yield, thaw; a thaw that fails leaves guard and journal as they are."""
+        watch = self._watch
+        assert watch is not None  # noqa: S101  # `frozen` checks it
+        try:
+            for cgroup in ours:
+                cgroup.freeze()
+            watch.drain()
+            late = [c.directory for c in held if not c.wait_frozen(frozen.deadline)]
+            frozen.reached = clock.monotonic()
+            if late:
+                waited_ms = (frozen.reached - frozen.started) * 1000
+                raise FreezeError(f"not frozen within {waited_ms:.0f} ms: {', '.join(late)}")
+            yield frozen
+        finally:
+            foreign = written_after_open(watch.drain())
+            frozen.end(bool(foreign))
+            _thaw([c for c in ours if self._cached[c.directory].watch not in foreign])
+            frozen.seconds = clock.monotonic() - frozen.started
+            if ours:
+                self._retract()
+
+    def _announce(self, frozen: Frozen, ours: list[Cgroup]) -> None:
+        assert self._journal is not None  # noqa: S101  # `frozen` checks it
+        record = self._journal.write([cgroup.directory for cgroup in ours])
+        try:
+            files = [cgroup.control_path for cgroup in ours]
+            self._guard.arm(frozen.deadline, self._journal.path, record, files)
+        except FreezeError:
+            self._journal.clear()
+            raise
+
+    def _retract(self) -> None:
+        assert self._journal is not None  # noqa: S101  # `frozen` checks it
+        self._guard.disarm()
+        self._journal.clear()
+
+    def _refuse_own(self, cgroups: list[Cgroup]) -> None:
+        """The guard lives in our cgroup, wherever we are moved: whoever freezes it never thaws."""
+        own = self._hierarchy.own(self._guard.pid)
+        for cgroup in cgroups:
+            if cgroup.directory in own:
+                raise FreezeError(f"cgroup {cgroup.directory} holds DiffKeeper itself")
+
+    def _select(self, directories: Sequence[str]) -> list[Cgroup]:
+        """The topmost cgroups that still exist, with their descriptors from earlier freezes."""
+        if len(directories) > limits.FREEZE_CGROUPS_MAX:
+            raise FreezeError(f"more than {limits.FREEZE_CGROUPS_MAX} cgroups to freeze")
+        now = clock.monotonic()
+        for directory, cached in list(self._cached.items()):
+            if now - cached.used > limits.FREEZE_CGROUPS_IDLE_SECONDS_MAX:
+                self._forget(directory)
+        return [cgroup for path in topmost(directories) if (cgroup := self._opened(path, now))]
+
+    def _opened(self, directory: str, now: float) -> Cgroup | None:
+        assert self._watch is not None  # noqa: S101  # `frozen` checks it
+        cached = self._cached.get(directory)
+        if cached is not None:
+            cached.cgroup.requested()
+            if not cached.cgroup.gone:
+                cached.used = now
+                return cached.cgroup
+            self._forget(directory)
+        cgroup = Cgroup.open(directory)
+        if cgroup is None:
+            return None
+        try:
+            watch = self._watch.add(cgroup.control_path)
+        except OSError as error:
+            cgroup.close()
+            if not os.path.exists(directory):
+                return None
+            raise FreezeError(f"cgroup {directory} can't be watched: {error.strerror}") from error
+        self._cached[directory] = _Cached(cgroup, watch, now)
+        return cgroup
+
+    def _forget(self, directory: str) -> None:
+        cached = self._cached.pop(directory)
+        if self._watch is not None:
+            self._watch.remove(cached.watch)
+        cached.cgroup.close()
+
+
+@dataclass(slots=True)
+class _Cached:
+    cgroup: Cgroup
+    watch: int
+    used: float
+
+
+def _thaw(cgroups: Sequence[Cgroup]) -> None:
+    """Thaw all, also after a failure; raises FreezeError when one can't be."""
+    failures: list[str] = []
+    for cgroup in cgroups:
+        try:
+            cgroup.thaw()
+        except FreezeError as error:
+            failures.append(str(error))
+    if failures:
+        raise FreezeError(f"not thawed: {'; '.join(failures)}")

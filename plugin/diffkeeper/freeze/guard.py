@@ -1,0 +1,125 @@
+"""The parent's side of the guard process."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+from diffkeeper import limits
+from diffkeeper.errors import FreezeError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "guard_main.py")
+
+
+class Guard:
+    """One guard process. Not thread-safe; a dead guard is replaced by `ensure`.
+
+    An arm message needs no answer: once it lies in the socket, it outlives us.
+    """
+
+    def __init__(self) -> None:
+        self.pid = 0
+        self._channel: socket.socket | None = None
+
+    def ensure(self) -> None:
+        """Start the guard unless it runs; raises FreezeError when it does not come up."""
+        if self._channel is not None and self._alive():
+            return
+        self.stop()
+        ours, theirs = socket.socketpair()
+        self._channel = ours
+        try:
+            ours.settimeout(limits.GUARD_START_SECONDS_MAX)
+            with theirs:
+                self.pid = _spawn(theirs.fileno())
+            if ours.recv(1) != b"r":
+                raise FreezeError("the freeze guard ended at its start")
+            ours.settimeout(limits.GUARD_SEND_SECONDS_MAX)
+        except OSError as error:
+            self.stop()
+            raise FreezeError(f"the freeze guard did not start: {error}") from error
+        except FreezeError:
+            self.stop()
+            raise
+
+    def arm(self, deadline: float, journal: str, record: bytes, files: Sequence[str]) -> None:
+        """Thaw `files` at the monotonic `deadline`, or when we die; replaces what was armed.
+
+        `record` is the head of the journal that belongs to this freeze. Raises FreezeError when
+        the guard takes no messages: then nothing may be frozen.
+        """
+        fields = ["arm", str(int(deadline * 1e6)), journal, record.hex(), *files]
+        message = b"\0".join(map(os.fsencode, fields)) + b"\0\0"
+        try:
+            self._send(message)
+        except OSError:
+            self.stop()
+            self.ensure()
+            try:
+                self._send(message)
+            except OSError as error:
+                self.stop()
+                raise FreezeError(f"the freeze guard takes no messages: {error}") from error
+
+    def disarm(self) -> None:
+        """Forget what is armed. A dead guard is stopped for good; `ensure` replaces it."""
+        try:
+            self._send(b"disarm\0\0")
+        except OSError:
+            self.stop()
+
+    def stop(self) -> None:
+        """End the guard and reap it; anything armed is thawed by it unless it is dead."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+        if self.pid:
+            pid, self.pid = self.pid, 0
+            _reap(pid)
+
+    def _send(self, message: bytes) -> None:
+        if self._channel is None:
+            raise BrokenPipeError("no guard")
+        self._channel.sendall(message)
+
+    def _alive(self) -> bool:
+        ended, _ = os.waitpid(self.pid, os.WNOHANG)
+        if ended:
+            self.pid = 0
+        return not ended
+
+
+def _spawn(channel: int) -> int:
+    """Start the program with `channel` as descriptor 0, deaf to signals that end a whole group."""
+    return os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-I", "-S", _PROGRAM],
+        {"LC_ALL": "C"},
+        file_actions=[(os.POSIX_SPAWN_DUP2, channel, 0)],
+        setsid=True,
+        setsigmask=[signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT],
+    )
+
+
+def _reap(pid: int) -> None:
+    """Wait for the end that follows the closed channel; a guard that hangs is killed."""
+    descriptor = os.pidfd_open(pid)
+    try:
+        if not _ended(descriptor):
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+    finally:
+        os.close(descriptor)
+    os.waitpid(pid, 0)
+
+
+def _ended(descriptor: int) -> bool:
+    poller = select.poll()
+    poller.register(descriptor, select.POLLIN)
+    return bool(poller.poll(limits.GUARD_STOP_SECONDS_MAX * 1000))

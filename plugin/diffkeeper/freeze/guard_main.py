@@ -1,0 +1,88 @@
+"""The guard: thaws what it is armed with when the deadline passes or the parent is gone.
+
+Runs as a process of its own (`python -I -S guard_main.py`), so that nothing that stops, starves or
+kills the daemon inside a freeze can leave a container frozen. It imports next to nothing, so that
+it is small, and speaks on descriptor 0, a stream socket: messages end with two NUL bytes, their
+fields with one.
+
+    arm NUL deadline (microseconds, CLOCK_MONOTONIC) NUL journal NUL record NUL control file NUL ...
+    disarm
+"""
+
+import os
+import select
+import sys
+import time
+
+CLEARED = bytes(16)
+
+
+def thaw(files: list[bytes]) -> None:
+    """Thaw every file's cgroup; one that has vanished needs nothing."""
+    for path in files:
+        try:
+            descriptor = os.open(path, os.O_WRONLY)
+            try:
+                os.write(descriptor, b"0" if path.endswith(b"/cgroup.freeze") else b"THAWED")
+            finally:
+                os.close(descriptor)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            sys.stderr.write(f"guard: cannot thaw {path!r}: {error.strerror}\n")
+
+
+def clear(journal: bytes, record: bytes) -> None:
+    """Clear the journal if it still holds the record of this freeze and not of a later one."""
+    try:
+        descriptor = os.open(journal, os.O_RDWR)
+        try:
+            if os.pread(descriptor, len(CLEARED), 0).hex().encode() == record:
+                os.pwrite(descriptor, CLEARED, 0)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        sys.stderr.write(f"guard: cannot clear {journal!r}: {error.strerror}\n")
+
+
+def release(armed: list[bytes]) -> None:
+    """Undo the freeze that `armed` (deadline, journal, record, files) describes."""
+    thaw(armed[3:])
+    clear(armed[1], armed[2])
+
+
+def receive() -> bytes:
+    """Bytes from the parent; empty when it is gone."""
+    try:
+        return os.read(0, 65536)
+    except ConnectionResetError:
+        return b""
+
+
+def serve() -> None:
+    """Obey the parent until it is gone, and thaw what is armed then."""
+    os.chdir("/")
+    poller = select.poll()
+    poller.register(0, select.POLLIN)
+    os.write(0, b"r")
+    pending = b""
+    armed: list[bytes] = []
+    while True:
+        left = max(int(armed[0]) / 1000 - time.monotonic() * 1000, 0) if armed else None
+        if poller.poll(left):
+            data = receive()
+            if not data:
+                break
+            *messages, pending = (pending + data).split(b"\0\0")
+            if messages:
+                command, *fields = messages[-1].split(b"\0")
+                armed = fields if command == b"arm" else []
+        if armed and time.monotonic() * 1e6 >= int(armed[0]):
+            release(armed)
+            armed = []
+    if armed:
+        release(armed)
+
+
+if __name__ == "__main__":
+    serve()
