@@ -1,0 +1,1 @@
+"""The LMDB environment that all volumes share; it knows no paths of theirs."""

@@ -1,0 +1,91 @@
+"""What one transaction writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from diffkeeper.format import chunk
+from diffkeeper.hashing import node_digest
+
+if TYPE_CHECKING:
+    from diffkeeper.format.records import SnapshotRecord, VolumeRecord
+
+
+class ObjectMap(MutableMapping[bytes, bytes]):
+    """Digest to stored object, which keeps the sum of its values' lengths."""
+
+    def __init__(self, objects: Mapping[bytes, bytes] | None = None) -> None:
+        self._objects: dict[bytes, bytes] = {}
+        self.stored_bytes = 0
+        self.update(objects or {})
+
+    def __getitem__(self, digest: bytes) -> bytes:
+        return self._objects[digest]
+
+    def __setitem__(self, digest: bytes, stored: bytes) -> None:
+        self.stored_bytes += len(stored) - len(self._objects.get(digest, b""))
+        self._objects[digest] = stored
+
+    def __delitem__(self, digest: bytes) -> None:
+        self.stored_bytes -= len(self._objects.pop(digest))
+
+    def __contains__(self, digest: object) -> bool:
+        return digest in self._objects
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._objects)
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+
+@dataclass(slots=True)
+class Batch:
+    """Objects are digest to stored object, as `format.chunk.encode` makes it.
+
+    Within one batch, removals (`drop_index`, `index_del`, `names_del`) come before additions.
+    """
+
+    chunks: MutableMapping[bytes, bytes] = field(default_factory=ObjectMap)
+    nodes: MutableMapping[bytes, bytes] = field(default_factory=ObjectMap)
+    index_put: dict[tuple[int, int], bytes] = field(default_factory=dict)  # (volume, inode)
+    index_del: set[tuple[int, int]] = field(default_factory=set)
+    volumes: list[VolumeRecord] = field(default_factory=list)
+    snapshots: list[SnapshotRecord] = field(default_factory=list)
+    names_put: dict[str, int] = field(default_factory=dict)
+    names_del: set[str] = field(default_factory=set)
+    drop_index: set[int] = field(default_factory=set)  # volume ids
+
+    def __post_init__(self) -> None:
+        self.chunks = _sized(self.chunks)
+        self.nodes = _sized(self.nodes)
+
+    @property
+    def size(self) -> int:
+        """Stored bytes of all objects in it."""
+        return _sized(self.chunks).stored_bytes + _sized(self.nodes).stored_bytes
+
+    @property
+    def records_only(self) -> bool:
+        """Whether it adds no objects and no snapshots, and so needs next to no room."""
+        return not (self.chunks or self.nodes or self.snapshots or self.index_put)
+
+    @property
+    def objects_only(self) -> bool:
+        """Whether it adds objects and makes nothing visible."""
+        return bool(self.chunks or self.nodes) and not (
+            self.snapshots or self.volumes or self.names_put or self.names_del
+        )
+
+    def put_node(self, encoded: bytes, level: int | None = chunk.LEVEL_DEFAULT) -> bytes:
+        """Add a plain node; its digest. Fits `put` of the tree builders."""
+        digest = node_digest(encoded)
+        if digest not in self.nodes:
+            self.nodes[digest] = chunk.encode(encoded, level)
+        return digest
+
+
+def _sized(objects: MutableMapping[bytes, bytes]) -> ObjectMap:
+    return objects if isinstance(objects, ObjectMap) else ObjectMap(objects)

@@ -1,0 +1,297 @@
+"""The only user of lmdb: one environment, its tables, its errors, and the growth of its map.
+
+LMDB forbids resizing the map while this process has a transaction open, so every transaction
+passes a gate that a resize can close. No transaction outlives the call that began it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import lmdb
+
+from diffkeeper.errors import (
+    BusyError,
+    CorruptionError,
+    DiffKeeperError,
+    NoSpaceError,
+    NotFoundError,
+)
+from diffkeeper.limits import (
+    STORE_LOCK_FILE_BYTES,
+    STORE_MAP_BYTES_MAX,
+    STORE_MAP_BYTES_MIN,
+    STORE_READERS_MAX,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from diffkeeper.store.tables import Table
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_DAMAGED = (
+    lmdb.CorruptedError,
+    lmdb.InvalidError,
+    lmdb.PageNotFoundError,
+    lmdb.VersionMismatchError,
+)
+# Open transactions stay below LMDB's table of readers, of which crashed readers may hold a few.
+_TRANSACTIONS_MAX = STORE_READERS_MAX - 16
+_SPARE_TRANSACTIONS = 4
+_TABLES_MAX = 16
+
+
+class MapFull(Exception):
+    """The map has no room for the transaction; the environment's owner grows it and repeats."""
+
+
+class Gate:
+    """Lets many transactions in, or one resize."""
+
+    def __init__(self, inside_max: int) -> None:
+        self._condition = threading.Condition()
+        self._inside, self._inside_max = 0, inside_max
+        self._closed = False
+        self._finished = False
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """Hold the gate open; waits while it is closed. BusyError once it is shut for good."""
+        with self._condition:
+            while self._closed or self._inside >= self._inside_max:
+                if self._finished:
+                    break
+                self._condition.wait()
+            if self._finished:
+                raise BusyError("the store is closed")
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._inside -= 1
+                self._condition.notify_all()
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Close the gate, and go on when nobody is inside; never enter it from inside."""
+        with self._condition:
+            while self._closed:
+                self._condition.wait()
+            self._closed = True
+            while self._inside:
+                self._condition.wait()
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._closed = False
+                self._condition.notify_all()
+
+    def finish(self) -> bool:
+        """Shut the gate for good when nobody is inside; false when it was shut before."""
+        with self.exclusive(), self._condition:
+            first, self._finished = not self._finished, True
+            return first
+
+
+class Transaction:
+    """One LMDB transaction; views that it returns are valid until it ends."""
+
+    __slots__ = ("_databases", "_txn")
+
+    def __init__(
+        self, txn: lmdb.Transaction[memoryview], databases: dict[str, lmdb._Database]
+    ) -> None:
+        self._txn, self._databases = txn, databases
+
+    def get(self, table: Table, key: bytes) -> memoryview | None:
+        """The value of `key` without a copy, or None."""
+        return self._txn.get(key, db=self._databases[table.name])
+
+    def add(self, table: Table, key: bytes, value: bytes) -> bool:
+        """Store a new key; false, and no change, when it exists."""
+        return self._txn.put(key, value, overwrite=False, db=self._databases[table.name])
+
+    def put(self, table: Table, key: bytes, value: bytes) -> None:
+        """Store or replace."""
+        self._txn.put(key, value, db=self._databases[table.name])
+
+    def delete(self, table: Table, key: bytes) -> bool:
+        """Remove; false when it was absent."""
+        return self._txn.delete(key, db=self._databases[table.name])
+
+    def delete_range(self, table: Table, start: bytes, stop: bytes) -> None:
+        """Remove every key with start <= key < stop."""
+        with self._txn.cursor(db=self._databases[table.name]) as cursor:
+            there = cursor.set_range(start)
+            while there and bytes(cursor.key()) < stop:
+                cursor.delete()
+                there = bool(cursor.key())
+
+    def scan(
+        self, table: Table, start: bytes, stop: bytes, limit: int, reverse: bool = False
+    ) -> list[tuple[bytes, bytes]]:
+        """Copies of at most `limit` items with start <= key < stop; `reverse` from the end."""
+        found: list[tuple[bytes, bytes]] = []
+        with self._txn.cursor(db=self._databases[table.name]) as cursor:
+            if reverse:
+                there = cursor.prev() if cursor.set_range(stop) else cursor.last()
+            else:
+                there = cursor.set_range(start)
+            while there and len(found) < limit:
+                key = bytes(cursor.key())
+                if not start <= key < stop:
+                    break
+                found.append((key, bytes(cursor.value())))
+                there = cursor.prev() if reverse else cursor.next()
+        return found
+
+    def pages(self, table: Table) -> int:
+        """Pages that the table occupies."""
+        stat = self._txn.stat(self._databases[table.name])
+        return stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+
+
+class Environment:
+    """An open LMDB environment with its tables."""
+
+    def __init__(self, path: str, tables: Iterable[Table], map_bytes: int) -> None:
+        """Open or create the files in the directory `path`.
+
+        CorruptionError for a file that is not LMDB's or is cut, NoSpaceError without room.
+        """
+        self.path = path
+        self.data_path = os.path.join(path, "data.mdb")
+        self._gate = Gate(_TRANSACTIONS_MAX)
+        self._databases: dict[str, lmdb._Database] = {}
+        with self._translated():
+            self._allocate_lock_file()
+            self._env = self._open(map_bytes)
+        try:
+            self.was_cut = self._extend_cut_file()
+            with self._translated():
+                self._env.reader_check()
+                self._open_tables(tables)
+        except BaseException:
+            self._env.close()
+            raise
+
+    def _open(self, map_bytes: int) -> lmdb.Environment:
+        while True:
+            try:
+                return lmdb.open(
+                    self.path,
+                    map_size=map_bytes,
+                    max_readers=STORE_READERS_MAX,
+                    max_dbs=_TABLES_MAX,
+                    max_spare_txns=_SPARE_TRANSACTIONS,
+                    mode=0o600,
+                )
+            except lmdb.MemoryError:
+                # A limit on address space: a smaller map does, as it grows by itself.
+                if map_bytes <= STORE_MAP_BYTES_MIN:
+                    raise
+                map_bytes //= 2
+
+    def _allocate_lock_file(self) -> None:
+        """LMDB writes its lock file through a map, where a full disk would be a SIGBUS."""
+        path = os.path.join(self.path, "lock.mdb")
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            if os.fstat(fd).st_size < STORE_LOCK_FILE_BYTES:
+                os.posix_fallocate(fd, 0, STORE_LOCK_FILE_BYTES)
+        finally:
+            os.close(fd)
+
+    def _extend_cut_file(self) -> bool:
+        """Whether the data file ended before its last page, which would be a SIGBUS when read.
+
+        The missing pages become zeros. They may be free ones, so only reading the tables tells
+        whether anything is lost.
+        """
+        pages = self._env.info()["last_pgno"] + 1
+        expected = pages * self._env.stat()["psize"]
+        if os.stat(self.data_path).st_size >= expected:
+            return False
+        os.truncate(self.data_path, expected)
+        return True
+
+    def _open_tables(self, tables: Iterable[Table]) -> None:
+        # Handles outlive only a write transaction; one that changes nothing writes nothing.
+        with self._env.begin(write=True) as txn:
+            new = not txn.stat()["entries"]
+            for table in tables:
+                try:
+                    handle = self._env.open_db(table.database, txn=txn, create=new)
+                except lmdb.NotFoundError:
+                    raise CorruptionError(
+                        f"{self.data_path} lacks the table {table.name!r} of a store"
+                    ) from None
+                self._databases[table.name] = handle
+
+    @contextmanager
+    def read(self) -> Iterator[Transaction]:
+        """A read transaction; short, and never begun inside another one."""
+        with self._gate.shared(), self._translated(), self._env.begin(buffers=True) as txn:
+            yield Transaction(txn, self._databases)
+
+    @contextmanager
+    def write(self) -> Iterator[Transaction]:
+        """A write transaction, durable when the block ends; an exception undoes it.
+
+        MapFull, NoSpaceError, CorruptionError from LMDB.
+        """
+        with (
+            self._gate.shared(),
+            self._translated(),
+            self._env.begin(write=True, buffers=True) as txn,
+        ):
+            yield Transaction(txn, self._databases)
+
+    def grow(self, more_bytes: int) -> None:
+        """Enlarge the map by at least `more_bytes`; waits until no transaction is open."""
+        with self._gate.exclusive(), self._translated():
+            old = self._env.info()["map_size"]
+            if old >= STORE_MAP_BYTES_MAX:
+                raise NoSpaceError(f"{self.data_path} has grown to its bound of {old} bytes")
+            self._env.set_mapsize(min(max(2 * old, old + more_bytes), STORE_MAP_BYTES_MAX))
+
+    def page_bytes(self) -> int:
+        """Bytes of one page."""
+        with self._gate.shared():
+            return self._env.stat()["psize"]
+
+    def map_bytes(self) -> int:
+        """Present size of the map."""
+        with self._gate.shared():
+            return self._env.info()["map_size"]
+
+    def close(self) -> None:
+        """Wait for open transactions, then close; closing twice is no error."""
+        if self._gate.finish():
+            self._env.close()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except lmdb.MapFullError:
+            raise MapFull from None
+        except lmdb.NotFoundError as error:
+            raise NotFoundError(f"{self.data_path}: {error}") from None
+        except _DAMAGED as error:
+            raise CorruptionError(f"{self.data_path} is damaged: {error}") from error
+        except lmdb.Error as error:
+            if isinstance(error, lmdb.DiskError) or error.code in _NO_SPACE:
+                raise NoSpaceError(f"no room left for {self.data_path}: {error}") from error
+            raise DiffKeeperError(f"{self.data_path}: {error}") from error
+        except OSError as error:
+            if error.errno in _NO_SPACE:
+                raise NoSpaceError(f"no room left in {self.path}: {error}") from error
+            raise

@@ -1,0 +1,444 @@
+"""The store: verified reads, and durable commits of whole batches.
+
+Any thread may read; commits follow one another. A commit is one LMDB transaction, on disk when
+the call returns.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from typing import TYPE_CHECKING, Self
+
+from diffkeeper import failpoint
+from diffkeeper.errors import (
+    ConflictError,
+    CorruptionError,
+    FormatVersionError,
+    InvalidInputError,
+    NoSpaceError,
+    NotFoundError,
+    StoreLockedError,
+)
+from diffkeeper.format import chunk
+from diffkeeper.format.records import IndexRecord, SnapshotRecord, VolumeRecord
+from diffkeeper.fsio import durable
+from diffkeeper.hashing import DIGEST_BYTES, chunk_digest, node_digest
+from diffkeeper.limits import (
+    CHUNK_BYTES_MAX,
+    NODE_BYTES_MAX,
+    NODE_CACHE_BYTES_MAX,
+    NODE_CACHE_ENTRIES_MAX,
+    STORE_MAP_BYTES_MAX,
+    STORE_MAP_BYTES_MIN,
+    STORE_PAGE_RECORDS_MAX,
+    STORE_RESERVE_BYTES_MAX,
+    STORE_RESERVE_FRACTION,
+)
+from diffkeeper.store import tables
+from diffkeeper.store.batch import Batch
+from diffkeeper.store.cache import NodeCache
+from diffkeeper.store.environment import Environment, MapFull, Transaction
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+__all__ = ["Batch", "Store"]
+_MARKER = b"diffkeeper store\n"
+
+
+class Store:
+    """An open store; `Store.open` makes one."""
+
+    def __init__(self, environment: Environment, lock_fd: int, reserve_bytes: int) -> None:
+        self._environment = environment
+        self._lock_fd = lock_fd
+        self._reserve_bytes = reserve_bytes
+        self._write_lock = threading.Lock()
+        self._id_lock = threading.Lock()
+        self._next_id = 1
+        self._cache = NodeCache(NODE_CACHE_ENTRIES_MAX, NODE_CACHE_BYTES_MAX)
+
+    @classmethod
+    def open(
+        cls, path: str, *, reserve_bytes: int | None = None, map_bytes: int | None = None
+    ) -> Self:
+        """Open the store in the directory `path`, or create it there.
+
+        `reserve_bytes` of the file system stay free for records (default: a share of it);
+        `map_bytes` is the first size of LMDB's map (default: that of the file system).
+        StoreLockedError, FormatVersionError, CorruptionError, NoSpaceError.
+        """
+        try:
+            durable.make_directory(path, 0o700)
+        except OSError as error:
+            raise InvalidInputError(f"no store can be made at {path}: {error}") from error
+        status = os.statvfs(path)
+        total = status.f_blocks * status.f_frsize
+        if reserve_bytes is None:
+            reserve_bytes = min(STORE_RESERVE_BYTES_MAX, int(total * STORE_RESERVE_FRACTION))
+        if map_bytes is None:
+            map_bytes = min(max(total, STORE_MAP_BYTES_MIN), STORE_MAP_BYTES_MAX)
+        lock_fd = _lock(path)
+        try:
+            _refuse_lost_data(path, lock_fd)
+            environment = Environment(path, tables.TABLES, map_bytes)
+            try:
+                store = cls(environment, lock_fd, reserve_bytes)
+                store._load()
+                durable.sync_directory(path)
+                _mark(path, lock_fd)
+            except BaseException:
+                environment.close()
+                raise
+        except BaseException:
+            os.close(lock_fd)
+            raise
+        return store
+
+    def close(self) -> None:
+        """Wait for running calls, close, and let the lock go; later calls raise BusyError."""
+        with self._write_lock:
+            self._environment.close()
+            if self._lock_fd >= 0:
+                os.close(self._lock_fd)
+                self._lock_fd = -1
+
+    def _load(self) -> None:
+        """Check the format, or write it into a new store; look for damage in a cut file."""
+        with self._environment.read() as txn:
+            version = _number(txn, tables.META, tables.META_FORMAT)
+            stored = sum(txn.pages(table) for table in tables.TABLES)
+        if version is None:
+            if stored:
+                raise CorruptionError(f"{self._environment.data_path} has no format version")
+            with self._environment.write() as txn:
+                txn.put(tables.META, tables.META_FORMAT, tables.pack_u64(tables.FORMAT_VERSION))
+                txn.put(tables.META, tables.META_NEXT_VOLUME_ID, tables.pack_u64(1))
+        elif version > tables.FORMAT_VERSION:
+            raise FormatVersionError(
+                f"{self._environment.path} has format version {version};"
+                f" this release reads up to {tables.FORMAT_VERSION}"
+            )
+        with self._environment.read() as txn:
+            self._next_id = _number(txn, tables.META, tables.META_NEXT_VOLUME_ID) or 1
+        if self._environment.was_cut:
+            self._read_everything()
+
+    def _read_everything(self) -> None:
+        """Visit every item, so that a missing page is found at once; CorruptionError."""
+        for table in tables.TABLES:
+            for key, value in self._items(table, b"", b"\xff" * 512):
+                if table in (tables.CHUNKS, tables.NODES):
+                    self._plain(table, key, value)
+
+    # Objects
+
+    def chunk(self, digest: bytes) -> bytes:
+        """Plain content of a chunk, checked against its digest.
+
+        NotFoundError when it is absent, CorruptionError when its content is not that.
+        """
+        with self._environment.read() as txn:
+            stored = txn.get(tables.CHUNKS, digest)
+            if stored is None:
+                raise NotFoundError(f"chunk {digest.hex()} is not in the store")
+            plain = _decoded(tables.CHUNKS, digest, stored)
+        return _checked(tables.CHUNKS, digest, plain)
+
+    def node(self, digest: bytes) -> bytes:
+        """Plain node, checked against its digest, from memory where it was used lately.
+
+        NotFoundError when it is absent, CorruptionError when its content is not that.
+        """
+        cached = self._cache.get(digest)
+        if cached is not None:
+            return cached
+        with self._environment.read() as txn:
+            stored = txn.get(tables.NODES, digest)
+            if stored is None:
+                raise NotFoundError(f"node {digest.hex()} is not in the store")
+            plain = _decoded(tables.NODES, digest, stored)
+        self._cache.put(digest, _checked(tables.NODES, digest, plain))
+        return plain
+
+    def stored(self, digest: bytes) -> tuple[bytes, str]:
+        """(object as it rests, "chunk" or "node"), unchecked: whoever receives it checks it.
+
+        NotFoundError when there is neither.
+        """
+        with self._environment.read() as txn:
+            for table, kind in ((tables.CHUNKS, "chunk"), (tables.NODES, "node")):
+                stored = txn.get(table, digest)
+                if stored is not None:
+                    return bytes(stored), kind
+        raise NotFoundError(f"object {digest.hex()} is not in the store")
+
+    def missing(self, digests: Iterable[bytes]) -> set[bytes]:
+        """Those digests of chunks that are not stored; HOLE never is, and never misses."""
+        with self._environment.read() as txn:
+            absent = {d for d in digests if txn.get(tables.CHUNKS, d) is None}
+        absent.discard(chunk.HOLE)
+        return absent
+
+    def _plain(self, table: tables.Table, digest: bytes, stored: bytes) -> bytes:
+        return _checked(table, digest, _decoded(table, digest, stored))
+
+    # Records
+
+    def volumes(self) -> list[VolumeRecord]:
+        """Every volume, those in the trash among them, by id."""
+        end = tables.id_key(tables.ID_MAX) + b"\0"
+        return [VolumeRecord.decode(raw) for _, raw in self._items(tables.VOLUMES, b"\0", end)]
+
+    def volume_id(self, name: str) -> int | None:
+        """Id of the volume of this name, or None."""
+        with self._environment.read() as txn:
+            return _number(txn, tables.NAMES, _name_key(name))
+
+    def next_volume_id(self) -> int:
+        """An id that no volume has or had, and that no other call returns."""
+        with self._id_lock:
+            given, self._next_id = self._next_id, self._next_id + 1
+            return given
+
+    def snapshot(self, volume_id: int, seq: int) -> SnapshotRecord:
+        """One snapshot; NotFoundError when there is none, CorruptionError when it is damaged."""
+        with self._environment.read() as txn:
+            raw = txn.get(tables.SNAPSHOTS, tables.pair_key(volume_id, seq))
+            if raw is None:
+                raise NotFoundError(f"volume {volume_id} has no snapshot {seq}")
+            encoded = bytes(raw)
+        return SnapshotRecord.decode(encoded)
+
+    def snapshots(
+        self, volume_id: int, start: int = 0, stop: int | None = None, reverse: bool = False
+    ) -> Iterator[SnapshotRecord]:
+        """Snapshots with start <= seq < stop, oldest first, or newest first with `reverse`.
+
+        Reads in pages, so that a slow consumer holds no transaction.
+        """
+        low, high = tables.pair_key(volume_id, start), _pair_end(volume_id, stop)
+        for _, raw in self._items(tables.SNAPSHOTS, low, high, reverse):
+            yield SnapshotRecord.decode(raw)
+
+    def newest_crash(self, volume_id: int) -> SnapshotRecord | None:
+        """The newest crash-consistent snapshot, or None."""
+        found = self.snapshots(volume_id, reverse=True)
+        return next((s for s in found if s.consistency == "crash"), None)
+
+    def index(self, volume_id: int, ino: int) -> IndexRecord | None:
+        """What the inode looked like when it was last captured, or None."""
+        return self.index_many(volume_id, (ino,)).get(ino)
+
+    def index_many(self, volume_id: int, inos: Iterable[int]) -> dict[int, IndexRecord]:
+        """The records of those inodes that have one, from one transaction."""
+        found: dict[int, IndexRecord] = {}
+        with self._environment.read() as txn:
+            for ino in inos:
+                raw = txn.get(tables.INDEX, tables.pair_key(volume_id, ino))
+                if raw is not None:
+                    found[ino] = IndexRecord.decode(bytes(raw))
+        return found
+
+    def index_all(self, volume_id: int) -> Iterator[tuple[int, IndexRecord]]:
+        """(inode number, record) of a whole volume by inode number, in pages."""
+        low, high = tables.pair_key(volume_id, 0), _pair_end(volume_id, None)
+        for key, raw in self._items(tables.INDEX, low, high):
+            yield tables.pair_of(key)[1], IndexRecord.decode(raw)
+
+    def _items(
+        self, table: tables.Table, low: bytes, high: bytes, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Items with low <= key < high, a page at a time, each page from a transaction."""
+        while True:
+            with self._environment.read() as txn:
+                page = txn.scan(table, low, high, STORE_PAGE_RECORDS_MAX, reverse)
+            yield from page
+            if len(page) < STORE_PAGE_RECORDS_MAX:
+                return
+            low, high = (low, page[-1][0]) if reverse else (page[-1][0] + b"\0", high)
+
+    # Figures
+
+    def totals(self) -> dict[str, int]:
+        """Counts and bytes of all objects, by the names in `tables.TOTAL_NAMES`."""
+        with self._environment.read() as txn:
+            return _totals(txn)
+
+    def file_bytes(self) -> int:
+        """Size of the data file."""
+        return os.stat(self._environment.data_path).st_size
+
+    def used_bytes(self) -> int:
+        """Bytes of the pages in use; the rest of the data file is free for later commits."""
+        with self._environment.read() as txn:
+            pages = sum(txn.pages(table) for table in tables.TABLES)
+        return pages * self._environment.page_bytes()
+
+    # Commits
+
+    def commit(self, batch: Batch) -> None:
+        """Write the batch as one durable transaction; known objects are skipped.
+
+        NoSpaceError (also for objects that would use up the reserve; records may), ConflictError
+        for a snapshot that exists: nothing is changed then, and the store goes on.
+        """
+        with self._write_lock:
+            self._refuse_without_room(batch)
+            while not self._written(batch):
+                self._environment.grow(4 * batch.size)
+        failpoint.hit("store.after_commit")
+        if batch.objects_only:
+            failpoint.hit("store.objects_flushed")
+
+    def _refuse_without_room(self, batch: Batch) -> None:
+        if batch.records_only:
+            return
+        free = durable.free_bytes(self._environment.path)
+        if free < self._reserve_bytes + batch.size:
+            raise NoSpaceError(
+                f"{free} bytes are free for the store in {self._environment.path}; this needs"
+                f" {batch.size}, and {self._reserve_bytes} are kept in reserve"
+            )
+
+    def _written(self, batch: Batch) -> bool:
+        """False when the map is too small."""
+        try:
+            with self._environment.write() as txn:
+                _apply(txn, batch)
+                failpoint.hit("store.before_commit")
+        except MapFull:
+            return False
+        return True
+
+
+def _lock(path: str) -> int:
+    """Descriptor of the held lock file; StoreLockedError when another process holds it."""
+    lock_path = os.path.join(path, "lock")
+    try:
+        fd = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise InvalidInputError(f"{lock_path} cannot be opened: {error}") from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise StoreLockedError(f"another process holds the store in {path} open") from None
+    return fd
+
+
+def _refuse_lost_data(path: str, lock_fd: int) -> None:
+    """A data file that vanished must not turn into a new and empty store."""
+    data_path = os.path.join(path, "data.mdb")
+    present = os.path.exists(data_path) and os.stat(data_path).st_size > 0
+    if not present and os.pread(lock_fd, len(_MARKER), 0) == _MARKER:
+        raise CorruptionError(f"{data_path} is missing or empty, although a store was here")
+
+
+def _mark(path: str, lock_fd: int) -> None:
+    """Note that a store is here; NoSpaceError when not even that fits."""
+    if os.pread(lock_fd, len(_MARKER), 0) == _MARKER:
+        return
+    try:
+        os.pwrite(lock_fd, _MARKER, 0)
+    except OSError as error:
+        raise NoSpaceError(f"no room left in {path}: {error}") from error
+
+
+def _decoded(table: tables.Table, digest: bytes, stored: bytes | memoryview) -> bytes:
+    plain_max = CHUNK_BYTES_MAX if table is tables.CHUNKS else NODE_BYTES_MAX
+    try:
+        return chunk.decode(stored, plain_max)
+    except CorruptionError as error:
+        raise CorruptionError(f"{digest.hex()} in {table.name}: {error}") from None
+
+
+def _checked(table: tables.Table, digest: bytes, plain: bytes) -> bytes:
+    found = chunk_digest(plain) if table is tables.CHUNKS else node_digest(plain)
+    if found != digest:
+        raise CorruptionError(f"{digest.hex()} in {table.name} holds content of {found.hex()}")
+    return plain
+
+
+def _name_key(name: str) -> bytes:
+    return name.encode()
+
+
+def _pair_end(volume_id: int, stop: int | None) -> bytes:
+    """The key that ends a volume's range: of `stop`, or past its last number."""
+    if stop is None:
+        return tables.pair_key(volume_id, tables.ID_MAX) + b"\0"
+    return tables.pair_key(volume_id, stop)
+
+
+def _number(txn: Transaction, table: tables.Table, key: bytes) -> int | None:
+    raw = txn.get(table, key)
+    if raw is None:
+        return None
+    number = tables.unpack_u64(bytes(raw))
+    if number is None:
+        raise CorruptionError(f"{key!r} in {table.name} is not a number of eight bytes")
+    return number
+
+
+def _totals(txn: Transaction) -> dict[str, int]:
+    return {name: _number(txn, tables.TOTALS, name.encode()) or 0 for name in tables.TOTAL_NAMES}
+
+
+def _apply(txn: Transaction, batch: Batch) -> None:
+    _apply_objects(txn, batch)
+    for volume_id in sorted(batch.drop_index):
+        low, high = tables.pair_key(volume_id, 0), _pair_end(volume_id, None)
+        txn.delete_range(tables.INDEX, low, high)
+    for pair in sorted(batch.index_del):
+        txn.delete(tables.INDEX, tables.pair_key(*pair))
+    for pair in sorted(batch.index_put):
+        txn.put(tables.INDEX, tables.pair_key(*pair), batch.index_put[pair])
+    for snapshot in batch.snapshots:
+        key = tables.pair_key(snapshot.volume_id, snapshot.seq)
+        if not txn.add(tables.SNAPSHOTS, key, snapshot.encode()):
+            raise ConflictError(
+                f"volume {snapshot.volume_id} has a snapshot {snapshot.seq} already"
+            )
+    _apply_volumes(txn, batch)
+
+
+def _apply_objects(txn: Transaction, batch: Batch) -> None:
+    if not (batch.chunks or batch.nodes):
+        return
+    totals = _totals(txn)
+    for digest in sorted(batch.chunks):
+        stored = batch.chunks[digest]
+        _check_key(digest)
+        if txn.add(tables.CHUNKS, digest, stored):
+            totals["chunks"] += 1
+            totals["chunk_plain_bytes"] += chunk.plain_length(stored)
+            totals["chunk_stored_bytes"] += len(stored)
+    for digest in sorted(batch.nodes):
+        stored = batch.nodes[digest]
+        _check_key(digest)
+        if txn.add(tables.NODES, digest, stored):
+            totals["nodes"] += 1
+            totals["node_stored_bytes"] += len(stored)
+    for name, value in totals.items():
+        txn.put(tables.TOTALS, name.encode(), tables.pack_u64(value))
+
+
+def _check_key(digest: bytes) -> None:
+    if len(digest) != DIGEST_BYTES or digest == chunk.HOLE:
+        raise InvalidInputError(f"{digest.hex()!r} is not the digest of an object")
+
+
+def _apply_volumes(txn: Transaction, batch: Batch) -> None:
+    for name in sorted(batch.names_del):
+        txn.delete(tables.NAMES, _name_key(name))
+    for name in sorted(batch.names_put):
+        txn.put(tables.NAMES, _name_key(name), tables.pack_u64(batch.names_put[name]))
+    for record in batch.volumes:
+        txn.put(tables.VOLUMES, tables.id_key(record.id), record.encode())
+    if batch.volumes:
+        next_id = _number(txn, tables.META, tables.META_NEXT_VOLUME_ID) or 1
+        next_id = max(next_id, 1 + max(record.id for record in batch.volumes))
+        txn.put(tables.META, tables.META_NEXT_VOLUME_ID, tables.pack_u64(next_id))

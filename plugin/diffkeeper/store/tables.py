@@ -1,0 +1,127 @@
+"""Every table of the store: what its keys and values are, and what always holds.
+
+`FORMAT.md` beside the codecs lists the same tables; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+FORMAT_VERSION = 1
+
+_U64 = struct.Struct("<Q")
+_ID = struct.Struct(">Q")  # big-endian, so that LMDB's byte order is the order of the numbers
+_PAIR = struct.Struct(">QQ")
+ID_MAX = (1 << 64) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One named LMDB database."""
+
+    name: str
+    key: str
+    value: str
+    invariants: str
+    repaired_by: str
+
+    @property
+    def database(self) -> bytes:
+        """Name of the LMDB database."""
+        return self.name.encode()
+
+
+META = Table(
+    name="meta",
+    key="name, ASCII",
+    value="u64 LE",
+    invariants="`format` is the format version; `next_volume_id` exceeds every id ever given out",
+    repaired_by="nobody: a store without `format` is refused",
+)
+CHUNKS = Table(
+    name="chunks",
+    key="blake3 of the plain content, 32 bytes",
+    value="stored object: kind, plain length, payload",
+    invariants="the plain content hashes to the key; a value is never changed",
+    repaired_by="a later capture of the same content, once the damaged value is deleted",
+)
+NODES = Table(
+    name="nodes",
+    key="blake3 of the plain node in the node domain, 32 bytes",
+    value="stored object: kind, plain length, payload",
+    invariants="the plain node hashes to the key; all that it refers to was stored no later",
+    repaired_by="a later capture of the same tree, once the damaged value is deleted",
+)
+SNAPSHOTS = Table(
+    name="snapshots",
+    key="volume id u64 BE, sequence number u64 BE",
+    value="SnapshotRecord, canonical JSON",
+    invariants="stored in one transaction with the last of its objects; never changed",
+    repaired_by="nobody: a damaged record is an absent snapshot",
+)
+VOLUMES = Table(
+    name="volumes",
+    key="volume id u64 BE",
+    value="VolumeRecord, canonical JSON",
+    invariants="`head` is null or the sequence number of a stored snapshot of this volume",
+    repaired_by="nobody: a volume's live directory and snapshots remain under its id",
+)
+NAMES = Table(
+    name="names",
+    key="volume name, UTF-8",
+    value="volume id, u64 LE",
+    invariants="the volume exists and is not in the trash",
+    repaired_by="derived from volumes that have no `removed_ns`",
+)
+INDEX = Table(
+    name="index",
+    key="volume id u64 BE, inode number u64 BE",
+    value="IndexRecord, packed",
+    invariants="describes the live file as the head has it; a hint, never the truth",
+    repaired_by="a full scan of the live directory, after it is dropped",
+)
+TOTALS = Table(
+    name="totals",
+    key="name, ASCII",
+    value="u64 LE",
+    invariants="equals the sums over chunks and nodes",
+    repaired_by="counting chunks and nodes again",
+)
+TABLES = (META, CHUNKS, NODES, SNAPSHOTS, VOLUMES, NAMES, INDEX, TOTALS)
+
+META_FORMAT = b"format"
+META_NEXT_VOLUME_ID = b"next_volume_id"
+TOTAL_NAMES = (
+    "chunks",
+    "chunk_plain_bytes",
+    "chunk_stored_bytes",
+    "nodes",
+    "node_stored_bytes",
+)
+
+
+def pack_u64(value: int) -> bytes:
+    """A number as a value."""
+    return _U64.pack(value)
+
+
+def unpack_u64(value: bytes) -> int | None:
+    """The number of a value, or None when it has not eight bytes."""
+    return int.from_bytes(value, "little") if len(value) == _U64.size else None
+
+
+def id_key(volume_id: int) -> bytes:
+    """Key of a volume, and prefix of everything that is kept per volume."""
+    return _ID.pack(volume_id)
+
+
+def pair_key(volume_id: int, number: int) -> bytes:
+    """Key of a snapshot (sequence number) or an index record (inode number)."""
+    return _PAIR.pack(volume_id, number)
+
+
+def pair_of(key: bytes) -> tuple[int, int]:
+    """(volume id, number) of a key that `pair_key` made."""
+    volume_id, number = _PAIR.unpack(key)
+    return volume_id, number
