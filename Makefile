@@ -1,0 +1,46 @@
+# Each target works alone and does its own set-up.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup test check lint types rootfs plugin uninstall demo bench lock clean
+
+PYTHONS := plugin tests $(wildcard demo)
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
+
+setup: ## create .venv with diffkeeper in it; as root also install missing system packages
+	@scripts/setup
+
+lint: setup ## ruff: rules and formatting
+	.venv/bin/ruff check $(PYTHONS)
+	.venv/bin/ruff format --check $(PYTHONS)
+
+types: setup ## mypy, strict, over package and tests
+	.venv/bin/mypy
+
+test: lint types ## lint, types and the whole test suite; starts a private Docker Engine for it
+	.venv/bin/pytest $(ARGS)
+
+check: test ## the same: what CI runs
+
+rootfs: setup ## build the plugin's root file system into build/plugin
+	rootfs-build/build-rootfs.sh
+
+plugin: rootfs ## build the managed plugin and enable it as "diffkeeper" (SETTINGS="state.source=/srv")
+	scripts/plugin install $(SETTINGS)
+
+uninstall: ## disable and remove the plugin; volumes and their history stay
+	scripts/plugin uninstall
+
+demo: setup ## Postgres survives kill -9: about a minute, on a real engine
+	scripts/with-docker demo/postgres-survive-kill9/run.sh $(ARGS)
+
+bench: setup ## measure mount, capture, freeze and replay on this machine
+	.venv/bin/python tests/bench/run.py $(ARGS)
+
+lock: setup ## resolve the dependencies anew into requirements/
+	scripts/lock
+
+clean: ## remove what was built; .venv with it
+	rm -rf build dist .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
