@@ -52,7 +52,7 @@ class Target:
         if mount is None:
             raise NotFoundError(f"{path}: its mount is not in our mount namespace")
         inside = os.path.relpath(real, mount.point)
-        return cls(mount.dev, os.path.normpath(f"{mount.root}/{inside}"))
+        return cls(mount.dev, os.path.normpath(f"{mount.root.rstrip('/')}/{inside}"))
 
     def holds(self, root: str) -> bool:
         """True when `root` on the same file system is this directory or below it."""

@@ -1,23 +1,21 @@
 """Who can write to a volume: every process that sees it from a mount namespace of its own.
 
 The mount tables of the processes are the truth here, so that this works for any container runtime
-and needs no socket of one. A namespace is what its processes show of it at each call: keeping a
-descriptor on it would be cheaper, and would hold its mounts, other volumes among them, busy after
-its container is gone.
+and needs no socket of one.
 """
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from diffkeeper.freeze import processes
 from diffkeeper.freeze.cgroups import Hierarchy, topmost
-from diffkeeper.freeze.mounts import Mount, Target, parse
+from diffkeeper.freeze.mounts import Mount, Target
+from diffkeeper.freeze.namespaces import Namespaces, View
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
 __all__ = ["Survey", "Target", "Writers"]
 
@@ -47,23 +45,25 @@ class Survey:
         self._proc_root = proc_root
         self._hierarchy = Hierarchy(cgroup_root, proc_root)
         self._mappings = processes.MappingScanner(proc_root)
-        self._parsed: dict[bytes, list[Mount]] = {}
+        self._namespaces = Namespaces(proc_root)
+        self._asked: frozenset[Target] = frozenset()
 
     def find(self, targets: Sequence[Target]) -> dict[Target, Writers]:
         """The writers of each target, in one pass over all processes (a few ms for hundreds)."""
         by_dev: dict[str, list[Target]] = {}
         for target in targets:
             by_dev.setdefault(target.dev, []).append(target)
-        writers: dict[Target, list[int]] = {target: [] for target in targets}
+        found: dict[Target, list[int]] = {target: [] for target in targets}
         if targets:
-            parsed: dict[bytes, list[Mount]] = {}
-            host = _Host(self._mounts("1", parsed))
-            for pids in self._namespaces():
-                for target in _seen(self._view(pids, parsed), by_dev, host):
-                    writers[target].extend(pids)
-            self._parsed = parsed
+            host = _Host(self._namespaces)
+            asked = frozenset(targets)
+            # A new volume may have been mounted into namespaces that were there before.
+            for view, pids in self._namespaces.views(afresh=not asked <= self._asked):
+                for target in _seen(view, by_dev, host):
+                    found[target].extend(pids)
+            self._asked = asked
         places = _Places(self._proc_root, self._hierarchy)
-        return {target: places.writers(pids) for target, pids in writers.items()}
+        return {target: places.writers(pids) for target, pids in found.items()}
 
     def mapped_writable(self, pids: Iterable[int], dev: str) -> set[int]:
         """Inodes on the file system `dev` that one of `pids` can store into through a mapping."""
@@ -77,58 +77,22 @@ class Survey:
         """Inodes on the file system `dev` that one of `pids` has open for writing."""
         return processes.open_for_write(self._proc_root, pids, dev)
 
-    def _namespaces(self) -> Iterator[list[int]]:
-        """The processes of each mount namespace that is neither ours nor the host's."""
-        groups: dict[str, list[int]] = {}
-        root = os.open(self._proc_root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            skipped = {os.readlink(f"{pid}/ns/mnt", dir_fd=root) for pid in ("self", "1")}
-            for name in os.listdir(self._proc_root):
-                if name.isdecimal():
-                    namespace = _namespace(name, root)
-                    if namespace not in skipped:
-                        groups.setdefault(namespace, []).append(int(name))
-        finally:
-            os.close(root)
-        groups.pop("", None)
-        yield from groups.values()
-
-    def _view(self, pids: list[int], parsed: dict[bytes, list[Mount]]) -> list[Mount]:
-        """The mounts of a namespace. A process that has changed its root sees only those below."""
-        roots: dict[str, int] = {}
-        for pid in pids:
-            try:
-                root = os.readlink(f"{self._proc_root}/{pid}/root")
-            except OSError:
-                continue  # It is ending, and writes no more.
-            if root == "/" and (mounts := self._mounts(str(pid), parsed)):
-                return mounts
-            roots.setdefault(root, pid)
-        return [mount for pid in roots.values() for mount in self._mounts(str(pid), parsed)]
-
-    def _mounts(self, pid: str, parsed: dict[bytes, list[Mount]]) -> list[Mount]:
-        try:
-            with open(f"{self._proc_root}/{pid}/mountinfo", "rb", buffering=0) as file:
-                text = processes.read_all(file.fileno())
-        except OSError:
-            return []  # It is ending, and writes no more.
-        mounts = self._parsed.get(text)
-        parsed[text] = parse(text) if mounts is None else mounts
-        return parsed[text]
-
 
 class _Host:
-    """The host's mounts, as process 1 has them."""
+    """The host's mounts, as process 1 has them; read when first asked for."""
 
-    def __init__(self, mounts: list[Mount]) -> None:
-        self._places = {(mount.dev, mount.root, mount.point) for mount in mounts}
-        self._root = _root(mounts)
+    def __init__(self, namespaces: Namespaces) -> None:
+        self._namespaces = namespaces
+        self._view: View | None = None
 
-    def shares_root(self, mounts: list[Mount]) -> bool:
-        return _root(mounts) == self._root
-
-    def has(self, mount: Mount) -> bool:
-        return (mount.dev, mount.root, mount.point) in self._places
+    def has(self, view: View, mount: Mount) -> bool:
+        """True when `mount` is a copy of the host's own, in a namespace with the host's root."""
+        if self._view is None:
+            self._view = View(self._namespaces.mounts(1), (1, 0), 0, 0)
+        return view.root == self._view.root and any(
+            (mount.root, mount.point) == (own.root, own.point)
+            for own in self._view.mounts.get(mount.dev, [])
+        )
 
 
 class _Places:
@@ -177,33 +141,12 @@ class _Places:
             return "ended"
 
 
-def _seen(mounts: list[Mount], by_dev: dict[str, list[Target]], host: _Host) -> set[Target]:
-    """The targets that a namespace with these mounts can write to."""
-    found = [
-        (mount, target)
-        for mount in mounts
-        if mount.writable and mount.dev in by_dev
-        for target in by_dev[mount.dev]
-        if target.holds(mount.root)
-    ]
-    if found and host.shares_root(mounts):
-        found = [(mount, target) for mount, target in found if not host.has(mount)]
-    return {target for _, target in found}
-
-
-def _root(mounts: list[Mount]) -> tuple[str, str]:
-    """File system and directory that the topmost mount on "/" shows."""
-    return next(((m.dev, m.root) for m in reversed(mounts) if m.point == "/"), ("", ""))
-
-
-def _namespace(pid: str, root: int) -> str:
-    """The mount namespace's name; empty for a process that is ending.
-
-    Where we may not look, the process is a namespace of its own: its mounts are readable anyway.
-    """
-    try:
-        return os.readlink(f"{pid}/ns/mnt", dir_fd=root)
-    except PermissionError:
-        return f"of process {pid}"
-    except OSError:
-        return ""
+def _seen(view: View, by_dev: dict[str, list[Target]], host: _Host) -> set[Target]:
+    """The targets that a namespace can write to."""
+    return {
+        target
+        for dev, targets in by_dev.items()
+        for mount in view.mounts.get(dev, [])
+        for target in targets
+        if target.holds(mount.root) and not host.has(view, mount)
+    }

@@ -1,0 +1,134 @@
+"""The host's mount namespaces and what each can write to, kept up to date at little cost.
+
+A process is known by its number and the inode number of its directory in /proc, which another
+process of the same number doesn't share. One that has been seen for a while is asked for its
+namespace only now and then, and so is a namespace for its mounts while a process seen in it before
+is alive. No descriptor is kept: one on a mountinfo would tell of changes, and would hold all mounts
+of the namespace, other volumes among them, busy after its container is gone.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from diffkeeper import clock, limits
+from diffkeeper.freeze.mounts import Mount, parse
+from diffkeeper.freeze.processes import read_all
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_Key = tuple[int, int]
+_JITTER = 8
+
+
+@dataclass(slots=True)
+class _Process:
+    namespace: str
+    first: float
+    due: float
+
+
+class View:
+    """What one mount namespace can write to: `mounts` by file system, and its `root` mount."""
+
+    def __init__(self, mounts: list[Mount], witness: _Key, first: float, now: float) -> None:
+        self.root = next(((m.dev, m.root) for m in reversed(mounts) if m.point == "/"), ("", ""))
+        self.mounts: dict[str, list[Mount]] = {}
+        for mount in mounts:
+            if mount.writable:
+                self.mounts.setdefault(mount.dev, []).append(mount)
+        self.witness = witness
+        self.first = first
+        self.due = _due(first, now, witness[0])
+
+
+class Namespaces:
+    """Every mount namespace but ours and process 1's. Not thread-safe."""
+
+    def __init__(self, proc_root: str) -> None:
+        self._proc_root = proc_root
+        self._processes: dict[_Key, _Process] = {}
+        self._views: dict[str, View] = {}
+
+    def views(self, afresh: bool) -> Iterator[tuple[View, list[int]]]:
+        """Each namespace with its processes; `afresh` asks all of them for their mounts again."""
+        now = clock.monotonic()
+        known, self._views = self._views, {}
+        for namespace, members in self._groups(now).items():
+            view = known.get(namespace)
+            if view is None or view.witness not in members:
+                view = self._look(members, now, now)
+            elif afresh or now >= view.due:
+                view = self._look(members, view.first, now)
+            self._views[namespace] = view
+            yield view, [pid for pid, _ in members]
+
+    def mounts(self, pid: int) -> list[Mount]:
+        """What a process sees mounted; nothing when it is ending, for it writes no more."""
+        try:
+            with open(f"{self._proc_root}/{pid}/mountinfo", "rb", buffering=0) as file:
+                return parse(read_all(file.fileno()))
+        except OSError:
+            return []
+
+    def _groups(self, now: float) -> dict[str, list[_Key]]:
+        groups: dict[str, list[_Key]] = {}
+        for key, process in self._refresh(now).items():
+            groups.setdefault(process.namespace, []).append(key)
+        for namespace in ("", self._namespace("self"), self._namespace("1")):
+            groups.pop(namespace, None)
+        return groups
+
+    def _refresh(self, now: float) -> dict[_Key, _Process]:
+        """All processes, with namespaces that are fresh enough."""
+        old, current = self._processes, {}
+        with os.scandir(self._proc_root) as entries:
+            for entry in entries:
+                if not entry.name.isdecimal():
+                    continue
+                key = int(entry.name), entry.inode()
+                process = old.get(key)
+                if process is None:
+                    process = _Process(self._namespace(entry.name), now, now)
+                elif now >= process.due:
+                    process.namespace = self._namespace(entry.name)
+                    process.due = _due(process.first, now, key[0])
+                current[key] = process
+        self._processes = current
+        return current
+
+    def _namespace(self, pid: str) -> str:
+        """Name of the process's mount namespace; empty for one that is ending.
+
+        Where we may not look, the process is taken for a namespace of its own: its mounts are
+        readable all the same.
+        """
+        try:
+            return os.readlink(f"{self._proc_root}/{pid}/ns/mnt")
+        except PermissionError:
+            return f"of process {pid}"
+        except OSError:
+            return ""
+
+    def _look(self, members: list[_Key], first: float, now: float) -> View:
+        """The mounts of a namespace. A process that has changed its root sees only those below."""
+        roots: dict[str, _Key] = {}
+        for key in members:
+            try:
+                root = os.readlink(f"{self._proc_root}/{key[0]}/root")
+            except OSError:
+                root = f"of process {key[0]}"
+            if root == "/" and (mounts := self.mounts(key[0])):
+                return View(mounts, key, first, now)
+            roots.setdefault(root, key)
+        mounts = [mount for key in roots.values() for mount in self.mounts(key[0])]
+        return View(mounts, members[0], first, now)
+
+
+def _due(first: float, now: float, number: int) -> float:
+    """When to ask again: at the next look for a new one, seldom and spread out for an old one."""
+    trusted = limits.SURVEY_TRUST_SECONDS
+    return now if now - first < trusted else now + trusted * (1 + number % _JITTER / _JITTER)
