@@ -1,0 +1,123 @@
+"""The admin API under `/v1/`: JSON on the same socket as the VolumeDriver protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+import diffkeeper
+from diffkeeper.api import checks, wire
+from diffkeeper.api.responses import json_response, read_body
+from diffkeeper.volumes.options import check_name
+
+if TYPE_CHECKING:
+    from diffkeeper.api.contract import Service
+    from diffkeeper.api.health import Health
+    from diffkeeper.volumes.model import VolumeView
+
+FRAME_LENGTH_BYTES = 4
+
+
+class Admin:
+    """Handlers of the admin API; `places` says which directories the doctor looks at."""
+
+    def __init__(self, service: Service, health: Health, places: checks.Places) -> None:
+        self._service = service
+        self._health = health
+        self._places = places
+
+    def routes(self) -> list[web.RouteDef]:
+        """Every route of the admin API."""
+        volume = "/v1/volumes/{name}"
+        return [
+            web.get("/v1/version", self.version, allow_head=False),
+            web.get("/v1/volumes", self.volumes, allow_head=False),
+            web.get(volume, self.volume, allow_head=False),
+            web.get(f"{volume}/snapshots", self.snapshots, allow_head=False),
+            web.post(f"{volume}/snapshots", self.snapshot),
+            web.get(f"{volume}/resolve", self.resolve, allow_head=False),
+            web.post(f"{volume}/verify", self.verify),
+            web.post("/v1/objects", self.objects),
+            web.get("/v1/stats", self.stats, allow_head=False),
+            web.get("/v1/doctor", self.doctor, allow_head=False),
+        ]
+
+    async def version(self, _request: web.Request) -> web.Response:
+        """Who answers; also while the state loads, so that callers can tell a daemon is there."""
+        return json_response(
+            {
+                "version": diffkeeper.__version__,
+                "pid": os.getpid(),
+                "listen": self._health.listen,
+                "loading": self._health.loading,
+            }
+        )
+
+    async def volumes(self, _request: web.Request) -> web.Response:
+        """All volumes with their status."""
+        await self._service.ready()
+        views = [self._service.view(view.name) for view in self._service.views()]
+        return json_response([_volume(view) for view in views])
+
+    async def volume(self, request: web.Request) -> web.Response:
+        """One volume with its status."""
+        name = await self._named(request)
+        return json_response(_volume(self._service.view(name)))
+
+    async def snapshots(self, request: web.Request) -> web.Response:
+        """The snapshots of one volume, oldest first."""
+        name = await self._named(request)
+        views = await self._service.snapshots(name)
+        return json_response([asdict(view) for view in views])
+
+    async def snapshot(self, request: web.Request) -> web.Response:
+        """Take a snapshot now; answers 201 when it is durable."""
+        wire.parse_empty(await read_body(request))
+        name = await self._named(request)
+        return json_response(asdict(await self._service.snapshot(name)), 201)
+
+    async def resolve(self, request: web.Request) -> web.Response:
+        """The snapshot that a reference names; the newest `crash` one without a reference."""
+        reference = wire.check_reference(request.query.get("snapshot"))
+        name = await self._named(request)
+        return json_response(asdict(await self._service.resolve(name, reference)))
+
+    async def verify(self, request: web.Request) -> web.Response:
+        """Verify the store's copy of a snapshot, or the live directory against the newest."""
+        reference = wire.parse_verify(await read_body(request))
+        name = await self._named(request)
+        return json_response(asdict(await self._service.verify(name, reference)))
+
+    async def objects(self, request: web.Request) -> web.Response:
+        """Objects as they are stored, each after its length (u32 little endian), in order."""
+        wanted = wire.parse_objects(await read_body(request))
+        await self._service.ready()
+        found = await self._service.objects(wanted)
+        lengths = [len(item).to_bytes(FRAME_LENGTH_BYTES, "little") for item in found]
+        frames = itertools.chain.from_iterable(zip(lengths, found, strict=True))
+        return web.Response(body=b"".join(frames), content_type="application/octet-stream")
+
+    async def stats(self, _request: web.Request) -> web.Response:
+        """Totals of the store."""
+        await self._service.ready()
+        return json_response(dict(self._service.stats()))
+
+    async def doctor(self, _request: web.Request) -> web.Response:
+        """What the daemon finds where it runs; answers while the state loads too."""
+        found = await asyncio.to_thread(checks.run, self._places)
+        found.append(checks.health(self._health.troubles()))
+        return json_response([asdict(check) for check in found])
+
+    async def _named(self, request: web.Request) -> str:
+        name = check_name(request.match_info["name"])
+        await self._service.ready()
+        return name
+
+
+def _volume(view: VolumeView) -> wire.Json:
+    return asdict(view)

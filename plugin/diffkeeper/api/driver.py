@@ -1,0 +1,125 @@
+"""dockerd's VolumeDriver protocol over the volume service."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, NoReturn
+
+from aiohttp import web
+
+from diffkeeper import limits
+from diffkeeper.api import wire
+from diffkeeper.api.responses import json_response, read_body
+from diffkeeper.errors import BusyError, DiffKeeperError, InvalidInputError, NotFoundError
+
+if TYPE_CHECKING:
+    from diffkeeper.api.contract import Service
+
+log = logging.getLogger(__name__)
+CONTENT_TYPE = "application/vnd.docker.plugins.v1.2+json"
+
+
+class Driver:
+    """Handlers of the eight VolumeDriver calls and Plugin.Activate."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._undoing: set[asyncio.Task[None]] = set()
+
+    def routes(self) -> list[web.RouteDef]:
+        """One POST route for each call; any other path below `/` is an unknown call."""
+        return [web.post(f"/{call}", self.handle) for call in wire.CALLS]
+
+    async def handle(self, request: web.Request) -> web.Response:
+        """Answer one call; errors leave as exceptions for the middleware."""
+        message = wire.parse_call(request.path.removeprefix("/"), await read_body(request))
+        match message:
+            case wire.Activate():
+                answer = wire.IMPLEMENTS
+            case wire.Capabilities():
+                answer = wire.CAPABILITIES
+            case wire.Mount():
+                answer = {"Mountpoint": await self._mount(request, message), "Err": ""}
+            case wire.Get():
+                answer = await self._get(request, message)
+            case _:
+                await self._service.ready()
+                answer = await self._call(message)
+        response = json_response(answer)
+        response.content_type = CONTENT_TYPE
+        return response
+
+    async def _call(self, message: wire.Request) -> wire.Json:
+        service = self._service
+        match message:
+            case wire.Create(name, options):
+                await service.create(name, options)
+            case wire.Remove(name):
+                await service.remove(name)
+            case wire.Unmount(name, mount_id):
+                await service.unmount(name, mount_id)
+            case wire.Path(name):
+                return {"Mountpoint": service.mountpoint(name), "Err": ""}
+            case wire.List():
+                views = service.views()
+                volumes = [wire.volume_message(view, status=False) for view in views]
+                return {"Volumes": volumes, "Err": ""}
+        return {"Err": ""}
+
+    async def _get(self, request: web.Request, message: wire.Get) -> wire.Json:
+        """One volume. An error here makes dockerd forget the volume, so there is one only when it
+        truly does not exist; any other trouble drops the connection, which dockerd retries.
+        """
+        try:
+            await self._service.ready()
+            view = self._service.view(message.name)
+        except (NotFoundError, InvalidInputError):
+            raise
+        except Exception:
+            log.exception("get_failed", extra={"volume": message.name})
+            _drop(request)
+        return {"Volume": wire.volume_message(view, status=True), "Err": ""}
+
+    async def _mount(self, request: web.Request, message: wire.Mount) -> str:
+        """Mount within dockerd's patience. A mount whose answer reaches nobody is given back, since
+        dockerd never sends the Unmount of a Mount that failed.
+        """
+        mounting = asyncio.ensure_future(self._mount_when_ready(message))
+        done, _ = await asyncio.wait({mounting}, timeout=limits.MOUNT_SECONDS_MAX)
+        if not done:
+            self._undo(mounting, message)
+            raise BusyError(
+                f"volume {message.name} is still being replayed after"
+                f" {limits.MOUNT_SECONDS_MAX:g} s; the replay goes on, start the container again"
+            )
+        mountpoint = mounting.result()
+        if request.transport is None or request.transport.is_closing():
+            self._undo(mounting, message)
+        return mountpoint
+
+    async def _mount_when_ready(self, message: wire.Mount) -> str:
+        await self._service.ready()
+        return await self._service.mount(message.name, message.mount_id)
+
+    def _undo(self, mounting: asyncio.Future[str], message: wire.Mount) -> None:
+        task = asyncio.create_task(self._give_back(mounting, message))
+        self._undoing.add(task)
+        task.add_done_callback(self._undoing.discard)
+
+    async def _give_back(self, mounting: asyncio.Future[str], message: wire.Mount) -> None:
+        fields = {"volume": message.name, "id": message.mount_id}
+        try:
+            await mounting
+            await self._service.unmount(message.name, message.mount_id)
+        except DiffKeeperError as error:
+            log.warning("late_mount_failed", extra={**fields, "error": str(error)})
+        else:
+            log.info("late_mount_given_back", extra=fields)
+
+
+def _drop(request: web.Request) -> NoReturn:
+    """End the connection without an answer."""
+    if request.transport is not None:
+        request.transport.close()
+    raise BusyError("the answer is not known")

@@ -1,0 +1,133 @@
+"""Prometheus text from the process-wide counters and the volumes' status."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+import diffkeeper
+from diffkeeper import counters
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from diffkeeper.api.contract import Service
+    from diffkeeper.api.health import Health
+    from diffkeeper.volumes.model import VolumeView
+
+PREFIX: Final = "diffkeeper_"
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+COUNTERS: Final[Mapping[str, str]] = {
+    "recovery_total": "Recoveries of a volume, by kind.",
+    "snapshots_total": "Snapshots taken since the daemon started.",
+    "capture_cpu_seconds_total": "CPU seconds spent on captures.",
+    "capture_errors_total": "Captures that failed, by error.",
+    "verification_total": "Verifications, by result.",
+    "fuzzy_total": "Snapshots that are not one instant.",
+}
+# The engine counts under the plural; the exported name is the one that dashboards know.
+EXPORTED: Final[Mapping[str, str]] = {"verifications_total": "verification_total"}
+HISTOGRAMS: Final[Mapping[str, str]] = {
+    "recovery_seconds": "How long a recovery took.",
+    "capture_seconds": "How long a capture took, from the first look to the durable snapshot.",
+    "freeze_seconds": "How long the writers were frozen for a snapshot.",
+}
+STATISTICS: Final[Mapping[str, str]] = {
+    "store_used_bytes": "Bytes in use inside the store.",
+    "store_file_bytes": "Size of the store's file.",
+    "unique_bytes": "Plain bytes of all distinct chunks.",
+}
+
+
+def render(service: Service, health: Health) -> bytes:
+    """The metrics page. Reads memory only, so that a scrape never waits for a disk."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Page(service, health))
+    return generate_latest(registry)
+
+
+class _Page(Collector):
+    def __init__(self, service: Service, health: Health) -> None:
+        self._service = service
+        self._health = health
+
+    def collect(self) -> Iterable[Metric]:
+        yield from _counters()
+        yield from _histograms()
+        info = GaugeMetricFamily(f"{PREFIX}info", "The running release.", labels=["version"])
+        info.add_metric([diffkeeper.__version__], 1)
+        yield info
+        troubles = GaugeMetricFamily(f"{PREFIX}trouble", "Troubles that need a person's eye.")
+        troubles.add_metric([], len(self._health.troubles()))
+        yield troubles
+        if not self._health.loading:
+            yield from self._state()
+
+    def _state(self) -> Iterator[Metric]:
+        service = self._service
+        yield from _volumes([service.view(view.name) for view in service.views()])
+        statistics = service.stats()
+        for name, text in STATISTICS.items():
+            family = GaugeMetricFamily(PREFIX + name, text)
+            family.add_metric([], _number(statistics.get(name)))
+            yield family
+
+
+def _counters() -> Iterator[Metric]:
+    series: dict[str, list[tuple[dict[str, str], float]]] = {name: [] for name in COUNTERS}
+    for (name, pairs), value in counters.counts().items():
+        series.setdefault(EXPORTED.get(name, name), []).append((dict(pairs), value))
+    for name, values in series.items():
+        keys = _label_names(labels for labels, _ in values)
+        text = COUNTERS.get(name, f"Count of {name}.")
+        family = CounterMetricFamily(PREFIX + name.removesuffix("_total"), text, labels=keys)
+        for labels, value in values:
+            family.add_metric([labels.get(key, "") for key in keys], value)
+        yield family
+
+
+def _histograms() -> Iterator[Metric]:
+    series: dict[str, list[tuple[dict[str, str], counters.Histogram]]] = defaultdict(list)
+    series.update({name: [] for name in HISTOGRAMS})
+    for (name, pairs), histogram in counters.histograms().items():
+        series[name].append((dict(pairs), histogram))
+    for name, values in series.items():
+        keys = _label_names(labels for labels, _ in values)
+        text = HISTOGRAMS.get(name, f"Distribution of {name}.")
+        family = HistogramMetricFamily(PREFIX + name, text, labels=keys)
+        for labels, histogram in values:
+            texts = [labels.get(key, "") for key in keys]
+            family.add_metric(texts, cumulative(histogram), sum_value=histogram.total)
+        yield family
+
+
+def cumulative(histogram: counters.Histogram) -> list[tuple[str, float]]:
+    """Prometheus buckets: upper bound and how many values lie at or below it."""
+    bounds = [*(str(bound) for bound in counters.SECONDS_BUCKETS), "+Inf"]
+    buckets: list[tuple[str, float]] = []
+    count = 0.0
+    for bound, inside in zip(bounds, histogram.buckets, strict=True):
+        count += inside
+        buckets.append((bound, count))
+    return buckets
+
+
+def _label_names(labels: Iterable[Mapping[str, str]]) -> list[str]:
+    return sorted({key for each in labels for key in each})
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def _volumes(views: list[VolumeView]) -> Iterator[Metric]:
+    raise NotImplementedError

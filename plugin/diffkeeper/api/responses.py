@@ -1,0 +1,81 @@
+"""Requests read within bounds, and answers; every error becomes one JSON shape."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from diffkeeper import limits
+from diffkeeper.errors import DiffKeeperError, InvalidInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+log = logging.getLogger(__name__)
+
+
+def json_response(value: object, status: int = 200) -> web.Response:
+    """`value` as JSON; non-ASCII text is escaped, so that any string can be sent."""
+    return web.Response(
+        body=json.dumps(value).encode("ascii"), status=status, content_type="application/json"
+    )
+
+
+def error_response(error: DiffKeeperError, status: int | None = None) -> web.Response:
+    """`{"Err", "code", "error"}` with the HTTP status of the exception's class, or `status`."""
+    body = {"Err": str(error), "code": error.exit_code, "error": type(error).__name__}
+    return json_response(body, status or error.http_status)
+
+
+async def read_body(request: web.Request) -> bytes:
+    """The whole body; raises InvalidInputError beyond REQUEST_BYTES_MAX, without reading on."""
+    declared = request.content_length
+    body = bytearray()
+    if declared is None or declared <= limits.REQUEST_BYTES_MAX:
+        async for piece in request.content.iter_any():
+            body += piece
+            if len(body) > limits.REQUEST_BYTES_MAX:
+                break
+        else:
+            return bytes(body)
+    raise InvalidInputError(f"the request is larger than {limits.REQUEST_BYTES_MAX} bytes")
+
+
+def is_driver_path(path: str) -> bool:
+    """Whether `path` belongs to dockerd's protocol, where every error has status 500."""
+    return not path.startswith("/v1/")
+
+
+def http_error(error: web.HTTPException, request: web.Request) -> web.Response:
+    """aiohttp's own refusals (no such path, wrong method) in the common shape."""
+    where = f"{request.method} {request.path[:128]}"
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        message = f"{where}: use {' or '.join(sorted(error.allowed_methods))}"
+    elif isinstance(error, web.HTTPNotFound):
+        message = f"{where}: no such path"
+    else:
+        message = f"{where}: {error.reason}"
+    response = error_response(InvalidInputError(message), error.status)
+    response.headers.update({k: v for k, v in error.headers.items() if k == "Allow"})
+    return response
+
+
+@web.middleware
+async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn every exception into an answer; an unexpected one is logged with its traceback."""
+    driver = is_driver_path(request.path)
+    try:
+        return await handler(request)
+    except DiffKeeperError as error:
+        return error_response(error, 500 if driver else None)
+    except web.HTTPException as error:
+        return http_error(error, request)
+    except Exception as error:
+        log.exception("request_failed", extra={"path": request.path[:128]})
+        kind = type(error).__name__
+        return error_response(DiffKeeperError(f"internal error ({kind}): see the plugin's log"))

@@ -1,0 +1,152 @@
+"""The two listeners: a Unix socket with everything, a TCP port that changes nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import socket
+import stat
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from diffkeeper.api import metrics
+from diffkeeper.api.admin import Admin
+from diffkeeper.api.driver import Driver
+from diffkeeper.api.responses import errors_as_json
+from diffkeeper.errors import ConflictError, InvalidInputError
+
+if TYPE_CHECKING:
+    from diffkeeper.api.checks import Places
+    from diffkeeper.api.contract import Service
+    from diffkeeper.api.health import Health
+
+log = logging.getLogger(__name__)
+BACKLOG = 512
+PROBE_SECONDS_MAX = 2.0
+DRAIN_SECONDS_MAX = 1.0
+
+
+def claim_socket(path: str) -> socket.socket:
+    """Bind and listen on `path`, mode 0600, at once, in place of a socket that nobody serves.
+
+    Raises ConflictError while another process listens on it or when something else lies there, and
+    InvalidInputError when the path can't be a socket's.
+    """
+    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+    _clear(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    mask = os.umask(0o177)  # the socket is never open to others, not even between bind and chmod
+    try:
+        listener.bind(path)
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ConflictError(f"another daemon has just taken {path}") from error
+        raise InvalidInputError(f"can not listen on {path}: {error}") from error
+    finally:
+        os.umask(mask)
+    return listener
+
+
+def _clear(path: str) -> None:
+    """Remove a dead socket at `path`; raises ConflictError for anything else that is there."""
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode):
+        raise ConflictError(f"{path} exists and is not a socket; move it away")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(PROBE_SECONDS_MAX)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise ConflictError(f"{path} is in use: {error}") from error
+        else:
+            raise ConflictError(f"another daemon answers on {path}")
+
+
+class Server:
+    """Serves one volume service; `health` is what /healthz, the doctor and metrics report."""
+
+    def __init__(self, service: Service, health: Health, places: Places) -> None:
+        self._service = service
+        self._health = health
+        self._places = places
+        self._runners: list[web.AppRunner] = []
+        self._sites: list[web.BaseSite] = []
+        self._path = ""
+        self._inode = 0
+
+    async def serve_socket(self, listener: socket.socket) -> None:
+        """Answer on a socket from `claim_socket`."""
+        app = web.Application(middlewares=[errors_as_json])
+        app.add_routes(Driver(self._service).routes())
+        app.add_routes(Admin(self._service, self._health, self._places).routes())
+        self._path = listener.getsockname()
+        self._inode = os.stat(self._path).st_ino
+        runner = await self._runner(app)
+        await self._site(web.SockSite(runner, listener, backlog=BACKLOG))
+
+    async def serve_tcp(self, address: tuple[str, int]) -> None:
+        """Answer /metrics and /healthz on TCP. A port that can't be had is a trouble, not an end:
+        volumes matter more than their metrics.
+        """
+        app = web.Application(middlewares=[errors_as_json])
+        page = web.get("/metrics", self._metrics)
+        app.add_routes([page, web.get("/healthz", self._healthz)])
+        runner = await self._runner(app)
+        try:
+            await self._site(web.TCPSite(runner, *address, backlog=BACKLOG))
+        except OSError as error:
+            where = f"{address[0]}:{address[1]}"
+            self._health.listener_trouble = f"metrics are not served on {where}: {error.strerror}"
+            log.warning("metrics_listener_failed", extra={"listen": where, "error": str(error)})
+            return
+        host, port = runner.addresses[0][:2]
+        self._health.listen = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    async def stop_listening(self) -> None:
+        """Accept nothing new, and take the socket's name away if it is still ours."""
+        for site in self._sites:
+            await site.stop()
+        self._sites.clear()
+        with contextlib.suppress(FileNotFoundError):
+            if self._path and os.lstat(self._path).st_ino == self._inode:
+                os.unlink(self._path)
+
+    async def close(self) -> None:
+        """Give running requests a moment, then end every connection."""
+        for runner in self._runners:
+            await runner.cleanup()
+
+    async def _runner(self, app: web.Application) -> web.AppRunner:
+        runner = web.AppRunner(
+            app, access_log=None, handle_signals=False, shutdown_timeout=DRAIN_SECONDS_MAX
+        )
+        await runner.setup()
+        self._runners.append(runner)
+        return runner
+
+    async def _site(self, site: web.BaseSite) -> None:
+        await site.start()
+        self._sites.append(site)
+
+    async def _metrics(self, _request: web.Request) -> web.Response:
+        body = metrics.render(self._service, self._health)
+        return web.Response(body=body, headers={"Content-Type": metrics.CONTENT_TYPE})
+
+    async def _healthz(self, _request: web.Request) -> web.Response:
+        troubles = self._health.troubles()
+        return web.Response(
+            text="\n".join(troubles or ["ok"]) + "\n", status=503 if troubles else 200
+        )

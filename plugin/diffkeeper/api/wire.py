@@ -1,0 +1,246 @@
+"""Messages of the VolumeDriver protocol and the admin API: bytes in, checked values out. Pure.
+
+Any bytes give a request value or InvalidInputError; nothing else is raised.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, cast
+
+from diffkeeper import hashing, limits
+from diffkeeper.errors import InvalidInputError
+from diffkeeper.volumes.options import check_mount_id, check_name, parse_options, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from diffkeeper.volumes.model import VolumeView
+
+Json = dict[str, object]
+IMPLEMENTS: Final[Json] = {"Implements": ["VolumeDriver"]}
+CAPABILITIES: Final[Json] = {"Capabilities": {"Scope": "local"}, "Err": ""}
+OBJECT_KINDS: Final = ("chunk", "node")
+REFERENCE_CHARACTERS_MAX: Final = 2 * hashing.DIGEST_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """Make a volume; the options are known to be valid."""
+
+    name: str
+    options: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Remove a volume that nothing has mounted."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """Mount for one container start, known by its ID."""
+
+    name: str
+    mount_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unmount:
+    """Give one mount of this ID back."""
+
+    name: str
+    mount_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """Ask for the mountpoint alone."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Get:
+    """Ask for one volume with its status."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class List:
+    """Ask for all volumes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """Ask for the driver's scope; answered even while the state loads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Activate:
+    """The handshake of a legacy plugin; answered even while the state loads."""
+
+
+Request = Create | Remove | Mount | Unmount | Path | Get | List | Capabilities | Activate
+
+
+def parse_object(body: bytes) -> Json:
+    """The JSON object in `body`; an empty body is an error of its own, since retries send one."""
+    if len(body) > limits.REQUEST_BYTES_MAX:
+        raise InvalidInputError(f"the request is larger than {limits.REQUEST_BYTES_MAX} bytes")
+    if not body.strip():
+        raise InvalidInputError("the request has no body; send a JSON object")
+    try:
+        value: object = json.loads(body.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        reason = "too deeply nested" if isinstance(error, RecursionError) else str(error)
+        raise InvalidInputError(f"the request is not valid JSON: {reason[:200]}") from error
+    if not isinstance(value, dict):
+        raise InvalidInputError("the request is not a JSON object")
+    return cast("Json", value)
+
+
+def _text(message: Json, key: str) -> str:
+    value = message.get(key)
+    if not isinstance(value, str):
+        found = "missing" if key not in message else f"a {_json_type(value)}"
+        raise InvalidInputError(f"{key} is {found}; it must be a string")
+    return value
+
+
+def _json_type(value: object) -> str:
+    names = {bool: "boolean", dict: "object", list: "list", str: "string", type(None): "null"}
+    return names.get(type(value), "number")
+
+
+def _options(message: Json) -> dict[str, str]:
+    value = message.get("Opts")
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise InvalidInputError(f"Opts is a {_json_type(value)}; it must be an object")
+    for key, text in value.items():
+        if not isinstance(text, str):
+            raise InvalidInputError(
+                f"option {shown(key)} is a {_json_type(text)}; it must be a string"
+            )
+    options = cast("dict[str, str]", value)
+    parse_options(options)
+    return options
+
+
+def _name(message: Json) -> str:
+    return check_name(_text(message, "Name"))
+
+
+def _mount_id(message: Json) -> str:
+    return check_mount_id(_text(message, "ID"))
+
+
+_CALLS: Final[dict[str, Callable[[Json], Request]]] = {
+    "VolumeDriver.Create": lambda m: Create(_name(m), _options(m)),
+    "VolumeDriver.Remove": lambda m: Remove(_name(m)),
+    "VolumeDriver.Mount": lambda m: Mount(_name(m), _mount_id(m)),
+    "VolumeDriver.Unmount": lambda m: Unmount(_name(m), _mount_id(m)),
+    "VolumeDriver.Path": lambda m: Path(_name(m)),
+    "VolumeDriver.Get": lambda m: Get(_name(m)),
+}
+_BODILESS: Final[dict[str, Request]] = {
+    "VolumeDriver.List": List(),
+    "VolumeDriver.Capabilities": Capabilities(),
+    "Plugin.Activate": Activate(),
+}
+CALLS: Final = (*_CALLS, *_BODILESS)
+
+
+def parse_call(call: str, body: bytes) -> Request:
+    """The request that `body` makes of `call` (such as `VolumeDriver.Mount`).
+
+    A call without arguments takes any body within the size limit, an empty one too: dockerd sends
+    `{}`, and its retries nothing.
+    """
+    if call in _BODILESS:
+        if len(body) > limits.REQUEST_BYTES_MAX:
+            raise InvalidInputError(f"the request is larger than {limits.REQUEST_BYTES_MAX} bytes")
+        return _BODILESS[call]
+    if call not in _CALLS:
+        raise InvalidInputError(f"unknown call {shown(call)}; known: {', '.join(CALLS)}")
+    return _CALLS[call](parse_object(body))
+
+
+def volume_message(view: VolumeView, *, status: bool) -> Json:
+    """A volume as dockerd decodes it; only Get carries `Status`."""
+    message: Json = {
+        "Name": view.name,
+        "Mountpoint": view.mountpoint,
+        "CreatedAt": view.created_at,
+    }
+    if status:
+        message["Status"] = view.status
+    return message
+
+
+def _known_keys(message: Json, *allowed: str) -> Json:
+    unknown = sorted(set(message) - set(allowed))
+    if unknown:
+        what = f"allowed: {', '.join(allowed)}" if allowed else "send {}"
+        raise InvalidInputError(f"unknown field {shown(unknown[0])}; {what}")
+    return message
+
+
+def parse_empty(body: bytes) -> None:
+    """A request without arguments: nothing, or `{}`."""
+    if body.strip():
+        _known_keys(parse_object(body))
+
+
+def check_reference(value: object) -> str | None:
+    """A snapshot reference (sequence number or hex digits of a root), or None for the newest."""
+    if value is None:
+        return None
+    allowed = set("0123456789abcdef")
+    if (
+        not isinstance(value, str)
+        or not 1 <= len(value) <= REFERENCE_CHARACTERS_MAX
+        or not allowed.issuperset(value)
+    ):
+        raise InvalidInputError(
+            f"snapshot {shown(value) if isinstance(value, str) else _json_type(value)}: give a"
+            " sequence number, or at least 8 hex digits of a root"
+        )
+    return value
+
+
+def parse_verify(body: bytes) -> str | None:
+    """The snapshot reference of `{"snapshot": REF or null}`; an empty body means null."""
+    if not body.strip():
+        return None
+    return check_reference(_known_keys(parse_object(body), "snapshot").get("snapshot"))
+
+
+def parse_objects(body: bytes) -> list[tuple[str, bytes]]:
+    """Kind and digest of each wanted object from `{"objects": [["chunk", "hex"], …]}`."""
+    items = _known_keys(parse_object(body), "objects").get("objects")
+    if not isinstance(items, list):
+        raise InvalidInputError("objects is missing or not a list")
+    if len(items) > limits.OBJECTS_PER_REQUEST_MAX:
+        raise InvalidInputError(f"more than {limits.OBJECTS_PER_REQUEST_MAX} objects")
+    return [_object(item) for item in items]
+
+
+def _object(item: object) -> tuple[str, bytes]:
+    if isinstance(item, list) and len(item) == 2:
+        kind, digest = item
+        if kind in OBJECT_KINDS and isinstance(digest, str):
+            return kind, _digest(digest)
+    raise InvalidInputError('each object must be ["chunk" or "node", "hex digest"]')
+
+
+def _digest(text: str) -> bytes:
+    if len(text) != 2 * hashing.DIGEST_BYTES or not set("0123456789abcdef").issuperset(text):
+        raise InvalidInputError(f"{shown(text)} is not a digest of 64 lowercase hex digits")
+    return bytes.fromhex(text)

@@ -1,0 +1,229 @@
+"""The commands that ask the daemon one thing and show the answer."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, cast
+
+import diffkeeper
+from diffkeeper.cli import discover, doctor, output, restore
+from diffkeeper.cli.client import LONG_CALL_SECONDS_MAX, Client, volume_path
+from diffkeeper.daemon import config
+from diffkeeper.errors import DiffKeeperError, UnavailableError, VerificationError
+from diffkeeper.volumes.options import check_name, format_size
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+Json = dict[str, object]
+
+
+def socket_path(arguments: argparse.Namespace) -> str:
+    """The daemon's socket: --socket, else DIFFKEEPER_SOCKET, else the one that answers."""
+    given: str | None = arguments.socket or os.environ.get(config.variable("socket"))
+    return given or discover.find()
+
+
+def connect(arguments: argparse.Namespace) -> Client:
+    """A client of the running daemon."""
+    return Client(socket_path(arguments), LONG_CALL_SECONDS_MAX)
+
+
+def _ask(arguments: argparse.Namespace, method: str, path: str, message: object = None) -> object:
+    client = connect(arguments)
+    try:
+        return client.call(method, path, message)
+    finally:
+        client.close()
+
+
+def volumes(arguments: argparse.Namespace) -> int:
+    """List the volumes."""
+    found = cast("list[Json]", _ask(arguments, "GET", "/v1/volumes"))
+    if arguments.json:
+        output.print_json(found)
+        return 0
+    rows = [[v["name"], v["mounts"], v["created_at"], v["mountpoint"] or "-"] for v in found]
+    output.print_table(("volume", "mounts", "created", "mountpoint"), rows)
+    return 0
+
+
+def inspect(arguments: argparse.Namespace) -> int:
+    """Show one volume with its status."""
+    path = volume_path(check_name(arguments.volume))
+    found = cast("Json", _ask(arguments, "GET", path))
+    if arguments.json:
+        output.print_json(found)
+    else:
+        output.print_table(("field", "value"), list(flatten(found)))
+    return 0
+
+
+def flatten(value: Json, prefix: str = "") -> list[tuple[str, object]]:
+    """Nested objects as `outer.inner` rows."""
+    rows: list[tuple[str, object]] = []
+    for key, inner in value.items():
+        if isinstance(inner, dict) and inner:
+            rows += flatten(inner, f"{prefix}{key}.")
+        else:
+            rows.append((prefix + key, "-" if inner in ("", None, {}, []) else inner))
+    return rows
+
+
+def snapshots(arguments: argparse.Namespace) -> int:
+    """List the snapshots of a volume, oldest first."""
+    path = volume_path(check_name(arguments.volume), "snapshots")
+    found = cast("list[Json]", _ask(arguments, "GET", path))
+    if arguments.json:
+        output.print_json(found)
+    else:
+        show_snapshots(found)
+    return 0
+
+
+def snapshot(arguments: argparse.Namespace) -> int:
+    """Take a snapshot now; returns when it is durable."""
+    path = volume_path(check_name(arguments.volume), "snapshots")
+    with output.waiting(f"taking a snapshot of {arguments.volume}"):
+        taken = cast("Json", _ask(arguments, "POST", path, {}))
+    if arguments.json:
+        output.print_json(taken)
+    else:
+        show_snapshots([taken])
+    return 0
+
+
+def show_snapshots(found: list[Json]) -> None:
+    """Snapshots as a table."""
+    headers = ("seq", "time", "consistency", "reason", "files", "size", "new", "freeze", "root")
+    output.print_table(headers, [_snapshot_row(each) for each in found])
+
+
+def _snapshot_row(each: Json) -> list[object]:
+    size, new = cast("int", each["bytes"]), cast("int", each["new_bytes"])
+    freeze = f"{cast('float', each['freeze_ms']):.1f}ms"
+    described = [each["seq"], each["time"], each["consistency"], each["reason"], each["files"]]
+    root = str(each["root"])[:12]
+    return [*described, format_size(size), format_size(new), freeze, root]
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    """Verify a volume against its snapshot; raises VerificationError when it differs."""
+    name, reference = restore.split_reference(arguments.volume)
+    path = volume_path(check_name(name), "verify")
+    with output.waiting(f"verifying {arguments.volume}"):
+        report = cast("Json", _ask(arguments, "POST", path, {"snapshot": reference}))
+    if arguments.json:
+        output.print_json(report)
+    else:
+        _show_report(report)
+    if not report["ok"]:
+        faults = cast("list[Json]", report["faults"])
+        raise VerificationError(
+            f"volume {name} differs from snapshot {report['seq']} in {len(faults)} places"
+        )
+    return 0
+
+
+def _show_report(report: Json) -> None:
+    verdict = "whole" if report["ok"] else "damaged"
+    extent = "" if report["complete"] else " (only in part: the time ran out)"
+    output.print_line(
+        f"{report['volume']}@{report['seq']} is {verdict}{extent}: {report['files']} files,"
+        f" {format_size(cast('int', report['bytes']))}"
+        f" in {cast('float', report['milliseconds']):.0f} ms"
+    )
+    faults = cast("list[Json]", report["faults"])
+    if faults:
+        output.print_table(("path", "problem"), [[f["path"], f["problem"]] for f in faults])
+
+
+def restore_volume(arguments: argparse.Namespace) -> int:
+    """Restore a snapshot into a directory."""
+    check_name(restore.split_reference(arguments.volume)[0])
+    client = connect(arguments)
+    try:
+        result = restore.restore(client, arguments.volume, arguments.to)
+    finally:
+        client.close()
+    if arguments.json:
+        output.print_json(result)
+    else:
+        restore.show(result)
+    return 0
+
+
+def stats(arguments: argparse.Namespace) -> int:
+    """Totals of the store."""
+    found = cast("Json", _ask(arguments, "GET", "/v1/stats"))
+    if arguments.json:
+        output.print_json(found)
+    else:
+        output.print_table(("total", "value"), [_statistic(*item) for item in found.items()])
+    return 0
+
+
+def _statistic(name: str, value: object) -> tuple[str, str]:
+    if name.endswith("_bytes") and isinstance(value, int):
+        return name.removesuffix("_bytes"), format_size(value)
+    return name, str(value)
+
+
+def examine(arguments: argparse.Namespace) -> int:
+    """Check the machine; exit code 1 when something fails."""
+    places = config.load({"socket": arguments.socket}, os.environ)
+    findings = doctor.examine(lambda: _live(socket_path(arguments)), places)
+    if arguments.json:
+        output.print_json(findings)
+    else:
+        doctor.show(findings)
+    failed = any(finding["result"] == "fail" for finding in findings)
+    return DiffKeeperError.exit_code if failed else 0
+
+
+def _live(path: str) -> str:
+    problem = discover.probe(path)
+    if problem:
+        raise UnavailableError(problem)
+    return path
+
+
+def version(arguments: argparse.Namespace) -> int:
+    """This program's version and the running daemon's, if there is one."""
+    daemon: Json | None = None
+    problem = ""
+    try:
+        daemon = cast("Json", _ask(arguments, "GET", "/v1/version"))
+    except UnavailableError as error:
+        problem = str(error)
+    if arguments.json:
+        output.print_json({"version": diffkeeper.__version__, "daemon": daemon})
+        return 0
+    output.print_line(f"diffkeeper {diffkeeper.__version__}")
+    running = f"{daemon['version']} (pid {daemon['pid']})" if daemon else f"none: {problem}"
+    output.print_line(f"daemon {running}")
+    return 0
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    """Run the daemon until it is told to stop."""
+    flags = {setting: getattr(arguments, setting.replace("-", "_")) for setting in config.SETTINGS}
+    loaded = config.load(flags, os.environ)
+    from diffkeeper.daemon.serve import serve as run  # the daemon's imports are not the CLI's
+
+    return run(loaded)
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "serve": serve,
+    "volumes": volumes,
+    "inspect": inspect,
+    "snapshots": snapshots,
+    "snapshot": snapshot,
+    "verify": verify,
+    "restore": restore_volume,
+    "stats": stats,
+    "doctor": examine,
+    "version": version,
+}

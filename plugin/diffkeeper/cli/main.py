@@ -1,0 +1,103 @@
+"""The `diffkeeper` command: arguments in, exit code out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Final, NoReturn
+
+import diffkeeper
+from diffkeeper.cli import commands, output
+from diffkeeper.daemon import config
+from diffkeeper.errors import DiffKeeperError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+EXIT_INTERRUPTED: Final = 130  # what a shell reports for SIGINT
+EXIT_BROKEN_PIPE: Final = 141  # and for SIGPIPE
+EXIT_CODES: Final = """\
+exit codes:
+  0 done, 1 other error, 2 invalid input, 3 not found, 4 conflict, 5 corruption, 6 no space,
+  7 unsupported, 8 busy, 9 store locked, 10 store too new, 11 no daemon, 12 verification failed,
+  13 freeze failed, 130 interrupted, 141 broken pipe
+"""
+HELP: Final = {
+    "serve": "run the daemon",
+    "volumes": "list the volumes",
+    "inspect": "show one volume with its status",
+    "snapshots": "list the snapshots of a volume, oldest first",
+    "snapshot": "take a snapshot now and wait until it is durable",
+    "verify": "check a volume, or one of its snapshots, against the Merkle root",
+    "restore": "write a snapshot's files into a directory",
+    "stats": "show the totals of the store",
+    "doctor": "say what is missing on this machine, what it costs and how to mend it",
+    "version": "show the versions of this program and of the daemon",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line. --socket and --json work before and after the command's name."""
+    top = argparse.ArgumentParser(
+        prog="diffkeeper",
+        description="Docker volumes that remember every state they were in.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"diffkeeper {diffkeeper.__version__}")
+    _add_common(top, {"socket": None, "json": False})
+    common = argparse.ArgumentParser(add_help=False)
+    # A default here would overwrite what was given before the command's name.
+    _add_common(common, {"socket": argparse.SUPPRESS, "json": argparse.SUPPRESS})
+    subparsers = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, text in HELP.items():
+        sub = subparsers.add_parser(name, help=text, description=text, parents=[common])
+        if name in ("inspect", "snapshots", "snapshot"):
+            sub.add_argument("volume", metavar="VOLUME")
+        elif name in ("verify", "restore"):
+            sub.add_argument("volume", metavar="VOLUME[@SNAPSHOT]")
+        if name == "restore":
+            sub.add_argument("--to", metavar="DIR", required=True, help="new or empty directory")
+        elif name == "serve":
+            config.add_arguments(sub)
+    return top
+
+
+def _add_common(to: argparse.ArgumentParser, default: dict[str, object]) -> None:
+    text = f"the daemon's Unix socket [{config.variable('socket')}]"
+    to.add_argument("--socket", metavar="PATH", default=default["socket"], help=text)
+    json_help = "print JSON, for scripts"
+    to.add_argument("--json", action="store_true", default=default["json"], help=json_help)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code. Wrong arguments give 2, as argparse does."""
+    try:
+        code = _run(argv)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return _failed("interrupted", EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        output.discard_output()
+        return EXIT_BROKEN_PIPE
+    return code
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    try:
+        arguments = parser().parse_args(argv)
+        return commands.COMMANDS[arguments.command](arguments)
+    except SystemExit as ended:  # argparse has already said why
+        return ended.code if isinstance(ended.code, int) else 2
+    except DiffKeeperError as error:
+        return _failed(str(error), error.exit_code)
+
+
+def _failed(message: str, code: int) -> int:
+    sys.stderr.write(f"diffkeeper: {output.printable(message)}\n")
+    return code
+
+
+def entry() -> NoReturn:
+    """The console script."""
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""What the reader sees: tables on a terminal, plain columns in a pipe, JSON on request."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+STYLES = {
+    "ok": "green",
+    "crash": "green",
+    "warn": "yellow",
+    "fuzzy": "yellow",
+    "fail": "bold red",
+    "damaged": "bold red",
+}
+
+
+def printable(value: object) -> str:
+    """Text without control characters, since names come from inside containers."""
+    text = "" if value is None else str(value)
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def print_json(value: object) -> None:
+    """`value` as indented JSON."""
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def print_line(text: str) -> None:
+    """One line."""
+    sys.stdout.write(printable(text) + "\n")
+
+
+def print_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A table on a terminal; aligned columns, complete and without frames, anywhere else."""
+    texts = [[printable(cell) for cell in row] for row in rows]
+    if sys.stdout.isatty():
+        table = Table(*headers, header_style="bold", box=None, pad_edge=False)
+        for row in texts:
+            table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
+        Console(highlight=False).print(table)
+        return
+    lines = [[header.upper() for header in headers], *texts]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(headers))]
+    for line in lines:
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        sys.stdout.write("  ".join(cells).rstrip() + "\n")
+
+
+@contextmanager
+def waiting(text: str) -> Iterator[None]:
+    """A spinner on standard error while something without measurable progress runs."""
+    with Console(stderr=True).status(Text(printable(text))):
+        yield
+
+
+@contextmanager
+def progress_bar(text: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error if that is a terminal; yields what moves it on by some bytes."""
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(printable(text), total=total_bytes or None)
+        yield lambda count: progress.advance(task, count)
+
+
+def discard_output() -> None:
+    """Send what is still buffered nowhere: the reader of the pipe has gone."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)

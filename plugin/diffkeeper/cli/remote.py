@@ -1,0 +1,77 @@
+"""Objects of the store, fetched through the daemon's socket and checked against their hashes here.
+
+So a restore needs no access to the plugin's files, and the plugin none to the target.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Final
+
+from diffkeeper import hashing, limits
+from diffkeeper.errors import CorruptionError
+from diffkeeper.format import chunk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from diffkeeper.cli.client import Client
+
+LENGTH_BYTES: Final = 4
+# Small enough that a batch of the largest chunks stays within tens of MiB.
+CHUNKS_PER_REQUEST: Final = 32
+NODES_PER_REQUEST: Final = 128
+
+
+class RemoteObjects:
+    """An object source for `engine.replay` over `POST /v1/objects`."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def nodes(self, digests: list[bytes]) -> list[bytes]:
+        """Plain bytes of Merkle nodes, in order; raises CorruptionError, NotFoundError."""
+        return self._fetch(
+            "node", digests, NODES_PER_REQUEST, limits.NODE_BYTES_MAX, hashing.node_digest
+        )
+
+    def chunks(self, digests: list[bytes]) -> list[bytes]:
+        """Plain content of chunks, in order; raises CorruptionError, NotFoundError."""
+        return self._fetch(
+            "chunk", digests, CHUNKS_PER_REQUEST, limits.CHUNK_BYTES_MAX, hashing.chunk_digest
+        )
+
+    def _fetch(
+        self,
+        kind: str,
+        digests: list[bytes],
+        batch_max: int,
+        plain_max: int,
+        digest_of: Callable[[bytes], bytes],
+    ) -> list[bytes]:
+        found: list[bytes] = []
+        for start in range(0, len(digests), batch_max):
+            batch = digests[start : start + batch_max]
+            message = {"objects": [[kind, digest.hex()] for digest in batch]}
+            answer = self._client.exchange("POST", "/v1/objects", message)
+            for wanted, stored in itertools.zip_longest(batch, frames(answer)):
+                if wanted is None or stored is None:
+                    raise CorruptionError(
+                        "the daemon sent another number of objects than asked for"
+                    )
+                plain = chunk.decode(stored, plain_max)
+                if digest_of(plain) != wanted:
+                    raise CorruptionError(f"{kind} {wanted.hex()} has other content than its hash")
+                found.append(plain)
+        return found
+
+
+def frames(answer: bytes) -> Iterator[bytes]:
+    """The objects in an answer, each after its length; raises CorruptionError if cut short."""
+    position = 0
+    while position < len(answer):
+        start = position + LENGTH_BYTES
+        position = start + int.from_bytes(answer[position:start], "little")
+        if position > len(answer) or start > len(answer):
+            raise CorruptionError("the daemon's answer is cut short")
+        yield answer[start:position]

@@ -1,0 +1,1 @@
+"""Configuration, logging and wiring of the long-running process."""

@@ -1,0 +1,132 @@
+"""Configuration of the daemon: flags first, then `DIFFKEEPER_*`, then defaults for this machine.
+
+The managed plugin sees the host's directories below /host; a daemon started by hand doesn't.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from diffkeeper.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping
+
+SOCKET_PATH_BYTES_MAX: Final = 107  # sun_path of the kernel, less its final zero
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+SETTINGS: Final[Mapping[str, str]] = {
+    "state-dir": "where the store and the live directories are kept",
+    "socket": "Unix socket of the VolumeDriver protocol and the admin API",
+    "mount-dir": "where volumes are mounted",
+    "listen": "ADDR:PORT of /metrics and /healthz; port 0 picks one, 'off' disables it",
+    "log-level": "one of " + ", ".join(LOG_LEVELS),
+    "cgroup-root": "the host's cgroup tree, writable",
+    "proc-root": "a /proc that shows the host's processes",
+    "failpoints": "for crash tests: NAME=kill|error[:COUNT], comma-separated",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Checked configuration; all paths are absolute."""
+
+    state_dir: str
+    socket: str
+    mount_dir: str
+    listen: tuple[str, int] | None  # None serves no metrics
+    log_level: str
+    cgroup_root: str
+    proc_root: str
+    failpoints: str
+
+
+def variable(setting: str) -> str:
+    """The environment variable of a setting: `state-dir` is DIFFKEEPER_STATE_DIR."""
+    return "DIFFKEEPER_" + setting.replace("-", "_").upper()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add one flag per setting; a flag that isn't given leaves `None`."""
+    for setting, text in SETTINGS.items():
+        if setting != "socket":  # every command has --socket already
+            parser.add_argument(
+                f"--{setting}", metavar="VALUE", help=f"{text} [{variable(setting)}]"
+            )
+
+
+def defaults(host: str = "/host") -> dict[str, str]:
+    """The value of each setting that neither flag nor environment gives."""
+    managed = os.path.isdir(f"{host}/lib")
+    cgroups = f"{host}/cgroup"
+    return {
+        "state-dir": f"{host}/lib/diffkeeper" if managed else "/var/lib/diffkeeper",
+        "socket": "/run/docker/plugins/diffkeeper.sock",
+        "mount-dir": "/mnt/diffkeeper" if managed else "",
+        "listen": "127.0.0.1:9911",
+        "log-level": "info",
+        "cgroup-root": cgroups if os.path.isdir(cgroups) else "/sys/fs/cgroup",
+        "proc-root": "/proc",
+        "failpoints": "",
+    }
+
+
+def environment() -> Mapping[str, str]:
+    """The process's environment."""
+    return os.environ
+
+
+def load(
+    flags: Mapping[str, str | None], environ: Mapping[str, str], host: str = "/host"
+) -> Config:
+    """The configuration; `flags` maps setting names to values. Raises InvalidInputError naming the
+    setting. An empty environment variable counts as absent, since `docker plugin set` leaves such.
+    """
+    values = defaults(host)
+    for setting in SETTINGS:
+        flag = flags.get(setting)
+        value = flag if flag is not None else environ.get(variable(setting), "")
+        if value:
+            values[setting] = value
+    values["mount-dir"] = values["mount-dir"] or f"{values['state-dir']}/mounts"
+    if values["log-level"] not in LOG_LEVELS:
+        raise InvalidInputError(f"log-level {values['log-level']!r}: {SETTINGS['log-level']}")
+    return Config(
+        state_dir=_absolute("state-dir", values),
+        socket=_socket(values),
+        mount_dir=_absolute("mount-dir", values),
+        listen=parse_listen(values["listen"]),
+        log_level=values["log-level"],
+        cgroup_root=_absolute("cgroup-root", values),
+        proc_root=_absolute("proc-root", values),
+        failpoints=values["failpoints"],
+    )
+
+
+def parse_listen(text: str) -> tuple[str, int] | None:
+    """Host and port from `127.0.0.1:9911`, `[::1]:9911` or `:0` (loopback); None from `off`."""
+    if text == "off":
+        return None
+    match = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^\[\]:]*)):([0-9]{1,5})", text)
+    if match is None or int(match[3]) > 65535:
+        raise InvalidInputError(f"listen {text!r}: use ADDR:PORT such as 127.0.0.1:9911, or off")
+    return (match[1] or match[2] or "127.0.0.1", int(match[3]))
+
+
+def _absolute(setting: str, values: Mapping[str, str]) -> str:
+    path = values[setting]
+    if not path.startswith("/") or "\0" in path:
+        raise InvalidInputError(f"{setting} {path!r} is not an absolute path")
+    return os.path.normpath(path)
+
+
+def _socket(values: Mapping[str, str]) -> str:
+    path = _absolute("socket", values)
+    if len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
+        raise InvalidInputError(
+            f"socket {path!r} is longer than {SOCKET_PATH_BYTES_MAX} bytes, the kernel's limit"
+        )
+    return path

@@ -1,0 +1,123 @@
+"""The long-running process: binds the socket, loads the state, serves until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import threading
+from typing import TYPE_CHECKING
+
+import diffkeeper
+from diffkeeper import clock, failpoint
+from diffkeeper.api.checks import Places
+from diffkeeper.api.health import Health
+from diffkeeper.api.server import Server, claim_socket
+from diffkeeper.daemon import logs
+from diffkeeper.errors import DiffKeeperError
+from diffkeeper.volumes.service import VolumeService
+
+if TYPE_CHECKING:
+    from diffkeeper.daemon.config import Config
+
+log = logging.getLogger(__name__)
+# dockerd sends SIGKILL 10 s after SIGTERM; the service's own bound is 8 s.
+STOP_SECONDS_MAX = 8.0
+EXIT_SECONDS_MAX = 9.0
+
+
+def serve(config: Config) -> int:
+    """Run the daemon until SIGTERM or SIGINT; returns the exit code."""
+    logs.configure(config.log_level)
+    failpoint.arm(config.failpoints)
+    try:
+        return asyncio.run(_serve(config))
+    except DiffKeeperError as error:
+        log.error("failed", extra={"error": str(error), "kind": type(error).__name__})
+        return error.exit_code
+
+
+async def _serve(config: Config) -> int:
+    listener = claim_socket(config.socket)
+    service = VolumeService(
+        config.state_dir,
+        config.mount_dir,
+        cgroup_root=config.cgroup_root,
+        proc_root=config.proc_root,
+    )
+    health = Health(service)
+    places = Places(config.state_dir, config.cgroup_root, config.proc_root)
+    server = Server(service, health, places)
+    stopping = _stop_event()
+    await server.serve_socket(listener)
+    if config.listen is not None:
+        await server.serve_tcp(config.listen)
+    log.info("listening", extra=_identity(config, health))
+    try:
+        await _load(service, health, stopping)
+        await stopping.wait()
+    finally:
+        await _stop(service, server)
+    return 0
+
+
+def _identity(config: Config, health: Health) -> dict[str, object]:
+    return {
+        "version": diffkeeper.__version__,
+        "pid": os.getpid(),
+        "socket": config.socket,
+        "listen": health.listen or "off",
+        "state_dir": config.state_dir,
+        "mount_dir": config.mount_dir,
+    }
+
+
+def _stop_event() -> asyncio.Event:
+    """An event that SIGTERM and SIGINT set. A thread ends the process should stopping hang, since
+    being killed in the middle is worse only for the log: the store is whole at any moment.
+    """
+    stopping = asyncio.Event()
+
+    def stop(name: str) -> None:
+        if not stopping.is_set():
+            log.info("stopping", extra={"signal": name})
+            stopping.set()
+            watchdog = threading.Timer(EXIT_SECONDS_MAX, _give_up)
+            watchdog.daemon = True
+            watchdog.start()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, number.name)
+    return stopping
+
+
+def _give_up() -> None:
+    log.error("stop_timed_out", extra={"seconds": EXIT_SECONDS_MAX})
+    os._exit(1)
+
+
+async def _load(service: VolumeService, health: Health, stopping: asyncio.Event) -> None:
+    """Load the state; returns early when told to stop, raises what made loading fail."""
+    began = clock.monotonic()
+    starting = asyncio.create_task(service.start())
+    waiting = asyncio.create_task(stopping.wait())
+    await asyncio.wait({starting, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        return
+    waiting.cancel()
+    await starting
+    health.loading = False
+    fields = {"volumes": len(service.views()), "seconds": clock.monotonic() - began}
+    log.info("ready", extra=fields)
+
+
+async def _stop(service: VolumeService, server: Server) -> None:
+    await server.stop_listening()
+    try:
+        await asyncio.wait_for(service.stop(), STOP_SECONDS_MAX)
+    except TimeoutError:
+        log.error("stop_incomplete", extra={"seconds": STOP_SECONDS_MAX})
+    await server.close()
+    log.info("stopped")

@@ -1,0 +1,91 @@
+"""The doctor's checks, on directories that look like machines with and without each feature."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from diffkeeper.api import checks
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> checks.Places:
+    """A machine that has nothing at all."""
+    for name in ("state", "cgroup", "proc", "sys", "modules"):
+        (tmp_path / name).mkdir()
+    names = ("state", "cgroup", "proc", "sys", "modules")
+    return checks.Places(*(str(tmp_path / name) for name in names))
+
+
+def write(path: str, text: str) -> None:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "w", encoding="ascii") as file:
+        file.write(text)
+
+
+def inotify_limits(places: checks.Places, watches: int) -> None:
+    base = f"{places.proc_root}/sys/fs/inotify"
+    write(f"{base}/max_user_watches", f"{watches}\n")
+    write(f"{base}/max_user_instances", "8192\n")
+    write(f"{base}/max_queued_events", "16384\n")
+
+
+def test_a_bare_machine_gets_costs_and_mends(places: checks.Places) -> None:
+    found = {check.name: check for check in checks.run(places)}
+    bad = {name for name, check in found.items() if check.result != "ok"}
+    assert {"privileges", "freezer", "inotify", "btf", "headers"} <= bad
+    for check in found.values():
+        assert bool(check.cost) == bool(check.mend) == (check.result != "ok")
+
+
+@pytest.mark.parametrize(("capabilities", "result"), [(1 << 21, "ok"), ((1 << 21) - 1, "fail")])
+def test_privileges(places: checks.Places, capabilities: int, result: str) -> None:
+    write(f"{places.proc_root}/self/status", f"Name:\tx\nCapEff:\t{capabilities:016x}\n")
+    assert checks.privileges(places).result == result
+
+
+@pytest.mark.parametrize(
+    ("mark", "kind"),
+    [
+        ("freezer/tasks", "v1"),
+        ("cgroup.controllers", "v2 at"),
+        ("unified/cgroup.controllers", "hybrid"),
+    ],
+)
+def test_freezers(places: checks.Places, mark: str, kind: str) -> None:
+    write(f"{places.cgroup_root}/{mark}", "")
+    check = checks.freezer(places)
+    assert check.result == "ok"
+    assert kind in check.found
+
+
+def test_low_inotify_limits_name_the_sysctl(places: checks.Places) -> None:
+    inotify_limits(places, 8192)
+    check = checks.inotify(places)
+    assert check.result == "warn"
+    assert check.mend == "sysctl -w fs.inotify.max_user_watches=65536"
+    inotify_limits(places, 1 << 20)
+    assert checks.inotify(places).result == "ok"
+
+
+def test_headers_and_btf(places: checks.Places) -> None:
+    write(f"{places.modules_root}/{os.uname().release}/build/include/x.h", "")
+    write(f"{places.sys_root}/kernel/btf/vmlinux", "")
+    assert checks.headers(places).result == "ok"
+    assert checks.btf(places).result == "ok"
+
+
+def test_space_looks_at_the_nearest_existing_parent(places: checks.Places) -> None:
+    missing = checks.Places(f"{places.state_dir}/a/b", "", "")
+    assert checks.space(missing).found == checks.space(places).found
+
+
+def test_health() -> None:
+    assert checks.health([]).result == "ok"
+    check = checks.health(["disk full", "port taken"])
+    assert (check.result, check.found) == ("fail", "disk full; port taken")
