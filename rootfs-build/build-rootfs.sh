@@ -13,6 +13,9 @@ architecture=$(dpkg --print-architecture)
 python=.venv/bin/python
 [ -x "$python" ] || { echo "run 'make setup' first" >&2; exit 1; }
 mkdir -p build
+# Two builds at a time would take each other's half-made directories away.
+exec 9>build/.rootfs.lock
+flock 9
 
 packages() { sed 's/#.*//' rootfs-build/packages.txt | awk 'NF { printf "%s%s", sep, $1; sep = "," }'; }
 key() { { cat "$@"; echo "$suite $architecture"; } | sha256sum | cut -c1-16; }
