@@ -1,0 +1,199 @@
+"""The Docker Engine as the demo needs it: compose, one container, the plugin, helpers."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING
+
+from survive.command import attempt, command
+from survive.settings import (
+    BUILD_SECONDS_MAX,
+    HERE,
+    PLUGIN,
+    PROJECT,
+    PULL_SECONDS_MAX,
+    ROOT,
+    STANDIN_IMAGE,
+    UNMOUNT_SECONDS_MAX,
+    DemoError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from survive.settings import Settings
+
+# Ends the process that leads the plugin: of those in its cgroup, the one whose parent is outside.
+KILL_PLUGIN = """
+ids=""
+for status in /proc/[0-9]*/cgroup; do
+    pid=${status#/proc/}; pid=${pid%/cgroup}
+    grep -q "$0" "$status" 2>/dev/null && ids="$ids $pid"
+done
+for pid in $ids; do
+    parent=$(sed -n 's/^PPid:[[:space:]]*//p' "/proc/$pid/status" 2>/dev/null)
+    case " $ids " in *" $parent "*) ;; *) kill -9 "$pid" && echo "$pid" ;; esac
+done
+"""
+
+
+def docker(*args: str, text: str | None = None, seconds: float = 60.0) -> str:
+    """Output of `docker ARGS`; raises DemoError if it fails or takes longer than `seconds`."""
+    return command(["docker", *args], text=text, seconds=seconds)
+
+
+def usable_image(settings: Settings, say: Callable[[str], None]) -> str:
+    """The name of an image to run: the one asked for, else the stand-in, built if need be."""
+    if attempt(["docker", "image", "inspect", settings.image])[0] == 0:
+        return settings.image
+    say(f"pulling {settings.image}")
+    if attempt(["docker", "pull", settings.image], seconds=PULL_SECONDS_MAX)[0] == 0:
+        return settings.image
+    say(f"{settings.image} can't be pulled here: using a stand-in from Debian's postgresql")
+    script = str(HERE / "standin" / "build.sh")
+    command([script, STANDIN_IMAGE, str(settings.cache)], seconds=BUILD_SECONDS_MAX)
+    return STANDIN_IMAGE
+
+
+class Plugin:
+    """The managed plugin; left behind only as it was found."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._installed = False
+        self._enabled = False
+
+    @staticmethod
+    def state() -> str:
+        """'absent', 'disabled' or 'enabled'."""
+        code, told = attempt(["docker", "plugin", "inspect", "-f", "{{.Enabled}}", PLUGIN])
+        if code != 0:
+            return "absent"
+        return "enabled" if told.strip() == "true" else "disabled"
+
+    def ensure(self, say: Callable[[str], None]) -> None:
+        """Builds and enables the plugin where it isn't; raises DemoError when that fails."""
+        state = self.state()
+        if state == "enabled":
+            say("the plugin is enabled already and is used as it is")
+        elif state == "disabled":
+            docker("plugin", "enable", PLUGIN)
+            self._enabled = True
+        else:
+            say("building and enabling the plugin (make plugin)")
+            log = self._settings.out / "make-plugin.log"
+            self._installed = True
+            command(["make", "-C", str(ROOT), "plugin"], seconds=BUILD_SECONDS_MAX, log=log)
+
+    def restore(self) -> None:
+        """Puts the plugin back into the state that `ensure` found."""
+        if self._installed and self.state() != "absent":
+            docker("plugin", "disable", "-f", PLUGIN)
+            docker("plugin", "rm", "-f", PLUGIN)
+        elif self._enabled:
+            docker("plugin", "disable", "-f", PLUGIN)
+
+
+class Postgres:
+    """The demo's one service, through compose for its life and through docker for its deaths."""
+
+    def __init__(self, settings: Settings, image: str) -> None:
+        self.settings = settings
+        self.image = image
+        self._compose = _compose_program()
+        self._env = {
+            "POSTGRES_IMAGE": image,
+            "DIFFKEEPER_DRIVER": settings.driver,
+            "DEMO_VOLUME": settings.volume,
+            "POSTGRES_PASSWORD": settings.password,
+        }
+
+    def compose(self, *args: str, seconds: float = 120.0) -> str:
+        """Output of compose on the demo's file and project."""
+        base = [*self._compose, "-f", str(HERE / "docker-compose.yml"), "-p", PROJECT]
+        return command([*base, *args], env=self._env, seconds=seconds)
+
+    def up(self) -> str:
+        """Creates and starts the container; returns its id."""
+        self.compose("up", "-d")
+        return self.container()
+
+    def container(self) -> str:
+        """The container's id, running or not; raises DemoError where there is none."""
+        found = docker(
+            "ps", "-aq", "--no-trunc",
+            "--filter", f"label=com.docker.compose.project={PROJECT}",
+            "--filter", "label=com.docker.compose.service=postgres",
+        ).split()  # fmt: skip
+        if not found:
+            raise DemoError("the demo's Postgres is not up: start it with ./run.sh up")
+        return found[0]
+
+    def down(self) -> None:
+        """Removes the container, and the volume with it."""
+        self.compose("down", "--volumes", "--timeout", "10")
+
+    def kill(self) -> None:
+        """SIGKILL for the whole container; returns when the engine knows that it is dead."""
+        container = self.container()
+        docker("kill", "-s", "KILL", container)
+        docker("wait", container)
+
+    def start(self) -> None:
+        """Starts the dead container again; returns when its volume is mounted and it runs."""
+        docker("start", self.container())
+
+    def kill_process(self, choose: Callable[[list[str]], str]) -> None:
+        """SIGKILL for one process of the server other than its first, as `choose` picks it."""
+        container = self.container()
+        listing = 'for d in /proc/[0-9]*; do echo "${d#/proc/} $(cat $d/comm)"; done 2>/dev/null'
+        lines = docker("exec", container, "sh", "-c", listing).splitlines()
+        found = [pid for pid, _, name in (line.partition(" ") for line in lines)
+                 if name == "postgres" and pid != "1"]  # fmt: skip
+        if not found:
+            raise DemoError("the server has no process besides its first")
+        docker("exec", container, "sh", "-c", "kill -9 $0", choose(found))
+
+    def helper(self, script: str, *words: str, options: tuple[str, ...] = ()) -> str:
+        """Runs a shell script as root in a throw-away container; `words` are its $0, $1, …"""
+        return docker(
+            "run", "--rm", "--network", "none", "--user", "0", *options,
+            "--entrypoint", "sh", self.image, "-c", script, *words,
+        )  # fmt: skip
+
+    def kill_plugin(self) -> None:
+        """SIGKILL for the plugin's main process, as the host sees it."""
+        plugin = docker("plugin", "inspect", "-f", "{{.Id}}", PLUGIN)
+        if not self.helper(KILL_PLUGIN, plugin, options=("--pid", "host", "--privileged")):
+            raise DemoError("no process of the plugin was found")
+
+    def delete_live(self, live: str) -> None:
+        """Deletes the volume's live directory (a path on the host) with all it holds."""
+        parent, _, name = live.rstrip("/").rpartition("/")
+        mount = f"type=bind,source={parent},target=/volume"
+        self.helper('rm -rf "/volume/$0"', name, options=("--mount", mount))
+
+    def volume(self) -> dict[str, object]:
+        """`docker volume inspect` of the demo's volume."""
+        found = json.loads(docker("volume", "inspect", self.settings.volume))
+        if not isinstance(found, list) or not found or not isinstance(found[0], dict):
+            raise DemoError("docker volume inspect gave no volume")
+        return found[0]
+
+    def wait_unmounted(self, mounts: Callable[[], int]) -> None:
+        """Waits until the plugin counts no mount; raises DemoError after a minute."""
+        deadline = time.monotonic() + UNMOUNT_SECONDS_MAX
+        while mounts() > 0:
+            if time.monotonic() > deadline:
+                raise DemoError(f"the volume is still mounted after {UNMOUNT_SECONDS_MAX:g} s")
+            time.sleep(0.1)
+
+
+def _compose_program() -> list[str]:
+    """`docker compose` where the client has it, else docker-compose."""
+    if attempt(["docker", "compose", "version"])[0] == 0:
+        return ["docker", "compose"]
+    if attempt(["docker-compose", "version"])[0] == 0:
+        return ["docker-compose"]
+    raise DemoError("neither `docker compose` nor docker-compose works on this machine")
