@@ -10,8 +10,6 @@ from urllib.parse import quote
 from diffkeeper import clock
 from diffkeeper.cli import output
 from diffkeeper.cli.client import volume_path
-from diffkeeper.cli.remote import RemoteObjects
-from diffkeeper.engine import replay
 from diffkeeper.errors import ConflictError, InvalidInputError
 
 if TYPE_CHECKING:
@@ -57,6 +55,9 @@ def resolve(client: Client, name: str, reference: str | None) -> Json:
 
 def restore(client: Client, volume: str, path: str) -> Json:
     """Restore VOL or VOL@SNAP below `path`; returns what was restored, for --json."""
+    from diffkeeper.cli.remote import RemoteObjects  # no other command needs the engine
+    from diffkeeper.engine import replay
+
     name, reference = split_reference(volume)
     target = check_target(path)
     snapshot = resolve(client, name, reference)
