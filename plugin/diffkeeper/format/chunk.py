@@ -23,8 +23,8 @@ KIND_RAW = 0
 KIND_ZSTD = 1
 KIND_DELTA = 2  # reserved: no release writes it yet
 LEVEL_DEFAULT = 3
-_HEADER = struct.Struct("<BI")
-HEADER_BYTES = _HEADER.size
+HEADER = struct.Struct("<BI")
+HEADER_BYTES = HEADER.size
 PLAIN_BYTES_MAX = 0xFFFF_FFFF
 _PROBE_BYTES = 64
 
@@ -59,15 +59,15 @@ def encode(plain: BytesLike, level: int | None = LEVEL_DEFAULT) -> bytes:
     if level is not None:
         payload = _compressor(level).compress(plain)
         if len(payload) < length:
-            return _HEADER.pack(KIND_ZSTD, length) + payload
-    return b"".join((_HEADER.pack(KIND_RAW, length), plain))
+            return HEADER.pack(KIND_ZSTD, length) + payload
+    return b"".join((HEADER.pack(KIND_RAW, length), plain))
 
 
 def plain_length(stored: BytesLike) -> int:
     """Declared length in bytes of the plain content; CorruptionError when the header is cut."""
     if len(stored) < HEADER_BYTES:
         raise CorruptionError(f"a stored object of {len(stored)} bytes is shorter than its header")
-    length: int = _HEADER.unpack_from(stored)[1]
+    length: int = HEADER.unpack_from(stored)[1]
     return length
 
 

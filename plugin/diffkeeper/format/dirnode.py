@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 Child = tuple[bytes, int]  # digest (EMPTY for none) and number of entries below it
 NO_CHILD: Child = (EMPTY, 0)
-_COUNT = struct.Struct("<H")
-_TABLE_START = HEADER_BYTES + _COUNT.size
-_CHILD = struct.Struct(f"<{DIGEST_BYTES}sQ")
+COUNT = struct.Struct("<H")
+_TABLE_START = HEADER_BYTES + COUNT.size
+CHILD = struct.Struct(f"<{DIGEST_BYTES}sQ")
 _CHILD_COUNT_MAX = (1 << 48) - 1
 
 
@@ -37,7 +37,7 @@ def decode_leaf(encoded: bytes) -> dict[bytes, bytes]:
     """Name to encoded entry, sorted by name; CorruptionError unless it is exactly a leaf."""
     expect(encoded, NodeType.DIRECTORY_LEAF)
     try:
-        (count,) = _COUNT.unpack_from(encoded, HEADER_BYTES)
+        (count,) = COUNT.unpack_from(encoded, HEADER_BYTES)
         lengths = struct.unpack_from(f"<{2 * count}H", encoded, _TABLE_START)
     except struct.error:
         raise CorruptionError("directory leaf is cut off") from None
@@ -63,8 +63,8 @@ def decode_leaf(encoded: bytes) -> dict[bytes, bytes]:
 def encode_inner(children: Sequence[Child]) -> bytes:
     """Inner node of DIRECTORY_FANOUT children; those without entries take no room."""
     bitmap = sum(1 << i for i, (_, entries) in enumerate(children) if entries)
-    packed = [_CHILD.pack(digest, entries) for digest, entries in children if entries]
-    return b"".join((header(NodeType.DIRECTORY_INNER), _COUNT.pack(bitmap), *packed))
+    packed = [CHILD.pack(digest, entries) for digest, entries in children if entries]
+    return b"".join((header(NodeType.DIRECTORY_INNER), COUNT.pack(bitmap), *packed))
 
 
 def decode_inner(encoded: bytes) -> list[Child]:
@@ -72,12 +72,12 @@ def decode_inner(encoded: bytes) -> list[Child]:
     expect(encoded, NodeType.DIRECTORY_INNER)
     if len(encoded) < _TABLE_START:
         raise CorruptionError("inner directory node is cut off")
-    (bitmap,) = _COUNT.unpack_from(encoded, HEADER_BYTES)
-    if len(encoded) != _TABLE_START + bitmap.bit_count() * _CHILD.size:
+    (bitmap,) = COUNT.unpack_from(encoded, HEADER_BYTES)
+    if len(encoded) != _TABLE_START + bitmap.bit_count() * CHILD.size:
         raise CorruptionError("inner directory node: its length is not what its bitmap says")
     children = [NO_CHILD] * DIRECTORY_FANOUT
     slots = (i for i in range(DIRECTORY_FANOUT) if bitmap >> i & 1)
-    for slot, child in zip(slots, _CHILD.iter_unpack(encoded[_TABLE_START:]), strict=True):
+    for slot, child in zip(slots, CHILD.iter_unpack(encoded[_TABLE_START:]), strict=True):
         digest, entries = child
         if digest == EMPTY or not 0 < entries <= _CHILD_COUNT_MAX:
             raise CorruptionError(f"inner directory node: child {slot} has {entries} entries")

@@ -30,12 +30,12 @@ FLAG_LINK = 16
 FLAG_TARGET = 32
 _FLAGS_ALL = 63
 
-_FIXED = struct.Struct("<BBBHIIqQ")
-_RDEV = struct.Struct("<Q")
-_LINK = struct.Struct("<QI")
-_TARGET = struct.Struct("<H")
+FIXED = struct.Struct("<BBBHIIqQ")
+RDEV = struct.Struct("<Q")
+LINK = struct.Struct("<QI")
+TARGET = struct.Struct("<H")
 ENTRY_BYTES_MAX = (
-    _FIXED.size + 2 * DIGEST_BYTES + _RDEV.size + _LINK.size + _TARGET.size + LINK_TARGET_BYTES_MAX
+    FIXED.size + 2 * DIGEST_BYTES + RDEV.size + LINK.size + TARGET.size + LINK_TARGET_BYTES_MAX
 )
 
 
@@ -105,14 +105,14 @@ def encode_entry(e: Entry) -> bytes:
     try:
         if e.rdev:
             flags |= FLAG_RDEV
-            tail.append(_RDEV.pack(e.rdev))
+            tail.append(RDEV.pack(e.rdev))
         if e.link_id or e.links:
             flags |= FLAG_LINK
-            tail.append(_LINK.pack(e.link_id, e.links))
+            tail.append(LINK.pack(e.link_id, e.links))
         if e.target:
             flags |= FLAG_TARGET
-            tail.append(_TARGET.pack(len(e.target)) + e.target)
-        fixed = _FIXED.pack(e.kind, flags, e.chunk_bits, e.mode, e.uid, e.gid, e.mtime_ns, e.size)
+            tail.append(TARGET.pack(len(e.target)) + e.target)
+        fixed = FIXED.pack(e.kind, flags, e.chunk_bits, e.mode, e.uid, e.gid, e.mtime_ns, e.size)
     except struct.error as error:
         raise InvalidInputError(f"entry: {error}") from None
     return b"".join((fixed, *tail))
@@ -138,10 +138,10 @@ def _problem(e: Entry) -> str:
 def decode_entry(view: BytesLike) -> Entry:
     """The entry whose encoding is exactly `view`; CorruptionError for any other bytes."""
     try:
-        kind, flags, chunk_bits, mode, uid, gid, mtime_ns, size = _FIXED.unpack_from(view)
+        kind, flags, chunk_bits, mode, uid, gid, mtime_ns, size = FIXED.unpack_from(view)
         if kind not in _KINDS or flags > _FLAGS_ALL:
             raise CorruptionError(f"entry: kind {kind} with flags {flags:#x} is not known")
-        position = _FIXED.size
+        position = FIXED.size
         content, xattrs, target, rdev, link_id, links = EMPTY, b"", b"", 0, 0, 0
         if flags & FLAG_CONTENT:
             content = bytes(view[position : position + DIGEST_BYTES])
@@ -150,15 +150,15 @@ def decode_entry(view: BytesLike) -> Entry:
             xattrs = bytes(view[position : position + DIGEST_BYTES])
             position += DIGEST_BYTES
         if flags & FLAG_RDEV:
-            (rdev,) = _RDEV.unpack_from(view, position)
-            position += _RDEV.size
+            (rdev,) = RDEV.unpack_from(view, position)
+            position += RDEV.size
         if flags & FLAG_LINK:
-            link_id, links = _LINK.unpack_from(view, position)
-            position += _LINK.size
+            link_id, links = LINK.unpack_from(view, position)
+            position += LINK.size
         if flags & FLAG_TARGET:
-            (length,) = _TARGET.unpack_from(view, position)
-            target = bytes(view[position + _TARGET.size : position + _TARGET.size + length])
-            position += _TARGET.size + length
+            (length,) = TARGET.unpack_from(view, position)
+            target = bytes(view[position + TARGET.size : position + TARGET.size + length])
+            position += TARGET.size + length
     except struct.error:
         raise CorruptionError(f"entry of {len(view)} bytes is cut off") from None
     entry = Entry(

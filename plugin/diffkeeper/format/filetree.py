@@ -23,8 +23,8 @@ from diffkeeper.limits import FILE_NODE_FANOUT
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-_SHAPE = struct.Struct("<BH")  # level above the chunks, number of references
-_REFS_START = HEADER_BYTES + _SHAPE.size
+SHAPE = struct.Struct("<BH")  # level above the chunks, number of references
+_REFS_START = HEADER_BYTES + SHAPE.size
 LEVEL_MAX = 8  # 256**8 chunks exceed any file
 
 
@@ -37,7 +37,7 @@ def height(count: int) -> int:
 
 
 def _encode(level: int, refs: list[bytes]) -> bytes:
-    return b"".join((header(NodeType.FILE), _SHAPE.pack(level, len(refs)), *refs))
+    return b"".join((header(NodeType.FILE), SHAPE.pack(level, len(refs)), *refs))
 
 
 def decode(encoded: bytes) -> tuple[int, list[bytes]]:
@@ -45,7 +45,7 @@ def decode(encoded: bytes) -> tuple[int, list[bytes]]:
     expect(encoded, NodeType.FILE)
     if len(encoded) < _REFS_START:
         raise CorruptionError("file node is cut off")
-    level, count = _SHAPE.unpack_from(encoded, HEADER_BYTES)
+    level, count = SHAPE.unpack_from(encoded, HEADER_BYTES)
     if not (1 <= level <= LEVEL_MAX and 1 <= count <= FILE_NODE_FANOUT):
         raise CorruptionError(f"file node of level {level} with {count} references")
     if len(encoded) != _REFS_START + count * DIGEST_BYTES:

@@ -18,8 +18,8 @@ from diffkeeper.limits import NAME_BYTES_MAX, RECORD_BYTES_MAX
 
 Encoded: TypeAlias = bytes  # SnapshotRecord has a field named bytes
 CONSISTENCIES: Final = ("crash", "fuzzy")
-_INDEX = struct.Struct("<BQqqqQQ32s")
-INDEX_FIXED_BYTES = _INDEX.size
+INDEX = struct.Struct("<BQqqqQQ32s")
+INDEX_FIXED_BYTES = INDEX.size
 
 
 def _encode(fields: dict[str, object]) -> bytes:
@@ -243,7 +243,7 @@ class IndexRecord:
         if len(self.content) != DIGEST_BYTES or len(self.name) > NAME_BYTES_MAX:
             raise InvalidInputError("index record: content or name has a wrong length")
         try:
-            fixed = _INDEX.pack(
+            fixed = INDEX.pack(
                 self.kind, self.size, self.mtime_ns, self.ctime_ns, self.seen_ns,
                 self.link_id, self.parent_ino, self.content,
             )  # fmt: skip
@@ -254,10 +254,10 @@ class IndexRecord:
     @classmethod
     def decode(cls, encoded: bytes) -> IndexRecord:
         """The record, or CorruptionError."""
-        if not _INDEX.size <= len(encoded) <= _INDEX.size + NAME_BYTES_MAX:
+        if not INDEX.size <= len(encoded) <= INDEX.size + NAME_BYTES_MAX:
             raise CorruptionError(f"index record of {len(encoded)} bytes")
-        kind, size, mtime_ns, ctime_ns, seen_ns, link_id, parent_ino, content = _INDEX.unpack_from(
+        kind, size, mtime_ns, ctime_ns, seen_ns, link_id, parent_ino, content = INDEX.unpack_from(
             encoded
         )
-        name = encoded[_INDEX.size :]
+        name = encoded[INDEX.size :]
         return cls(kind, size, mtime_ns, ctime_ns, seen_ns, link_id, content, parent_ino, name)

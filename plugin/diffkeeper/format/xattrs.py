@@ -12,20 +12,20 @@ from diffkeeper.limits import NAME_BYTES_MAX, XATTR_TOTAL_BYTES_MAX, XATTR_VALUE
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_COUNT = struct.Struct("<H")
-_ITEM = struct.Struct("<BI")
+COUNT = struct.Struct("<H")
+ITEM = struct.Struct("<BI")
 
 
 def encode(attributes: Mapping[bytes, bytes]) -> bytes:
     """The node's bytes; InvalidInputError when a name or value exceeds its bound."""
-    parts = [header(NodeType.XATTRS), _COUNT.pack(min(len(attributes), 0xFFFF))]
+    parts = [header(NodeType.XATTRS), COUNT.pack(min(len(attributes), 0xFFFF))]
     for name in sorted(attributes):
         value = attributes[name]
         if not 0 < len(name) <= NAME_BYTES_MAX or len(value) > XATTR_VALUE_BYTES_MAX:
             raise InvalidInputError(
                 f"extended attribute {name[:NAME_BYTES_MAX]!r} of {len(value)} bytes is too long"
             )
-        parts += (_ITEM.pack(len(name), len(value)), name, value)
+        parts += (ITEM.pack(len(name), len(value)), name, value)
     encoded = b"".join(parts)
     if len(encoded) > XATTR_TOTAL_BYTES_MAX:
         raise InvalidInputError(
@@ -42,12 +42,12 @@ def decode(encoded: bytes) -> dict[bytes, bytes]:
     attributes: dict[bytes, bytes] = {}
     last = b""
     try:
-        (count,) = _COUNT.unpack_from(encoded, HEADER_BYTES)
-        position = HEADER_BYTES + _COUNT.size
+        (count,) = COUNT.unpack_from(encoded, HEADER_BYTES)
+        position = HEADER_BYTES + COUNT.size
         for _ in range(count):
-            name_length, value_length = _ITEM.unpack_from(encoded, position)
-            name_end = position + _ITEM.size + name_length
-            name = encoded[position + _ITEM.size : name_end]
+            name_length, value_length = ITEM.unpack_from(encoded, position)
+            name_end = position + ITEM.size + name_length
+            name = encoded[position + ITEM.size : name_end]
             if name <= last or value_length > XATTR_VALUE_BYTES_MAX:
                 raise CorruptionError(f"xattr node: {name!r} is out of order or too long")
             position = name_end + value_length
