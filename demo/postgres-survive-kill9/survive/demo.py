@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from survive import bank
 from survive.chaos import Chaos, Victim
-from survive.engine import Plugin, Postgres, docker, usable_image
+from survive.engine import Postgres, docker, usable_image
 from survive.figures import Figures
 from survive.ledger import Ledger
 from survive.loader import Loader
+from survive.plugin import Plugin
 from survive.psql import query, wait_serving
 from survive.report import Result
 from survive.restores import restore_all, spread
@@ -43,11 +44,13 @@ class Demo:
         self._count = 0
 
     @classmethod
-    def begin(cls, settings: Settings, screen: Screen, stack: ExitStack) -> Demo:
+    def begin(
+        cls, settings: Settings, screen: Screen, stack: ExitStack, *, keep: bool = False
+    ) -> Demo:
         """A new volume, a new cluster, an empty ledger; `stack` takes it all down again."""
         settings.out.mkdir(parents=True, exist_ok=True)
         if settings.managed:
-            plugin = Plugin(settings)
+            plugin = Plugin(settings, keep=keep)
             stack.callback(plugin.restore)
             plugin.ensure(screen.say)
         image = usable_image(settings, screen.say)

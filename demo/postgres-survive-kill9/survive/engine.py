@@ -6,14 +6,13 @@ import json
 import time
 from typing import TYPE_CHECKING
 
+from survive import plugin
 from survive.command import attempt, command
 from survive.settings import (
     BUILD_SECONDS_MAX,
     HERE,
-    PLUGIN,
     PROJECT,
     PULL_SECONDS_MAX,
-    ROOT,
     STANDIN_IMAGE,
     UNMOUNT_SECONDS_MAX,
     DemoError,
@@ -54,45 +53,6 @@ def usable_image(settings: Settings, say: Callable[[str], None]) -> str:
     script = str(HERE / "standin" / "build.sh")
     command([script, STANDIN_IMAGE, str(settings.cache)], seconds=BUILD_SECONDS_MAX)
     return STANDIN_IMAGE
-
-
-class Plugin:
-    """The managed plugin; left behind only as it was found."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._installed = False
-        self._enabled = False
-
-    @staticmethod
-    def state() -> str:
-        """'absent', 'disabled' or 'enabled'."""
-        code, told = attempt(["docker", "plugin", "inspect", "-f", "{{.Enabled}}", PLUGIN])
-        if code != 0:
-            return "absent"
-        return "enabled" if told.strip() == "true" else "disabled"
-
-    def ensure(self, say: Callable[[str], None]) -> None:
-        """Builds and enables the plugin where it isn't; raises DemoError when that fails."""
-        state = self.state()
-        if state == "enabled":
-            say("the plugin is enabled already and is used as it is")
-        elif state == "disabled":
-            docker("plugin", "enable", PLUGIN)
-            self._enabled = True
-        else:
-            say("building and enabling the plugin (make plugin)")
-            log = self._settings.out / "make-plugin.log"
-            self._installed = True
-            command(["make", "-C", str(ROOT), "plugin"], seconds=BUILD_SECONDS_MAX, log=log)
-
-    def restore(self) -> None:
-        """Puts the plugin back into the state that `ensure` found."""
-        if self._installed and self.state() != "absent":
-            docker("plugin", "disable", "-f", PLUGIN)
-            docker("plugin", "rm", "-f", PLUGIN)
-        elif self._enabled:
-            docker("plugin", "disable", "-f", PLUGIN)
 
 
 class Postgres:
@@ -164,8 +124,9 @@ class Postgres:
 
     def kill_plugin(self) -> None:
         """SIGKILL for the plugin's main process, as the host sees it."""
-        plugin = docker("plugin", "inspect", "-f", "{{.Id}}", PLUGIN)
-        if not self.helper(KILL_PLUGIN, plugin, options=("--pid", "host", "--privileged")):
+        if not self.helper(
+            KILL_PLUGIN, plugin.identity(), options=("--pid", "host", "--privileged")
+        ):
             raise DemoError("no process of the plugin was found")
 
     def delete_live(self, live: str) -> None:

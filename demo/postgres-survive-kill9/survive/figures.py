@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from survive import plugin
 from survive.command import command
 from survive.settings import DemoError
 
@@ -89,7 +90,7 @@ class Figures:
         _, found, below = path.partition("/volumes/")
         if not found:
             raise DemoError(f"the plugin does not say where the live directory is: {path!r}")
-        return str(self._settings.state / "volumes" / below)
+        return str(plugin.state_directory() / "volumes" / below)
 
     def snapshots(self) -> list[Snapshot]:
         """All snapshots of the volume, oldest first."""
@@ -110,7 +111,7 @@ class Figures:
 
     def metrics(self) -> list[str]:
         """The metrics page's lines that the demo shows; raises DemoError if it is not there."""
-        url = self._settings.metrics_url
+        url = plugin.metrics_url()
         try:
             with urllib.request.urlopen(url, timeout=METRICS_SECONDS_MAX) as answer:
                 text = answer.read(METRICS_BYTES_MAX).decode()

@@ -14,7 +14,7 @@ from survive import report, settings
 from survive.chaos import Victim
 from survive.demo import Demo
 from survive.screen import Screen
-from survive.settings import DemoError
+from survive.settings import LOCAL_DRIVER, DemoError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -78,7 +78,7 @@ def _whole(chosen: Settings, screen: Screen, act: Callable[[Demo], None]) -> int
 
 def _up(chosen: Settings, screen: Screen) -> int:
     with ExitStack() as stack:
-        Demo.begin(chosen, screen, stack)
+        Demo.begin(chosen, screen, stack, keep=True)
         screen.say("up; now ./chaos.sh, ./verify.sh, ./wipe.sh, and ./run.sh down in the end")
         stack.pop_all()
     return 0
@@ -115,6 +115,8 @@ def _verify(chosen: Settings, screen: Screen, watch: bool) -> int:
 def _wipe(chosen: Settings, screen: Screen) -> int:
     with ExitStack() as stack:
         demo = Demo.join(chosen, screen, stack)
+        if demo.postgres.volume().get("Driver") == LOCAL_DRIVER:
+            raise DemoError("a plain volume has no history to come back from")
         demo.wipe()
     return 1 if demo.result.problems else 0
 

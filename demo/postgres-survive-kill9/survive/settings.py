@@ -45,8 +45,7 @@ class Settings:
     rate: float  # transactions a second that one worker starts at most
     out: Path  # ledger, logs and restored copies; outside the volume
     cache: Path  # the stand-in image's tarball
-    state: Path  # the plugin's state directory as the host sees it
-    metrics_url: str
+    listen: str  # ADDR:PORT for the metrics of a plugin that the demo installs; "": the default
     cli: str
 
     @property
@@ -67,12 +66,6 @@ def _number(name: str, default: float, most: float) -> float:
     return value
 
 
-def _metrics_url() -> str:
-    """Where the plugin's TCP listener is reached from this host."""
-    listen = os.environ.get("DIFFKEEPER_LISTEN", "") or "127.0.0.1:9911"
-    return f"http://localhost:{listen.rpartition(':')[2]}/metrics"
-
-
 def load() -> Settings:
     """Reads the environment once; raises DemoError for a value that makes no sense."""
     kills = os.environ.get("KILLS", "")
@@ -88,7 +81,6 @@ def load() -> Settings:
         rate=_number("RATE", 150, 100_000) or 1.0,
         out=Path(os.environ.get("DEMO_OUT", "") or HERE / "out"),
         cache=ROOT / "build" / "demo",
-        state=Path(os.environ.get("DIFFKEEPER_STATE_HOST", "") or "/var/lib/diffkeeper"),
-        metrics_url=_metrics_url(),
+        listen=os.environ.get("DIFFKEEPER_LISTEN", ""),
         cli=str(ROOT / ".venv" / "bin" / "diffkeeper"),
     )
