@@ -61,8 +61,8 @@ class _Page(Collector):
         self._health = health
 
     def collect(self) -> Iterable[Metric]:
-        yield from _counters()
-        yield from _histograms()
+        yield from counter_families()
+        yield from histogram_families()
         info = GaugeMetricFamily(f"{PREFIX}info", "The running release.", labels=["version"])
         info.add_metric([diffkeeper.__version__], 1)
         yield info
@@ -82,7 +82,8 @@ class _Page(Collector):
             yield family
 
 
-def _counters() -> Iterator[Metric]:
+def counter_families() -> Iterator[Metric]:
+    """Every counter, the known ones even before they count anything."""
     series: dict[str, list[tuple[dict[str, str], float]]] = {name: [] for name in COUNTERS}
     for (name, pairs), value in counters.counts().items():
         series.setdefault(EXPORTED.get(name, name), []).append((dict(pairs), value))
@@ -95,7 +96,8 @@ def _counters() -> Iterator[Metric]:
         yield family
 
 
-def _histograms() -> Iterator[Metric]:
+def histogram_families() -> Iterator[Metric]:
+    """Every histogram, the known ones even before they hold anything."""
     series: dict[str, list[tuple[dict[str, str], counters.Histogram]]] = defaultdict(list)
     series.update({name: [] for name in HISTOGRAMS})
     for (name, pairs), histogram in counters.histograms().items():

@@ -54,8 +54,9 @@ def _no_daemon(error: DiffKeeperError) -> checks.Check:
 
 def engine() -> list[checks.Check]:
     """What the Docker Engine says of itself and of the plugin."""
-    import docker  # half a second of imports that only this command needs
     from docker.errors import DockerException
+
+    import docker  # half a second of imports that only this command needs
 
     try:
         client = docker.from_env(timeout=ENGINE_SECONDS_MAX)

@@ -67,7 +67,7 @@ def waiting(text: str) -> Iterator[None]:
 
 @contextmanager
 def progress_bar(text: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error if that is a terminal; yields what moves it on by some bytes."""
+    """A bar on standard error if that is a terminal; yields what takes the bytes done so far."""
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -77,7 +77,7 @@ def progress_bar(text: str, total_bytes: int) -> Iterator[Callable[[int], None]]
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(printable(text), total=total_bytes or None)
-        yield lambda count: progress.advance(task, count)
+        yield lambda done: progress.update(task, completed=done)
 
 
 def discard_output() -> None:

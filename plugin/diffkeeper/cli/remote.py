@@ -6,16 +6,17 @@ So a restore needs no access to the plugin's files, and the plugin none to the t
 from __future__ import annotations
 
 import itertools
+import threading
 from typing import TYPE_CHECKING, Final
 
 from diffkeeper import hashing, limits
+from diffkeeper.cli.client import Client
 from diffkeeper.errors import CorruptionError
 from diffkeeper.format import chunk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from diffkeeper.cli.client import Client
 
 LENGTH_BYTES: Final = 4
 # Small enough that a batch of the largest chunks stays within tens of MiB.
@@ -26,8 +27,23 @@ NODES_PER_REQUEST: Final = 128
 class RemoteObjects:
     """An object source for `engine.replay` over `POST /v1/objects`."""
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._thread = threading.local()
+        self._clients: list[Client] = []
+
+    def close(self) -> None:
+        """End every connection."""
+        for client in self._clients:
+            client.close()
+
+    def _client(self) -> Client:
+        """The calling thread's own connection, since a replay fetches from several threads."""
+        client: Client | None = getattr(self._thread, "client", None)
+        if client is None:
+            client = self._thread.client = Client(self._path)
+            self._clients.append(client)
+        return client
 
     def nodes(self, digests: list[bytes]) -> list[bytes]:
         """Plain bytes of Merkle nodes, in order; raises CorruptionError, NotFoundError."""
@@ -53,7 +69,7 @@ class RemoteObjects:
         for start in range(0, len(digests), batch_max):
             batch = digests[start : start + batch_max]
             message = {"objects": [[kind, digest.hex()] for digest in batch]}
-            answer = self._client.exchange("POST", "/v1/objects", message)
+            answer = self._client().exchange("POST", "/v1/objects", message)
             for wanted, stored in itertools.zip_longest(batch, frames(answer)):
                 if wanted is None or stored is None:
                     raise CorruptionError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import TYPE_CHECKING, cast
@@ -10,9 +11,16 @@ from urllib.parse import quote
 from diffkeeper import clock
 from diffkeeper.cli import output
 from diffkeeper.cli.client import volume_path
-from diffkeeper.errors import ConflictError, InvalidInputError
+from diffkeeper.errors import (
+    ConflictError,
+    DiffKeeperError,
+    InvalidInputError,
+    NoSpaceError,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from diffkeeper.cli.client import Client
 
 Json = dict[str, object]
@@ -55,19 +63,31 @@ def resolve(client: Client, name: str, reference: str | None) -> Json:
 
 def restore(client: Client, volume: str, path: str) -> Json:
     """Restore VOL or VOL@SNAP below `path`; returns what was restored, for --json."""
-    from diffkeeper.cli.remote import RemoteObjects  # no other command needs the engine
-    from diffkeeper.engine import replay
-
     name, reference = split_reference(volume)
     target = check_target(path)
     snapshot = resolve(client, name, reference)
     began = clock.monotonic()
-    total = cast("int", snapshot["bytes"])
-    with output.progress_bar(f"restoring {name}@{snapshot['seq']}", total) as advance:
-        root = bytes.fromhex(cast("str", snapshot["root"]))
-        replay.restore(root, RemoteObjects(client), target, progress=advance)
+    label = f"restoring {name}@{snapshot['seq']}"
+    with output.progress_bar(label, cast("int", snapshot["bytes"])) as show_bytes:
+        try:
+            os.makedirs(target, mode=0o700, exist_ok=True)
+            _replay(client.path, bytes.fromhex(cast("str", snapshot["root"])), target, show_bytes)
+        except OSError as error:
+            kind = NoSpaceError if error.errno == errno.ENOSPC else DiffKeeperError
+            raise kind(f"{target} is incomplete: {error.strerror or error}") from error
     seconds = round(clock.monotonic() - began, 3)
     return {"volume": name, "snapshot": snapshot, "to": target, "seconds": seconds}
+
+
+def _replay(socket: str, root: bytes, target: str, show_bytes: Callable[[int], None]) -> None:
+    from diffkeeper.cli.remote import RemoteObjects  # no other command needs the engine
+    from diffkeeper.engine import replay
+
+    objects = RemoteObjects(socket)
+    try:
+        replay.restore(root, objects, target, progress=lambda _files, done: show_bytes(done))
+    finally:
+        objects.close()
 
 
 def show(result: Json) -> None:
