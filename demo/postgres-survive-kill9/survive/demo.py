@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from survive.settings import Settings
 
 SNAPSHOT_SECONDS_MAX = 60.0
+WORK_SECONDS = 2.0
 
 
 class Demo:
@@ -157,11 +158,13 @@ class Demo:
         if self.result.amcheck not in ("clean", "missing"):
             self.problem("pg_amcheck found damage")
 
-    def wipe(self) -> None:
-        """Deletes the live directory and has it replayed."""
-        self.screen.stage("wiping the live directory")
-        done = wipe(self.postgres, self.figures, self.ledger, self.chaos)
-        self.result.wipe = done
+    def wipe(self, *, sudden: bool = False) -> None:
+        """Deletes the live directory, with no warning if `sudden`, and has it replayed."""
+        self.screen.stage("wiping the live directory" + (" without warning" if sudden else ""))
+        if self.loader:
+            self._work_for(WORK_SECONDS)
+        done = wipe(self.postgres, self.figures, self.ledger, self.chaos, sudden=sudden)
+        self.result.wipes.append(done)
         lost = len(done.finding.lost)
         age = f"the last snapshot, {done.snapshot.seq}, was of {done.snapshot.reason}"
         self.screen.say(f"answers in {done.kill.answered_ms:.0f} ms; {age}")

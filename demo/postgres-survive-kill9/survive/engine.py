@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from survive.settings import Settings
 
-# Ends the process that leads the plugin: of those in its cgroup, the one whose parent is outside.
-KILL_PLUGIN = """
+# Signals the plugin's leading process: of those in its cgroup, the one whose parent is outside.
+SIGNAL_PLUGIN = """
 ids=""
 for status in /proc/[0-9]*/cgroup; do
     pid=${status#/proc/}; pid=${pid%/cgroup}
@@ -32,9 +32,11 @@ for status in /proc/[0-9]*/cgroup; do
 done
 for pid in $ids; do
     parent=$(sed -n 's/^PPid:[[:space:]]*//p' "/proc/$pid/status" 2>/dev/null)
-    case " $ids " in *" $parent "*) ;; *) kill -9 "$pid" && echo "$pid" ;; esac
+    case " $ids " in *" $parent "*) ;; *) kill -"$1" "$pid" && echo "$pid" ;; esac
 done
 """
+# The helper signals a process outside of its container, which AppArmor's profile forbids.
+HOST_PROCESSES = ("--pid", "host", "--security-opt", "apparmor=unconfined")
 
 
 def docker(*args: str, text: str | None = None, seconds: float = 60.0) -> str:
@@ -122,11 +124,10 @@ class Postgres:
             "--entrypoint", "sh", self.image, "-c", script, *words,
         )  # fmt: skip
 
-    def kill_plugin(self) -> None:
-        """SIGKILL for the plugin's main process, as the host sees it."""
-        if not self.helper(
-            KILL_PLUGIN, plugin.identity(), options=("--pid", "host", "--privileged")
-        ):
+    def signal_plugin(self, name: str) -> None:
+        """Sends signal `name` (KILL, STOP) to the plugin's main process, from outside of it."""
+        words = (plugin.identity(), name)
+        if not self.helper(SIGNAL_PLUGIN, *words, options=HOST_PROCESSES):
             raise DemoError("no process of the plugin was found")
 
     def delete_live(self, live: str) -> None:

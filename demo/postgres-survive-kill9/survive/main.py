@@ -42,6 +42,7 @@ def _run(demo: Demo) -> None:
         if demo.settings.restores:
             demo.restore(demo.settings.restores)
         demo.wipe()
+        demo.wipe(sudden=True)
     else:
         demo.screen.say(f"no wipe: volumes of driver {demo.settings.driver} have no history")
 
@@ -112,12 +113,12 @@ def _verify(chosen: Settings, screen: Screen, watch: bool) -> int:
     return 1 if demo.result.problems else 0
 
 
-def _wipe(chosen: Settings, screen: Screen) -> int:
+def _wipe(chosen: Settings, screen: Screen, sudden: bool) -> int:
     with ExitStack() as stack:
         demo = Demo.join(chosen, screen, stack)
         if demo.postgres.volume().get("Driver") == LOCAL_DRIVER:
             raise DemoError("a plain volume has no history to come back from")
-        demo.wipe()
+        demo.wipe(sudden=sudden)
     return 1 if demo.result.problems else 0
 
 
@@ -129,11 +130,12 @@ def _parser() -> argparse.ArgumentParser:
         ("smoke", "one kill of each kind and a wipe, with every check"),
         ("up", "start Postgres on a new volume and leave it running"),
         ("down", "stop it and remove its volume"),
-        ("wipe", "delete the live directory of the running demo and replay it"),
     ):
         commands.add_parser(name, help=text, description=text)
     chaos = commands.add_parser("chaos", help="load the running demo and kill it at random")
     chaos.add_argument("kills", type=int, nargs="?", default=None, help="how many (default 5)")
+    wipe = commands.add_parser("wipe", help="delete the live directory of the running demo")
+    wipe.add_argument("--sudden", action="store_true", help="while the plugin cannot see it")
     verify = commands.add_parser("verify", help="compare the running demo with the ledger")
     verify.add_argument("--watch", action="store_true", help="again every second")
     return parser
@@ -156,7 +158,7 @@ def _dispatch(given: argparse.Namespace, screen: Screen) -> int:
         case "verify":
             return _verify(chosen, screen, given.watch)
         case _:
-            return _wipe(chosen, screen)
+            return _wipe(chosen, screen, given.sudden)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -26,7 +26,7 @@ class Result:
     disconnects: int = 0
     lost: int = 0
     amcheck: str = ""
-    wipe: Wipe | None = None
+    wipes: list[Wipe] = field(default_factory=list)
     restored: list[Restored] = field(default_factory=list)
     snapshots: list[Snapshot] = field(default_factory=list)
     metrics: list[str] = field(default_factory=list)
@@ -91,8 +91,8 @@ def table(result: Result) -> Table:
     made.add_column(no_wrap=True)
     made.add_column(overflow="fold")
     rows = _kill_rows(result)
-    if result.wipe:
-        rows += _wipe_rows(result.wipe)
+    for wipe in result.wipes:
+        rows += _wipe_rows(wipe)
     if result.restored:
         good = sum(each.good for each in result.restored)
         rows.append(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,9 @@ if TYPE_CHECKING:
     from survive.figures import Figures, Snapshot
     from survive.ledger import Ledger
     from survive.verify import Finding
+
+# A SIGKILL acts at once; the engine's own part in it comes before.
+DEATH_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,29 +43,51 @@ class Wipe:
         )
 
 
-def wipe(postgres: Postgres, figures: Figures, ledger: Ledger, chaos: Chaos) -> Wipe:
+def wipe(
+    postgres: Postgres, figures: Figures, ledger: Ledger, chaos: Chaos, *, sudden: bool
+) -> Wipe:
     """Kills Postgres under load, deletes the live directory, starts it again, and compares.
 
-    Losses that are allowed are written into the ledger, so that later checks don't ask for them.
+    A `sudden` one leaves the plugin no chance to see the last writes. Losses that are allowed are
+    written into the ledger, so that later checks don't ask for them.
     """
-    live = figures.live()
-    postgres.kill()
-    postgres.wait_unmounted(figures.mounts)
+    delete = _delete_suddenly if sudden else _delete_unmounted
+    delete(postgres, figures)
     snapshots = [each for each in figures.snapshots() if each.consistency == "crash"]
     if not snapshots:
         raise DemoError("there is no snapshot to come back from")
-    postgres.delete_live(live)
     recovery = chaos.restart()
     finding = check(postgres.container(), ledger)
-    too_old = sum(entry.acked_ns < snapshots[-1].time_ns for entry in finding.lost)
     done = Wipe(
         kill=recovery,
         kind=figures.recovery_kind(),
         snapshot=snapshots[-1],
         finding=finding,
-        too_old=too_old,
+        too_old=sum(entry.acked_ns < snapshots[-1].time_ns for entry in finding.lost),
         amcheck=amcheck(postgres.container()),
     )
     if done.good:
         ledger.forgive(entry.id for entry in finding.lost)
     return done
+
+
+def _delete_unmounted(postgres: Postgres, figures: Figures) -> None:
+    """The plugin unmounts, and thereby captures what Postgres wrote last, before the deletion."""
+    live = figures.live()
+    postgres.kill()
+    postgres.wait_unmounted(figures.mounts)
+    postgres.delete_live(live)
+
+
+def _delete_suddenly(postgres: Postgres, figures: Figures) -> None:
+    """The plugin is stopped at work, and killed when Postgres and the directory are gone."""
+    live = figures.live()
+    postgres.signal_plugin("STOP")
+    with ThreadPoolExecutor(1) as background:
+        # The engine can't finish the kill before the plugin answers its call to unmount.
+        killed = background.submit(postgres.kill)
+        time.sleep(DEATH_SECONDS)
+        postgres.delete_live(live)
+        postgres.signal_plugin("KILL")
+        killed.result()
+    postgres.wait_unmounted(figures.mounts)
