@@ -79,6 +79,11 @@ class Freezer:
         self._watch: Watch | None = None
         self._cached: dict[str, _Cached] = {}
 
+    @property
+    def guard_pid(self) -> int:
+        """Number of the guard process; 0 while there is none."""
+        return self._guard.pid
+
     def start(self) -> list[str]:
         """Thaw what the journal names, start the guard; what was thawed.
 
