@@ -16,7 +16,7 @@ from diffkeeper.errors import CorruptionError, InvalidInputError
 from diffkeeper.hashing import DIGEST_BYTES, chunk_digest
 
 if TYPE_CHECKING:
-    from diffkeeper.format.node import BytesLike
+    from diffkeeper.hashing import BytesLike
 
 HOLE = bytes(DIGEST_BYTES)  # reference to a chunk-sized hole, which is stored nowhere
 KIND_RAW = 0

@@ -16,7 +16,7 @@ from diffkeeper.hashing import DIGEST_BYTES
 from diffkeeper.limits import CHUNK_BYTES_MAX, LINK_TARGET_BYTES_MAX
 
 if TYPE_CHECKING:
-    from diffkeeper.format.node import BytesLike
+    from diffkeeper.hashing import BytesLike
 
 EMPTY = bytes(DIGEST_BYTES)  # root of an empty tree, and of nothing at all
 CHUNK_BITS_MAX = CHUNK_BYTES_MAX.bit_length() - 1

@@ -10,7 +10,6 @@ from diffkeeper.errors import CorruptionError
 NODE_VERSION = 1
 HEADER_BYTES = 2
 
-BytesLike = bytes | bytearray | memoryview
 Get = Callable[[bytes], bytes]  # digest of a node to its encoded bytes
 Put = Callable[[bytes], bytes]  # encoded bytes of a node to its digest
 

@@ -21,7 +21,9 @@ from diffkeeper.errors import (
     NoSpaceError,
     NotFoundError,
 )
+from diffkeeper.fsio import durable
 from diffkeeper.limits import (
+    MIB,
     STORE_LOCK_FILE_BYTES,
     STORE_MAP_BYTES_MAX,
     STORE_MAP_BYTES_MIN,
@@ -44,6 +46,7 @@ _DAMAGED = (
 _TRANSACTIONS_MAX = STORE_READERS_MAX - 16
 _SPARE_TRANSACTIONS = 4
 _TABLES_MAX = 16
+_SHORT_WRITE_FREE_BYTES = MIB
 
 
 class MapFull(Exception):
@@ -262,6 +265,13 @@ class Environment:
                 raise NoSpaceError(f"{self.data_path} has grown to its bound of {old} bytes")
             self._env.set_mapsize(min(max(2 * old, old + more_bytes), STORE_MAP_BYTES_MAX))
 
+    def trim(self) -> None:
+        """Give back what a failed commit wrote past the last page; only between commits."""
+        with self._gate.shared():
+            end = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
+            if os.stat(self.data_path).st_size > end:
+                os.truncate(self.data_path, end)
+
     def page_bytes(self) -> int:
         """Bytes of one page."""
         with self._gate.shared():
@@ -288,10 +298,16 @@ class Environment:
         except _DAMAGED as error:
             raise CorruptionError(f"{self.data_path} is damaged: {error}") from error
         except lmdb.Error as error:
-            if isinstance(error, lmdb.DiskError) or error.code in _NO_SPACE:
+            if self._no_space(error):
                 raise NoSpaceError(f"no room left for {self.data_path}: {error}") from error
             raise DiffKeeperError(f"{self.data_path}: {error}") from error
         except OSError as error:
             if error.errno in _NO_SPACE:
                 raise NoSpaceError(f"no room left in {self.path}: {error}") from error
             raise
+
+    def _no_space(self, error: lmdb.Error) -> bool:
+        if isinstance(error, lmdb.DiskError) or error.code in _NO_SPACE:
+            return True
+        # A write that a full disk cuts short has no errno, and LMDB calls it an I/O error.
+        return error.code == errno.EIO and durable.free_bytes(self.path) < _SHORT_WRITE_FREE_BYTES

@@ -311,6 +311,10 @@ class Store:
                 failpoint.hit("store.before_commit")
         except MapFull:
             return False
+        except NoSpaceError:
+            # The pages written so far would keep the disk full for everyone else.
+            self._environment.trim()
+            raise
         return True
 
 
