@@ -55,6 +55,7 @@ class Daemon:
     arguments: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
+    spawned: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
     def path(self) -> str:
@@ -73,10 +74,11 @@ class Daemon:
         command = [sys.executable, "-m", "diffkeeper", "serve", "--socket", self.path]
         command += ["--state-dir", str(self.state_dir), "--mount-dir", str(self.base / "mounts")]
         command += ["--listen", "127.0.0.1:0", *self.arguments, *extra]
+        environment = {**package_environment(), **self.environment}
         with open(self.base / "log", "ab") as log:
-            return subprocess.Popen(
-                command, stdout=log, stderr=log, env={**package_environment(), **self.environment}
-            )
+            process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        self.spawned.append(process)
+        return process
 
     def start(self, *extra: str) -> None:
         """Start, and wait until the state is loaded."""
@@ -163,10 +165,10 @@ class Daemon:
             Path(mountpoint, name).write_bytes(text)
 
     def clean(self) -> None:
-        """End the process and take away what it mounted."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait(15)
+        """End every process and take away what they mounted."""
+        for process in self.spawned:
+            process.kill()
+            process.wait(15)
         unmount_below(self.base)
         shutil.rmtree(self.base)
 

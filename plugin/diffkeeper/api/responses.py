@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from diffkeeper import limits
-from diffkeeper.errors import DiffKeeperError, InvalidInputError
+from diffkeeper.errors import DiffKeeperError, InvalidInputError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -72,6 +72,10 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     try:
         return await handler(request)
     except DiffKeeperError as error:
+        # dockerd asks for every volume before it creates it: not finding one is no event.
+        level = logging.DEBUG if isinstance(error, NotFoundError) else logging.INFO
+        fields = {"path": request.path[:128], "error": str(error), "kind": type(error).__name__}
+        log.log(level, "request_refused", extra=fields)
         return error_response(error, 500 if driver else None)
     except web.HTTPException as error:
         return http_error(error, request)

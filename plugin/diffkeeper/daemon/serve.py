@@ -36,6 +36,9 @@ def serve(config: Config) -> int:
     except DiffKeeperError as error:
         log.error("failed", extra={"error": str(error), "kind": type(error).__name__})
         return error.exit_code
+    except Exception:
+        log.exception("crashed")
+        return DiffKeeperError.exit_code
 
 
 async def _serve(config: Config) -> int:
@@ -119,5 +122,7 @@ async def _stop(service: VolumeService, server: Server) -> None:
         await asyncio.wait_for(service.stop(), STOP_SECONDS_MAX)
     except TimeoutError:
         log.error("stop_incomplete", extra={"seconds": STOP_SECONDS_MAX})
+    except Exception:  # what ends the daemon is told apart from what goes wrong at its end
+        log.exception("stop_failed")
     await server.close()
     log.info("stopped")
