@@ -41,7 +41,7 @@ while True:
 
 
 class Worker:
-    """A process that counts; `moves` tells whether it runs."""
+    """A process that counts; `runs` and `stands` tell whether it is frozen."""
 
     def __init__(self, path: Path, cgroup: str) -> None:
         path.write_bytes(bytes(4096))
@@ -53,10 +53,15 @@ class Worker:
     def count(self) -> int:
         return int.from_bytes(self.path.read_bytes()[:8], "little")
 
-    def moves(self, seconds: float = 0.02) -> bool:
-        before = self.count()
-        time.sleep(seconds)
+    def runs(self, seconds: float = 5) -> bool:
+        """True as soon as it counts on; a busy machine may take its time."""
+        before, deadline = self.count(), time.monotonic() + seconds
+        while self.count() == before and time.monotonic() < deadline:
+            time.sleep(0.001)
         return self.count() != before
+
+    def stands(self, seconds: float = 0.03) -> bool:
+        return not self.runs(seconds)
 
     def stop(self) -> None:
         self.process.kill()
@@ -146,16 +151,16 @@ def test_freeze_stops_and_thaw_resumes(
     parent: str, workers: Callable[..., Worker], freezer: Freezer
 ) -> None:
     first, second = workers(), workers()
-    assert first.moves()
-    assert second.moves()
+    assert first.runs()
+    assert second.runs()
     with freezer.frozen([parent], 2.0) as frozen:
-        assert not first.moves(0.1)
-        assert not second.moves(0.1)
+        assert first.stands(0.1)
+        assert second.stands(0.1)
         assert 0 < frozen.remaining() < 1.9
         assert not frozen.expired
         assert frozen.paused_already == ()
-    assert first.moves()
-    assert second.moves()
+    assert first.runs()
+    assert second.runs()
     assert not frozen.expired
     assert 0.2 < frozen.seconds < 2
     assert not is_paused(parent)
@@ -167,7 +172,7 @@ def test_an_error_inside_thaws(
     worker = workers()
     with pytest.raises(ZeroDivisionError), freezer.frozen([parent], 2.0):
         _ = 1 // 0
-    assert worker.moves()
+    assert worker.runs()
 
 
 def test_paused_before_stays_paused(
@@ -177,18 +182,18 @@ def test_paused_before_stays_paused(
     pause(f"{parent}/paused")
     with freezer.frozen([f"{parent}/paused", f"{parent}/running"], 2.0) as frozen:
         assert frozen.paused_already == (f"{parent}/paused",)
-        assert not running.moves()
+        assert running.stands()
     assert not frozen.expired
-    assert running.moves()
-    assert not paused.moves()
+    assert running.runs()
+    assert paused.stands()
     assert is_paused(f"{parent}/paused")
     with freezer.frozen([f"{parent}/paused"], 2.0) as frozen:
         pass
     assert not frozen.expired
-    assert not paused.moves()
+    assert paused.stands()
     with freezer.frozen([f"{parent}/paused"], 2.0) as frozen:
         pause(f"{parent}/paused", False)
-        assert paused.moves()
+        assert paused.runs()
     assert frozen.expired, "the user resumed it inside our freeze"
 
 
@@ -199,9 +204,9 @@ def test_paused_ancestor_stays_paused(
     pause(parent)
     with freezer.frozen([f"{parent}/child"], 2.0) as frozen:
         pause(parent, False)
-        assert not worker.moves(), "our own freeze holds without the user's"
+        assert worker.stands(), "our own freeze holds without the user's"
     assert not frozen.expired
-    assert worker.moves()
+    assert worker.runs()
 
 
 def test_pause_during_our_freeze_is_kept(
@@ -213,14 +218,14 @@ def test_pause_during_our_freeze_is_kept(
             pause(parent)
         assert frozen.expired, "nobody knows what the other one wrote before"
         assert is_paused(parent)
-        assert not worker.moves(0.005)
+        assert worker.stands(0.005)
         pause(parent, False)
         with freezer.frozen([parent], 2.0) as frozen:
             assert Path(parent, "cgroup.procs").read_text()
             is_paused(parent)  # Opening and reading the control file is not writing it.
         assert not frozen.expired
         assert not is_paused(parent)
-    assert worker.moves()
+    assert worker.runs()
 
 
 def test_resume_during_our_freeze_is_told(
@@ -229,7 +234,7 @@ def test_resume_during_our_freeze_is_told(
     worker = workers()
     with freezer.frozen([parent], 2.0) as frozen:
         pause(parent, False)
-        assert worker.moves()
+        assert worker.runs()
         assert frozen.expired
     assert frozen.expired
     assert not is_paused(parent)
@@ -240,9 +245,9 @@ def test_topmost_only(parent: str, workers: Callable[..., Worker], freezer: Free
     with freezer.frozen([f"{parent}/a/b", f"{parent}/a", f"{parent}/a"], 2.0):
         assert is_paused(f"{parent}/a")
         assert not is_paused(f"{parent}/a/b")
-        assert not inner.moves()
-        assert not outer.moves()
-    assert inner.moves()
+        assert inner.stands()
+        assert outer.stands()
+    assert inner.runs()
     assert topmost(["/c/a-b", "/c/a/x", "/c/a", "/c/a/x/y", "/c/ab"]) == ["/c/a", "/c/a-b", "/c/ab"]
 
 
@@ -254,15 +259,15 @@ def test_vanished_cgroups_are_skipped(
     os.mkdir(gone)
     with freezer.frozen([gone, f"{parent}/stays"], 2.0) as frozen:
         os.rmdir(gone)
-        assert not worker.moves()
+        assert worker.stands()
     assert not frozen.expired
     with freezer.frozen([gone, f"{parent}/stays"], 2.0) as frozen:
-        assert not worker.moves()
+        assert worker.stands()
     os.mkdir(gone)
     returned = workers(gone)
     with freezer.frozen([gone], 2.0) as frozen:
-        assert not returned.moves(), "a new cgroup of an old name is another cgroup"
-    assert returned.moves()
+        assert returned.stands(), "a new cgroup of an old name is another cgroup"
+    assert returned.runs()
     with freezer.frozen([], 2.0) as frozen:
         pass
     assert not frozen.expired
@@ -305,13 +310,13 @@ def test_guard_thaws_at_the_limit(
     worker = workers()
     with freezer.frozen([parent], 0.05) as frozen:
         time.sleep(0.5)
-        assert worker.moves(), "the guard thaws although the block goes on"
+        assert worker.runs(), "the guard thaws although the block goes on"
         assert frozen.expired
     assert frozen.expired
     with freezer.frozen([parent], 2.0) as frozen:
-        assert not worker.moves()
+        assert worker.stands()
     assert not frozen.expired
-    assert worker.moves()
+    assert worker.runs()
 
 
 @pytest.fixture
@@ -370,7 +375,7 @@ def test_process_that_cannot_freeze(
     ):
         pytest.fail("it must not be entered")
     assert 0.05 <= time.monotonic() - started < 1
-    assert worker.moves()
+    assert worker.runs()
     assert not is_paused(f"{parent}/good")
     assert not is_paused(f"{parent}/bad")
 

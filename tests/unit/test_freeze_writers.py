@@ -1,0 +1,456 @@
+"""The survey on real processes in mount namespaces of their own, and what they hold open."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import mmap
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+
+from diffkeeper import clock, limits
+from diffkeeper.errors import NotFoundError
+from diffkeeper.freeze.cgroups import Hierarchy
+from diffkeeper.freeze.mounts import parse
+from diffkeeper.freeze.processes import MappingScanner
+from diffkeeper.freeze.writers import Survey, Target, Writers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+ROOT = "/sys/fs/cgroup"
+# argv: commands that set up the namespace; the process ends with its standard input.
+SETUP = 'eval "$1"; echo ready; exec cat >/dev/null'
+
+
+class Start(Protocol):
+    def __call__(self, setup: str, cgroup: str = "", *options: str) -> int: ...
+
+
+@pytest.fixture(params=["v1", "v2"])
+def cgroup(request: pytest.FixtureRequest) -> Iterator[str]:
+    hierarchy = Hierarchy(ROOT)
+    mount = hierarchy.v1 if request.param == "v1" else hierarchy.v2
+    if not mount:
+        pytest.skip(f"no cgroup {request.param} freezer is mounted here")
+    if os.geteuid() != 0 or not os.access(mount, os.W_OK):
+        pytest.skip("making cgroups needs root and a writable cgroup file system")
+    directory = f"{mount}/diffkeeper-survey-{os.getpid()}"
+    os.mkdir(directory)
+    yield directory
+    remove(directory)
+
+
+def remove(directory: str) -> None:
+    deadline = time.monotonic() + 20
+    while os.path.exists(directory):
+        for child in sorted(Path(directory).glob("**/"), reverse=True):
+            with contextlib.suppress(OSError):
+                child.rmdir()
+        assert time.monotonic() < deadline, f"{directory} stays busy"
+        time.sleep(0.002)
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts a process in a new mount namespace, and in a cgroup."""
+    if os.geteuid() != 0:
+        pytest.skip("mount namespaces need root")
+    processes: list[subprocess.Popen[str]] = []
+
+    def run(setup: str, cgroup: str = "", *options: str) -> int:
+        process = subprocess.Popen(
+            ["unshare", "-m", *options, "sh", "-c", SETUP, "sh", setup],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        processes.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        if cgroup:
+            os.makedirs(cgroup, exist_ok=True)
+            Path(cgroup, "cgroup.procs").write_text(str(process.pid))
+        return process.pid
+
+    yield run
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Path:
+    live = tmp_path / "volumes" / "one" / "live"
+    live.mkdir(parents=True)
+    (tmp_path / "mount").mkdir()
+    return live
+
+
+def bind(volume: Path, options: str = "") -> str:
+    """Commands that mount a directory in a new namespace."""
+    return f"mount --bind {volume} /mnt{options and f' && mount -o {options} /mnt'}"
+
+
+def test_writers_of_each_target(cgroup: str, start: Start, volume: Path, tmp_path: Path) -> None:
+    other, idle = tmp_path / "other", tmp_path / "idle"
+    other.mkdir()
+    idle.mkdir()
+    first = start(bind(volume), f"{cgroup}/a")
+    second = start(bind(volume), f"{cgroup}/a/nested")
+    both = start(
+        f"{bind(volume)}; mkdir -p /tmp; mount --bind {other} {tmp_path}/volumes", f"{cgroup}/b"
+    )
+    start("true", f"{cgroup}/c")
+    survey = Survey()
+    one, two, three = map(Target.of, (str(volume), str(other), str(idle)))
+    found = survey.find([one, two, three])
+    everybody = tuple(sorted((first, second, both)))
+    assert found[one] == Writers((f"{cgroup}/a", f"{cgroup}/b"), everybody)
+    assert found[two] == Writers((f"{cgroup}/b",), (both,))
+    assert found[three] == Writers()
+    assert survey.find([one, two, three]) == found, "from what is remembered"
+    assert survey.find([]) == {}
+
+
+def test_comings_and_goings(cgroup: str, start: Start, volume: Path) -> None:
+    survey = Survey()
+    target = Target.of(str(volume))
+    assert survey.find([target])[target] == Writers()
+    first = start(bind(volume), cgroup)
+    assert survey.find([target])[target].pids == (first,)
+    second = start(bind(volume), cgroup)
+    assert survey.find([target])[target].pids == tuple(sorted((first, second)))
+    os.kill(first, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while survey.find([target])[target].pids != (second,):
+        assert time.monotonic() < deadline
+
+
+def test_old_processes_are_asked_again(
+    cgroup: str, start: Start, volume: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that changes its namespace, or its mounts, long after it was first seen."""
+    monkeypatch.setattr(limits, "SURVEY_TRUST_SECONDS", 0.2)
+    late_mount = start(f"(sleep 1; {bind(volume)}) >/dev/null &", cgroup)
+    late_namespace = subprocess.Popen(
+        ["sh", "-c", f'sleep 1; exec unshare -m sh -c "{bind(volume)}; exec sleep 60"']
+    )
+    try:
+        Path(cgroup, "cgroup.procs").write_text(str(late_namespace.pid))
+        survey, target = Survey(), Target.of(str(volume))
+        assert survey.find([target])[target] == Writers()
+        deadline = time.monotonic() + 10
+        wanted = {late_mount, late_namespace.pid}
+        while not wanted <= set(survey.find([target])[target].pids):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        late_namespace.kill()
+        late_namespace.wait()
+
+
+def test_what_makes_no_writer(cgroup: str, start: Start, volume: Path) -> None:
+    (volume / "inside").mkdir()
+    target, inside = Target.of(str(volume)), Target.of(str(volume / "inside"))
+    survey = Survey()
+    start(bind(volume, "remount,bind,ro"), cgroup)
+    assert survey.find([target])[target] == Writers(), "a read-only mount"
+    below = start(bind(volume / "inside"), cgroup)
+    found = survey.find([target, inside])
+    assert found[target].pids == (below,), "a directory of the volume is a part of it"
+    assert found[inside].pids == (below,)
+    beside = Target(target.dev, f"{target.root}-beside")
+    assert survey.find([beside])[beside] == Writers()
+    elsewhere = Target("0:9999", target.root)
+    assert survey.find([elsewhere])[elsewhere] == Writers()
+
+
+def test_copy_of_the_hosts_mount_makes_no_writer(
+    cgroup: str, start: Start, volume: Path, tmp_path: Path
+) -> None:
+    point = tmp_path / "host"
+    point.mkdir()
+    subprocess.run(["mount", "--bind", str(volume), str(point)], check=True)
+    try:
+        if str(point).encode() not in Path("/proc/1/mountinfo").read_bytes():
+            pytest.skip("the tests run in another mount namespace than process 1")
+        survey, target = Survey(), Target.of(str(point))
+        assert target == Target.of(str(volume))
+        start("true", cgroup)
+        assert survey.find([target])[target] == Writers(), "a service with a private namespace"
+        writer = start(bind(volume), cgroup)
+        assert survey.find([target])[target].pids == (writer,)
+    finally:
+        subprocess.run(["umount", str(point)], check=True)
+
+
+@pytest.mark.parametrize("name", ["with space", "line\nbreak", "back\\slash", "t\tab", b"\xff\xfe"])
+def test_hostile_names(start: Start, tmp_path: Path, name: str | bytes) -> None:
+    volume = tmp_path / os.fsdecode(name)
+    volume.mkdir()
+    (tmp_path / "mount").mkdir()
+    target = Target.of(str(volume))
+    assert target.root.endswith(f"/{os.fsdecode(name)}")
+    os.environ["DKTEST_VOLUME"] = str(volume)
+    try:
+        pid = start(f'mount --bind "$DKTEST_VOLUME" {tmp_path}/mount')
+    finally:
+        del os.environ["DKTEST_VOLUME"]
+    assert Survey().find([target])[target].pids == (pid,)
+
+
+def test_changed_roots(cgroup: str, start: Start, volume: Path, tmp_path: Path) -> None:
+    """One process of the namespace sees nothing, another only the volume; both are writers."""
+    pid = start(f"{bind(volume)}; mount --bind {volume} {tmp_path}/mount", cgroup)
+    jailed = subprocess.Popen(
+        ["nsenter", f"--mount=/proc/{pid}/ns/mnt", sys.executable, "-c", JAILED, str(tmp_path)],
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert jailed.stdout is not None
+        jailed.stdout.readline()
+        Path(cgroup, "cgroup.procs").write_text(str(jailed.pid))
+        survey, target = Survey(), Target.of(str(volume))
+        wanted = tuple(sorted((pid, jailed.pid)))
+        assert survey.find([target])[target] == Writers((cgroup,), wanted)
+        os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 10
+        while survey.find([target])[target].pids != (jailed.pid,):
+            assert time.monotonic() < deadline, "it sees the mount below its own root"
+    finally:
+        jailed.kill()
+        jailed.communicate()
+
+
+JAILED = """
+import os, sys, time
+os.chroot(sys.argv[1])
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def test_unfreezable(start: Start, volume: Path) -> None:
+    hierarchy = Hierarchy(ROOT)
+    if hierarchy.directory(Path("/proc/self/cgroup").read_bytes())[0]:
+        pytest.skip("the tests themselves run in a cgroup that is not the root")
+    pid = start(bind(volume))
+    target = Target.of(str(volume))
+    writers = Survey().find([target])[target]
+    assert writers == Writers((), (pid,), (f"process {pid} (cat): it is in the root cgroup",))
+
+
+def test_own_cgroup_is_unfreezable(cgroup: str, start: Start, volume: Path) -> None:
+    pid = start(bind(volume), cgroup)
+    script = """
+import os, sys
+from diffkeeper.freeze.writers import Survey, Target
+target = Target.of(sys.argv[2])
+open(sys.argv[1] + "/cgroup.procs", "w").write(str(os.getpid()))
+print(Survey().find([target])[target])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, cgroup, str(volume)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)),
+    )
+    assert f"process {pid} (cat): its cgroup holds DiffKeeper itself" in done.stdout
+    assert "cgroups=()" in done.stdout
+
+
+def test_target_of(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    parent, child = Target.of(str(tmp_path)), Target.of(str(tmp_path / "a" / ".." / "a"))
+    assert child == Target(parent.dev, f"{parent.root.rstrip('/')}/a")
+    assert parent.holds(child.root)
+    assert not child.holds(parent.root)
+    with pytest.raises(NotFoundError):
+        Target.of(str(tmp_path / "missing"))
+
+
+def test_parse_mountinfo() -> None:
+    text = (
+        b"36 35 98:0 /mnt1 /mnt\\0402 rw,noatime master:1 - ext3 /dev/root rw,errors=continue\n"
+        b"37 35 0:45 /@/live\\012x / ro,relatime - btrfs /dev/sda ro\n"
+    )
+    first, second = parse(text)
+    assert (first.id, first.dev, first.root, first.point) == (36, "98:0", "/mnt1", "/mnt 2")
+    assert first.writable
+    assert (second.root, second.point, second.writable) == ("/@/live\nx", "/", False)
+
+
+HOLDER = """
+import mmap, os, sys, time
+directory = sys.argv[1]
+def mapped(name, access, **how):
+    descriptor = os.open(os.path.join(directory, name), os.O_RDWR)
+    memory = mmap.mmap(descriptor, 4096, access=access, **how)
+    os.close(descriptor)
+    return memory
+kept = [
+    mapped("shared", mmap.ACCESS_WRITE),
+    mapped("deleted", mmap.ACCESS_WRITE),
+    mapped("read-only", mmap.ACCESS_READ),
+    mapped("private", mmap.ACCESS_COPY),
+]
+os.unlink(os.path.join(directory, "deleted"))
+opened = [
+    os.open(os.path.join(directory, "written"), os.O_WRONLY),
+    os.open(os.path.join(directory, "appended"), os.O_WRONLY | os.O_APPEND),
+    os.open(os.path.join(directory, "read"), os.O_RDONLY),
+    os.open(os.path.join(directory, "line\\nbreak"), os.O_RDWR),
+    os.open("/dev/null", os.O_RDWR),
+]
+print("ready", flush=True)
+time.sleep(60)
+"""
+NAMES = (
+    *("shared", "deleted", "read-only", "private", "written", "appended", "read"),
+    "line\nbreak",
+)
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[tuple[int, dict[str, int]]]:
+    """A process that maps and opens files in every way, and the files' inodes."""
+    for name in NAMES:
+        (tmp_path / name).write_bytes(bytes(4096))
+    inodes = {name: (tmp_path / name).stat().st_ino for name in NAMES}
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    yield process.pid, inodes
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.parametrize("by_query", [True, False])
+def test_mapped_writable(
+    holder: tuple[int, dict[str, int]], tmp_path: Path, by_query: bool
+) -> None:
+    pid, inodes = holder
+    dev = Target.of(str(tmp_path)).dev
+    scanner = MappingScanner("/proc")
+    scanner.by_query = by_query
+    expected = {inodes["shared"], inodes["deleted"]}
+    assert scanner.inodes([pid, 2**22 - 1], dev) == expected
+    assert scanner.inodes([pid], "0:9999") == set()
+    if by_query and not scanner.by_query:
+        pytest.skip("this kernel has no PROCMAP_QUERY: maps are read as text")
+    assert Survey().mapped_writable([pid], dev) == expected
+
+
+def test_open_for_write(holder: tuple[int, dict[str, int]], tmp_path: Path) -> None:
+    pid, inodes = holder
+    dev = Target.of(str(tmp_path)).dev
+    found = Survey().open_for_write([pid, 2**22 - 1], dev)
+    # Python's mmap keeps a descriptor of its own, opened as the one it was given.
+    assert found == {inode for name, inode in inodes.items() if name != "read"}
+    assert Survey().open_for_write([pid], "0:9999") == set()
+
+
+def test_asynchronous_io(holder: tuple[int, dict[str, int]]) -> None:
+    survey = Survey()
+    pid = os.getpid()
+    assert survey.aio_pids([pid, holder[0], 2**22 - 1]) == set()
+    libc = ctypes.CDLL(None, use_errno=True)
+    numbers = {"x86_64": (206, 207), "aarch64": (0, 1)}.get(os.uname().machine)
+    if numbers is None:
+        pytest.skip("io_setup has another number on this machine")
+    context = ctypes.c_ulong(0)
+    if libc.syscall(numbers[0], 8, ctypes.byref(context)) != 0:
+        pytest.skip(f"io_setup: {os.strerror(ctypes.get_errno())}")
+    try:
+        assert survey.aio_pids([pid, holder[0]]) == {pid}
+    finally:
+        libc.syscall(numbers[1], context)
+    assert survey.aio_pids([pid]) == set()
+    ring = libc.syscall(425, 4, (ctypes.c_char * 120)())
+    if ring < 0:
+        pytest.skip(f"io_uring_setup: {os.strerror(ctypes.get_errno())}")
+    try:
+        assert survey.aio_pids([pid, holder[0]]) == {pid}
+    finally:
+        os.close(ring)
+
+
+def test_costs(tmp_path: Path) -> None:
+    """Fifteen processes with as many mappings as a Postgres backend; prints, and bounds loosely."""
+    for number in range(40):
+        (tmp_path / str(number)).write_bytes(bytes(4096))
+    program = f"""
+import mmap, os, time
+os.chdir({str(tmp_path)!r})
+files = [open(str(number), "r+b") for number in range(40)]
+kept = [
+    mmap.mmap(files[n % 40].fileno(), 4096, access=mmap.ACCESS_COPY if n % 2 else mmap.ACCESS_READ)
+    for n in range(120)
+]
+kept.append(mmap.mmap(files[7].fileno(), 4096))
+print("ready", flush=True)
+time.sleep(60)
+"""
+    processes = [
+        subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) for _ in range(15)
+    ]
+    try:
+        for process in processes:
+            assert process.stdout is not None
+            process.stdout.readline()
+        pids = [process.pid for process in processes]
+        target = Target.of(str(tmp_path))
+        lines = Path("/proc", str(pids[0]), "maps").read_bytes().count(b"\n")
+        text, survey = MappingScanner("/proc"), Survey()
+        text.by_query = False
+        expected = {(tmp_path / "7").stat().st_ino}
+        assert survey.mapped_writable(pids, target.dev) == expected
+        assert text.inodes(pids, target.dev) == expected
+        survey.find([target])
+        for name, action in (
+            ("mapped_writable", lambda: survey.mapped_writable(pids, target.dev)),
+            ("the same from text", lambda: text.inodes(pids, target.dev)),
+            ("open_for_write", lambda: survey.open_for_write(pids, target.dev)),
+            ("aio_pids", lambda: survey.aio_pids(pids)),
+            ("find", lambda: survey.find([target])),
+        ):
+            seconds = measured(action)
+            print(f"{name}, 15 processes, {lines} mappings: {seconds * 1000:.2f} ms")
+            assert seconds < 1
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def measured(action: Callable[[], object]) -> float:
+    """Median seconds of an action."""
+    samples = []
+    for _ in range(11):
+        started = clock.monotonic()
+        action()
+        samples.append(clock.monotonic() - started)
+    return statistics.median(samples)
+
+
+def test_no_descriptor_is_kept(tmp_path: Path) -> None:
+    survey, target = Survey(), Target.of(str(tmp_path))
+    before = len(os.listdir("/proc/self/fd"))
+    survey.find([target])
+    with mmap.mmap(-1, 4096):
+        survey.mapped_writable([os.getpid()], target.dev)
+    survey.aio_pids([os.getpid()])
+    survey.open_for_write([os.getpid()], target.dev)
+    assert len(os.listdir("/proc/self/fd")) == before
