@@ -1,0 +1,182 @@
+"""Fixtures of the Docker tests: everything is private to the run, and gone after it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.docker import processes
+from tests.docker.engine import BUILD, REPOSITORY, Engine, import_image
+from tests.docker.managed import ManagedPlugin
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NEEDED = ("dockerd", "docker", "mmdebstrap", "docker-registry")
+HERE = Path(__file__).parent
+
+PluginMaker = Callable[..., ManagedPlugin]
+VolumeMaker = Callable[..., str]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks all tests of this folder; where they cannot run, they say why at the end."""
+    path = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
+    missing = [program for program in NEEDED if shutil.which(program, path=path) is None]
+    reason = "needs root" if os.geteuid() != 0 else f"needs {', '.join(missing)}"
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker("docker")
+            if os.geteuid() != 0 or missing:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def free_port() -> int:
+    """A TCP port of the loopback address that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Engine]:
+    """A running private Docker Engine, for all tests."""
+    made = Engine()
+    try:
+        made.start()
+        yield made
+    finally:
+        made.clean()
+
+
+@pytest.fixture(scope="session")
+def base_image(engine: Engine) -> str:
+    """A small Debian with a shell, coreutils, and the tools for attributes and ACLs."""
+    return import_image(engine, "dk-base:test", "acl,attr")
+
+
+@pytest.fixture(scope="session")
+def postgres_image(engine: Engine) -> str:
+    """Debian's PostgreSQL with contrib, started by the variables of the official image."""
+    build = REPOSITORY / "demo" / "postgres-survive-kill9" / "standin" / "build.sh"
+    command = [str(build), "dk-postgres:test", str(BUILD)]
+    done = subprocess.run(
+        command, env=engine.environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return "dk-postgres:test"
+
+
+@pytest.fixture(scope="session")
+def plugin_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `docker plugin create` takes, built from this tree."""
+    out = tmp_path_factory.mktemp("plugin-build")
+    command = [str(REPOSITORY / "rootfs-build" / "build-rootfs.sh"), str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out
+
+
+@pytest.fixture(scope="session")
+def new_plugin(engine: Engine, plugin_build: Path) -> Iterator[PluginMaker]:
+    """Makes plugins that are not created yet, each with a state and a port of its own."""
+    sources: list[Path] = []
+
+    def make(name: str, build: Path = plugin_build) -> ManagedPlugin:
+        sources.append(Path(tempfile.mkdtemp(prefix="dk-state-", dir="/var/lib")))
+        return ManagedPlugin(engine, name, build, sources[-1], free_port())
+
+    yield make
+    for source in sources:
+        processes.unmount_below(source)
+        shutil.rmtree(source)
+
+
+@pytest.fixture(scope="session")
+def shared_plugin(new_plugin: PluginMaker) -> Iterator[ManagedPlugin]:
+    """One plugin for all tests; use `plugin`."""
+    made = new_plugin("diffkeeper")
+    made.create()
+    made.enable()
+    yield made
+    made.remove()
+
+
+@pytest.fixture
+def plugin(shared_plugin: ManagedPlugin) -> ManagedPlugin:
+    """The managed plugin, enabled and ready, whatever the test before this one did to it."""
+    shared_plugin.wait_ready()
+    return shared_plugin
+
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def new_volume(engine: Engine, plugin: ManagedPlugin) -> Iterator[VolumeMaker]:
+    """Makes volumes of the plugin: `new_volume(interval="1h")`; removed after the test."""
+    made: list[str] = []
+
+    def make(**options: str) -> str:
+        name = f"v{next(_numbers)}"
+        given = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
+        engine.docker("volume", "create", "-d", plugin.name, *given, name)
+        made.append(name)
+        return name
+
+    yield make
+    plugin.wait_ready()
+    for name in made:
+        for container in engine.docker("ps", "-aq", "--filter", f"volume={name}").split():
+            engine.docker("rm", "--force", container)
+        engine.attempt("volume", "rm", name)
+
+
+@dataclass
+class Registry:
+    """A registry of images and plugins on loopback."""
+
+    address: str
+
+    def reference(self, tag: str) -> str:
+        """A name that is pushed to, and pulled from, this registry."""
+        return f"{self.address}/diffkeeper:{tag}"
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """A running registry with nothing in it."""
+    base = tmp_path_factory.mktemp("registry")
+    port = free_port()
+    (base / "config.yml").write_text(
+        "version: 0.1\n"
+        "log: {level: error}\n"
+        f"storage: {{filesystem: {{rootdirectory: {base}/data}}}}\n"
+        f"http: {{addr: '127.0.0.1:{port}'}}\n"
+    )
+    with open(base / "log", "wb") as log:
+        process = subprocess.Popen(
+            ["docker-registry", "serve", str(base / "config.yml")], stdout=log, stderr=log
+        )
+
+    def listens() -> bool:
+        assert process.poll() is None, (base / "log").read_text()
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    try:
+        processes.wait_for(listens, "the registry listens")
+        yield Registry(f"127.0.0.1:{port}")
+    finally:
+        process.terminate()
+        process.wait(20)

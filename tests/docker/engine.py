@@ -1,0 +1,149 @@
+"""A private Docker Engine: its own data, sockets and processes, gone after the tests."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from tests.docker import processes
+
+REPOSITORY: Final = Path(__file__).parents[2]
+BUILD: Final = REPOSITORY / "build"
+START_SECONDS_MAX: Final = 60.0
+COMMAND_SECONDS_MAX: Final = 120.0
+
+
+class Engine:
+    """A dockerd without networks of its own; containers run with `--network none` or `host`."""
+
+    def __init__(self) -> None:
+        # The path of a Unix socket is bounded, hence the short folder for all of them.
+        self.run_dir = Path(tempfile.mkdtemp(prefix="dk-engine-", dir="/run"))
+        self.data_dir = Path(tempfile.mkdtemp(prefix="dk-engine-", dir="/var/lib"))
+        self.host = f"unix://{self.run_dir}/docker.sock"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.environment = {
+            key: value for key, value in os.environ.items() if not key.startswith("DOCKER_")
+        } | {"DOCKER_HOST": self.host}
+
+    @property
+    def log(self) -> str:
+        """Everything that dockerd has logged, with the plugins' lines among it."""
+        return (self.run_dir / "dockerd.log").read_text(errors="replace")
+
+    def start(self, *arguments: str) -> None:
+        """Starts dockerd and waits until it answers."""
+        command = ["dockerd", "--data-root", str(self.data_dir), "--host", self.host]
+        command += ["--exec-root", str(self.run_dir / "exec")]
+        command += ["--pidfile", str(self.run_dir / "pid"), "--bridge", "none", "--iptables=false"]
+        with open(self.run_dir / "dockerd.log", "ab") as log:
+            self.process = subprocess.Popen(
+                [*command, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        processes.wait_for(self._answers, "dockerd answers", START_SECONDS_MAX)
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, f"dockerd ended:\n{self.log[-4000:]}"
+        return self.attempt("version").returncode == 0
+
+    def kill(self) -> None:
+        """kill -9 of dockerd, with which the kernel ends its containerd; containers stay as they are.
+
+        The pid file of a containerd that nobody has reaped yet would make the next dockerd wait for
+        it, hence that file goes.
+        """
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(30)
+        pid_file = self.run_dir / "exec" / "containerd" / "containerd.pid"
+        containerd = int(pid_file.read_text())
+        processes.wait_for(lambda: not processes.alive(containerd), "containerd is gone")
+        pid_file.unlink()
+        (self.run_dir / "pid").unlink(missing_ok=True)
+
+    def stop(self) -> None:
+        """An orderly end, with which containers end too."""
+        assert self.process is not None
+        self.process.terminate()
+        try:
+            self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(30)
+
+    def attempt(
+        self, *arguments: str, stdin: str | None = None, seconds_max: float = COMMAND_SECONDS_MAX
+    ) -> subprocess.CompletedProcess[str]:
+        """`docker ARGUMENTS`, whatever comes of it."""
+        return subprocess.run(
+            ["docker", *arguments],
+            input=stdin,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=seconds_max,
+            check=False,
+        )
+
+    def docker(
+        self, *arguments: str, stdin: str | None = None, seconds_max: float = COMMAND_SECONDS_MAX
+    ) -> str:
+        """Output of `docker ARGUMENTS`, which must succeed."""
+        done = self.attempt(*arguments, stdin=stdin, seconds_max=seconds_max)
+        told = f"docker {' '.join(arguments)}:\n{done.stdout}{done.stderr}"
+        assert done.returncode == 0, f"{told}\n{self.log[-2000:]}"
+        return done.stdout.strip()
+
+    def start_container(self, image: str, volume: str, *command: str, options: str = "") -> str:
+        """ID of a running container with `volume` at /data."""
+        run = ["run", "--detach", "--network", "none", "--volume", f"{volume}:/data"]
+        return self.docker(*run, *options.split(), image, *command)
+
+    def shell(self, image: str, volume: str, script: str) -> str:
+        """Output of a script in a container of its own with `volume` at /data."""
+        run = ["run", "--rm", "--network", "none", "--volume", f"{volume}:/data"]
+        return self.docker(*run, image, "sh", "-euc", script)
+
+    def clean(self) -> None:
+        """Ends whatever was started, and takes its folders away."""
+        if self.process is not None and self.process.poll() is None:
+            self._empty()
+            self.stop()
+        for pid in processes.naming(str(self.run_dir)):
+            processes.end(pid, signal.SIGKILL)
+        for base in (self.data_dir, self.run_dir):
+            processes.unmount_below(base)
+            shutil.rmtree(base)
+
+    def _empty(self) -> None:
+        """Plugins and containers end while there is still an engine to end them."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            if containers := self.attempt("ps", "-aq").stdout.split():
+                self.attempt("rm", "-f", *containers)
+            for plugin in self.attempt("plugin", "ls", "-q").stdout.split():
+                self.attempt("plugin", "disable", "-f", plugin)
+
+
+def import_image(engine: Engine, tag: str, packages: str) -> str:
+    """Imports a small Debian system with these packages under the tag; its tarball is kept.
+
+    The packages come from the mirror that this machine's apt uses.
+    """
+    tarball = BUILD / f"test-image-{re.sub('[^a-z0-9]+', '-', packages)}.tar"
+    if not tarball.exists():
+        fresh = tarball.with_suffix(f".{os.getpid()}.tar")
+        command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={packages}"]
+        command += ["--dpkgopt=path-exclude=/usr/share/doc/*", "bookworm", str(fresh)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+        assert done.returncode == 0, done.stderr
+        fresh.rename(tarball)
+    engine.docker("import", str(tarball), tag)
+    return tag

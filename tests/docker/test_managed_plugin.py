@@ -1,0 +1,189 @@
+"""The managed plugin's own life: created, set, disabled, pushed, installed, upgraded, removed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.docker.conftest import PluginMaker, Registry
+    from tests.docker.engine import Engine
+    from tests.docker.managed import ManagedPlugin
+
+pytestmark = pytest.mark.timeout(300)
+
+VOLUMES = ("first", "second")
+
+
+def fill(engine: Engine, plugin: ManagedPlugin, image: str) -> dict[str, list[str]]:
+    """Two volumes with two snapshots each; returns the roots of their histories."""
+    for name in VOLUMES:
+        engine.docker("volume", "create", "-d", plugin.name, "-o", "interval=1h", name)
+        engine.shell(image, name, f"echo {name} one > /data/file")
+        engine.shell(image, name, f"echo {name} two >> /data/file; mkdir -p /data/d/e")
+    return histories(plugin)
+
+
+def histories(plugin: ManagedPlugin) -> dict[str, list[str]]:
+    """Root hashes of all snapshots, by volume."""
+    return {name: [shot["root"] for shot in plugin.snapshots(name)] for name in VOLUMES}
+
+
+def check(engine: Engine, plugin: ManagedPlugin, image: str, before: dict[str, list[str]]) -> None:
+    """Every volume is there, with its content and with every snapshot it had."""
+    listed = engine.docker("volume", "ls", "-q", "--filter", f"driver={plugin.name}:latest")
+    assert set(VOLUMES) <= set(listed.split())
+    for name, roots in histories(plugin).items():
+        assert len(roots) >= 2
+        assert roots[: len(before[name])] == before[name]
+        assert engine.shell(image, name, "cat /data/file") == f"{name} one\n{name} two"
+
+
+def drop(engine: Engine, plugin: ManagedPlugin) -> None:
+    """Removes the volumes and the plugin, so that the next test may use their names."""
+    for name in VOLUMES:
+        engine.attempt("volume", "rm", name)
+    engine.attempt("plugin", "disable", "--force", plugin.name)
+    engine.attempt("plugin", "rm", "--force", plugin.name)
+
+
+@pytest.fixture
+def own_plugin(engine: Engine, new_plugin: PluginMaker) -> Iterator[ManagedPlugin]:
+    """A plugin of the test's own, created and enabled."""
+    made = new_plugin("dk-own")
+    made.create()
+    made.enable()
+    yield made
+    drop(engine, made)
+
+
+def test_disabled_set_and_enabled_again(
+    engine: Engine, own_plugin: ManagedPlugin, base_image: str
+) -> None:
+    before = fill(engine, own_plugin, base_image)
+    own_plugin.disable()
+    engine.docker("plugin", "set", own_plugin.name, "DIFFKEEPER_LOG_LEVEL=debug")
+    own_plugin.enable()
+    check(engine, own_plugin, base_image, before)
+    settings = json.loads(engine.docker("plugin", "inspect", own_plugin.name))[0]["Settings"]
+    assert "DIFFKEEPER_LOG_LEVEL=debug" in settings["Env"]
+
+
+def test_removed_and_created_again(
+    engine: Engine, own_plugin: ManagedPlugin, base_image: str
+) -> None:
+    before = fill(engine, own_plugin, base_image)
+    first = own_plugin.id
+    own_plugin.disable()
+    own_plugin.remove()
+    assert not (engine.data_dir / "plugins" / first / "rootfs").exists()
+    own_plugin.create()
+    own_plugin.enable()
+    assert own_plugin.id != first
+    check(engine, own_plugin, base_image, before)
+
+
+def test_in_use_it_refuses_to_be_disabled(
+    engine: Engine, own_plugin: ManagedPlugin, base_image: str
+) -> None:
+    before = fill(engine, own_plugin, base_image)
+    container = engine.start_container(base_image, "first", "sleep", "600")
+    refused = engine.attempt("plugin", "disable", own_plugin.name)
+    assert refused.returncode != 0
+    assert "in use" in refused.stderr
+    engine.docker("exec", container, "sh", "-c", "echo three >> /data/other")
+    engine.docker("rm", "--force", container)
+    own_plugin.disable()
+    own_plugin.enable()
+    check(engine, own_plugin, base_image, before)
+    assert engine.shell(base_image, "first", "cat /data/other") == "three"
+
+
+def changed_build(build: Path, target: Path) -> Path:
+    """The same plugin as another release: its root file system says so."""
+    shutil.copytree(build, target, symlinks=True)
+    (target / "rootfs" / "etc" / "release-of-the-test").write_text("2")
+    return target
+
+
+def test_pushed_installed_upgraded_removed_installed(
+    engine: Engine,
+    new_plugin: PluginMaker,
+    plugin_build: Path,
+    registry: Registry,
+    base_image: str,
+    tmp_path: Path,
+) -> None:
+    plugin = new_plugin("dk-installed")
+    builds = {"1": plugin_build, "2": changed_build(plugin_build, tmp_path / "2")}
+    for tag, build in builds.items():
+        engine.docker("plugin", "create", registry.reference(tag), str(build))
+        engine.docker("plugin", "push", registry.reference(tag), seconds_max=300)
+        engine.docker("plugin", "rm", registry.reference(tag))
+    try:
+        install(engine, plugin, registry.reference("1"))
+        before = fill(engine, plugin, base_image)
+        first = plugin.id
+        plugin.disable()
+        upgrade = ["upgrade", "--grant-all-permissions", "--skip-remote-check", plugin.name]
+        engine.docker("plugin", *upgrade, registry.reference("2"), seconds_max=300)
+        plugin.enable()
+        assert plugin.id == first
+        rootfs = Path(f"/proc/{plugin.pid}/root")
+        assert (rootfs / "etc" / "release-of-the-test").read_text() == "2"
+        check(engine, plugin, base_image, before)
+        plugin.disable()
+        plugin.remove()
+        install(engine, plugin, registry.reference("2"))
+        check(engine, plugin, base_image, before)
+    finally:
+        drop(engine, plugin)
+
+
+def install(engine: Engine, plugin: ManagedPlugin, reference: str) -> None:
+    """As a user does it, under an alias; the settings come with the command."""
+    command = ["install", "--grant-all-permissions", "--alias", plugin.name, reference]
+    engine.docker("plugin", *command, *plugin.settings, seconds_max=300)
+    plugin.wait_ready()
+
+
+def test_its_log_is_one_line_per_event(
+    engine: Engine, own_plugin: ManagedPlugin, base_image: str
+) -> None:
+    fill(engine, own_plugin, base_image)
+    lines = own_plugin.log
+    assert any("first" in line for line in lines)
+    assert any("second" in line for line in lines)
+    for line in lines:
+        assert "level=error" not in line, line
+        assert "Traceback" not in line, line
+
+
+def test_metrics_on_the_loopback_address(own_plugin: ManagedPlugin) -> None:
+    address = f"http://127.0.0.1:{own_plugin.port}/metrics"
+    with urllib.request.urlopen(address, timeout=10) as answer:
+        text = answer.read().decode()
+    assert "diffkeeper_recovery_total" in text
+    assert "diffkeeper_delta_count" in text
+
+
+def test_its_capabilities_are_the_declared_ones(own_plugin: ManagedPlugin) -> None:
+    """SYS_ADMIN and SYS_PTRACE beside the engine's default set; nothing more, nothing wider."""
+    status = Path(f"/proc/{own_plugin.pid}/status").read_text()
+    effective = int(next(x for x in status.splitlines() if x.startswith("CapEff:")).split()[1], 16)
+    default = 0xA80425FB
+    assert effective == default | 1 << 21 | 1 << 19
+
+
+def test_the_host_below_the_state_is_not_mounted_into_it(own_plugin: ManagedPlugin) -> None:
+    """Other mounts below the bound directory would be pinned by the plugin's namespace."""
+    table = Path(f"/proc/{own_plugin.pid}/mountinfo").read_text().splitlines()
+    points = [line.split()[4] for line in table]
+    assert [point for point in points if point.startswith("/host/lib")] == ["/host/lib"]
