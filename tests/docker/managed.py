@@ -117,7 +117,7 @@ class ManagedPlugin:
             connection.request(method, path, body)
             response = connection.getresponse()
             content = response.read()
-            assert response.status == 200, content
+            assert response.status in {200, 201}, content
             return json.loads(content)
         except http.client.HTTPException as error:
             raise ConnectionError(str(error)) from error
@@ -137,9 +137,8 @@ class ManagedPlugin:
 
     def snapshots(self, volume: str) -> list[dict[str, Any]]:
         """The volume's snapshots, oldest first."""
-        listed = self.request("GET", f"/v1/volumes/{volume}/snapshots")
-        found = listed["snapshots"] if isinstance(listed, dict) else listed
-        return sorted(found, key=lambda snapshot: int(snapshot["seq"]))
+        listed: list[dict[str, Any]] = self.request("GET", f"/v1/volumes/{volume}/snapshots")
+        return listed
 
     def snapshot(self, volume: str) -> dict[str, Any]:
         """Takes a snapshot now; it is durable when this returns."""
@@ -147,9 +146,17 @@ class ManagedPlugin:
         return taken
 
     def live_dir(self, volume: str) -> Path:
-        """The volume's live directory on the host."""
-        mounted = self.engine.docker("volume", "inspect", "--format", "{{.Mountpoint}}", volume)
-        if mounted:
-            return Path(mounted)
-        number = self.request("GET", f"/v1/volumes/{volume}")["id"]
-        return self.state_dir / "volumes" / str(number) / "live"
+        """The live directory, as the host sees it, of a volume that is mounted at present."""
+        inspect = ["volume", "inspect", "--format", "{{.Mountpoint}}", volume]
+        mounted = Path(self.engine.docker(*inspect)).name
+        point = str(self.mount_dir / mounted)
+        for line in Path("/proc/self/mountinfo").read_text().splitlines():
+            _, _, _, root, place, *_ = line.split()
+            if place == point:
+                live = [path for path in self.live_dirs() if str(path).endswith(root)]
+                return live[0]
+        raise AssertionError(f"{volume} is not mounted at {point}")
+
+    def live_dirs(self) -> list[Path]:
+        """All live directories of this plugin, as the host sees them."""
+        return sorted((self.state_dir / "volumes").glob("*/live"))
