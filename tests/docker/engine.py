@@ -55,7 +55,7 @@ class Engine:
         return self.attempt("version").returncode == 0
 
     def kill(self) -> None:
-        """kill -9 of dockerd, with which the kernel ends its containerd; containers stay as they are.
+        """kill -9 of dockerd, and so of its containerd; containers stay as they are.
 
         The pid file of a containerd that nobody has reaped yet would make the next dockerd wait for
         it, hence that file goes.
