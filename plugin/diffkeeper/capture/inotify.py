@@ -1,0 +1,184 @@
+"""inotify(7): tells which name in which directory changed, but not which bytes.
+
+What it cannot see is covered elsewhere: stores through a shared mapping and asynchronous I/O by
+the survey of the writers' mappings and descriptors, anything before a watch existed by the
+comparison that follows the watch, and a full queue by the comparison of the whole volume.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import struct
+import threading
+
+from diffkeeper import clock, limits
+from diffkeeper.capture.source import Dirty
+from diffkeeper.errors import UnsupportedError
+from diffkeeper.fsio import linux
+
+_EVENT = struct.Struct("=iIII")
+_MASK = (
+    linux.IN_MODIFY
+    | linux.IN_ATTRIB
+    | linux.IN_CLOSE_WRITE
+    | linux.IN_CREATE
+    | linux.IN_DELETE
+    | linux.IN_MOVED_FROM
+    | linux.IN_MOVED_TO
+    | linux.IN_ONLYDIR
+)
+_GONE = linux.IN_DELETE | linux.IN_MOVED_FROM
+_CAME = linux.IN_CREATE | linux.IN_MOVED_TO
+_WRITTEN = linux.IN_MODIFY | linux.IN_CLOSE_WRITE
+
+
+class InotifySource:
+    """One inotify instance with a watch per directory, emptied by a thread of its own."""
+
+    name = "inotify"
+    complete = True
+
+    def __init__(self, watches_max: int = limits.WATCHED_DIRECTORIES_MAX) -> None:
+        self._watches_max = watches_max
+        self._lock = threading.Lock()
+        self._dirty = Dirty()
+        # Names that were removed and not made again: a write under one of them went to an inode
+        # that may live on under another name.
+        self._gone: dict[int, set[bytes]] = {}
+        self._inode_of: dict[int, int] = {}
+        self._watch_of: dict[int, int] = {}
+        self._fd = -1
+        self._wake = -1
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Open the instance; raises UnsupportedError naming the limit that is reached."""
+        try:
+            self._fd = linux.inotify_init()
+        except OSError as error:
+            raise UnsupportedError(
+                f"inotify cannot be used ({error.strerror}): raise fs.inotify.max_user_instances"
+            ) from error
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC)
+        self._thread = threading.Thread(target=self._pump, name="inotify", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Close the instance, which removes all watches."""
+        if self._thread is None:
+            return
+        os.eventfd_write(self._wake, 1)
+        self._thread.join()
+        self._thread = None
+        with self._lock:
+            os.close(self._fd)
+            os.close(self._wake)
+            self._fd = -1
+
+    def watch(self, inode: int, descriptor: int) -> bool:
+        """Watch a directory; raises UnsupportedError at the watch limit."""
+        with self._lock:
+            if inode in self._watch_of:
+                return False
+            if len(self._watch_of) >= self._watches_max:
+                raise UnsupportedError(
+                    f"more than {self._watches_max} directories to watch with inotify"
+                )
+            try:
+                watch = linux.inotify_add_watch(self._fd, descriptor, _MASK)
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.ENOMEM):
+                    raise UnsupportedError(
+                        "inotify watch limit reached: raise fs.inotify.max_user_watches"
+                    ) from error
+                raise
+            self._watch_of[inode] = watch
+            self._inode_of[watch] = inode
+            return True
+
+    def unwatch(self, inode: int) -> None:
+        """Remove the watch of a directory, if it has one."""
+        with self._lock:
+            watch = self._watch_of.pop(inode, None)
+            self._gone.pop(inode, None)
+            if watch is not None:
+                self._inode_of.pop(watch, None)
+                linux.inotify_rm_watch(self._fd, watch)
+
+    def pending(self) -> bool:
+        """Whether anything was hinted since the last drain."""
+        with self._lock:
+            self._read()
+            return bool(self._dirty)
+
+    def drain(self) -> Dirty:
+        """Read what the kernel has queued, and take all that was gathered."""
+        with self._lock:
+            self._read()
+            taken, self._dirty = self._dirty, Dirty()
+            if sum(map(len, self._gone.values())) > limits.DIRTY_NAMES_MAX:
+                # Forgetting which names went means that a write under one is not recognised.
+                self._gone.clear()
+                taken.orphans = True
+            return taken
+
+    def escalate(self, cause: str) -> None:
+        """Make the next drain return the whole volume."""
+        with self._lock:
+            self._dirty.escalate(cause)
+
+    def _pump(self) -> None:
+        poller = select.poll()
+        poller.register(self._fd, select.POLLIN)
+        poller.register(self._wake, select.POLLIN)
+        while not any(fd == self._wake for fd, _ in poller.poll()):
+            with self._lock:
+                self._read()
+            # Events come one per write; waiting a little takes them in batches.
+            clock.sleep(limits.INOTIFY_PAUSE_SECONDS)
+
+    def _read(self) -> None:
+        while self._fd >= 0:
+            try:
+                buffer = os.read(self._fd, limits.INOTIFY_READ_BYTES)
+            except BlockingIOError:
+                return
+            self._take(buffer)
+
+    def _take(self, buffer: bytes) -> None:
+        offset = 0
+        last = b""
+        while offset < len(buffer):
+            watch, mask, _, length = _EVENT.unpack_from(buffer, offset)
+            end = offset + _EVENT.size + length
+            event = buffer[offset:end]
+            if event != last:
+                last = event
+                self._event(watch, mask, event[_EVENT.size :].rstrip(b"\0"))
+            offset = end
+
+    def _event(self, watch: int, mask: int, name: bytes) -> None:
+        if mask & (linux.IN_Q_OVERFLOW | linux.IN_UNMOUNT):
+            self._dirty.escalate("the inotify queue overflowed")
+            return
+        inode = self._inode_of.get(watch)
+        if inode is None:
+            return
+        if mask & linux.IN_IGNORED:
+            self._inode_of.pop(watch, None)
+            self._watch_of.pop(inode, None)
+            self._gone.pop(inode, None)
+            return
+        if not name:
+            self._dirty.directories.add(inode)
+            return
+        self._dirty.add_name(inode, name)
+        if mask & _GONE:
+            self._gone.setdefault(inode, set()).add(name)
+        elif inode in self._gone and name in self._gone[inode]:
+            if mask & _CAME:
+                self._gone[inode].discard(name)
+            elif mask & _WRITTEN:
+                self._dirty.orphans = True

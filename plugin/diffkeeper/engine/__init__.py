@@ -1,0 +1,1 @@
+"""Snapshotter, replay and verification: the only place where capture meets the store."""

@@ -1,0 +1,210 @@
+"""Reads a file and tells which of its chunks differ from the recorded ones.
+
+Only data extents are read, in segments of SEGMENT_BYTES, on a few threads: reading and hashing both
+release the GIL. Memory stays at a few segments plus the chunks that differ.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+
+from diffkeeper import clock, limits
+from diffkeeper.format import filetree
+from diffkeeper.format.chunk import HOLE, zero_digest
+from diffkeeper.format.entry import EMPTY, Entry, chunk_count
+from diffkeeper.fsio import inode
+from diffkeeper.hashing import chunk_digest
+
+Get = Callable[[bytes], bytes]
+Put = Callable[[bytes], bytes]
+
+
+@dataclass(slots=True)
+class Content:
+    """What a file holds, as differences from the tree `root` over `count` chunks.
+
+    changes: chunk number to digest (HOLE for a hole); data: digest to plain bytes, for those
+    changes that are neither holes nor all zero.
+    """
+
+    size: int
+    chunk_bits: int
+    root: bytes = EMPTY
+    count: int = 0
+    sparse: bool = False
+    changes: dict[int, bytes] = field(default_factory=dict)
+    data: dict[bytes, bytes] = field(default_factory=dict)
+    data_bytes: int = 0
+
+    def fold(self, get: Get, put: Put) -> bytes:
+        """Put the changes into the tree; returns its root."""
+        count = chunk_count(self.size, self.chunk_bits)
+        if self.changes or count != self.count:
+            self.root = filetree.update(self.root, self.count, count, self.changes, get, put)
+            self.count = count
+            self.changes = {}
+        return self.root
+
+
+@dataclass(slots=True)
+class _Segment:
+    first: int
+    digests: list[bytes]
+    buffer: bytearray
+    length: int
+    cpu_seconds: float
+
+
+class Reader:
+    """Reads and hashes files on a pool of threads shared by all volumes."""
+
+    def __init__(self, threads: int = limits.HASH_THREADS) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="hash")
+        self._in_flight_max = 2 * threads
+        self._buffers: SimpleQueue[bytearray] = SimpleQueue()
+        self.cpu_seconds = 0.0
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown()
+
+    def read(
+        self,
+        fd: int,
+        size: int,
+        chunk_bits: int,
+        old: Entry | None,
+        get: Get,
+        spill: Callable[[Content], None],
+    ) -> Content:
+        """Compare the first `size` bytes of `fd` with the entry recorded before (or nothing).
+
+        `spill` is called whenever the content holds much; it may take data and fold changes, or
+        raise to end the reading. What lies past the end of a file that was cut reads as zeros.
+        """
+        content = Content(size, chunk_bits)
+        if old is not None and old.chunk_bits == chunk_bits:
+            content.root, content.count = old.content, chunk_count(old.size, chunk_bits)
+        if size <= 1 << chunk_bits and content.count <= 1:
+            return _read_small(fd, content)
+        recorded = filetree.runs(content.root, content.count, get)
+        pending = next(recorded, None)
+        new_count = chunk_count(size, chunk_bits)
+        for segment in self._segments(fd, size, chunk_bits, content):
+            view = memoryview(segment.buffer)
+            for position, digest in enumerate(segment.digests):
+                number = segment.first + position
+                while pending is not None and pending[0] < number:
+                    content.changes[pending[0]] = HOLE
+                    pending = next(recorded, None)
+                same = pending is not None and pending[0] == number and pending[1] == digest
+                if pending is not None and pending[0] == number:
+                    pending = next(recorded, None)
+                if not same:
+                    start = position << chunk_bits
+                    end = min(start + (1 << chunk_bits), segment.length)
+                    _change(content, number, digest, view[start:end])
+            del view
+            self._buffers.put(segment.buffer)
+            if content.data_bytes >= limits.OBSERVE_BYTES_MAX or (
+                len(content.changes) >= limits.CONTENT_CHANGES_MAX
+            ):
+                # Folding changes the tree that `recorded` walks, but never chunks ahead of it.
+                spill(content)
+        while pending is not None and pending[0] < new_count:
+            content.changes[pending[0]] = HOLE
+            pending = next(recorded, None)
+        return content
+
+    def _segments(
+        self, fd: int, size: int, chunk_bits: int, content: Content
+    ) -> Iterator[_Segment]:
+        """Hashed segments in order of position."""
+        ranges = _chunk_ranges(fd, size, chunk_bits, content)
+        if size <= limits.SEGMENT_BYTES:
+            for first, last in ranges:
+                yield self._hash(fd, size, chunk_bits, first, last)
+            return
+        flying: deque[Future[_Segment]] = deque()
+        try:
+            for first, last in ranges:
+                flying.append(self._pool.submit(self._hash, fd, size, chunk_bits, first, last))
+                if len(flying) >= self._in_flight_max:
+                    yield self._landed(flying.popleft())
+            while flying:
+                yield self._landed(flying.popleft())
+        finally:
+            # The descriptor must stay open until nothing reads from it any more.
+            for future in flying:
+                future.result()
+
+    def _landed(self, future: Future[_Segment]) -> _Segment:
+        segment = future.result()
+        self.cpu_seconds += segment.cpu_seconds
+        return segment
+
+    def _hash(self, fd: int, size: int, chunk_bits: int, first: int, last: int) -> _Segment:
+        started = clock.thread_cpu()
+        buffer = self._buffer()
+        start = first << chunk_bits
+        length = min(last << chunk_bits, size) - start
+        view = memoryview(buffer)
+        done = inode.read_exactly(fd, view[:length], start)
+        if done < length:
+            view[done:length] = bytes(length - done)
+        step = 1 << chunk_bits
+        digests = [chunk_digest(view[at : min(at + step, length)]) for at in range(0, length, step)]
+        del view
+        return _Segment(first, digests, buffer, length, clock.thread_cpu() - started)
+
+    def _buffer(self) -> bytearray:
+        if self._buffers.empty():
+            return bytearray(limits.SEGMENT_BYTES)
+        return self._buffers.get()
+
+
+def _read_small(fd: int, content: Content) -> Content:
+    """The same for a file of at most one chunk, which is most files: no segments, no threads."""
+    size = content.size
+    if size == 0:
+        return content
+    content.sparse = os.lseek(fd, 0, os.SEEK_HOLE) < size
+    if content.sparse and not any(inode.data_extents(fd, size)):
+        digest, plain = HOLE, b""
+    else:
+        plain = os.pread(fd, size, 0).ljust(size, b"\0")
+        digest = chunk_digest(plain)
+    if digest != content.root or content.count == 0:
+        _change(content, 0, digest, memoryview(plain))
+    return content
+
+
+def _change(content: Content, number: int, digest: bytes, plain: memoryview) -> None:
+    content.changes[number] = digest
+    if digest not in content.data and digest not in (HOLE, zero_digest(len(plain))):
+        content.data[digest] = bytes(plain)
+        content.data_bytes += len(plain)
+
+
+def _chunk_ranges(
+    fd: int, size: int, chunk_bits: int, content: Content
+) -> Iterator[tuple[int, int]]:
+    """Chunk ranges [first, last) that hold data, each at most one segment; notes holes."""
+    step = limits.SEGMENT_BYTES >> chunk_bits
+    done = 0
+    end = 0
+    for start, stop in inode.data_extents(fd, size):
+        content.sparse = content.sparse or start > end
+        end = stop
+        first = max(start >> chunk_bits, done)
+        last = -(-stop >> chunk_bits)
+        while first < last:
+            yield first, min(first + step, last)
+            first = min(first + step, last)
+        done = max(done, last)
+    content.sparse = content.sparse or end < size

@@ -1,0 +1,424 @@
+"""Looks at what hints point to: lists directories, takes metadata, reads changed content.
+
+Nothing here follows a link, crosses a mount, or opens anything but directories and regular files.
+A hint that no longer fits what is on disk widens the search; it never narrows it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from diffkeeper import clock, limits
+from diffkeeper.engine.worktree import Directory, Worktree
+from diffkeeper.errors import DiffKeeperError
+from diffkeeper.format import xattrs
+from diffkeeper.format.entry import EMPTY, Entry, Kind
+from diffkeeper.fsio import inode, linux
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from diffkeeper.capture.source import Dirty, Source
+    from diffkeeper.engine.content import Content, Reader
+    from diffkeeper.engine.signatures import Index
+    from diffkeeper.format.records import IndexRecord
+
+KINDS = {
+    stat.S_IFREG: Kind.FILE,
+    stat.S_IFDIR: Kind.DIRECTORY,
+    stat.S_IFLNK: Kind.SYMLINK,
+    stat.S_IFIFO: Kind.FIFO,
+    stat.S_IFSOCK: Kind.SOCKET,
+    stat.S_IFCHR: Kind.CHAR,
+    stat.S_IFBLK: Kind.BLOCK,
+}
+
+
+class LostError(DiffKeeperError):
+    """The live directory itself is gone; what it held must not be recorded as deleted."""
+
+
+@dataclass(slots=True)
+class Observation:
+    """What one name was seen to be; `status` is None for a name that is gone."""
+
+    directory: Directory
+    name: bytes
+    status: os.stat_result | None = None
+    seen_ns: int = 0
+    attributes: dict[bytes, bytes] = field(default_factory=dict)
+    target: bytes = b""
+    content: Content | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """Inode numbers of files that may change without a hint.
+
+    mapped: shared and writable in some process, so that stores leave no trace at all;
+    opened: open for writing where writes give no hint, but move the timestamps.
+    """
+
+    mapped: frozenset[int] = frozenset()
+    opened: frozenset[int] = frozenset()
+
+    def __bool__(self) -> bool:
+        return bool(self.mapped or self.opened)
+
+
+@dataclass(slots=True)
+class Trust:
+    """When a stat signature proves that content is unchanged.
+
+    granule_ns: a change this soon before the look may share its timestamp with a later one.
+    horizon_ns: a page that was mapped and dirty this long before the look may have been stored
+        to again without moving a timestamp. 0 where the source sees the end of every mapping.
+    """
+
+    granule_ns: int
+    horizon_ns: int
+
+
+class Observer:
+    """One round of looking. `check` may raise to end the round early."""
+
+    def __init__(
+        self,
+        worktree: Worktree,
+        root_fd: int,
+        source: Source,
+        reader: Reader,
+        index: Index,
+        chunk_bits: int,
+        trust: Trust,
+        check: Callable[[], None],
+        spill: Callable[[Content], None],
+    ) -> None:
+        self._tree = worktree
+        self._root_fd = root_fd
+        self._device = os.fstat(root_fd).st_dev
+        self._source = source
+        self._reader = reader
+        self._index = index
+        self._chunk_bits = chunk_bits
+        self._trust = trust
+        self._check = check
+        self._spill = spill
+        self._seen: set[tuple[int, bytes]] = set()
+        self._contents: dict[int, tuple[int, Content]] = {}
+        self._more: list[tuple[int, bytes]] = []
+        self._unlisted: list[Directory] = []
+        self._ended: list[tuple[Directory, bytes]] = []
+        self._deep = False
+
+    def run(self, dirty: Dirty, hidden: Hidden) -> Iterator[Observation]:
+        """Observations of everything that `dirty` and `hidden` point to.
+
+        Raises LostError when the live directory was deleted.
+        """
+        if os.fstat(self._root_fd).st_nlink == 0:
+            raise LostError("the live directory was deleted while it was mounted")
+        if dirty.everything:
+            self._deep = True
+            self._unlisted.append(self._tree.root)
+        else:
+            yield from self._hinted(dirty)
+        for number in hidden.mapped:
+            yield from self._inode(number, sure=False)
+        for number in hidden.opened - hidden.mapped:
+            yield from self._inode(number, sure=True)
+        yield from self._rest()
+
+    def _rest(self) -> Iterator[Observation]:
+        while self._unlisted or self._more:
+            while self._unlisted:
+                yield from self._list(self._unlisted.pop())
+            more, self._more = self._more, []
+            yield from self._names(_grouped(more))
+        for directory, name in self._ended:
+            self._forget_child(directory, name, None)
+
+    def _hinted(self, dirty: Dirty) -> Iterator[Observation]:
+        for number in dirty.directories:
+            directory = self._tree.by_inode.get(number)
+            if directory is not None:
+                self._refresh(directory)
+        yield from self._names(dirty.names)
+
+    def _refresh(self, directory: Directory) -> None:
+        with self._opened(directory) as opened:
+            if opened is None:
+                self._misplaced(directory)
+
+    def _names(self, names: dict[int, set[bytes]]) -> Iterator[Observation]:
+        """Looks at names, near the root first, so that moved parents are found first."""
+        known = [self._tree.by_inode[number] for number in names if number in self._tree.by_inode]
+        waiting = sorted(known, key=Directory.depth)
+        while waiting:
+            failed: list[Directory] = []
+            for directory in waiting:
+                if directory.inode not in self._tree.by_inode:
+                    continue
+                with self._opened(directory) as opened:
+                    if opened is None:
+                        failed.append(directory)
+                        continue
+                    for name in names[directory.inode]:
+                        yield from self._look(directory, opened, name)
+            if len(failed) == len(waiting):
+                for directory in failed:
+                    self._misplaced(directory)
+                return
+            waiting = failed
+
+    def _misplaced(self, directory: Directory) -> None:
+        """A directory is not where it was: look at its name, and list it if it turns up again."""
+        if directory.parent is None:
+            raise LostError("the live directory was replaced while it was mounted")
+        key = (directory.parent.inode, directory.name)
+        if key not in self._seen:
+            self._more.append(key)
+
+    def _opened(self, directory: Directory) -> _Opened:
+        return _Opened(self, directory)
+
+    def open_directory(self, directory: Directory) -> int | None:
+        """A descriptor of the directory if it is still the one known by its inode number."""
+        try:
+            fd = linux.open_directory_beneath(self._root_fd, directory.path())
+        except OSError:
+            # Gone, replaced by a link, covered by a mount: in each case not the known directory.
+            return None
+        status = os.fstat(fd)
+        if status.st_ino != directory.inode or status.st_nlink == 0:
+            os.close(fd)
+            return None
+        self._tree.set_attributes(directory, self._entry_of_directory(fd, status))
+        return fd
+
+    def _entry_of_directory(self, pin: int, status: os.stat_result) -> Entry:
+        found = inode.xattrs(pin)
+        return Entry(
+            Kind.DIRECTORY,
+            mode=stat.S_IMODE(status.st_mode),
+            uid=status.st_uid,
+            gid=status.st_gid,
+            mtime_ns=status.st_mtime_ns,
+            xattrs=self._tree.stage.put(xattrs.encode(found)) if found else b"",
+        )
+
+    def _inode(self, number: int, *, sure: bool) -> Iterator[Observation]:
+        """Looks at a file known by its inode number; `sure`: unless its signature is the same."""
+        record = self._index.get(number)
+        if record is None:
+            return  # never recorded: a hint of its creation is on its way
+        directory = self._tree.by_inode.get(record.parent_ino)
+        if directory is None or (directory.inode, record.name) in self._seen:
+            return
+        with self._opened(directory) as opened:
+            if opened is None:
+                self._misplaced(directory)
+                return
+            if not (sure and self._same(opened, record)):
+                yield from self._look(directory, opened, record.name)
+
+    def _same(self, directory: int, record: IndexRecord) -> bool:
+        try:
+            status = os.stat(record.name, dir_fd=directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return _unmoved(record, status, self._trust.granule_ns)
+
+    def _look(self, directory: Directory, fd: int, name: bytes) -> Iterator[Observation]:
+        key = (directory.inode, name)
+        if key in self._seen:
+            return
+        self._seen.add(key)
+        self._check()
+        try:
+            with inode.pinned(fd, name) as (pin, status):
+                if stat.S_ISDIR(status.st_mode):
+                    yield from self._directory(directory, name, pin, status)
+                else:
+                    self._no_directory(directory, name)
+                    yield self._file(directory, name, pin, status)
+        except FileNotFoundError:
+            self._no_directory(directory, name)
+            yield Observation(directory, name)
+        except OSError as error:
+            path = os.fsdecode(b"/".join([*directory.path(), name]))
+            raise DiffKeeperError(f"cannot read {path!r}: {error.strerror}") from error
+
+    def _no_directory(self, directory: Directory, name: bytes) -> None:
+        """A directory that had the name may turn up elsewhere in this round: wait for its end."""
+        if name in directory.children:
+            self._ended.append((directory, name))
+        else:
+            self._tree.drop_recorded(directory, name)
+
+    def _forget_child(self, directory: Directory, name: bytes, kept: int | None) -> None:
+        """Forget the directory known at a name, unless it has the inode number `kept`."""
+        child = directory.children.get(name)
+        if child is not None and child.inode != kept:
+            for number in self._tree.drop(child):
+                self._source.unwatch(number)
+
+    def _directory(
+        self, parent: Directory, name: bytes, pin: int, status: os.stat_result
+    ) -> Iterator[Observation]:
+        number = status.st_ino
+        if status.st_dev != self._device:
+            # Something is mounted here: what it covers cannot be seen, what it shows is not ours.
+            self._forget_child(parent, name, None)
+            return
+        self._forget_child(parent, name, number)
+        known = self._tree.by_inode.get(number)
+        listing = self._deep or (known is not None and not known.listed)
+        if known is None:
+            old = self._tree.lookup(parent, name)
+            if old is not None and old.kind is not Kind.DIRECTORY:
+                yield Observation(parent, name)  # the file that had the name
+            known = self._tree.attach(number, parent, name)
+            listing = True
+        elif known.parent is not parent or known.name != name:
+            if known.parent is not None:
+                self._more.append((known.parent.inode, known.name))
+            self._tree.move(known, parent, name)
+        self._tree.set_attributes(known, self._entry_of_directory(pin, status))
+        # A directory that was removed and made anew may have the inode number, but not the watch.
+        if self._source.watch(number, pin) or listing:
+            self._unlisted.append(known)
+
+    def _file(
+        self, directory: Directory, name: bytes, pin: int, status: os.stat_result
+    ) -> Observation:
+        found = Observation(directory, name, status, clock.now_ns(), inode.xattrs(pin))
+        if stat.S_ISLNK(status.st_mode):
+            found.target = inode.link_target(pin)
+        elif stat.S_ISREG(status.st_mode):
+            found.content = self._content(directory, name, pin, status)
+            if status.st_nlink > 1:
+                self._find_first_name(directory, name, status)
+        return found
+
+    def _find_first_name(self, directory: Directory, name: bytes, status: os.stat_result) -> None:
+        """A file that just got its second name: its first one is to become a link, too."""
+        record = self._index.get(status.st_ino)
+        if record is not None and not record.link_id and record.parent_ino in self._tree.by_inode:
+            key = (record.parent_ino, record.name)
+            if key not in self._seen:
+                self._more.append(key)
+
+    def _content(
+        self, directory: Directory, name: bytes, pin: int, status: os.stat_result
+    ) -> Content:
+        done = self._contents.get(status.st_ino)
+        if done is not None and done[0] == status.st_ctime_ns:
+            return done[1]
+        old = self._tree.file_entry(self._tree.lookup(directory, name))
+        if old is not None and old.kind is not Kind.FILE:
+            old = None
+        with inode.reading(pin) as fd:
+            content = self._reader.read(
+                fd, status.st_size, self._chunk_bits, old, self._tree.stage.get, self._spill
+            )
+        if status.st_nlink > 1:
+            self._contents[status.st_ino] = (status.st_ctime_ns, content)
+        return content
+
+    def _list(self, directory: Directory) -> Iterator[Observation]:
+        """Lists a directory and looks at every name that its signature does not prove unchanged."""
+        with self._opened(directory) as fd:
+            if fd is None:
+                self._misplaced(directory)
+                return
+            # The watch comes first: a later change is hinted, an earlier one is listed.
+            self._source.watch(directory.inode, fd)
+            listing = _Listing(directory, directory.content)
+            for name, status in inode.statuses(fd):
+                listing.on_disk.add(name)
+                listing.window.append((name, status))
+                if len(listing.window) >= limits.OBSERVE_NAMES_MAX:
+                    yield from self._compare(listing, fd)
+            yield from self._compare(listing, fd)
+            if listing.found < self._tree.count(listing.recorded):
+                for name in self._tree.names(listing.recorded):
+                    if name not in listing.on_disk:
+                        yield from self._look(directory, fd, name)
+            directory.listed = True
+
+    def _compare(self, listing: _Listing, fd: int) -> Iterator[Observation]:
+        self._check()
+        window, listing.window = listing.window, []
+        known = listing.recorded != EMPTY
+        records = self._index.get_many([s.st_ino for _, s in window]) if known else {}
+        for name, status in window:
+            record = records.get(status.st_ino)
+            if record is not None and self._unchanged(listing, name, status, record):
+                listing.found += 1
+                continue
+            if known and self._tree.lookup_in(listing.recorded, name) is not None:
+                listing.found += 1
+            yield from self._look(listing.directory, fd, name)
+
+    def _unchanged(
+        self, listing: _Listing, name: bytes, status: os.stat_result, record: IndexRecord
+    ) -> bool:
+        unsure_ns = self._trust.granule_ns
+        if record.kind == Kind.FILE:
+            unsure_ns = max(unsure_ns, self._trust.horizon_ns)
+        same = _unmoved(record, status, unsure_ns)
+        if not same or not record.link_id:
+            place = (record.parent_ino, record.name) == (listing.directory.inode, name)
+            return same and place and status.st_nlink == 1
+        entry = self._tree.lookup_in(listing.recorded, name)
+        return entry is not None and entry.link_id == record.link_id
+
+
+def _unmoved(record: IndexRecord, status: os.stat_result, unsure_ns: int) -> bool:
+    """Whether a signature is the recorded one, and old enough when it was taken to prove it."""
+    return (
+        record.ctime_ns == status.st_ctime_ns
+        and record.mtime_ns == status.st_mtime_ns
+        and record.size == status.st_size
+        and record.kind == KINDS.get(stat.S_IFMT(status.st_mode))
+        and record.seen_ns - record.ctime_ns > unsure_ns
+    )
+
+
+@dataclass(slots=True)
+class _Listing:
+    """One directory being compared with what was recorded when the listing began."""
+
+    directory: Directory
+    recorded: bytes
+    on_disk: set[bytes] = field(default_factory=set)
+    window: list[tuple[bytes, os.stat_result]] = field(default_factory=list)
+    found: int = 0
+
+
+class _Opened:
+    """Context of one opened directory; None inside where it is not the known one any more."""
+
+    def __init__(self, observer: Observer, directory: Directory) -> None:
+        self._observer = observer
+        self._directory = directory
+        self._fd: int | None = None
+
+    def __enter__(self) -> int | None:
+        self._fd = self._observer.open_directory(self._directory)
+        return self._fd
+
+    def __exit__(self, *_: object) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+
+
+def _grouped(pairs: list[tuple[int, bytes]]) -> dict[int, set[bytes]]:
+    grouped: dict[int, set[bytes]] = {}
+    for number, name in pairs:
+        grouped.setdefault(number, set()).add(name)
+    return grouped

@@ -1,0 +1,300 @@
+"""Builds a directory from a snapshot: equal in content, metadata, links and holes.
+
+Objects come through an interface, so that the same code replays from the store, over a socket, or
+from wherever objects will be kept. The target is written relative to descriptors that only this
+process knows of; nothing outside it is touched.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Protocol
+
+from diffkeeper import clock, failpoint, limits
+from diffkeeper.errors import CorruptionError
+from diffkeeper.format import dirtree, filetree, root, xattrs
+from diffkeeper.format.chunk import zero_digest
+from diffkeeper.format.entry import Entry, Kind, chunk_count, link_key
+from diffkeeper.format.records import IndexRecord
+from diffkeeper.fsio import inode, linux, tree
+
+_TYPES = {
+    Kind.FIFO: stat.S_IFIFO,
+    Kind.SOCKET: stat.S_IFSOCK,
+    Kind.CHAR: stat.S_IFCHR,
+    Kind.BLOCK: stat.S_IFBLK,
+}
+Progress = Callable[[int, int], None]  # files and bytes done so far
+Signed = Callable[[dict[int, IndexRecord]], None]  # takes signatures by inode number
+
+
+class ObjectSource(Protocol):
+    """Where objects come from; every object is checked against its digest before it is returned."""
+
+    def nodes(self, digests: list[bytes]) -> list[bytes]:
+        """Plain nodes in the order asked for; raises NotFoundError, CorruptionError."""
+
+    def chunks(self, digests: list[bytes]) -> list[bytes]:
+        """Plain chunks in the order asked for; raises NotFoundError, CorruptionError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What a replay wrote, and how long it took until it was durable."""
+
+    files: int
+    bytes: int
+    seconds: float
+
+
+@dataclass(slots=True)
+class _Place:
+    """A directory that is being filled."""
+
+    path: list[bytes]
+    entry: Entry
+    inode: int
+
+
+_Written = list[tuple[int, IndexRecord, int]]  # inode number, signature, bytes
+
+
+class Replay:
+    """One replay into an existing, empty directory."""
+
+    def __init__(
+        self,
+        objects: ObjectSource,
+        target: str,
+        *,
+        progress: Progress | None = None,
+        signed: Signed | None = None,
+    ) -> None:
+        self._objects = objects
+        self._target = target
+        self._progress = progress
+        self._signed = signed
+        # What is written here becomes visible only once it is synced; from then on every change,
+        # also through a mapping, moves a timestamp. So these signatures prove as much as old ones.
+        self._seen_ns = clock.now_ns() + inode.mmap_dirty_horizon_ns()
+        self._root_fd = -1
+        self._links_root = b""
+        self._first_names: dict[int, tuple[list[bytes], bytes]] = {}
+        self._signatures: dict[int, IndexRecord] = {}
+        self._xattrs: dict[bytes, dict[bytes, bytes]] = {}
+        self.files = 0
+        self.bytes = 0
+
+    def run(self, snapshot_root: bytes) -> Replayed:
+        """Write the tree of a snapshot's Merkle root (32 bytes) and make it durable.
+
+        Raises NotFoundError or CorruptionError for objects, OSError for the target.
+        """
+        started = clock.monotonic()
+        entry, self._links_root = root.decode_root(self._get(snapshot_root))
+        self._root_fd = os.open(self._target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with ThreadPoolExecutor(limits.REPLAY_THREADS, thread_name_prefix="replay") as pool:
+                self._fill(entry, pool)
+                sync = pool.submit(linux.syncfs, self._root_fd)
+                self._hand_over(0)
+                sync.result()
+        finally:
+            os.close(self._root_fd)
+        return Replayed(self.files, self.bytes, clock.monotonic() - started)
+
+    def _hand_over(self, most: int) -> None:
+        """Give the signatures away when there are more than `most`."""
+        if len(self._signatures) > most:
+            if self._signed is not None:
+                self._signed(self._signatures)
+            self._signatures = {}
+
+    def _get(self, digest: bytes) -> bytes:
+        return self._objects.nodes([digest])[0]
+
+    def _fill(self, entry: Entry, pool: ThreadPoolExecutor) -> None:
+        """All directories first to last, then their metadata last to first: a child moves its
+        parent's time."""
+        made: list[_Place] = []
+        pending = [_Place([], entry, os.fstat(self._root_fd).st_ino)]
+        while pending:
+            place = pending.pop()
+            failpoint.hit("replay.building")
+            made.append(place)
+            with tree.opened(self._root_fd, place.path) as fd:
+                pending.extend(self._directory(place, fd, pool))
+        for place in reversed(made):
+            with tree.opened(self._root_fd, place.path) as fd:
+                self._finish(fd, place.entry)
+
+    def _directory(self, place: _Place, fd: int, pool: ThreadPoolExecutor) -> list[_Place]:
+        """Make every name of one directory; returns its subdirectories."""
+        flying: list[Future[_Written]] = []
+        below: list[_Place] = []
+        group: list[tuple[bytes, Entry]] = []
+        size = 0
+        try:
+            for name, entry in dirtree.entries(place.entry.content, self._get):
+                if entry.kind is Kind.DIRECTORY:
+                    os.mkdir(name, 0o700, dir_fd=fd)
+                    number = os.stat(name, dir_fd=fd, follow_symlinks=False).st_ino
+                    below.append(_Place([*place.path, name], entry, number))
+                elif entry.kind is Kind.LINK:
+                    self._link(place, fd, name, entry.link_id)
+                else:
+                    group.append((name, entry))
+                    size += entry.size
+                    full = len(group) >= limits.REPLAY_GROUP_FILES
+                    if full or size >= limits.REPLAY_GROUP_BYTES:
+                        flying.append(pool.submit(self._group, place, fd, group))
+                        group, size = [], 0
+                        self._land(flying, 2 * limits.REPLAY_THREADS)
+            if group:
+                flying.append(pool.submit(self._group, place, fd, group))
+            self._land(flying, 0)
+        finally:
+            # The descriptor must stay open until nothing writes through it any more.
+            wait(flying)
+        return below
+
+    def _land(self, flying: list[Future[_Written]], left: int) -> None:
+        """Wait until at most `left` groups are under way."""
+        while len(flying) > left:
+            for number, signature, size in flying.pop(0).result():
+                self._signatures[number] = signature
+                self.files += signature.kind == Kind.FILE
+                self.bytes += size
+        self._hand_over(limits.OBSERVE_NAMES_MAX)
+        if self._progress is not None:
+            self._progress(self.files, self.bytes)
+
+    def _group(self, place: _Place, fd: int, group: list[tuple[bytes, Entry]]) -> _Written:
+        written = []
+        for name, entry in group:
+            status = self._make(fd, name, entry)
+            signature = self._signature(status, entry, place.inode, name, 0)
+            written.append((status.st_ino, signature, entry.size))
+        return written
+
+    def _link(self, place: _Place, fd: int, name: bytes, link_id: int) -> None:
+        """A name of a file with several: the first one makes the file."""
+        entry = dirtree.lookup(self._links_root, link_key(link_id), self._get)
+        if entry is None:
+            raise CorruptionError(f"{name!r} is a name of link {link_id}, which is not recorded")
+        first = self._first_names.get(link_id)
+        if first is None:
+            self._first_names[link_id] = (place.path, name)
+            status = self._make(fd, name, entry)
+            self.bytes += entry.size
+        else:
+            with tree.opened(self._root_fd, first[0]) as source:
+                os.link(first[1], name, src_dir_fd=source, dst_dir_fd=fd, follow_symlinks=False)
+            status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        self.files += entry.kind is Kind.FILE
+        signature = self._signature(status, entry, place.inode, name, link_id)
+        self._signatures[status.st_ino] = signature
+
+    def _make(self, fd: int, name: bytes, entry: Entry) -> os.stat_result:
+        """Create one file of any type with all its metadata; returns its lstat."""
+        if entry.kind is Kind.FILE:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            file = os.open(name, flags, 0o600, dir_fd=fd)
+            try:
+                self._content(file, entry)
+                self._finish(file, entry)
+                return os.fstat(file)
+            finally:
+                os.close(file)
+        if entry.kind is Kind.SYMLINK:
+            os.symlink(entry.target, name, dir_fd=fd)
+        else:
+            os.mknod(name, _TYPES[entry.kind] | 0o600, entry.rdev, dir_fd=fd)
+        found = self._attributes(entry)
+        tree.set_metadata_at(
+            fd, name, entry.uid, entry.gid,
+            None if entry.kind is Kind.SYMLINK else entry.mode, found, entry.mtime_ns,
+        )  # fmt: skip
+        return os.stat(name, dir_fd=fd, follow_symlinks=False)
+
+    def _finish(self, fd: int, entry: Entry) -> None:
+        found = self._attributes(entry)
+        tree.set_metadata(fd, entry.uid, entry.gid, entry.mode, found, entry.mtime_ns)
+
+    def _attributes(self, entry: Entry) -> dict[bytes, bytes]:
+        if not entry.xattrs:
+            return {}
+        if entry.xattrs not in self._xattrs:
+            if len(self._xattrs) >= limits.NODE_CACHE_ENTRIES_MAX:
+                self._xattrs.clear()
+            self._xattrs[entry.xattrs] = xattrs.decode(self._get(entry.xattrs))
+        return self._xattrs[entry.xattrs]
+
+    def _content(self, file: int, entry: Entry) -> None:
+        """Write all chunks; holes stay holes, and so do zero blocks of a sparse file."""
+        count = chunk_count(entry.size, entry.chunk_bits)
+        if count == 0:
+            return
+        step = 1 << entry.chunk_bits
+        batch: list[tuple[int, bytes]] = []
+        for number, digest in filetree.runs(entry.content, count, self._get):
+            batch.append((number, digest))
+            if len(batch) << entry.chunk_bits >= limits.REPLAY_GROUP_BYTES:
+                self._write(file, entry, batch, step)
+                batch = []
+        self._write(file, entry, batch, step)
+        if os.fstat(file).st_size < entry.size:
+            os.ftruncate(file, entry.size)
+
+    def _write(self, file: int, entry: Entry, batch: list[tuple[int, bytes]], step: int) -> None:
+        lengths = [min(step, entry.size - number * step) for number, _ in batch]
+        wanted = [
+            digest
+            for (_, digest), length in zip(batch, lengths, strict=True)
+            if digest != zero_digest(length)
+        ]
+        plain = dict(zip(wanted, self._objects.chunks(wanted), strict=True)) if wanted else {}
+        for (number, digest), length in zip(batch, lengths, strict=True):
+            data = plain.get(digest)
+            if data is None:
+                tree.write(file, bytes(length), number * step, sparse=False)
+                continue
+            if len(data) != length:
+                raise CorruptionError(
+                    f"chunk {digest.hex()} has {len(data)} bytes where {length} belong"
+                )
+            tree.write(file, data, number * step, sparse=entry.sparse)
+
+    def _signature(
+        self, status: os.stat_result, entry: Entry, parent: int, name: bytes, link_id: int
+    ) -> IndexRecord:
+        return IndexRecord(
+            kind=int(entry.kind),
+            size=status.st_size,
+            mtime_ns=status.st_mtime_ns,
+            ctime_ns=status.st_ctime_ns,
+            seen_ns=self._seen_ns,
+            link_id=link_id,
+            content=entry.content,
+            parent_ino=parent,
+            name=name,
+        )
+
+
+def restore(
+    snapshot_root: bytes,
+    objects: ObjectSource,
+    target: str,
+    *,
+    progress: Progress | None = None,
+    signed: Signed | None = None,
+) -> Replayed:
+    """Replay the snapshot of a Merkle root into `target`, an existing empty directory; durable.
+
+    Raises NotFoundError or CorruptionError for objects, OSError for the target.
+    """
+    return Replay(objects, target, progress=progress, signed=signed).run(snapshot_root)

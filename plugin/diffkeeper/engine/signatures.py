@@ -1,0 +1,50 @@
+"""Stat signatures of one volume's files by inode number: stored ones, covered by new ones.
+
+A signature belongs to the content that the tree records, so new ones are stored in the same
+transaction as the snapshot that has that content.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from diffkeeper.format.records import IndexRecord
+    from diffkeeper.store.store import Batch, Store
+
+
+class Index:
+    """Signatures of the files of one volume; not thread safe."""
+
+    def __init__(self, store: Store, volume: int) -> None:
+        self._store = store
+        self._volume = volume
+        self._new: dict[int, IndexRecord] = {}
+
+    def get(self, inode: int) -> IndexRecord | None:
+        """The newest signature of an inode."""
+        return self._new.get(inode) or self._store.index(self._volume, inode)
+
+    def get_many(self, inodes: Sequence[int]) -> dict[int, IndexRecord]:
+        """The newest signatures of those inodes that have one."""
+        found = dict(self._store.index_many(self._volume, inodes))
+        found.update({inode: self._new[inode] for inode in inodes if inode in self._new})
+        return found
+
+    def put(self, inode: int, record: IndexRecord) -> None:
+        """Set the signature that the next commit stores."""
+        self._new[inode] = record
+
+    def add_to(self, batch: Batch) -> None:
+        """Add all new signatures to the batch of a commit."""
+        for inode, record in self._new.items():
+            batch.index_put[self._volume, inode] = record.encode()
+
+    def __len__(self) -> int:
+        return len(self._new)
+
+    def clear(self) -> None:
+        """Forget the new signatures: they were stored, or what they describe was given up."""
+        self._new.clear()

@@ -1,0 +1,478 @@
+"""Takes the snapshots of one volume: pre-copy, freeze, copy the rest, thaw, commit.
+
+Invariants:
+- What a source hinted is looked at in the capture that drained it. A capture that fails for any
+  reason forgets the tree in memory and compares the whole volume the next time.
+- A snapshot is `crash` only if nothing was seen to change between the first look of its last
+  round and the end of that round: its writers were frozen, or there were none and all was quiet.
+- Signatures, objects, snapshot and head become visible in one transaction.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from diffkeeper import clock, counters, failpoint, limits
+from diffkeeper.capture import probe
+from diffkeeper.capture.scan import ScanSource
+from diffkeeper.capture.source import Dirty, Source
+from diffkeeper.engine.observe import KINDS, Hidden, Observation, Observer, Trust
+from diffkeeper.engine.signatures import Index
+from diffkeeper.engine.stage import Stage
+from diffkeeper.engine.worktree import Directory, Worktree
+from diffkeeper.errors import FreezeError, UnsupportedError
+from diffkeeper.format import xattrs
+from diffkeeper.format.entry import Entry, Kind
+from diffkeeper.format.records import IndexRecord, SnapshotRecord
+from diffkeeper.freeze.writers import Survey, Target, Writers
+from diffkeeper.fsio import inode, mounts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from diffkeeper.engine.content import Content, Reader
+    from diffkeeper.engine.volume import VolumeState
+    from diffkeeper.freeze.freezer import Freezer
+    from diffkeeper.store.store import Store
+
+_FROZEN_ROUNDS_MAX = 3
+_PRECOPY_ENOUGH_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How one volume is captured; from its options."""
+
+    source: str = "auto"
+    freeze: bool = True
+    freeze_seconds_max: float = limits.FREEZE_SECONDS_DEFAULT
+    level: int | None = 1  # zstd; None stores chunks raw
+    chunk_bits: int = limits.CHUNK_BYTES_DEFAULT.bit_length() - 1
+
+
+@dataclass(slots=True)
+class Tools:
+    """What all volumes share."""
+
+    store: Store
+    freezer: Freezer
+    reader: Reader
+    cgroup_root: str
+    proc_root: str
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """How one capture went."""
+
+    fuzzy: str = ""
+    freeze_ms: float = 0.0
+    rounds: int = 0
+    unfreezable: list[str] = field(default_factory=list)
+
+
+class Snapshotter:
+    """Captures one live directory. Methods may be called from any thread; captures take turns."""
+
+    def __init__(self, tools: Tools, state: VolumeState, live: str, policy: Policy) -> None:
+        self._tools = tools
+        self._state = state
+        self._policy = policy
+        self._lock = threading.Lock()
+        self._root_fd = os.open(live, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        device, root, self.fs_type = mounts.locate(live)
+        self.target = Target(device, root)
+        choice = probe.choose(policy.source)
+        self._source: Source = choice.source
+        self.source_reason = choice.reason
+        self._horizon_ns = inode.mmap_dirty_horizon_ns()
+        self._index = Index(tools.store, state.record.id)
+        self._stage = Stage(tools.store, policy.level)
+        self._next_link_id = state.record.next_link_id
+        self._tree: Worktree | None = None
+        self._survey = Survey(tools.proc_root, tools.cgroup_root)
+        self._mapped: set[int] = set()
+        self._mapped_now: set[int] = set()
+        self.cpu_seconds = 0.0
+        self._source.escalate("the volume was not watched before")
+
+    @property
+    def source_name(self) -> str:
+        """The source in use."""
+        return self._source.name
+
+    def close(self) -> None:
+        """Stop watching; waits for a capture under way."""
+        with self._lock:
+            self._source.stop()
+            os.close(self._root_fd)
+
+    def pending(self, writers: Writers) -> bool:
+        """Whether a capture would find work; cheap."""
+        return self._source.pending() or bool(self._hidden(writers))
+
+    def capture(
+        self, reason: str, writers: Writers, *, freeze: bool = True
+    ) -> SnapshotRecord | None:
+        """Record what changed as a new snapshot; None when the newest one still holds.
+
+        `writers`: who has the volume mounted. Raises NoSpaceError, LostError, OSError, …; what
+        was not recorded stays due.
+        """
+        with self._lock:
+            started, cpu = clock.monotonic(), clock.thread_cpu()
+            threads_cpu = self._tools.reader.cpu_seconds
+            try:
+                return self._capture(reason, writers, freeze and self._policy.freeze, started)
+            except BaseException:
+                self._forget()
+                raise
+            finally:
+                used = clock.thread_cpu() - cpu + self._tools.reader.cpu_seconds - threads_cpu
+                self.cpu_seconds += used
+                counters.add("capture_cpu_seconds_total", used, volume=self._state.record.name)
+
+    def _forget(self) -> None:
+        """Drop all unstored work: the next capture compares everything with the newest snapshot."""
+        self._tree = None
+        self._index.clear()
+        self._stage.clear()
+        self._stage.reset_counts()
+        self._source.escalate("the last capture failed")
+
+    def _capture(
+        self, reason: str, writers: Writers, freeze: bool, started: float
+    ) -> SnapshotRecord | None:
+        outcome = _Outcome()
+        dirty = self._source.drain()
+        hidden = self._hidden(writers)
+        if not dirty and not hidden:
+            return None
+        failpoint.hit("capture.drained")
+        if self._tree is None:
+            self._load()
+        self._round(dirty, hidden, writers)
+        failpoint.hit("capture.precopied")
+        if freeze and writers.cgroups:
+            self._frozen(writers, outcome)
+        else:
+            self._until_quiet(writers, outcome)
+        failpoint.hit("capture.thawed")
+        if writers.unfreezable and freeze and outcome.fuzzy:
+            outcome.fuzzy += f"; not freezable: {', '.join(writers.unfreezable)}"
+        return self._commit(reason, outcome, started)
+
+    def _load(self) -> None:
+        head = self._state.head
+        root = bytes.fromhex(head.root) if head is not None else None
+        self._next_link_id = self._state.record.next_link_id
+        self._tree = Worktree(self._stage, os.fstat(self._root_fd).st_ino, root)
+
+    # Looking
+
+    def _hidden(self, writers: Writers) -> Hidden:
+        """Files that may change without a hint."""
+        if not self._source.complete or not writers.pids:
+            return Hidden(frozenset(self._mapped))
+        device = self.target.dev
+        self._mapped_now = mapped = self._survey.mapped_writable(writers.pids, device)
+        aio = self._survey.aio_pids(writers.pids)
+        opened = self._survey.open_for_write(aio, device) if aio else set()
+        # A mapping that ended since the last capture may have been stored to until its end.
+        return Hidden(frozenset(mapped | self._mapped), frozenset(opened))
+
+    def _orphans(self, hidden: Hidden, writers: Writers) -> Hidden:
+        """With every file that is open for writing: one of them was written under no name."""
+        opened = self._survey.open_for_write(writers.pids, self.target.dev)
+        return Hidden(hidden.mapped, hidden.opened | opened)
+
+    def _observer(self, check: Callable[[], None], spill: Callable[[Content], None]) -> Observer:
+        assert self._tree is not None  # noqa: S101  # loaded at the start of each capture
+        horizon = 0 if self._source.complete and self._tree.root.listed else self._horizon_ns
+        return Observer(
+            self._tree,
+            self._root_fd,
+            self._source,
+            self._tools.reader,
+            self._index,
+            self._policy.chunk_bits,
+            Trust(limits.TIMESTAMP_GRANULE_NS, horizon),
+            check,
+            spill,
+        )
+
+    def _round(self, dirty: Dirty, hidden: Hidden, writers: Writers) -> None:
+        """Look at everything hinted, and take it over as it comes."""
+        if dirty.orphans and not writers.pids:
+            dirty.escalate("a file was written under a name that is gone")
+        elif dirty.orphans:
+            hidden = self._orphans(hidden, writers)
+        window: list[Observation] = []
+        size = 0
+        try:
+            for seen in self._observer(lambda: None, self._spill).run(dirty, hidden):
+                window.append(seen)
+                size += seen.content.data_bytes if seen.content else 0
+                if size > limits.OBSERVE_BYTES_MAX or len(window) > limits.OBSERVE_NAMES_MAX:
+                    self._absorb(window)
+                    window, size = [], 0
+        except UnsupportedError as error:
+            self._fall_back(str(error))
+            raise
+        self._absorb(window)
+
+    def _fall_back(self, reason: str) -> None:
+        """The source gave up: scan from now on."""
+        self._source.stop()
+        self._source, self.source_reason = ScanSource(), reason
+
+    def _spill(self, content: Content) -> None:
+        """Take the data of a large file over while it is still being read."""
+        self._stage.add_chunks(content.data)
+        content.data.clear()
+        content.data_bytes = 0
+        content.fold(self._stage.get, self._stage.put)
+        self._stage.relieve()
+
+    def _until_quiet(self, writers: Writers, outcome: _Outcome) -> None:
+        """Rounds without a freeze until one sees nothing change while it looks."""
+        assert self._tree is not None  # noqa: S101  # loaded at the start of each capture
+        root = b""
+        for _ in range(limits.PRECOPY_ROUNDS_MAX):
+            outcome.rounds += 1
+            dirty, before = self._source.drain(), root
+            root = self._tree.settle()
+            # Without hints, and for what gives none, only the same result twice shows quiet.
+            if not dirty and (root == before or not self._hidden(writers)):
+                return
+            if not self._source.complete and root == before:
+                return
+            self._round(dirty, self._hidden(writers), writers)
+        if self._source.pending() or self._tree.settle() != root:
+            outcome.fuzzy = "written to while it was read, by a process that was not frozen"
+
+    def _frozen(self, writers: Writers, outcome: _Outcome) -> None:
+        """Freeze the writers, copy what is still dirty to memory, thaw, take it over."""
+        self._converge(writers)
+        limit = self._policy.freeze_seconds_max
+        taken: list[Observation] = []
+        pending = _Pending(Dirty(), Hidden())
+        try:
+            with self._tools.freezer.frozen(writers.cgroups, limit) as frozen:
+                failpoint.hit("capture.frozen")
+                outcome.fuzzy = self._copy(writers, _Budget(frozen.remaining), taken, pending)
+            if frozen.expired:
+                outcome.fuzzy = f"the freeze ended after its limit of {limit * 1000:.0f} ms"
+            outcome.freeze_ms = frozen.seconds * 1000
+            self._absorb(taken)
+        except FreezeError as error:
+            outcome.fuzzy = str(error)
+            self._absorb(taken)
+            self._round(pending.dirty, pending.hidden, writers)
+        if outcome.freeze_ms:
+            counters.observe(
+                "freeze_seconds", outcome.freeze_ms / 1000, volume=self._state.record.name
+            )
+
+    def _copy(
+        self, writers: Writers, budget: _Budget, taken: list[Observation], pending: _Pending
+    ) -> str:
+        """Inside the freeze: copy what changed. Returns why it is not one instant, or nothing."""
+        pending.hidden = self._hidden(writers)
+        for attempt in range(_FROZEN_ROUNDS_MAX):
+            pending.dirty = self._source.drain()
+            if attempt and not (pending.dirty and self._source.complete):
+                pending.dirty = Dirty()
+                break
+            if pending.dirty.orphans:
+                pending.hidden = self._orphans(pending.hidden, writers)
+            for seen in self._observer(budget.check, budget.spill).run(
+                pending.dirty, Hidden() if attempt else pending.hidden
+            ):
+                taken.append(seen)
+                budget.add(seen)
+        else:
+            return "written to during the freeze, by a process that was not frozen"
+        if writers.unfreezable and (pending.hidden or not self._source.complete):
+            return "mapped or watched without hints, and written by a process that was not frozen"
+        return ""
+
+    def _converge(self, writers: Writers) -> None:
+        """Further pre-copy rounds while they are long, so that little is left for the freeze."""
+        for _ in range(limits.PRECOPY_ROUNDS_MAX):
+            if not self._source.complete:
+                return
+            started = clock.monotonic()
+            dirty = self._source.drain()
+            if dirty:
+                self._round(dirty, Hidden(), writers)
+            if clock.monotonic() - started < _PRECOPY_ENOUGH_SECONDS:
+                return
+
+    # Taking over
+
+    def _absorb(self, seen: list[Observation]) -> None:
+        """Put what was seen into the staged trees and signatures."""
+        assert self._tree is not None  # noqa: S101  # loaded at the start of each capture
+        self._stage.add_chunks(
+            {d: plain for o in seen if o.content is not None for d, plain in o.content.data.items()}
+        )
+        changes: dict[Directory, dict[bytes, Entry | None]] = {}
+        for observation in seen:
+            names = changes.setdefault(observation.directory, {})
+            names[observation.name] = self._entry(observation)
+        for directory, names in changes.items():
+            self._tree.apply(directory, names)
+        self._stage.relieve()
+
+    def _entry(self, seen: Observation) -> Entry | None:
+        status = seen.status
+        if status is None:
+            return None
+        assert self._tree is not None  # noqa: S101  # loaded at the start of each capture
+        kind = KINDS[stat.S_IFMT(status.st_mode)]
+        attributes = seen.attributes
+        entry = Entry(
+            kind,
+            mode=stat.S_IMODE(status.st_mode),
+            uid=status.st_uid,
+            gid=status.st_gid,
+            mtime_ns=status.st_mtime_ns,
+            target=seen.target,
+            rdev=status.st_rdev if kind in (Kind.CHAR, Kind.BLOCK) else 0,
+            xattrs=self._stage.put(xattrs.encode(attributes)) if attributes else b"",
+        )
+        if seen.content is not None:
+            entry = self._with_content(entry, seen.content)
+        link_id = 0
+        if status.st_nlink > 1:
+            link_id = self._link_id(status.st_ino)
+            self._tree.set_link(link_id, entry)
+        self._index.put(status.st_ino, _signature(seen, status, entry, link_id))
+        return Entry(Kind.LINK, link_id=link_id) if link_id else entry
+
+    def _with_content(self, entry: Entry, content: Content) -> Entry:
+        content.data.clear()
+        content.data_bytes = 0
+        return Entry(
+            entry.kind,
+            entry.mode,
+            entry.uid,
+            entry.gid,
+            entry.mtime_ns,
+            size=content.size,
+            content=content.fold(self._stage.get, self._stage.put),
+            xattrs=entry.xattrs,
+            chunk_bits=content.chunk_bits,
+            sparse=content.sparse,
+        )
+
+    def _link_id(self, number: int) -> int:
+        record = self._index.get(number)
+        if record is not None and record.link_id:
+            return record.link_id
+        self._next_link_id += 1
+        return self._next_link_id
+
+    def _commit(self, reason: str, outcome: _Outcome, started: float) -> SnapshotRecord | None:
+        assert self._tree is not None  # noqa: S101  # loaded at the start of each capture
+        root = self._tree.settle()
+        batch = self._stage.batch([root])
+        self._index.add_to(batch)
+        head = self._state.head
+        unchanged = head is not None and head.root == root.hex()
+        healed = unchanged and head is not None and head.consistency == "fuzzy"
+        if unchanged and not (healed and not outcome.fuzzy):
+            if len(self._index):
+                self._state.commit(batch, next_link_id=self._next_link_id)
+            self._done()
+            return None
+        record = self._state.record
+        capture_ms = (clock.monotonic() - started) * 1000
+        snapshot = SnapshotRecord(
+            volume_id=record.id,
+            seq=record.next_seq,
+            parent=record.head,
+            root=root.hex(),
+            time_ns=clock.now_ns(),
+            consistency="fuzzy" if outcome.fuzzy else "crash",
+            reason=reason,
+            files=self._tree.files,
+            bytes=self._tree.size,
+            new_bytes=self._stage.new_bytes,
+            stored_bytes=self._stage.stored_bytes,
+            freeze_ms=round(outcome.freeze_ms, 3),
+            capture_ms=round(capture_ms, 3),
+            cause=outcome.fuzzy,
+        )
+        failpoint.hit("capture.before_commit")
+        self._state.commit(batch, snapshot, next_link_id=self._next_link_id)
+        self._done()
+        _count(record.name, snapshot)
+        return snapshot
+
+    def _done(self) -> None:
+        self._mapped = self._mapped_now
+        self._index.clear()
+        self._stage.clear()
+        self._stage.reset_counts()
+
+
+@dataclass(slots=True)
+class _Pending:
+    """What the round under way looks at: due again if the freeze ends it early."""
+
+    dirty: Dirty
+    hidden: Hidden
+
+
+class _Budget:
+    """Time and memory of one freeze; exceeding either ends the freeze early."""
+
+    def __init__(self, remaining: Callable[[], float]) -> None:
+        self._remaining = remaining
+        self._bytes = 0
+
+    def check(self) -> None:
+        if self._remaining() <= 0:
+            raise FreezeError("more had changed than could be copied within the freeze limit")
+
+    def spill(self, content: Content) -> None:
+        self.check()
+        if self._bytes + content.data_bytes > limits.FROZEN_COPY_BYTES_MAX:
+            raise FreezeError(
+                f"more than {limits.FROZEN_COPY_BYTES_MAX} bytes had changed within the freeze"
+            )
+
+    def add(self, seen: Observation) -> None:
+        self._bytes += seen.content.data_bytes if seen.content else 0
+        self.check()
+
+
+def _signature(
+    seen: Observation, status: os.stat_result, entry: Entry, link_id: int
+) -> IndexRecord:
+    return IndexRecord(
+        kind=int(entry.kind),
+        size=status.st_size,
+        mtime_ns=status.st_mtime_ns,
+        ctime_ns=status.st_ctime_ns,
+        seen_ns=seen.seen_ns,
+        link_id=link_id,
+        content=entry.content,
+        parent_ino=seen.directory.inode,
+        name=seen.name,
+    )
+
+
+def _count(volume: str, snapshot: SnapshotRecord) -> None:
+    counters.add(
+        "snapshots_total", volume=volume, consistency=snapshot.consistency, reason=snapshot.reason
+    )
+    counters.observe("capture_seconds", snapshot.capture_ms / 1000, volume=volume)
+    if snapshot.consistency == "fuzzy":
+        counters.add("fuzzy_total", volume=volume)

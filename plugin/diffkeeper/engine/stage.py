@@ -1,0 +1,95 @@
+"""Objects of a snapshot in the making, before they are stored.
+
+Chunks wait encoded, nodes wait plain: a node that a later round replaces is never encoded. When
+the stage grows past its bound, what it holds is stored in a transaction of its own; such objects
+are unreachable until the snapshot commits, and harmless if it never does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from diffkeeper import failpoint, limits
+from diffkeeper.format import chunk, dirtree
+from diffkeeper.hashing import node_digest
+from diffkeeper.store.store import Batch, Store
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Stage:
+    """New chunks and nodes of one volume; not thread safe."""
+
+    def __init__(self, store: Store, level: int | None) -> None:
+        self._store = store
+        self._level = level
+        self._chunks: dict[bytes, bytes] = {}
+        self._nodes: dict[bytes, bytes] = {}
+        self._bytes = 0
+        self.new_bytes = 0
+        self.stored_bytes = 0
+
+    def get(self, digest: bytes) -> bytes:
+        """A node by its digest, staged or stored."""
+        return self._nodes.get(digest) or self._store.node(digest)
+
+    def put(self, encoded: bytes) -> bytes:
+        """Stage a node; returns its digest."""
+        digest = node_digest(encoded)
+        if digest not in self._nodes:
+            self._nodes[digest] = encoded
+            self._bytes += len(encoded)
+        return digest
+
+    def add_chunks(self, plain: Mapping[bytes, bytes]) -> None:
+        """Stage the chunks that neither the stage nor the store holds; digest to content."""
+        absent = self._store.missing([d for d in plain if d not in self._chunks])
+        for digest in absent:
+            encoded = chunk.encode(plain[digest], self._level)
+            self._chunks[digest] = encoded
+            self._bytes += len(encoded)
+            self.new_bytes += len(plain[digest])
+            self.stored_bytes += len(encoded)
+
+    def relieve(self) -> None:
+        """Store what is staged if it is more than the bound on memory."""
+        if self._bytes > limits.BATCH_BYTES_MAX:
+            batch = self._batch(self._chunks, self._nodes)
+            self._store.commit(batch)
+            failpoint.hit("store.objects_flushed")
+            self.clear()
+
+    def batch(self, roots: list[bytes]) -> Batch:
+        """Everything staged that the node digests `roots` reach; the rest was superseded."""
+        chunks: dict[bytes, bytes] = {}
+        nodes: dict[bytes, bytes] = {}
+        pending = [("node", root) for root in roots]
+        while pending:
+            kind, digest = pending.pop()
+            if kind == "chunk":
+                if digest in self._chunks:
+                    chunks[digest] = self._chunks[digest]
+            elif digest in self._nodes and digest not in nodes:
+                nodes[digest] = self._nodes[digest]
+                pending.extend(dirtree.references(nodes[digest]))
+        return self._batch(chunks, nodes)
+
+    def clear(self) -> None:
+        """Forget everything staged; the counts of the snapshot stay."""
+        self._chunks.clear()
+        self._nodes.clear()
+        self._bytes = 0
+
+    def reset_counts(self) -> None:
+        """Start the counts of the next snapshot."""
+        self.new_bytes = self.stored_bytes = 0
+
+    def _batch(self, chunks: Mapping[bytes, bytes], nodes: Mapping[bytes, bytes]) -> Batch:
+        batch = Batch()
+        batch.chunks.update(chunks)
+        for digest, encoded in nodes.items():
+            at_rest = chunk.encode(encoded, self._level)
+            batch.nodes[digest] = at_rest
+            self.stored_bytes += len(at_rest)
+        return batch

@@ -1,0 +1,273 @@
+"""Compares what is on disk, and what is in the store, with a snapshot's Merkle root.
+
+`Verifier.live` re-reads every file and compares digests and metadata with the tree, whatever the
+timestamps say. `Verifier.stored` reads every object that the root reaches; the store checks each
+against its key. Both name what does not match.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from diffkeeper import clock, limits
+from diffkeeper.engine.observe import KINDS
+from diffkeeper.errors import CorruptionError, NotFoundError
+from diffkeeper.format import dirtree, filetree, root, xattrs
+from diffkeeper.format.chunk import zero_digest
+from diffkeeper.format.entry import Entry, Kind, chunk_count, link_key
+from diffkeeper.fsio import inode, tree
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from diffkeeper.engine.content import Content, Reader
+    from diffkeeper.store.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """One path that does not match, and how."""
+
+    path: bytes
+    problem: str
+
+
+@dataclass(slots=True)
+class Result:
+    """What a verification found. `complete` is false when its time ran out."""
+
+    files: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+    complete: bool = True
+    mismatches: list[Mismatch] = field(default_factory=list)
+
+
+class _OutOfTime(Exception):
+    """Ends the walk; never leaves this module."""
+
+
+class Verifier:
+    """One verification of one snapshot root, within `seconds` (None: without end).
+
+    `cancelled` is asked between files.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        reader: Reader,
+        *,
+        seconds: float | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._store = store
+        self._reader = reader
+        self._deadline = None if seconds is None else clock.monotonic() + seconds
+        self._cancelled = cancelled
+        self._links_root = b""
+        self._link_inodes: dict[int, int] = {}
+        self.result = Result()
+
+    def live(self, directory: str, snapshot_root: bytes, unless: bytes | None = None) -> Result:
+        """Compare a directory with a root; what equals the root `unless` is left out."""
+        started = clock.monotonic()
+        entry, self._links_root = root.decode_root(self._store.node(snapshot_root))
+        proven = root.decode_root(self._store.node(unless))[0] if unless is not None else None
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            self._walk(fd, entry, proven)
+        except _OutOfTime:
+            self.result.complete = False
+        finally:
+            os.close(fd)
+        self.result.seconds = clock.monotonic() - started
+        return self.result
+
+    def stored(self, snapshot_root: bytes) -> Result:
+        """Read every object below a root."""
+        started = clock.monotonic()
+        try:
+            entry, self._links_root = root.decode_root(self._store.node(snapshot_root))
+            self._stored_directory(entry)
+            for name, shared in dirtree.entries(self._links_root, self._store.node):
+                self._stored_file(b"hard link %d" % int.from_bytes(name, "big"), shared)
+        except (CorruptionError, NotFoundError) as error:
+            self._fault(b"/", str(error))
+        except _OutOfTime:
+            self.result.complete = False
+        self.result.seconds = clock.monotonic() - started
+        return self.result
+
+    def _check(self) -> None:
+        late = self._deadline is not None and clock.monotonic() > self._deadline
+        if late or self._cancelled() or len(self.result.mismatches) >= limits.VERIFY_FAULTS_MAX:
+            raise _OutOfTime
+
+    def _fault(self, path: bytes, problem: str) -> None:
+        self.result.mismatches.append(Mismatch(path, problem))
+
+    # The store
+
+    def _stored_directory(self, top: Entry) -> None:
+        pending: list[tuple[bytes, Entry]] = [(b"", top)]
+        while pending:
+            path, directory = pending.pop()
+            self._stored_xattrs(path, directory)
+            try:
+                for name, entry in dirtree.entries(directory.content, self._store.node):
+                    below = path + b"/" + name
+                    if entry.kind is Kind.DIRECTORY:
+                        pending.append((below, entry))
+                    elif entry.kind is not Kind.LINK:
+                        self._stored_file(below, entry)
+            except (CorruptionError, NotFoundError) as error:
+                self._fault(path + b"/", str(error))
+
+    def _stored_xattrs(self, path: bytes, entry: Entry) -> None:
+        try:
+            if entry.xattrs:
+                xattrs.decode(self._store.node(entry.xattrs))
+        except (CorruptionError, NotFoundError) as error:
+            self._fault(path, str(error))
+
+    def _stored_file(self, path: bytes, entry: Entry) -> None:
+        self._check()
+        self._stored_xattrs(path, entry)
+        if entry.kind is not Kind.FILE:
+            return
+        count = chunk_count(entry.size, entry.chunk_bits)
+        step = 1 << entry.chunk_bits
+        try:
+            for number, digest in filetree.runs(entry.content, count, self._store.node):
+                length = min(step, entry.size - number * step)
+                if digest != zero_digest(length) and len(self._store.chunk(digest)) != length:
+                    raise CorruptionError(f"chunk {number} has a wrong length")
+        except (CorruptionError, NotFoundError) as error:
+            self._fault(path, str(error))
+        self.result.files += 1
+        self.result.bytes += entry.size
+
+    # The live directory
+
+    def _walk(self, root_fd: int, top: Entry, proven: Entry | None) -> None:
+        pending: list[tuple[list[bytes], Entry, Entry | None]] = [([], top, proven)]
+        while pending:
+            path, recorded, known = pending.pop()
+            try:
+                with tree.opened(root_fd, path) as fd:
+                    self._directory_metadata(path, fd, recorded)
+                    pending.extend(self._directory(path, fd, recorded, known))
+            except OSError as error:
+                self._fault(b"/".join(path), f"cannot be read: {error.strerror}")
+
+    def _directory_metadata(self, path: list[bytes], fd: int, recorded: Entry) -> None:
+        problem = self._metadata(os.fstat(fd), recorded, fd)
+        if problem:
+            self._fault(b"/".join(path) or b".", problem)
+
+    def _directory(
+        self, path: list[bytes], fd: int, recorded: Entry, known: Entry | None
+    ) -> Iterator[tuple[list[bytes], Entry, Entry | None]]:
+        get = self._store.node
+        before = known.content if known is not None else bytes(32)
+        on_disk = set(inode.names(fd))
+        for name, entry in dirtree.entries(recorded.content, get):
+            if name not in on_disk:
+                self._fault(b"/".join([*path, name]), "is missing")
+                continue
+            on_disk.discard(name)
+            old = dirtree.lookup(before, name, get) if known is not None else None
+            if entry.kind is Kind.DIRECTORY:
+                yield [*path, name], entry, old
+            elif old is None or old != entry or entry.kind is Kind.LINK:
+                self._name(path, fd, name, entry)
+        for name in on_disk:
+            self._fault(b"/".join([*path, name]), "is not in the snapshot")
+
+    def _name(self, path: list[bytes], fd: int, name: bytes, entry: Entry) -> None:
+        self._check()
+        link_id = entry.link_id
+        if entry.kind is Kind.LINK:
+            found = dirtree.lookup(self._links_root, link_key(link_id), self._store.node)
+            if found is None:
+                raise CorruptionError(f"link {link_id} is not recorded")
+            entry = found
+        try:
+            with inode.pinned(fd, name) as (pin, status):
+                problem = self._metadata(status, entry, pin) or self._file(status, entry, pin)
+                if link_id and self._link_inodes.setdefault(link_id, status.st_ino) != (
+                    status.st_ino
+                ):
+                    problem = problem or "is not the same file as its other names"
+        except OSError as error:
+            problem = f"cannot be read: {error.strerror}"
+        if problem:
+            self._fault(b"/".join([*path, name]), problem)
+        self.result.files += 1
+        self.result.bytes += entry.size
+
+    def _metadata(self, status: os.stat_result, entry: Entry, pin: int) -> str:
+        """How metadata differs, or nothing."""
+        kind = KINDS.get(stat.S_IFMT(status.st_mode))
+        if kind is not entry.kind:
+            return (
+                f"is a {kind.name.lower() if kind else 'strange'} where a"
+                f" {entry.kind.name.lower()} belongs"
+            )
+        pairs = {
+            "mode": (stat.S_IMODE(status.st_mode), entry.mode),
+            "uid": (status.st_uid, entry.uid),
+            "gid": (status.st_gid, entry.gid),
+            "mtime": (status.st_mtime_ns, entry.mtime_ns),
+        }
+        if kind is Kind.FILE:
+            pairs["size"] = (status.st_size, entry.size)
+        if kind in (Kind.CHAR, Kind.BLOCK):
+            pairs["device"] = (status.st_rdev, entry.rdev)
+        for what, (found, wanted) in pairs.items():
+            if found != wanted:
+                return f"{what} is {found}, recorded as {wanted}"
+        wanted_xattrs = xattrs.decode(self._store.node(entry.xattrs)) if entry.xattrs else {}
+        if inode.xattrs(pin) != wanted_xattrs:
+            return "extended attributes differ"
+        return ""
+
+    def _file(self, status: os.stat_result, entry: Entry, pin: int) -> str:
+        """How content differs, or nothing."""
+        if entry.kind is Kind.SYMLINK and inode.link_target(pin) != entry.target:
+            return "link target differs"
+        if entry.kind is not Kind.FILE:
+            return ""
+        with inode.reading(pin) as fd:
+            content = self._reader.read(
+                fd, status.st_size, entry.chunk_bits, entry, self._store.node, _stop_early
+            )
+        differing = _first_difference(content, entry, self._store)
+        return (
+            f"content differs from byte {differing << entry.chunk_bits}"
+            if (differing is not None)
+            else ""
+        )
+
+
+def _stop_early(content: Content) -> None:
+    """One difference is enough: do not keep the data of the others."""
+    content.data.clear()
+    content.data_bytes = 0
+
+
+def _first_difference(content: Content, entry: Entry, store: Store) -> int | None:
+    """First chunk that differs; a hole where zeros were, or the reverse, is no difference."""
+    step = 1 << entry.chunk_bits
+    for number in sorted(content.changes):
+        length = min(step, entry.size - number * step)
+        count = chunk_count(entry.size, entry.chunk_bits)
+        old = next(filetree.refs(entry.content, count, store.node, number, number + 1))
+        blank = (bytes(32), zero_digest(length))
+        if not (old in blank and content.changes[number] in blank):
+            return number
+    return None

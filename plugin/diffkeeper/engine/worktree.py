@@ -1,0 +1,267 @@
+"""The directory tree of a volume between two snapshots: which Merkle root each directory has now.
+
+Only directories are kept in memory, each known by its inode number; names and files live in the
+stored trees. A change of names in one directory is applied to that directory's own tree;
+`settle` then carries new roots up to the volume's root.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from diffkeeper.errors import CorruptionError
+from diffkeeper.format import dirtree, root
+from diffkeeper.format.entry import EMPTY, Entry, Kind, link_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from diffkeeper.engine.stage import Stage
+
+
+@dataclass(slots=True, eq=False)
+class Directory:
+    """One directory. `entry` is what its parent's tree records; `attributes` what was last seen."""
+
+    inode: int
+    parent: Directory | None
+    name: bytes
+    content: bytes = EMPTY
+    files: int = 0
+    size: int = 0
+    entry: Entry | None = None
+    attributes: Entry | None = None
+    children: dict[bytes, Directory] = field(default_factory=dict)
+    listed: bool = False  # all its names were looked at since the volume was opened
+
+    def path(self) -> list[bytes]:
+        """Path components from the volume's root."""
+        parts: list[bytes] = []
+        at: Directory = self
+        while at.parent is not None:
+            parts.append(at.name)
+            at = at.parent
+        return parts[::-1]
+
+    def depth(self) -> int:
+        """Number of directories above."""
+        return len(self.path())
+
+
+def _files(entry: Entry | None) -> int:
+    if entry is None:
+        return 0
+    if entry.kind is Kind.DIRECTORY:
+        return entry.links
+    return 1 if entry.kind in (Kind.FILE, Kind.LINK) else 0
+
+
+def _size(entry: Entry | None) -> int:
+    return entry.size if entry is not None and entry.kind in (Kind.FILE, Kind.DIRECTORY) else 0
+
+
+class Worktree:
+    """Directories by inode, the links tree, and what changed since the last settle."""
+
+    def __init__(self, stage: Stage, inode: int, head: bytes | None) -> None:
+        self.stage = stage
+        self.links_root = EMPTY
+        entry: Entry | None = None
+        if head is not None:
+            entry, self.links_root = root.decode_root(stage.get(head))
+        self.root = Directory(inode, None, b"", attributes=entry)
+        if entry is not None:
+            self.root.content, self.root.files, self.root.size = (
+                entry.content,
+                entry.links,
+                entry.size,
+            )
+        self.links_size = sum(e.size for _, e in dirtree.entries(self.links_root, stage.get))
+        self.by_inode: dict[int, Directory] = {inode: self.root}
+        self._touched: set[Directory] = set()
+        self._link_entries: dict[int, Entry] = {}
+        self._link_counts: dict[int, int] = {}
+        # Places whose recorded directory was found elsewhere: its content lives on there.
+        self._moved_out: set[tuple[int, bytes]] = set()
+
+    def lookup(self, directory: Directory, name: bytes) -> Entry | None:
+        """The recorded entry of a name, as the directory's tree has it."""
+        return self.lookup_in(directory.content, name)
+
+    def lookup_in(self, content: bytes, name: bytes) -> Entry | None:
+        """The entry of a name in the directory tree `content`."""
+        return dirtree.lookup(content, name, self.stage.get)
+
+    def count(self, content: bytes) -> int:
+        """Number of names in the directory tree `content`."""
+        return dirtree.count(content, self.stage.get)
+
+    def names(self, content: bytes) -> Iterator[bytes]:
+        """Names in the directory tree `content`."""
+        return (name for name, _ in dirtree.entries(content, self.stage.get))
+
+    def file_entry(self, entry: Entry | None) -> Entry | None:
+        """The file's own entry: of a LINK, that in the links tree."""
+        if entry is None or entry.kind is not Kind.LINK:
+            return entry
+        pending = self._link_entries.get(entry.link_id)
+        key = link_key(entry.link_id)
+        return pending or dirtree.lookup(self.links_root, key, self.stage.get)
+
+    def attach(self, inode: int, parent: Directory, name: bytes) -> Directory:
+        """A directory newly found at a name; it starts from what the name held before."""
+        new = Directory(inode, parent, name)
+        old = self.lookup(parent, name)
+        moved = (parent.inode, name) in self._moved_out
+        if old is not None and old.kind is Kind.DIRECTORY and not moved:
+            new.content, new.files, new.size, new.entry = old.content, old.links, old.size, old
+        self.by_inode[inode] = new
+        parent.children[name] = new
+        self._touched.add(new)
+        return new
+
+    def move(self, directory: Directory, parent: Directory, name: bytes) -> None:
+        """A known directory was found under another name; its content goes with it."""
+        if directory.parent is not None:
+            directory.parent.children.pop(directory.name, None)
+            self._moved_out.add((directory.parent.inode, directory.name))
+        directory.parent, directory.name, directory.entry = parent, name, None
+        parent.children[name] = directory
+        self._touched.add(directory)
+
+    def drop(self, directory: Directory) -> list[int]:
+        """Forget a directory and all below; returns the inode numbers that were forgotten."""
+        if directory.parent is not None:
+            directory.parent.children.pop(directory.name, None)
+        gone: list[int] = []
+        stack = [directory]
+        while stack:
+            at = stack.pop()
+            stack.extend(at.children.values())
+            self._unlink_all(at.content, recurse=False)
+            self.by_inode.pop(at.inode, None)
+            self._touched.discard(at)
+            gone.append(at.inode)
+        return gone
+
+    def drop_recorded(self, parent: Directory, name: bytes) -> None:
+        """Account for a recorded directory that is gone and was never found on disk."""
+        if not self._has_links() or (parent.inode, name) in self._moved_out:
+            return
+        entry = self.lookup(parent, name)
+        if entry is not None and entry.kind is Kind.DIRECTORY:
+            self._unlink_all(entry.content, recurse=True)
+
+    def _has_links(self) -> bool:
+        return self.links_root != EMPTY or bool(self._link_counts)
+
+    def _unlink_all(self, content: bytes, *, recurse: bool) -> None:
+        if not self._has_links():
+            return
+        pending = [content]
+        while pending:
+            for _, entry in dirtree.entries(pending.pop(), self.stage.get):
+                if entry.kind is Kind.LINK:
+                    self._count_link(entry.link_id, -1)
+                elif recurse and entry.kind is Kind.DIRECTORY:
+                    pending.append(entry.content)
+
+    def _count_link(self, link_id: int, amount: int) -> None:
+        self._link_counts[link_id] = self._link_counts.get(link_id, 0) + amount
+
+    def set_link(self, link_id: int, entry: Entry) -> None:
+        """Record the file that the names of `link_id` share."""
+        self._link_entries[link_id] = entry
+
+    def set_attributes(self, directory: Directory, attributes: Entry) -> None:
+        """Record mode, owner, times and attributes of a directory."""
+        if attributes != directory.attributes:
+            directory.attributes = attributes
+            self._touched.add(directory)
+
+    def apply(self, directory: Directory, changes: Mapping[bytes, Entry | None]) -> None:
+        """Set or remove names in one directory."""
+        get, put = self.stage.get, self.stage.put
+        before = directory.content
+        directory.content = dirtree.apply(before, changes, get, put)
+        if directory.content == before:
+            return
+        self._touched.add(directory)
+        for _, old, new in dirtree.diff(before, directory.content, get):
+            directory.files += _files(new) - _files(old)
+            directory.size += _size(new) - _size(old)
+            old_id = old.link_id if old is not None and old.kind is Kind.LINK else 0
+            new_id = new.link_id if new is not None and new.kind is Kind.LINK else 0
+            if old_id != new_id:
+                if old_id:
+                    self._count_link(old_id, -1)
+                if new_id:
+                    self._count_link(new_id, 1)
+
+    def settle(self) -> bytes:
+        """Carry all changes up; returns the Merkle root of the volume, staged."""
+        for level in self._levels():
+            changes: dict[Directory, dict[bytes, Entry | None]] = {}
+            for directory in level:
+                if directory.parent is None or directory.attributes is None:
+                    continue
+                entry = self._entry(directory)
+                if entry != directory.entry:
+                    directory.entry = entry
+                    changes.setdefault(directory.parent, {})[directory.name] = entry
+            for parent, names in changes.items():
+                self.apply(parent, names)
+        self._touched.clear()
+        self._moved_out.clear()
+        self._settle_links()
+        if self.root.attributes is None:
+            raise CorruptionError("the volume's root directory was never looked at")
+        return self.stage.put(root.encode_root(self._entry(self.root), self.links_root))
+
+    def _entry(self, directory: Directory) -> Entry:
+        assert directory.attributes is not None  # noqa: S101  # checked by both callers
+        return replace(
+            directory.attributes,
+            content=directory.content,
+            size=directory.size,
+            links=directory.files,
+        )
+
+    def _levels(self) -> Iterator[list[Directory]]:
+        """Touched directories, deepest first; a parent joins when its child was touched."""
+        depths: dict[int, set[Directory]] = {}
+        for directory in self._touched:
+            depths.setdefault(directory.depth(), set()).add(directory)
+        if not depths:
+            return
+        for depth in range(max(depths), 0, -1):
+            level = depths.get(depth, set())
+            if level:
+                yield list(level)
+            above = depths.setdefault(depth - 1, set())
+            above.update(d.parent for d in level if d.parent is not None)
+
+    def _settle_links(self) -> None:
+        get = self.stage.get
+        changes: dict[bytes, Entry | None] = {}
+        for link_id in self._link_entries.keys() | self._link_counts.keys():
+            old = dirtree.lookup(self.links_root, link_key(link_id), get)
+            new = self._link_entries.get(link_id) or old
+            count = (old.links if old else 0) + self._link_counts.get(link_id, 0)
+            kept = replace(new, links=count) if new is not None and count > 0 else None
+            changes[link_key(link_id)] = kept
+            self.links_size += _size(kept) - _size(old)
+        self.links_root = dirtree.apply(self.links_root, changes, get, self.stage.put)
+        self._link_entries.clear()
+        self._link_counts.clear()
+
+    @property
+    def files(self) -> int:
+        """Names of regular files in the whole volume."""
+        return self.root.files
+
+    @property
+    def size(self) -> int:
+        """Logical bytes of all files; a file with several names counts once."""
+        return self.root.size + self.links_size

@@ -1,0 +1,1 @@
+"""File system access: the only layer that opens, renames, syncs and mounts."""

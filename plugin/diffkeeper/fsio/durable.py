@@ -1,0 +1,69 @@
+"""Renames, syncs and removals: the steps whose order decides what a power cut leaves behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+
+from diffkeeper.errors import DiffKeeperError
+from diffkeeper.fsio import linux
+
+
+def sync_directory(path: str) -> None:
+    """Make the names in a directory durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_filesystem(path: str) -> None:
+    """Make everything on the file system that holds `path` durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        linux.syncfs(fd)
+    finally:
+        os.close(fd)
+
+
+def rename_directory(source: str, target: str) -> None:
+    """Rename within one parent directory, durably."""
+    os.rename(source, target)
+    sync_directory(os.path.dirname(target))
+
+
+def make_directory(path: str, mode: int) -> None:
+    """Create a directory with exactly this mode, durably; it may exist already."""
+    if not os.path.isdir(path):
+        os.mkdir(path, 0o700)
+        os.chmod(path, mode)
+        sync_directory(os.path.dirname(path))
+
+
+def remove_tree(path: str) -> None:
+    """Remove a directory tree of any depth, on this file system only; absent is not an error."""
+    if not os.path.lexists(path):
+        return
+    # rm(1) copes with trees deeper than the interpreter's stack, without following links.
+    result = subprocess.run(  # noqa: S603  # fixed program, the path is an argument after --
+        [shutil.which("rm") or "/bin/rm", "-rf", "--one-file-system", "--", path],
+        capture_output=True,
+        check=False,
+    )
+    if result.returncode != 0:
+        message = result.stderr.decode(errors="replace").strip()
+        raise DiffKeeperError(f"cannot remove {path}: {message}")
+
+
+def free_bytes(path: str) -> int:
+    """Bytes that root may still write on the file system that holds `path`."""
+    status = os.statvfs(path)
+    return status.f_bavail * status.f_frsize
+
+
+def boot_id() -> str:
+    """Identity of the present boot of the kernel. Source: random(4)."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()

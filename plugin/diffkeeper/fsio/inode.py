@@ -1,0 +1,136 @@
+"""Reading one inode safely: type first, then content, extended attributes and holes.
+
+A name is opened with O_PATH, which has no effect on any file type; only what then proves to be a
+regular file is opened again, through the descriptor, for reading. So a FIFO or device that
+replaces a file at the wrong moment is never opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from diffkeeper import limits
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+# Labels that belong to the host's policy, not to the data.
+_XATTRS_LEFT_OUT = frozenset({"security.selinux", "security.ima", "security.evm"})
+
+
+@contextlib.contextmanager
+def pinned(directory: int, name: bytes) -> Iterator[tuple[int, os.stat_result]]:
+    """An O_PATH descriptor of `name` in `directory`, and its lstat. Raises OSError (ENOENT, …)."""
+    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        yield fd, os.fstat(fd)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def reading(pin: int) -> Iterator[int]:
+    """A readable descriptor of the regular file that `pin` holds; leaves its access time alone.
+
+    Raises BlockingIOError while another process holds a lease on the file.
+    """
+    path = f"/proc/self/fd/{pin}"
+    try:
+        fd = os.open(path, _READ | os.O_NOATIME)
+    except PermissionError:
+        fd = os.open(path, _READ)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def xattrs(pin: int) -> dict[bytes, bytes]:
+    """Extended attributes of the inode that `pin` (O_PATH or not) holds; {} where unsupported."""
+    path = f"/proc/self/fd/{pin}"
+    try:
+        names = os.listxattr(path)
+    except OSError as error:
+        if error.errno in (errno.ENOTSUP, errno.EPERM):
+            return {}
+        raise
+    found: dict[bytes, bytes] = {}
+    for name in names:
+        if name in _XATTRS_LEFT_OUT:
+            continue
+        try:
+            found[os.fsencode(name)] = os.getxattr(path, name)
+        except OSError as error:
+            if error.errno != errno.ENODATA:
+                raise
+    return found
+
+
+def link_target(pin: int) -> bytes:
+    """Target of the symbolic link that `pin` holds, raw bytes."""
+    return os.readlink(b"", dir_fd=pin)
+
+
+def data_extents(fd: int, size: int) -> Iterator[tuple[int, int]]:
+    """Byte ranges [start, end) of `fd` below `size` that are not holes, in order."""
+    position = 0
+    while position < size:
+        try:
+            start = os.lseek(fd, position, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return
+            raise
+        if start >= size:
+            return
+        position = min(size, os.lseek(fd, start, os.SEEK_HOLE))
+        if position <= start:
+            # The file was cut while it was looked at; the cut is a change of its own.
+            return
+        yield start, position
+
+
+def read_exactly(fd: int, view: memoryview, offset: int) -> int:
+    """Fill `view` from `offset`; returns the bytes read, fewer only at the end of the file."""
+    done = 0
+    while done < len(view):
+        count = os.preadv(fd, [view[done:]], offset + done)
+        if count == 0:
+            return done
+        done += count
+    return done
+
+
+def is_regular(status: os.stat_result) -> bool:
+    """Whether an lstat is a regular file's."""
+    return stat.S_ISREG(status.st_mode)
+
+
+def names(directory: int) -> list[bytes]:
+    """Names in a directory, raw bytes, unsorted."""
+    return [os.fsencode(name) for name in os.listdir(directory)]
+
+
+def statuses(directory: int) -> Iterator[tuple[bytes, os.stat_result]]:
+    """Name and lstat of everything in a directory; names that vanish meanwhile are left out."""
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):
+                yield os.fsencode(entry.name), entry.stat(follow_symlinks=False)
+
+
+def mmap_dirty_horizon_ns() -> int:
+    """How long a mapped page may stay dirty, so that a store to it moves no timestamp, in ns.
+
+    Source: vm.dirty_expire_centisecs and vm.dirty_writeback_centisecs, doubled for slow disks.
+    """
+    total = 0
+    for name in ("dirty_expire_centisecs", "dirty_writeback_centisecs"):
+        with open(f"/proc/sys/vm/{name}", encoding="ascii") as file:
+            total += int(file.read())
+    return min(2 * total, limits.MMAP_HORIZON_CENTISECONDS_MAX) * 10_000_000

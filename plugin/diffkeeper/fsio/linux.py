@@ -1,0 +1,111 @@
+"""System calls that Python's os module lacks, by ctypes on libc.
+
+Sources: openat2(2), syncfs(2), mount(2), inotify(7).
+
+ctypes releases the GIL around each call, and every failure is raised as OSError with its errno.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+_SYS_OPENAT2 = 437
+_RESOLVE_NO_XDEV = 0x01
+_RESOLVE_NO_MAGICLINKS = 0x02
+_RESOLVE_NO_SYMLINKS = 0x04
+_RESOLVE_BENEATH = 0x08
+_BENEATH = _RESOLVE_NO_XDEV | _RESOLVE_NO_MAGICLINKS | _RESOLVE_NO_SYMLINKS | _RESOLVE_BENEATH
+_PATH_BYTES_MAX = 4000
+
+MS_BIND = 4096
+MS_PRIVATE = 1 << 18
+MNT_DETACH = 2
+
+IN_MODIFY = 0x2
+IN_ATTRIB = 0x4
+IN_CLOSE_WRITE = 0x8
+IN_MOVED_FROM = 0x40
+IN_MOVED_TO = 0x80
+IN_CREATE = 0x100
+IN_DELETE = 0x200
+IN_UNMOUNT = 0x2000
+IN_Q_OVERFLOW = 0x4000
+IN_IGNORED = 0x8000
+IN_ONLYDIR = 0x01000000
+IN_ISDIR = 0x40000000
+_IN_NONBLOCK_CLOEXEC = os.O_NONBLOCK | os.O_CLOEXEC
+
+
+def _check(result: int, path: str | bytes | None = None) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), path)
+    return result
+
+
+def _openat2(directory: int, path: bytes, flags: int) -> int:
+    how = struct.pack("=QQQ", flags | os.O_CLOEXEC, 0, _BENEATH)
+    return _check(
+        _libc.syscall(_SYS_OPENAT2, directory, path, how, ctypes.c_size_t(len(how))), path
+    )
+
+
+def open_directory_beneath(root: int, components: list[bytes]) -> int:
+    """Open a directory below `root` by its path components; the caller closes it.
+
+    Follows no symbolic link, crosses no mount, never leaves `root`, and takes paths longer than
+    PATH_MAX. Raises OSError: ENOENT, ENOTDIR, ELOOP (a link), EXDEV (a mount).
+    """
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NOATIME
+    current = -1
+    pending = list(components)
+    while True:
+        step: list[bytes] = []
+        length = 0
+        while pending and length + len(pending[0]) < _PATH_BYTES_MAX:
+            length += len(pending[0]) + 1
+            step.append(pending.pop(0))
+        try:
+            following = _openat2(root if current < 0 else current, b"/".join(step) or b".", flags)
+        finally:
+            if current >= 0:
+                os.close(current)
+        current = following
+        if not pending:
+            return current
+
+
+def syncfs(fd: int) -> None:
+    """Make everything written to the file system of `fd` durable."""
+    _check(_libc.syncfs(fd))
+
+
+def mount_bind(source: str, target: str) -> None:
+    """Bind-mount `source` at `target`."""
+    _check(_libc.mount(os.fsencode(source), os.fsencode(target), None, MS_BIND, None), target)
+
+
+def unmount(target: str, flags: int = 0) -> None:
+    """Unmount `target`; raises OSError EBUSY while it is in use, EINVAL where nothing is."""
+    _check(_libc.umount2(os.fsencode(target), flags), target)
+
+
+def inotify_init() -> int:
+    """A new inotify descriptor, non-blocking; raises OSError EMFILE at the instance limit."""
+    return _check(_libc.inotify_init1(_IN_NONBLOCK_CLOEXEC))
+
+
+def inotify_add_watch(fd: int, directory: int, mask: int) -> int:
+    """Watch the directory that the descriptor `directory` names; ENOSPC is the watch limit."""
+    path = b"/proc/self/fd/%d" % directory
+    return _check(_libc.inotify_add_watch(fd, path, ctypes.c_uint32(mask)), path)
+
+
+def inotify_rm_watch(fd: int, watch: int) -> None:
+    """Remove a watch; EINVAL (the kernel removed it first) is not an error here."""
+    if _libc.inotify_rm_watch(fd, watch) < 0 and ctypes.get_errno() != 22:
+        _check(-1)

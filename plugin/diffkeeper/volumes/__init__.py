@@ -1,0 +1,1 @@
+"""Volumes: options, registry, mount counts and the lifecycle state machine."""

@@ -1,0 +1,60 @@
+"""What the volume service tells its callers, as values without behaviour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+Json = dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotView:
+    """One snapshot, as `diffkeeper snapshots --json` prints it."""
+
+    seq: int
+    time: str  # RFC 3339, UTC
+    root: str  # hex
+    parent: int | None  # seq of the snapshot before it
+    consistency: str  # "crash" or "fuzzy"
+    reason: str  # interval, mount, unmount, manual, reconcile, remove
+    files: int
+    bytes: int  # logical bytes of all files
+    new_bytes: int  # plain bytes of chunks that were not in the store before
+    stored_bytes: int  # encoded bytes of new chunks and nodes
+    freeze_ms: float
+    capture_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeView:
+    """One volume as the VolumeDriver protocol and the admin API show it."""
+
+    name: str
+    created_at: str  # RFC 3339 with a zone
+    mountpoint: str  # "" while nothing has it mounted
+    options: dict[str, str] = field(default_factory=dict)
+    mounts: int = 0
+    status: Json = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One path that failed verification, and why."""
+
+    path: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """Outcome of a verification; `ok` is false as soon as there is one fault."""
+
+    volume: str
+    seq: int | None  # the snapshot that was verified against; None when there is none yet
+    root: str
+    ok: bool
+    complete: bool  # false when the time budget ended it early
+    files: int
+    bytes: int
+    milliseconds: float
+    faults: tuple[Fault, ...] = ()

@@ -1,0 +1,74 @@
+"""An engine on real directories, without the daemon around it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+from diffkeeper.engine.content import Reader
+from diffkeeper.engine.objects import StoreObjects
+from diffkeeper.engine.replay import Replayed, restore
+from diffkeeper.engine.snapshotter import Policy, Snapshotter, Tools
+from diffkeeper.engine.volume import VolumeState
+from diffkeeper.format.records import SnapshotRecord, VolumeRecord
+from diffkeeper.freeze.freezer import Freezer
+from diffkeeper.freeze.writers import Survey, Writers
+from diffkeeper.store.store import Batch, Store
+
+CGROUP_ROOT = "/sys/fs/cgroup"
+
+
+class Engine:
+    """A store and one captured volume in `base`; the live directory is `base/live`."""
+
+    def __init__(self, base: Path, policy: Policy | None = None) -> None:
+        self.base = base
+        self.live = base / "live"
+        self.live.mkdir(exist_ok=True)
+        self.policy = policy or Policy(source="inotify")
+        self.store = Store.open(str(base / "store"), reserve_bytes=0)
+        self.freezer = Freezer(CGROUP_ROOT, str(base / "freeze.journal"))
+        self.freezer.start()
+        self.reader = Reader()
+        self.survey = Survey()
+        self.tools = Tools(self.store, self.freezer, self.reader, CGROUP_ROOT, "/proc")
+        records = self.store.volumes()
+        if not records:
+            record = VolumeRecord(id=self.store.next_volume_id(), name="v", created_ns=1)
+            self.store.commit(Batch(volumes=[record]))
+            records = [record]
+        self.state = VolumeState(self.store, records[0])
+        self.snapshotter = Snapshotter(self.tools, self.state, str(self.live), self.policy)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release everything; a second engine may open the same base afterwards."""
+        self.snapshotter.close()
+        self.reader.close()
+        self.freezer.stop()
+        self.store.close()
+
+    def writers(self) -> Writers:
+        """Who has the live directory mounted."""
+        target = self.snapshotter.target
+        return self.survey.find([target])[target]
+
+    def capture(self, reason: str = "manual") -> SnapshotRecord:
+        """Capture; the newest snapshot, whether it was just taken or still holds."""
+        self.snapshotter.capture(reason, self.writers())
+        assert self.state.head is not None
+        return self.state.head
+
+    def replay(self, snapshot: SnapshotRecord, name: str) -> Path:
+        """Replay a snapshot into a new directory below the base."""
+        target = self.base / name
+        target.mkdir()
+        self.replayed: Replayed = restore(
+            bytes.fromhex(snapshot.root), StoreObjects(self.store), str(target)
+        )
+        return target
