@@ -166,6 +166,20 @@ def test_freeze_stops_and_thaw_resumes(
     assert not is_paused(parent)
 
 
+def test_priority_only_inside(parent: str, freezer: Freezer) -> None:
+    capabilities = Path("/proc/self/status").read_text().partition("CapEff:")[2].split()[0]
+    before = os.sched_getscheduler(0)
+    with freezer.frozen([parent], 2.0):
+        inside = os.sched_getscheduler(0)
+    assert freezer.urgent == (inside & ~os.SCHED_RESET_ON_FORK == os.SCHED_RR)
+    if not freezer.urgent:
+        assert not int(capabilities, 16) & 1 << 23, "CAP_SYS_NICE is there"
+    assert os.sched_getscheduler(0) == before
+    with pytest.raises(ZeroDivisionError), freezer.frozen([parent], 2.0):
+        _ = 1 // 0
+    assert os.sched_getscheduler(0) == before
+
+
 def test_an_error_inside_thaws(
     parent: str, workers: Callable[..., Worker], freezer: Freezer
 ) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 ROOT = "/sys/fs/cgroup"
 # argv: commands that set up the namespace; the process ends with its standard input.
-SETUP = 'eval "$1"; echo ready; exec cat >/dev/null'
+SETUP = 'eval "$1"; echo ready; read -r end'
 
 
 class Start(Protocol):
@@ -246,7 +246,7 @@ def test_unfreezable(start: Start, volume: Path) -> None:
     pid = start(bind(volume))
     target = Target.of(str(volume))
     writers = Survey().find([target])[target]
-    assert writers == Writers((), (pid,), (f"process {pid} (cat): it is in the root cgroup",))
+    assert writers == Writers((), (pid,), (f"process {pid} (sh): it is in the root cgroup",))
 
 
 def test_own_cgroup_is_unfreezable(cgroup: str, start: Start, volume: Path) -> None:
@@ -265,7 +265,7 @@ print(Survey().find([target])[target])
         check=True,
         env=dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)),
     )
-    assert f"process {pid} (cat): its cgroup holds DiffKeeper itself" in done.stdout
+    assert f"process {pid} (sh): its cgroup holds DiffKeeper itself" in done.stdout
     assert "cgroups=()" in done.stdout
 
 

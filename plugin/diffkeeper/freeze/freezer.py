@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Freezer", "Frozen", "thaw_journal"]
 
+_PRIORITY = 1
+
 
 class Frozen:
     """A freeze that is being held, or was.
@@ -67,12 +69,16 @@ class Frozen:
 
 
 class Freezer:
-    """Freezes cgroups of the hierarchies under `cgroup_root`. Thread-safe: one freeze at a time."""
+    """Freezes cgroups of the hierarchies under `cgroup_root`. Thread-safe: one freeze at a time.
+
+    `urgent`: whether the last freeze ran with real-time priority, which takes CAP_SYS_NICE.
+    """
 
     def __init__(self, cgroup_root: str, journal_path: str, proc_root: str = "/proc") -> None:
         self._cgroup_root = cgroup_root
         self._journal_path = journal_path
         self._hierarchy = Hierarchy(cgroup_root, proc_root)
+        self.urgent = False
         self._lock = threading.Lock()
         self._guard = Guard()
         self._journal: Journal | None = None
@@ -134,7 +140,8 @@ class Freezer:
             self._refuse_own(ours)
             frozen = Frozen(held, paused, limit_seconds)
             self._announce(frozen, ours)
-            yield from self._hold(frozen, held, ours)
+            with self._hurry():
+                yield from self._hold(frozen, held, ours)
 
     def _hold(self, frozen: Frozen, held: list[Cgroup], ours: list[Cgroup]) -> Iterator[Frozen]:
         """Freeze, wait, yield, thaw; a thaw that fails leaves guard and journal as they are."""
@@ -157,6 +164,26 @@ class Freezer:
             frozen.seconds = clock.monotonic() - frozen.started
             if ours:
                 self._retract()
+
+    @contextlib.contextmanager
+    def _hurry(self) -> Iterator[None]:
+        """Run this thread ahead of all ordinary ones, where we may: others wait for it, frozen.
+
+        On a busy machine this shortens the freeze several times, for it lasts as long as we take to
+        be scheduled. Its own limit bounds what it takes from others.
+        """
+        policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+        try:
+            urgent = os.SCHED_RR | os.SCHED_RESET_ON_FORK
+            os.sched_setscheduler(0, urgent, os.sched_param(_PRIORITY))
+            self.urgent = True
+        except PermissionError:
+            self.urgent = False
+        try:
+            yield
+        finally:
+            if self.urgent:
+                os.sched_setscheduler(0, policy, parameters)
 
     def _announce(self, frozen: Frozen, ours: list[Cgroup]) -> None:
         assert self._journal is not None  # noqa: S101  # `frozen` checks it

@@ -59,9 +59,18 @@ def receive() -> bytes:
         return b""
 
 
+def hurry() -> None:
+    """Run ahead even of the parent's freeze, where we may; ordinary priority does otherwise."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(2))
+    except PermissionError:
+        return  # Without CAP_SYS_NICE; the parent tells of it as its own `urgent`.
+
+
 def serve() -> None:
     """Obey the parent until it is gone, and thaw what is armed then."""
     os.chdir("/")
+    hurry()
     poller = select.poll()
     poller.register(0, select.POLLIN)
     os.write(0, b"r")

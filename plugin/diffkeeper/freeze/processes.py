@@ -24,7 +24,7 @@ _QUERY = struct.Struct("=QQQ QQQQQQ II II QQ")
 _QUERY_IOCTL = (3 << 30) | (_QUERY.size << 16) | (ord("f") << 8) | 17
 _QUERY_FLAGS = 0x02 | 0x08 | 0x10 | 0x20  # writable, shared, at the address or next, file-backed
 _ADDRESS_MAX = 2**64 - 1
-_READ_BYTES = 256 * 1024
+_READ_BYTES = 8192  # The kernel hands out a page of such a file at a time.
 _INFO = re.compile(rb"^(mnt_id|ino):\s*(\d+)", re.MULTILINE)
 
 
@@ -89,36 +89,58 @@ def open_for_write(proc_root: str, pids: Iterable[int], dev: str) -> set[int]:
     """
     found: set[int] = set()
     for pid in pids:
-        directory = f"{proc_root}/{pid}"
         try:
-            with open(f"{directory}/mountinfo", "rb", buffering=0) as file:
-                mounts = {mount.id: mount.dev for mount in parse(read_all(file.fileno()))}
-            for name in os.listdir(f"{directory}/fd"):
+            directory = os.open(f"{proc_root}/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            _vanished(error)
+            continue
+        try:
+            mounts = {mount.id: mount.dev for mount in parse(_slurp("mountinfo", directory))}
+            for name in _names("fd", directory):
                 found |= _written(directory, name, mounts, dev)
         except OSError as error:
             _vanished(error, errno.EINVAL)
+        finally:
+            os.close(directory)
     return found
 
 
-def _written(directory: str, name: str, mounts: dict[int, str], dev: str) -> set[int]:
+def _written(directory: int, name: str, mounts: dict[int, str], dev: str) -> set[int]:
     """The inode behind one descriptor if it is open for writing on `dev`, else nothing."""
-    path = f"{directory}/fd/{name}"
+    path = f"fd/{name}"
     try:
         # The link's own owner-write bit shows how the file was opened.
-        if not os.lstat(path).st_mode & stat.S_IWUSR or not os.readlink(path).startswith("/"):
+        if not os.lstat(path, dir_fd=directory).st_mode & stat.S_IWUSR:
             return set()
-        with open(f"{directory}/fdinfo/{name}", "rb", buffering=0) as file:
-            info = dict(_INFO.findall(read_all(file.fileno())))
+        if not os.readlink(path, dir_fd=directory).startswith("/"):
+            return set()
+        info = dict(_INFO.findall(_slurp(f"fdinfo/{name}", directory)))
         mounted = mounts.get(int(info[b"mnt_id"]))
         if mounted == dev and b"ino" in info:
             return {int(info[b"ino"])}
         if mounted is None or mounted == dev:
-            status = os.stat(path)
+            status = os.stat(path, dir_fd=directory)
             st_dev = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
             return {status.st_ino} if mounted == dev or st_dev == dev else set()
     except OSError as error:
         _vanished(error)
     return set()
+
+
+def _names(path: str, directory: int) -> list[str]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        return os.listdir(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _slurp(path: str, directory: int) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        return read_all(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _query(maps: int, major: int, minor: int) -> set[int]:
