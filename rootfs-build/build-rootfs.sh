@@ -106,6 +106,9 @@ if [ ! -d "$stage" ]; then
     [ -e "$base" ] || build_base "$base"
     [ -d "$wheels" ] || build_wheels "$wheels"
     build_stage "$stage" "$base" "$wheels"
+    for stale in build/base-*.tar build/wheels-* build/stage-*; do
+        case "$stale" in "$base" | "$wheels" | "$stage") ;; *) rm -rf "$stale" ;; esac
+    done
 fi
 
 rootfs=$out/rootfs

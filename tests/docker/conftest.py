@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NEEDED = ("dockerd", "docker", "mmdebstrap", "docker-registry")
+TEST_SECONDS_MAX = 900
 HERE = Path(__file__).parent
 
 PluginMaker = Callable[..., ManagedPlugin]
@@ -37,6 +38,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker("docker")
+            # The first test to ask for an image or the plugin waits until it is built.
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(TEST_SECONDS_MAX))
             if os.geteuid() != 0 or missing:
                 item.add_marker(pytest.mark.skip(reason=reason))
 

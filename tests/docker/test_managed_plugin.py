@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from tests.docker.engine import Engine
     from tests.docker.managed import ManagedPlugin
 
-pytestmark = pytest.mark.timeout(300)
-
 VOLUMES = ("first", "second")
 
 
