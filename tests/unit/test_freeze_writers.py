@@ -328,7 +328,9 @@ def holder(tmp_path: Path) -> Iterator[tuple[int, dict[str, int]]]:
         (tmp_path / name).write_bytes(bytes(4096))
     inodes = {name: (tmp_path / name).stat().st_ino for name in NAMES}
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE
+        [sys.executable, "-c", HOLDER, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
     )
     assert process.stdout is not None
     process.stdout.readline()

@@ -90,7 +90,7 @@ class Guard:
         self._channel.sendall(message)
 
     def _alive(self) -> bool:
-        ended, _ = os.waitpid(self.pid, os.WNOHANG)
+        ended = _wait(self.pid, os.WNOHANG)
         if ended:
             self.pid = 0
         return not ended
@@ -110,13 +110,23 @@ def _spawn(channel: int) -> int:
 
 def _reap(pid: int) -> None:
     """Wait for the end that follows the closed channel; a guard that hangs is killed."""
+    if _wait(pid, os.WNOHANG):
+        return
     descriptor = os.pidfd_open(pid)
     try:
         if not _ended(descriptor):
             signal.pidfd_send_signal(descriptor, signal.SIGKILL)
     finally:
         os.close(descriptor)
-    os.waitpid(pid, 0)
+    _wait(pid, 0)
+
+
+def _wait(pid: int, options: int) -> bool:
+    """True when the guard has ended, also when somebody else has reaped it."""
+    try:
+        return os.waitpid(pid, options)[0] != 0
+    except ChildProcessError:
+        return True
 
 
 def _ended(descriptor: int) -> bool:

@@ -2,9 +2,9 @@
 
 A process is known by its number and the inode number of its directory in /proc, which another
 process of the same number doesn't share. One that has been seen for a while is asked for its
-namespace only now and then, and so is a namespace for its mounts while a process seen in it before
-is alive. No descriptor is kept: one on a mountinfo would tell of changes, and would hold all mounts
-of the namespace, other volumes among them, busy after its container is gone.
+namespace only now and then, and so is a namespace for its mounts while no new process is in it. No
+descriptor is kept: one on a mountinfo would tell of changes, and would hold all mounts of the
+namespace, other volumes among them, busy after its container is gone.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class View:
     """What one mount namespace can write to: `mounts` by file system, and its `root` mount."""
 
     def __init__(self, mounts: list[Mount], witness: _Key, first: float, now: float) -> None:
+        self.members: frozenset[_Key] = frozenset()
         self.root = next(((m.dev, m.root) for m in reversed(mounts) if m.point == "/"), ("", ""))
         self.mounts: dict[str, list[Mount]] = {}
         for mount in mounts:
@@ -61,8 +62,9 @@ class Namespaces:
             view = known.get(namespace)
             if view is None or view.witness not in members:
                 view = self._look(members, now, now)
-            elif afresh or now >= view.due:
+            elif afresh or now >= view.due or not view.members.issuperset(members):
                 view = self._look(members, view.first, now)
+            view.members = frozenset(members)
             self._views[namespace] = view
             yield view, [pid for pid, _ in members]
 
