@@ -318,9 +318,7 @@ class Observer:
         done = self._contents.get(status.st_ino)
         if done is not None and done[0] == status.st_ctime_ns:
             return done[1]
-        old = self._tree.file_entry(self._tree.lookup(directory, name))
-        if old is not None and old.kind is not Kind.FILE:
-            old = None
+        old = self._recorded(directory, name, status.st_ino)
         with inode.reading(pin) as fd:
             content = self._reader.read(
                 fd, status.st_size, self._chunk_bits, old, self._tree.stage.get, self._spill
@@ -328,6 +326,17 @@ class Observer:
         if status.st_nlink > 1:
             self._contents[status.st_ino] = (status.st_ctime_ns, content)
         return content
+
+    def _recorded(self, directory: Directory, name: bytes, number: int) -> Entry | None:
+        """What the file's content was when it was last captured."""
+        record = self._index.get(number)
+        if record is not None and record.kind == Kind.FILE and _is_at(record, directory, name):
+            # The signature belongs to what the tree has at this name, and is found faster.
+            return Entry(
+                Kind.FILE, size=record.size, content=record.content, chunk_bits=self._chunk_bits
+            )
+        old = self._tree.file_entry(self._tree.lookup(directory, name))
+        return old if old is not None and old.kind is Kind.FILE else None
 
     def _list(self, directory: Directory) -> Iterator[Observation]:
         """Lists a directory and looks at every name that its signature does not prove unchanged."""
@@ -360,7 +369,8 @@ class Observer:
             if record is not None and self._unchanged(listing, name, status, record):
                 listing.found += 1
                 continue
-            if known and self._tree.lookup_in(listing.recorded, name) is not None:
+            here = record is not None and _is_at(record, listing.directory, name)
+            if here or (known and self._tree.lookup_in(listing.recorded, name) is not None):
                 listing.found += 1
             yield from self._look(listing.directory, fd, name)
 
@@ -372,10 +382,13 @@ class Observer:
             unsure_ns = max(unsure_ns, self._trust.horizon_ns)
         same = _unmoved(record, status, unsure_ns)
         if not same or not record.link_id:
-            place = (record.parent_ino, record.name) == (listing.directory.inode, name)
-            return same and place and status.st_nlink == 1
+            return same and _is_at(record, listing.directory, name) and status.st_nlink == 1
         entry = self._tree.lookup_in(listing.recorded, name)
         return entry is not None and entry.link_id == record.link_id
+
+
+def _is_at(record: IndexRecord, directory: Directory, name: bytes) -> bool:
+    return record.parent_ino == directory.inode and record.name == name
 
 
 def _unmoved(record: IndexRecord, status: os.stat_result, unsure_ns: int) -> bool:

@@ -140,6 +140,8 @@ class Replay:
         size = 0
         try:
             for name, entry in dirtree.entries(place.entry.content, self._get):
+                if name in (b".", b"..") or b"/" in name or b"\0" in name:
+                    raise CorruptionError(f"{name!r} is not a name of a file")
                 if entry.kind is Kind.DIRECTORY:
                     os.mkdir(name, 0o700, dir_fd=fd)
                     number = os.stat(name, dir_fd=fd, follow_symlinks=False).st_ino

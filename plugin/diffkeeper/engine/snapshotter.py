@@ -97,6 +97,7 @@ class Snapshotter:
         self._survey = Survey(tools.proc_root, tools.cgroup_root)
         self._mapped: set[int] = set()
         self._mapped_now: set[int] = set()
+        self._settled = False
         self.cpu_seconds = 0.0
         self._source.escalate("the volume was not watched before")
 
@@ -153,9 +154,10 @@ class Snapshotter:
         if not dirty and not hidden:
             return None
         failpoint.hit("capture.drained")
-        if self._tree is None:
-            self._load()
+        tree = self._tree or self._load()
+        self._settled = self._source.complete and tree.root.listed
         self._round(dirty, hidden, writers)
+        self._settled = True
         failpoint.hit("capture.precopied")
         if freeze and writers.cgroups:
             self._frozen(writers, outcome)
@@ -166,17 +168,18 @@ class Snapshotter:
             outcome.fuzzy += f"; not freezable: {', '.join(writers.unfreezable)}"
         return self._commit(reason, outcome, started)
 
-    def _load(self) -> None:
+    def _load(self) -> Worktree:
         head = self._state.head
         root = bytes.fromhex(head.root) if head is not None else None
         self._next_link_id = self._state.record.next_link_id
         self._tree = Worktree(self._stage, os.fstat(self._root_fd).st_ino, root)
+        return self._tree
 
     # Looking
 
     def _hidden(self, writers: Writers) -> Hidden:
         """Files that may change without a hint."""
-        if not self._source.complete or not writers.pids:
+        if not writers.pids:
             return Hidden(frozenset(self._mapped))
         device = self.target.dev
         self._mapped_now = mapped = self._survey.mapped_writable(writers.pids, device)
@@ -192,7 +195,8 @@ class Snapshotter:
 
     def _observer(self, check: Callable[[], None], spill: Callable[[Content], None]) -> Observer:
         assert self._tree is not None  # noqa: S101  # loaded at the start of each capture
-        horizon = 0 if self._source.complete and self._tree.root.listed else self._horizon_ns
+        # Later rounds of a capture need no doubt about mappings: the first one settled it.
+        horizon = 0 if self._settled else self._horizon_ns
         return Observer(
             self._tree,
             self._root_fd,
@@ -247,12 +251,10 @@ class Snapshotter:
             dirty, before = self._source.drain(), root
             root = self._tree.settle()
             # Without hints, and for what gives none, only the same result twice shows quiet.
-            if not dirty and (root == before or not self._hidden(writers)):
-                return
-            if not self._source.complete and root == before:
+            if root == before or not (dirty or self._hidden(writers)):
                 return
             self._round(dirty, self._hidden(writers), writers)
-        if self._source.pending() or self._tree.settle() != root:
+        if self._tree.settle() != root:
             outcome.fuzzy = "written to while it was read, by a process that was not frozen"
 
     def _frozen(self, writers: Writers, outcome: _Outcome) -> None:

@@ -271,3 +271,16 @@ def _first_difference(content: Content, entry: Entry, store: Store) -> int | Non
         if not (old in blank and content.changes[number] in blank):
             return number
     return None
+
+
+def entry_at(store: Store, snapshot_root: bytes, path: bytes) -> tuple[Entry | None, Entry | None]:
+    """What a snapshot records at a path: its entry, and that of the file behind a hard link."""
+    found, links_root = root.decode_root(store.node(snapshot_root))
+    entry: Entry | None = found
+    for name in [part for part in path.split(b"/") if part not in (b"", b".")]:
+        if entry is None or entry.kind is not Kind.DIRECTORY:
+            return None, None
+        entry = dirtree.lookup(entry.content, name, store.node)
+    if entry is not None and entry.kind is Kind.LINK:
+        return entry, dirtree.lookup(links_root, link_key(entry.link_id), store.node)
+    return entry, None

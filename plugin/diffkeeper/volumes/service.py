@@ -1,0 +1,535 @@
+"""The volumes of one daemon: what the VolumeDriver protocol and the admin API call.
+
+Lifecycle steps of one volume (mount, unmount, remove, a snapshot on request) take turns; views and
+lists answer from memory at once, whatever is under way. dockerd gives up on a call after 30 s, so
+a step that takes longer goes on behind an answer, and the next call finds its result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
+
+from diffkeeper import clock, counters, failpoint, limits
+from diffkeeper.engine.content import Reader
+from diffkeeper.engine.snapshotter import Tools
+from diffkeeper.engine.volume import VolumeState
+from diffkeeper.errors import (
+    BusyError,
+    ConflictError,
+    DiffKeeperError,
+    FreezeError,
+    InvalidInputError,
+    NotFoundError,
+)
+from diffkeeper.format.records import SnapshotRecord, VolumeRecord
+from diffkeeper.freeze.freezer import Freezer
+from diffkeeper.freeze.writers import Survey, Target, Writers
+from diffkeeper.fsio import durable
+from diffkeeper.store.store import Batch, Store
+from diffkeeper.volumes import options as volume_options
+from diffkeeper.volumes.status import snapshot_view, verify_report, volume_view
+from diffkeeper.volumes.volume import Places, Volume
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from diffkeeper.volumes.model import SnapshotView, VerifyReport, VolumeView
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class _Slot:
+    """A volume with what the event loop keeps for it."""
+
+    def __init__(self, volume: Volume) -> None:
+        self.volume = volume
+        self.lock = asyncio.Lock()
+        self.loop_task: asyncio.Task[None] | None = None
+        self.replay_task: asyncio.Task[None] | None = None
+
+
+class VolumeService:
+    """All volumes. Create it in the event loop; `start` loads, `stop` ends everything."""
+
+    def __init__(self, state_dir: str, mount_dir: str, *, cgroup_root: str, proc_root: str) -> None:
+        self._state_dir = state_dir
+        self._mount_dir = mount_dir
+        self._cgroup_root = cgroup_root
+        self._proc_root = proc_root
+        self._slots: dict[str, _Slot] = {}
+        self._creating = asyncio.Lock()
+        self._loaded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._steps = ThreadPoolExecutor(limits.STEP_THREADS, thread_name_prefix="step")
+        self._captures = ThreadPoolExecutor(limits.CAPTURE_THREADS, thread_name_prefix="capture")
+        self._reads = ThreadPoolExecutor(limits.READ_THREADS, thread_name_prefix="read")
+        self._background: set[asyncio.Task[None]] = set()
+        self._tools: Tools | None = None
+        self._survey: Survey | None = None
+        self._surveyed: tuple[float, dict[Target, Writers]] = (0.0, {})
+        self._survey_lock = asyncio.Lock()
+        self._troubles: dict[str, str] = {}
+        self._stopping = False
+
+    # Start and stop
+
+    async def start(self) -> None:
+        """Open the store, thaw what a freeze left behind, take mounted volumes over."""
+        try:
+            await self._in(self._steps, self._open)
+        except BaseException as error:
+            self._loaded.set_exception(error)
+            self._loaded.exception()  # seen here; callers of `ready` see it again
+            raise
+        self._loaded.set_result(None)
+        for slot in self._slots.values():
+            if slot.volume.mounted:
+                self._spawn(self._take_over(slot))
+        self._spawn(self._tidy())
+
+    def _open(self) -> None:
+        if not os.path.isdir(os.path.dirname(self._state_dir)):
+            raise InvalidInputError(
+                f"the state directory {self._state_dir} cannot be created: its parent is missing"
+            )
+        durable.make_directory(self._state_dir, 0o700)
+        volumes = os.path.join(self._state_dir, "volumes")
+        durable.make_directory(volumes, 0o700)
+        os.makedirs(self._mount_dir, mode=0o700, exist_ok=True)
+        store = Store.open(os.path.join(self._state_dir, "store"))
+        journal = os.path.join(self._state_dir, "freeze.journal")
+        freezer = Freezer(self._cgroup_root, journal, self._proc_root)
+        try:
+            for path in freezer.start():
+                log.warning("thawed", extra={"cgroup": path, "reason": "left by a killed daemon"})
+        except FreezeError as error:
+            self._troubles["freezer"] = str(error)
+        self._tools = Tools(store, freezer, Reader(), self._cgroup_root, self._proc_root)
+        self._survey = Survey(self._proc_root, self._cgroup_root)
+        self._load(store, Places(volumes, self._mount_dir))
+
+    def _load(self, store: Store, places: Places) -> None:
+        boot = durable.boot_id()
+        self._places = places
+        for record in store.volumes():
+            if record.removed_ns is not None:
+                continue
+            state = VolumeState(store, record)
+            if record.mounts and record.boot_id != boot:
+                # After a reboot nothing is mounted, whatever was counted. A power cut may have
+                # lost data whose timestamps survived: no signature proves anything any more.
+                state.commit(Batch(drop_index={record.id}), mounts={})
+            self._slots[record.name] = _Slot(Volume(self._opened, state, places))
+
+    @property
+    def _opened(self) -> Tools:
+        if self._tools is None:
+            raise BusyError("the daemon is still loading its state")
+        return self._tools
+
+    async def _take_over(self, slot: _Slot) -> None:
+        async with slot.lock:
+            await self._in(self._steps, slot.volume.take_over)
+            self._begin(slot)
+
+    async def _tidy(self) -> None:
+        """Add up what is stored, and delete what removed volumes left behind."""
+        tools = self._opened
+        removed = [r.id for r in tools.store.volumes() if r.removed_ns is not None]
+        for number in removed:
+            path = os.path.join(self._places.volumes, str(number))
+            await self._in(self._reads, durable.remove_tree, path)
+        for slot in list(self._slots.values()):
+            await self._in(self._reads, _add_up, tools.store, slot.volume)
+
+    async def stop(self) -> None:
+        """End captures and close everything; mounts stay for the containers that have them."""
+        self._stopping = True
+        if not self._loaded.done():
+            self._loaded.set_exception(BusyError("the daemon is stopping"))
+            self._loaded.exception()
+        tasks = [s.loop_task for s in self._slots.values() if s.loop_task is not None]
+        tasks += list(self._background)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for slot in self._slots.values():
+            await self._in(self._steps, slot.volume.close)
+        if self._tools is not None:
+            await self._in(self._steps, self._close, self._tools)
+        for pool in (self._steps, self._captures, self._reads):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _close(self, tools: Tools) -> None:
+        tools.freezer.stop()
+        tools.reader.close()
+        tools.store.close()
+
+    async def ready(self) -> None:
+        """Return once the state is loaded; raises what made loading fail."""
+        await asyncio.shield(self._loaded)
+
+    async def _in(
+        self, pool: ThreadPoolExecutor, function: Callable[..., T], *arguments: object
+    ) -> T:
+        return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
+
+    def _spawn(self, step: Coroutine[object, object, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(step)
+        self._background.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("background_failed", extra={"error": str(task.exception())})
+
+    def _slot(self, name: str) -> _Slot:
+        slot = self._slots.get(name)
+        if slot is None:
+            raise NotFoundError(f"no volume {volume_options.shown(name)}")
+        return slot
+
+    # Views
+
+    def view(self, name: str) -> VolumeView:
+        """One volume with its status; raises NotFoundError."""
+        return volume_view(self._slot(name).volume, status=True)
+
+    def views(self) -> list[VolumeView]:
+        """All volumes by name, without status."""
+        return [volume_view(self._slots[n].volume, status=False) for n in sorted(self._slots)]
+
+    def mountpoint(self, name: str) -> str:
+        """Where a volume is mounted; "" while it is not."""
+        return self.view(name).mountpoint
+
+    def stats(self) -> dict[str, object]:
+        """Sizes of the store and of all volumes, in bytes."""
+        store = self._opened.store
+        heads = [s.volume.state.head for s in self._slots.values()]
+        return {
+            "volumes": len(self._slots),
+            "snapshots": sum(s.volume.state.record.next_seq - 1 for s in self._slots.values()),
+            "logical_bytes": sum(head.bytes for head in heads if head is not None),
+            "unique_bytes": store.totals().get("chunk_plain_bytes", 0),
+            "store_used_bytes": store.used_bytes(),
+            "store_file_bytes": store.file_bytes(),
+        }
+
+    def troubles(self) -> list[str]:
+        """What needs a person's attention."""
+        found = list(self._troubles.values())
+        for name, slot in sorted(self._slots.items()):
+            found.extend(f"{name}: {text}" for text in slot.volume.troubles.values())
+        return found
+
+    # Lifecycle
+
+    async def create(self, name: str, options: dict[str, str]) -> None:
+        """Create a volume; a second create of the same name with the same options is the same."""
+        volume_options.check_name(name)
+        volume_options.parse_options(options)
+        async with self._creating:
+            present = self._slots.get(name)
+            if present is not None:
+                if present.volume.state.record.options != options:
+                    raise ConflictError(f"volume {name} exists with other options")
+                return
+            if len(self._slots) >= limits.VOLUMES_MAX:
+                raise ConflictError(f"there are {len(self._slots)} volumes already")
+            volume = await self._in(self._steps, self._create, name, options)
+            self._slots[name] = _Slot(volume)
+        log.info("created", extra={"volume": name, "id": volume.state.record.id})
+
+    def _create(self, name: str, options: dict[str, str]) -> Volume:
+        store = self._opened.store
+        record = VolumeRecord(
+            id=store.next_volume_id(),
+            name=name,
+            created_ns=clock.now_ns(),
+            options=dict(options),
+        )
+        failpoint.hit("volume.before_create")
+        store.commit(Batch(volumes=[record], names_put={name: record.id}))
+        failpoint.hit("volume.after_create")
+        volume = Volume(self._opened, VolumeState(store, record), self._places)
+        volume.prepare()
+        return volume
+
+    async def mount(self, name: str, mount_id: str) -> str:
+        """Mount for one container; the path to bind. Raises BusyError while a long replay runs."""
+        volume_options.check_mount_id(mount_id)
+        slot = self._slot(name)
+        if slot.replay_task is None or slot.replay_task.done():
+            slot.replay_task = self._spawn(self._prepare(slot))
+        task = slot.replay_task
+        try:
+            await asyncio.wait_for(asyncio.shield(task), limits.MOUNT_SECONDS_MAX)
+        except TimeoutError:
+            raise BusyError(
+                f"the data of {name} is still being replayed; start the container again"
+            ) from None
+        async with slot.lock:
+            self._require(name, slot)
+            await self._in(self._steps, slot.volume.hold, mount_id)
+            self._begin(slot)
+        recovery = slot.volume.recovery
+        log.info(
+            "mounted",
+            extra={
+                "volume": name,
+                "mounts": sum(slot.volume.state.record.mounts.values()),
+                "recovery": recovery.kind if recovery else "",
+                "ms": recovery.milliseconds if recovery else 0,
+            },
+        )
+        return slot.volume.mountpoint
+
+    async def _prepare(self, slot: _Slot) -> None:
+        async with slot.lock:
+            if slot.volume.snapshotter is None or not slot.volume.present:
+                await self._end_loop(slot)
+                await self._in(self._steps, slot.volume.close)
+                await self._in(self._steps, slot.volume.prepare)
+                slot.volume.troubles.pop("live", None)
+
+    def _require(self, name: str, slot: _Slot) -> None:
+        """The volume may have been removed while its lock was waited for."""
+        if self._slots.get(name) is not slot:
+            raise NotFoundError(f"no volume {volume_options.shown(name)}")
+
+    async def unmount(self, name: str, mount_id: str) -> None:
+        """Unmount for one container; the last one captures and verifies. Unknown ids succeed."""
+        slot = self._slots.get(name)
+        if slot is None:
+            return
+        task = self._spawn(self._unmount(slot, mount_id))
+        try:
+            await asyncio.wait_for(asyncio.shield(task), limits.UNMOUNT_SECONDS_MAX)
+        except TimeoutError:
+            log.warning("unmount_continues", extra={"volume": name})
+
+    async def _unmount(self, slot: _Slot, mount_id: str) -> None:
+        volume = slot.volume
+        async with slot.lock:
+            last = await self._in(self._steps, volume.release, mount_id)
+            if not last:
+                return
+            await self._end_loop(slot)
+            failpoint.hit("unmount.before_capture")
+            await self._in(self._steps, self._last_look, volume)
+            await self._in(self._steps, volume.released)
+            await self._in(self._steps, volume.close)
+        log.info("unmounted", extra={"volume": volume.name})
+
+    def _last_look(self, volume: Volume) -> None:
+        """Final capture and verification. What fails is told; the unmount goes on."""
+        try:
+            volume.open()
+            volume.capture("unmount", freeze=False)
+            if volume.options.verify == "unmount":
+                volume.verify_live(limits.VERIFY_UNMOUNT_SECONDS_MAX, since_verified=True)
+        except (DiffKeeperError, OSError) as error:
+            volume.troubles["unmount"] = f"the last capture or verification failed: {error}"
+            log.error("unmount_capture_failed", extra={"volume": volume.name, "error": str(error)})
+        else:
+            volume.troubles.pop("unmount", None)
+
+    async def remove(self, name: str) -> None:
+        """Take the last state, forget the name, delete the live directory. History stays."""
+        slot = self._slot(name)
+        async with slot.lock:
+            self._require(name, slot)
+            await self._in(self._steps, self._refuse_in_use, slot.volume)
+            await self._end_loop(slot)
+            directory = await self._in(self._steps, self._remove, slot.volume)
+            del self._slots[name]
+        counters.forget(name)
+        log.info("removed", extra={"volume": name, "id": slot.volume.state.record.id})
+        self._spawn(self._delete(directory))
+
+    async def _delete(self, directory: str) -> None:
+        await self._in(self._reads, durable.remove_tree, directory)
+
+    def _refuse_in_use(self, volume: Volume) -> None:
+        """Counts alone do not refuse: a killed dockerd leaves those of containers that are gone."""
+        if volume.mounted:
+            volume.open()
+            pids = volume.writers().pids
+            if pids or not set(volume.state.record.mounts) <= volume.doubtful:
+                raise ConflictError(f"volume {volume.name} is in use")
+
+    def _remove(self, volume: Volume) -> str:
+        if volume.present:
+            volume.open()
+            volume.capture("remove", freeze=False)
+        volume.close()
+        failpoint.hit("volume.before_remove")
+        volume.released()
+        record = replace(volume.state.record, removed_ns=clock.now_ns())
+        batch = Batch(names_del={volume.name}, drop_index={record.id})
+        volume.state.commit(batch, removed_ns=record.removed_ns)
+        failpoint.hit("volume.after_remove")
+        return volume.discard()
+
+    # Captures
+
+    def _begin(self, slot: _Slot) -> None:
+        if slot.loop_task is None or slot.loop_task.done():
+            slot.loop_task = asyncio.create_task(self._capture_loop(slot.volume))
+
+    async def _end_loop(self, slot: _Slot) -> None:
+        task, slot.loop_task = slot.loop_task, None
+        if task is not None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def _capture_loop(self, volume: Volume) -> None:
+        """Capture a mounted volume whenever its pace says so and something changed."""
+        due = clock.monotonic()
+        reason = "mount"
+        while not self._stopping:
+            await asyncio.sleep(max(0.0, due - clock.monotonic()))
+            started = clock.monotonic()
+            try:
+                await self._tick(volume, reason)
+                reason = "interval"
+            except (DiffKeeperError, OSError) as error:
+                log.error("capture_failed", extra={"volume": volume.name, "error": str(error)})
+            except Exception as error:
+                # A defect must not end the captures of a volume: it shows, and is tried again.
+                log.exception("capture_failed", extra={"volume": volume.name, "error": str(error)})
+            due = started + volume.pace.effective
+
+    async def _tick(self, volume: Volume, reason: str) -> None:
+        snapshotter = volume.snapshotter
+        if snapshotter is None:
+            return
+        writers = (await self._all_writers()).get(snapshotter.target, Writers())
+        if await self._in(self._captures, volume.pending, writers):
+            await self._in(self._captures, volume.capture, reason)
+
+    async def _all_writers(self) -> dict[Target, Writers]:
+        """Writers of all mounted volumes, from one survey that several volumes share."""
+        async with self._survey_lock:
+            at, found = self._surveyed
+            targets = [
+                s.volume.snapshotter.target
+                for s in self._slots.values()
+                if s.volume.snapshotter is not None
+            ]
+            fresh = clock.monotonic() - at < limits.SURVEY_SECONDS_MAX
+            if not (fresh and all(target in found for target in targets)):
+                assert self._survey is not None  # noqa: S101  # made before any volume is mounted
+                found = await self._in(self._captures, self._survey.find, targets)
+                self._surveyed = (clock.monotonic(), found)
+            return found
+
+    async def snapshot(self, name: str) -> SnapshotView:
+        """Take a snapshot now; the newest one where nothing changed. Durable when it returns."""
+        slot = self._slot(name)
+        async with slot.lock:
+            self._require(name, slot)
+            return snapshot_view(await self._in(self._captures, self._snapshot, slot.volume))
+
+    def _snapshot(self, volume: Volume) -> SnapshotRecord:
+        if volume.snapshotter is not None:
+            volume.capture("manual")
+        elif volume.present:
+            volume.open()
+            try:
+                volume.capture("manual")
+            finally:
+                volume.close()
+        head = volume.state.head
+        if head is None:
+            raise NotFoundError(f"volume {volume.name} has no snapshot")
+        return head
+
+    async def verify(self, name: str, snapshot: str | None) -> VerifyReport:
+        """Verify the live directory and the newest snapshot's objects, or one named snapshot's."""
+        slot = self._slot(name)
+        volume = slot.volume
+        if snapshot is not None:
+            record = await self._in(self._reads, self._resolve, volume, snapshot)
+            result = await self._in(self._reads, volume.verify_stored, record)
+            return verify_report(name, record.seq, record.root, result)
+        async with slot.lock:
+            self._require(name, slot)
+            return await self._in(self._reads, self._verify, volume)
+
+    def _verify(self, volume: Volume) -> VerifyReport:
+        head = self._snapshot(volume)
+        if not volume.present:
+            return verify_report(volume.name, head.seq, head.root, volume.verify_stored(head))
+        found = volume.verify_live(None, since_verified=False)
+        assert found is not None  # noqa: S101  # there is a snapshot
+        stored = volume.verify_stored(head)
+        live = found.result
+        live.mismatches.extend(stored.mismatches)
+        live.seconds += stored.seconds
+        return verify_report(volume.name, found.seq, found.root, live)
+
+    # History
+
+    async def snapshots(self, name: str) -> list[SnapshotView]:
+        """All snapshots of a volume, oldest first."""
+        volume = self._slot(name).volume
+        return await self._in(self._reads, self._snapshots, volume)
+
+    def _snapshots(self, volume: Volume) -> list[SnapshotView]:
+        found = self._opened.store.snapshots(volume.state.record.id)
+        return [snapshot_view(record) for record in found]
+
+    async def resolve(self, name: str, reference: str | None) -> SnapshotView:
+        """The snapshot that a sequence number or the start of a root names; default: the newest
+        crash-consistent one."""
+        volume = self._slot(name).volume
+        return snapshot_view(await self._in(self._reads, self._resolve, volume, reference))
+
+    def _resolve(self, volume: Volume, reference: str | None) -> SnapshotRecord:
+        store, number = self._opened.store, volume.state.record.id
+        if reference is None:
+            newest = store.newest_crash(number)
+            if newest is None:
+                raise NotFoundError(f"volume {volume.name} has no crash-consistent snapshot")
+            return newest
+        if reference.isdecimal() and len(reference) <= limits.SEQ_DIGITS_MAX:
+            try:
+                return store.snapshot(number, int(reference))
+            except NotFoundError:
+                raise NotFoundError(f"volume {volume.name} has no snapshot {reference}") from None
+        if len(reference) >= limits.ROOT_PREFIX_MIN and set(reference) <= set("0123456789abcdef"):
+            for record in store.snapshots(number, reverse=True):
+                if record.root.startswith(reference):
+                    return record
+            raise NotFoundError(f"volume {volume.name} has no snapshot with root {reference}…")
+        raise InvalidInputError(
+            f"{volume_options.shown(reference)} names no snapshot: give a sequence number or at"
+            f" least {limits.ROOT_PREFIX_MIN} hex digits of a root"
+        )
+
+    async def objects(self, digests: list[tuple[str, bytes]]) -> list[bytes]:
+        """Objects as they rest in the store, unchecked, in order; the receiver checks them."""
+        return await self._in(self._reads, self._objects, digests)
+
+    def _objects(self, digests: list[tuple[str, bytes]]) -> list[bytes]:
+        store = self._opened.store
+        return [store.stored(digest)[0] for _, digest in digests]
+
+
+def _add_up(store: Store, volume: Volume) -> None:
+    """Stored bytes of all snapshots taken before this daemon started."""
+    head = volume.state.head
+    if head is not None:
+        found = store.snapshots(volume.state.record.id, stop=head.seq + 1)
+        volume.stored_bytes += sum(record.stored_bytes for record in found)

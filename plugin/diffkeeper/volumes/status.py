@@ -1,0 +1,145 @@
+"""What `docker volume inspect` and the admin API say of a volume. Reads memory only."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from diffkeeper import clock
+from diffkeeper.volumes.model import Fault, Json, SnapshotView, VerifyReport, VolumeView
+from diffkeeper.volumes.options import format_duration
+
+if TYPE_CHECKING:
+    from diffkeeper.engine.verify import Result
+    from diffkeeper.format.records import SnapshotRecord
+    from diffkeeper.volumes.volume import Verification, Volume
+
+
+def snapshot_view(record: SnapshotRecord) -> SnapshotView:
+    """A stored snapshot as it is shown."""
+    return SnapshotView(
+        seq=record.seq,
+        time=clock.rfc3339(record.time_ns),
+        root=record.root,
+        parent=record.parent,
+        consistency=record.consistency,
+        reason=record.reason,
+        files=record.files,
+        bytes=record.bytes,
+        new_bytes=record.new_bytes,
+        stored_bytes=record.stored_bytes,
+        freeze_ms=record.freeze_ms,
+        capture_ms=record.capture_ms,
+    )
+
+
+def faults(result: Result) -> tuple[Fault, ...]:
+    """The paths that did not match; bytes that are no text are escaped."""
+    return tuple(
+        Fault(m.path.decode("utf-8", "backslashreplace"), m.problem) for m in result.mismatches
+    )
+
+
+def verify_report(volume: str, seq: int | None, root: str, result: Result) -> VerifyReport:
+    """A verification as it is answered."""
+    return VerifyReport(
+        volume=volume,
+        seq=seq,
+        root=root,
+        ok=not result.mismatches,
+        complete=result.complete,
+        files=result.files,
+        bytes=result.bytes,
+        milliseconds=round(result.seconds * 1000, 3),
+        faults=faults(result),
+    )
+
+
+def volume_view(volume: Volume, *, status: bool) -> VolumeView:
+    """One volume; `status` adds everything a person may want to know of it."""
+    record = volume.state.record
+    return VolumeView(
+        name=record.name,
+        created_at=clock.rfc3339(record.created_ns),
+        mountpoint=volume.mountpoint if record.mounts else "",
+        options=dict(record.options),
+        mounts=sum(record.mounts.values()),
+        status=_status(volume) if status else {},
+    )
+
+
+def _status(volume: Volume) -> Json:
+    head = volume.state.head
+    status: Json = {
+        "id": volume.state.record.id,
+        "live": volume.live,
+        "mounts": sum(volume.state.record.mounts.values()),
+        "capture": _capture(volume),
+        "snapshots": volume.state.record.next_seq - 1,
+        "last_snapshot": _last(head) if head is not None else None,
+        "root": head.root if head is not None else "",
+        "files": head.files if head is not None else 0,
+        "logical_bytes": head.bytes if head is not None else 0,
+        "stored_bytes": volume.stored_bytes,
+        "last_recovery": _recovery(volume),
+        "last_verification": _verification(volume.verification),
+        "trouble": list(volume.troubles.values()),
+    }
+    return status
+
+
+def _capture(volume: Volume) -> Json:
+    snapshotter = volume.snapshotter
+    pace = volume.pace
+    return {
+        "source": snapshotter.source_name if snapshotter is not None else "none",
+        "reason": snapshotter.source_reason if snapshotter is not None else "not mounted",
+        "consistency": volume.options.consistency,
+        "interval": format_duration(pace.interval),
+        "effective_interval": format_duration(round(pace.effective, 3)),
+        "delayed": pace.delayed,
+        "cpu_seconds": round(snapshotter.cpu_seconds, 3) if snapshotter is not None else 0.0,
+    }
+
+
+def _last(head: SnapshotRecord) -> Json:
+    return {
+        "seq": head.seq,
+        "time": clock.rfc3339(head.time_ns),
+        "age_seconds": round(max(0, clock.now_ns() - head.time_ns) / 1e9, 3),
+        "consistency": head.consistency,
+        "cause": head.cause,
+        "reason": head.reason,
+        "freeze_ms": head.freeze_ms,
+        "capture_ms": head.capture_ms,
+    }
+
+
+def _recovery(volume: Volume) -> Json | None:
+    recovery = volume.recovery
+    if recovery is None:
+        return None
+    return {
+        "kind": recovery.kind,
+        "ms": recovery.milliseconds,
+        "files": recovery.files,
+        "bytes": recovery.bytes,
+        "seq": recovery.seq,
+        "time": clock.rfc3339(recovery.time_ns),
+    }
+
+
+def _verification(found: Verification | None) -> Json | None:
+    if found is None:
+        return None
+    return {
+        "ok": found.ok,
+        "complete": found.result.complete,
+        "seq": found.seq,
+        "root": found.root,
+        "files": found.result.files,
+        "bytes": found.result.bytes,
+        "ms": round(found.result.seconds * 1000, 3),
+        "time": clock.rfc3339(found.time_ns),
+        "faults": [asdict(fault) for fault in faults(found.result)],
+    }

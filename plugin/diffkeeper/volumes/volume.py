@@ -1,0 +1,415 @@
+"""One volume: its live directory, mounts, captures, recovery and verification.
+
+All methods block and are called from worker threads; the service lets one lifecycle step of a
+volume run at a time. The live directory is the truth: it is created or replayed only where there is none.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from diffkeeper import clock, counters, failpoint, limits
+from diffkeeper.engine.objects import StoreObjects
+from diffkeeper.engine.replay import restore
+from diffkeeper.engine.snapshotter import Policy, Snapshotter, Tools
+from diffkeeper.engine.verify import Result, Verifier, entry_at
+from diffkeeper.errors import ConflictError, NoSpaceError
+from diffkeeper.freeze.writers import Survey, Writers
+from diffkeeper.fsio import durable, mounts
+from diffkeeper.store.store import Batch
+from diffkeeper.volumes.options import VolumeOptions, parse_options
+
+if TYPE_CHECKING:
+    from diffkeeper.engine.volume import VolumeState
+    from diffkeeper.format.records import IndexRecord, SnapshotRecord
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the volumes of one daemon are."""
+
+    volumes: str
+    mounts: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """How the live directory came to be there at the last mount."""
+
+    kind: str  # "new", "live", "replay" or "takeover"
+    milliseconds: float
+    files: int
+    bytes: int
+    time_ns: int
+    seq: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """The last comparison of the live directory with the newest snapshot."""
+
+    result: Result
+    seq: int
+    root: str
+    time_ns: int
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing differed."""
+        return not self.result.mismatches
+
+
+@dataclass(slots=True)
+class Pace:
+    """When the next capture is due."""
+
+    interval: float
+    effective: float
+    failures: int = 0
+    delayed: str = ""
+    history: dict[str, float] = field(default_factory=dict)
+
+
+class Volume:
+    """One volume of this daemon."""
+
+    def __init__(self, tools: Tools, state: VolumeState, places: Places) -> None:
+        self._tools = tools
+        self.state = state
+        self.options: VolumeOptions = parse_options(state.record.options)
+        self._directory = os.path.join(places.volumes, str(state.record.id))
+        self.live = os.path.join(self._directory, "live")
+        self._incoming = os.path.join(self._directory, "incoming")
+        self.mountpoint = os.path.join(places.mounts, str(state.record.id))
+        self._survey = Survey(tools.proc_root, tools.cgroup_root)
+        self._survey_lock = threading.Lock()
+        self.snapshotter: Snapshotter | None = None
+        self.recovery: Recovery | None = None
+        self.verification: Verification | None = None
+        self.troubles: dict[str, str] = {}
+        self.pace = Pace(self.options.interval_seconds, self.options.interval_seconds)
+        self.stored_bytes = 0
+        # Mount ids from before this daemon: their containers may be gone without an Unmount.
+        self.doubtful: set[str] = set()
+
+    @property
+    def name(self) -> str:
+        """The name that its users gave it."""
+        return self.state.record.name
+
+    @property
+    def mounted(self) -> bool:
+        """Whether any mount id holds it."""
+        return bool(self.state.record.mounts)
+
+    # Live directory
+
+    @property
+    def present(self) -> bool:
+        """Whether there is a live directory; it is complete then, since it was renamed there."""
+        return os.path.isdir(self.live)
+
+    def prepare(self) -> Recovery:
+        """Have a complete live directory: the present one, an empty one, or a replayed one.
+
+        Raises ConflictError when there is none and no snapshot may stand in for it unasked.
+        """
+        started = clock.monotonic()
+        durable.remove_tree(self._incoming)
+        files = size = 0
+        head = self.state.head
+        seq = head.seq if head is not None else None
+        if self.present:
+            kind = "live"
+        elif head is None:
+            kind = "new"
+            self._make_live()
+        else:
+            kind = "replay"
+            chosen = self._tools.store.newest_crash(self.state.record.id)
+            if chosen is None:
+                raise ConflictError(
+                    f"the live directory of {self.name} is gone, and no snapshot of it is crash-"
+                    f"consistent; choose one: diffkeeper restore {self.name}@SEQ --to {self.live}"
+                )
+            files, size, seq = chosen.files, chosen.bytes, chosen.seq
+            self._replay(chosen)
+        milliseconds = (clock.monotonic() - started) * 1000
+        return self._recovered(kind, milliseconds, files, size, seq)
+
+    def _recovered(
+        self, kind: str, milliseconds: float, files: int, size: int, seq: int | None
+    ) -> Recovery:
+        self.recovery = Recovery(kind, round(milliseconds, 3), files, size, clock.now_ns(), seq)
+        counters.add("recovery_total", volume=self.name, kind=kind)
+        counters.observe("recovery_seconds", milliseconds / 1000, kind=kind)
+        return self.recovery
+
+    def _make_live(self) -> None:
+        durable.make_directory(self._directory, 0o700)
+        options = self.options
+        durable.make_directory(self._incoming, 0o755 if options.mode is None else options.mode)
+        os.chown(
+            self._incoming,
+            -1 if options.uid is None else options.uid,
+            -1 if options.gid is None else options.gid,
+        )
+        durable.rename_directory(self._incoming, self.live)
+
+    def _replay(self, snapshot: SnapshotRecord) -> None:
+        # What is bound there, if anything, is the directory that is gone.
+        mounts.unbind(self.mountpoint)
+        durable.make_directory(self._directory, 0o700)
+        durable.make_directory(self._incoming, 0o700)
+        volume = self.state.record.id
+        store = self._tools.store
+        store.commit(Batch(drop_index={volume}))
+        # The head must be what is replayed: what is newer than it and fuzzy stays in history.
+        head = self.state.head
+
+        def sign(signatures: dict[int, IndexRecord]) -> None:
+            batch = Batch()
+            for inode, record in signatures.items():
+                batch.index_put[volume, inode] = record.encode()
+            store.commit(batch)
+
+        same = head is not None and head.root == snapshot.root
+        restore(
+            bytes.fromhex(snapshot.root),
+            StoreObjects(store),
+            self._incoming,
+            signed=sign if same else None,
+        )
+        failpoint.hit("replay.before_rename")
+        durable.rename_directory(self._incoming, self.live)
+        failpoint.hit("replay.after_rename")
+
+    # Mounts
+
+    def writers(self) -> Writers:
+        """Who has the volume mounted right now."""
+        assert self.snapshotter is not None  # noqa: S101  # opened by every caller
+        target = self.snapshotter.target
+        with self._survey_lock:
+            return self._survey.find([target])[target]
+
+    def open(self) -> None:
+        """Begin to watch the live directory."""
+        if self.snapshotter is None:
+            options = self.options
+            policy = Policy(
+                source=options.capture,
+                freeze=options.consistency == "crash",
+                freeze_seconds_max=options.freeze_seconds_max,
+                level=options.compression_level,
+                chunk_bits=options.chunk_bits,
+            )
+            self.snapshotter = Snapshotter(self._tools, self.state, self.live, policy)
+            log.info(
+                "capture",
+                extra={
+                    "volume": self.name,
+                    "source": self.snapshotter.source_name,
+                    "reason": self.snapshotter.source_reason,
+                },
+            )
+
+    def close(self) -> None:
+        """Stop watching; waits for a capture under way."""
+        snapshotter, self.snapshotter = self.snapshotter, None
+        if snapshotter is not None:
+            snapshotter.close()
+
+    def hold(self, mount_id: str) -> None:
+        """Bind the live directory at the mount point and count one mount of this id, durably."""
+        self.open()
+        failpoint.hit("mount.before_bind")
+        mounts.bind(self.live, self.mountpoint)
+        failpoint.hit("mount.after_bind")
+        counts = dict(self.state.record.mounts)
+        before = 0 if mount_id in self.doubtful else counts.get(mount_id, 0)
+        if mount_id not in counts and len(counts) >= limits.MOUNT_IDS_MAX:
+            raise ConflictError(f"{self.name} is mounted {len(counts)} times already")
+        counts[mount_id] = before + 1
+        self.doubtful.discard(mount_id)
+        self.state.update(mounts=counts, boot_id=durable.boot_id(), clean=False)
+
+    def release(self, mount_id: str) -> bool:
+        """Count one mount of this id less; true when it was the last one of all.
+
+        An id that is not known changes nothing. Ids from before this daemon do not count when
+        nobody has the volume mounted.
+        """
+        counts = dict(self.state.record.mounts)
+        if mount_id not in counts:
+            return False
+        counts[mount_id] -= 1
+        if counts[mount_id] <= 0:
+            del counts[mount_id]
+            self.doubtful.discard(mount_id)
+        if counts and set(counts) <= self.doubtful and not self._in_use():
+            counts.clear()
+            self.doubtful.clear()
+        if counts:
+            self.state.update(mounts=counts)
+            return False
+        return True
+
+    def released(self) -> None:
+        """Record that nothing has the volume mounted any more."""
+        mounts.unbind(self.mountpoint)
+        failpoint.hit("unmount.after_unbind")
+        self.doubtful.clear()
+        self.state.update(mounts={}, clean=True)
+
+    def _in_use(self) -> bool:
+        self.open()
+        return bool(self.writers().pids)
+
+    def take_over(self) -> None:
+        """After a restart of the daemon: watch and bind again what containers still have."""
+        started = clock.monotonic()
+        self.doubtful = set(self.state.record.mounts)
+        if not self.present:
+            self.troubles["live"] = (
+                f"the live directory {self.live} is gone while the volume is mounted; it is"
+                " replayed at the next mount"
+            )
+            return
+        self.open()
+        mounts.bind(self.live, self.mountpoint)
+        self._recovered("takeover", (clock.monotonic() - started) * 1000, 0, 0, None)
+
+    # Captures
+
+    def pending(self, writers: Writers) -> bool:
+        """Whether a capture would find work."""
+        return self.snapshotter is not None and self.snapshotter.pending(writers)
+
+    def capture(self, reason: str, *, freeze: bool = True) -> SnapshotRecord | None:
+        """Take a snapshot of what changed; None when nothing did. Keeps the pace and troubles."""
+        snapshotter = self.snapshotter
+        if snapshotter is None:
+            return None
+        before = snapshotter.cpu_seconds
+        try:
+            snapshot = snapshotter.capture(reason, self.writers(), freeze=freeze)
+        except Exception as error:
+            self._failed(error)
+            raise
+        self.pace.failures = 0
+        self.troubles.pop("capture", None)
+        self._keep_pace(snapshotter.cpu_seconds - before)
+        if snapshot is not None:
+            self._took(snapshot)
+        return snapshot
+
+    def _failed(self, error: Exception) -> None:
+        kind = "no_space" if isinstance(error, NoSpaceError) else type(error).__name__
+        counters.add("capture_errors_total", volume=self.name, error=kind)
+        self.troubles["capture"] = f"no snapshot could be taken: {error}"
+        self.pace.failures += 1
+        retry = self.pace.interval * 2 ** min(self.pace.failures, 16)
+        self.pace.effective = max(self.pace.interval, min(retry, limits.CAPTURE_RETRY_SECONDS_MAX))
+
+    def _keep_pace(self, cpu_seconds: float) -> None:
+        """Stretch the interval so that captures stay within their share of one core."""
+        needed = cpu_seconds / limits.CPU_FRACTION_MAX
+        self.pace.effective = max(self.pace.interval, min(needed, limits.STRETCH_SECONDS_MAX))
+        self.pace.delayed = (
+            f"a capture takes {cpu_seconds * 1000:.0f} ms of CPU"
+            if (self.pace.effective > self.pace.interval)
+            else ""
+        )
+
+    def _took(self, snapshot: SnapshotRecord) -> None:
+        self.stored_bytes += snapshot.stored_bytes
+        if snapshot.consistency == "fuzzy":
+            self.troubles["fuzzy"] = f"the last snapshot is fuzzy: {snapshot.cause}"
+        else:
+            self.troubles.pop("fuzzy", None)
+        log.info(
+            "snapshot",
+            extra={
+                "volume": self.name,
+                "seq": snapshot.seq,
+                "consistency": snapshot.consistency,
+                "reason": snapshot.reason,
+                "files": snapshot.files,
+                "new_bytes": snapshot.new_bytes,
+                "freeze_ms": snapshot.freeze_ms,
+                "capture_ms": snapshot.capture_ms,
+                **({"cause": snapshot.cause} if snapshot.cause else {}),
+            },
+        )
+
+    # Verification
+
+    def verify_live(self, seconds: float | None, *, since_verified: bool) -> Verification | None:
+        """Compare the live directory with the newest snapshot; None when there is none.
+
+        With `since_verified`, only what changed since the last good verification. A path that
+        its users changed meanwhile is no fault: the capture that follows records the change.
+        """
+        head = self.state.head
+        if head is None:
+            return None
+        root = bytes.fromhex(head.root)
+        unless: bytes | None = None
+        verified = self.state.record.verified_seq
+        if since_verified and verified is not None and verified != head.seq:
+            record = self._tools.store.snapshot(self.state.record.id, verified)
+            unless = bytes.fromhex(record.root)
+        verifier = Verifier(self._tools.store, self._tools.reader, seconds=seconds)
+        result = verifier.live(self.live, root, unless)
+        if result.mismatches and self.snapshotter is not None:
+            self.capture("verify", freeze=False)
+            after = self.state.head
+            assert after is not None  # noqa: S101  # there was one before
+            store, later = self._tools.store, bytes.fromhex(after.root)
+            result.mismatches = [
+                m
+                for m in result.mismatches
+                if entry_at(store, root, m.path) == entry_at(store, later, m.path)
+            ]
+        self.verification = Verification(result, head.seq, head.root, clock.now_ns())
+        self._verified(head, result)
+        return self.verification
+
+    def _verified(self, head: SnapshotRecord, result: Result) -> None:
+        ok = not result.mismatches
+        outcome = ("ok" if result.complete else "incomplete") if ok else "mismatch"
+        counters.add("verifications_total", volume=self.name, result=outcome)
+        fields = {"volume": self.name, "seq": head.seq, "files": result.files, "result": outcome}
+        if ok:
+            self.troubles.pop("verification", None)
+            log.info("verified", extra=fields)
+            if result.complete:
+                self.state.update(verified_seq=head.seq)
+            return
+        named = "; ".join(f"{os.fsdecode(m.path)!r} {m.problem}" for m in result.mismatches[:10])
+        self.troubles["verification"] = (
+            f"{len(result.mismatches)} paths differ from snapshot {head.seq}: {named}"
+        )
+        log.error("verification_failed", extra={**fields, "faults": named})
+
+    def verify_stored(self, snapshot: SnapshotRecord) -> Result:
+        """Read every object of a snapshot."""
+        verifier = Verifier(self._tools.store, self._tools.reader)
+        return verifier.stored(bytes.fromhex(snapshot.root))
+
+    # Removal
+
+    def discard(self) -> str:
+        """Move the live directory out of the way; returns where it waits to be deleted."""
+        removed = os.path.join(self._directory, "removed")
+        if self.present:
+            durable.remove_tree(removed)
+            durable.rename_directory(self.live, removed)
+        return self._directory
