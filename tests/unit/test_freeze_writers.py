@@ -19,8 +19,8 @@ import pytest
 from diffkeeper import clock, limits
 from diffkeeper.errors import NotFoundError
 from diffkeeper.freeze.cgroups import Hierarchy
+from diffkeeper.freeze.mappings import MappingScanner
 from diffkeeper.freeze.mounts import parse
-from diffkeeper.freeze.processes import MappingScanner
 from diffkeeper.freeze.writers import Survey, Target, Writers
 
 if TYPE_CHECKING:
@@ -348,11 +348,43 @@ def test_mapped_writable(
     scanner = MappingScanner("/proc")
     scanner.by_query = by_query
     expected = {inodes["shared"], inodes["deleted"]}
-    assert scanner.inodes([pid, 2**22 - 1], dev) == expected
-    assert scanner.inodes([pid], "0:9999") == set()
+    assert scanner.scan([pid, 2**22 - 1], dev).inodes == expected
+    assert scanner.scan([pid], "0:9999").inodes == set()
+    assert Survey().mapped_writable([pid], dev) == expected
+    assert Survey().hidden_writes([pid], dev).inodes == expected
     if by_query and not scanner.by_query:
         pytest.skip("this kernel has no PROCMAP_QUERY: maps are read as text")
-    assert Survey().mapped_writable([pid], dev) == expected
+
+
+def test_mapping_of_a_very_long_path(tmp_path: Path) -> None:
+    """Longer than any name that the kernel can tell."""
+    program = """
+import mmap, os, sys, time
+os.chdir(sys.argv[1])
+for _ in range(25):
+    os.mkdir("n" * 250)
+    os.chdir("n" * 250)
+with open("file", "w+b") as file:
+    file.truncate(4096)
+    memory = mmap.mmap(file.fileno(), 4096)
+    print(os.fstat(file.fileno()).st_ino, flush=True)
+time.sleep(60)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        inode = int(process.stdout.readline())
+        dev = Target.of(str(tmp_path)).dev
+        text = MappingScanner("/proc")
+        text.by_query = False
+        assert Survey().mapped_writable([process.pid], dev) == {inode}
+        assert text.scan([process.pid], dev).inodes == {inode}
+    finally:
+        process.kill()
+        process.communicate()
+        subprocess.run(["rm", "-rf", str(tmp_path / ("n" * 250))], check=True)
 
 
 def test_open_for_write(holder: tuple[int, dict[str, int]], tmp_path: Path) -> None:
@@ -377,6 +409,10 @@ def test_asynchronous_io(holder: tuple[int, dict[str, int]]) -> None:
         pytest.skip(f"io_setup: {os.strerror(ctypes.get_errno())}")
     try:
         assert survey.aio_pids([pid, holder[0]]) == {pid}
+        assert survey.hidden_writes([pid, holder[0]], "0:9999").rings == {pid}
+        text = MappingScanner("/proc")
+        text.by_query = False
+        assert text.scan([pid, holder[0]], "0:9999").rings == {pid}
     finally:
         libc.syscall(numbers[1], context)
     assert survey.aio_pids([pid]) == set()
@@ -419,11 +455,12 @@ time.sleep(60)
         text.by_query = False
         expected = {(tmp_path / "7").stat().st_ino}
         assert survey.mapped_writable(pids, target.dev) == expected
-        assert text.inodes(pids, target.dev) == expected
+        assert text.scan(pids, target.dev).inodes == expected
         survey.find([target])
         for name, action in (
             ("mapped_writable", lambda: survey.mapped_writable(pids, target.dev)),
-            ("the same from text", lambda: text.inodes(pids, target.dev)),
+            ("the same from text", lambda: text.scan(pids, target.dev).inodes),
+            ("hidden_writes", lambda: survey.hidden_writes(pids, target.dev)),
             ("open_for_write", lambda: survey.open_for_write(pids, target.dev)),
             ("aio_pids", lambda: survey.aio_pids(pids)),
             ("find", lambda: survey.find([target])),

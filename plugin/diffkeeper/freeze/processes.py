@@ -1,13 +1,11 @@
-"""What single processes hold of a file system: writable mappings, open files, asynchronous I/O."""
+"""What single processes have open."""
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
 import stat
-import struct
 from typing import TYPE_CHECKING
 
 from diffkeeper.errors import UnsupportedError
@@ -18,66 +16,26 @@ if TYPE_CHECKING:
 
 _GONE = frozenset({errno.ENOENT, errno.ESRCH})
 
-# struct procmap_query of linux/fs.h (6.11 and later): size, query_flags, query_addr; vma_start,
-# vma_end, vma_flags, vma_page_size, vma_offset, inode; dev_major, dev_minor; name and build id.
-_QUERY = struct.Struct("=QQQ QQQQQQ II II QQ")
-_QUERY_IOCTL = (3 << 30) | (_QUERY.size << 16) | (ord("f") << 8) | 17
-_QUERY_FLAGS = 0x02 | 0x08 | 0x10 | 0x20  # writable, shared, at the address or next, file-backed
-_ADDRESS_MAX = 2**64 - 1
 _READ_BYTES = 8192  # The kernel hands out a page of such a file at a time.
 _INFO = re.compile(rb"^(mnt_id|ino):\s*(\d+)", re.MULTILINE)
 
 
-class MappingScanner:
-    """Finds shared writable file mappings, by PROCMAP_QUERY if the kernel has it, else in maps."""
-
-    def __init__(self, proc_root: str) -> None:
-        self._proc_root = proc_root
-        self.by_query = True
-
-    def inodes(self, pids: Iterable[int], dev: str) -> set[int]:
-        """Inodes on the file system `dev` ("major:minor") that one of `pids` can store into."""
-        major, minor = map(int, dev.split(":"))
-        found: set[int] = set()
-        for pid in pids:
-            try:
-                descriptor = os.open(f"{self._proc_root}/{pid}/maps", os.O_RDONLY | os.O_CLOEXEC)
-            except OSError as error:
-                _vanished(error)
-                continue
-            try:
-                found |= self._process(descriptor, major, minor)
-            finally:
-                os.close(descriptor)
-        return found
-
-    def _process(self, maps: int, major: int, minor: int) -> set[int]:
-        if self.by_query:
-            try:
-                return _query(maps, major, minor)
-            except OSError as error:
-                if error.errno not in (errno.ENOTTY, errno.EINVAL, errno.E2BIG):
-                    _vanished(error)
-                    return set()
-                self.by_query = False
-        return _search(read_all(maps), major, minor)
-
-
-def aio_pids(proc_root: str, pids: Iterable[int]) -> set[int]:
-    """Those of `pids` that may have writes in flight which a freeze does not stop.
-
-    Linux AIO contexts are mappings named `/[aio]`; io_uring instances are descriptors, and mostly
-    mappings too.
-    """
+def rings(proc_root: str, pids: Iterable[int]) -> set[int]:
+    """Those of `pids` that hold an io_uring instance, mapped or not."""
     found: set[int] = set()
     for pid in pids:
         try:
-            with open(f"{proc_root}/{pid}/maps", "rb", buffering=0) as file:
-                text = read_all(file.fileno())
-            if b"/[aio]" in text or b"[io_uring]" in text or _has_ring(f"{proc_root}/{pid}/fd"):
+            directory = os.open(f"{proc_root}/{pid}/fd", os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            vanished(error)
+            continue
+        try:
+            if any(_is_ring(name, directory) for name in os.listdir(directory)):
                 found.add(pid)
         except OSError as error:
-            _vanished(error)
+            vanished(error)
+        finally:
+            os.close(directory)
     return found
 
 
@@ -92,14 +50,14 @@ def open_for_write(proc_root: str, pids: Iterable[int], dev: str) -> set[int]:
         try:
             directory = os.open(f"{proc_root}/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            _vanished(error)
+            vanished(error)
             continue
         try:
             mounts = {mount.id: mount.dev for mount in parse(_slurp("mountinfo", directory))}
             for name in _names("fd", directory):
                 found |= _written(directory, name, mounts, dev)
         except OSError as error:
-            _vanished(error, errno.EINVAL)
+            vanished(error, errno.EINVAL)
         finally:
             os.close(directory)
     return found
@@ -123,7 +81,7 @@ def _written(directory: int, name: str, mounts: dict[int, str], dev: str) -> set
             st_dev = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
             return {status.st_ino} if mounted == dev or st_dev == dev else set()
     except OSError as error:
-        _vanished(error)
+        vanished(error)
     return set()
 
 
@@ -143,37 +101,12 @@ def _slurp(path: str, directory: int) -> bytes:
         os.close(descriptor)
 
 
-def _query(maps: int, major: int, minor: int) -> set[int]:
-    found: set[int] = set()
-    address = 0
-    while address < _ADDRESS_MAX:
-        query = bytearray(_QUERY.size)
-        struct.pack_into("=QQQ", query, 0, _QUERY.size, _QUERY_FLAGS, address)
-        try:
-            fcntl.ioctl(maps, _QUERY_IOCTL, query)
-        except FileNotFoundError:
-            break  # No further mapping fits.
-        values = _QUERY.unpack(query)
-        address, inode, device = values[4], values[8], values[9:11]
-        if device == (major, minor):
-            found.add(inode)
-    return found
-
-
-def _search(text: bytes, major: int, minor: int) -> set[int]:
-    # maps has devices in hexadecimal, mountinfo in decimal digits.
-    pattern = rb"^[0-9a-f]+-[0-9a-f]+ .w.s [0-9a-f]+ %02x:%02x (\d+)" % (major, minor)
-    return {int(inode) for inode in re.findall(pattern, text, re.MULTILINE)}
-
-
-def _has_ring(directory: str) -> bool:
-    for name in os.listdir(directory):
-        try:
-            if os.readlink(f"{directory}/{name}") == "anon_inode:[io_uring]":
-                return True
-        except OSError as error:
-            _vanished(error)
-    return False
+def _is_ring(name: str, directory: int) -> bool:
+    try:
+        return os.readlink(name, dir_fd=directory) == "anon_inode:[io_uring]"
+    except OSError as error:
+        vanished(error)
+        return False
 
 
 def read_all(descriptor: int) -> bytes:
@@ -184,7 +117,7 @@ def read_all(descriptor: int) -> bytes:
     return b"".join(parts)
 
 
-def _vanished(error: OSError, *more: int) -> None:
+def vanished(error: OSError, *more: int) -> None:
     """Return when the process or descriptor is gone: it writes no more. Raise otherwise."""
     if error.errno not in _GONE and error.errno not in more:
         raise UnsupportedError(

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 from diffkeeper.freeze import processes
 from diffkeeper.freeze.cgroups import Hierarchy, topmost
+from diffkeeper.freeze.mappings import Mapped, MappingScanner
 from diffkeeper.freeze.mounts import Mount, Target
 from diffkeeper.freeze.namespaces import Namespaces, View
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["Survey", "Target", "Writers"]
+__all__ = ["Mapped", "Survey", "Target", "Writers"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class Survey:
     def __init__(self, proc_root: str = "/proc", cgroup_root: str = "/sys/fs/cgroup") -> None:
         self._proc_root = proc_root
         self._hierarchy = Hierarchy(cgroup_root, proc_root)
-        self._mappings = processes.MappingScanner(proc_root)
+        self._mappings = MappingScanner(proc_root)
         self._namespaces = Namespaces(proc_root)
         self._asked: frozenset[Target] = frozenset()
 
@@ -65,13 +66,26 @@ class Survey:
         places = _Places(self._proc_root, self._hierarchy)
         return {target: places.writers(pids) for target, pids in found.items()}
 
+    def hidden_writes(self, pids: Iterable[int], dev: str) -> Mapped:
+        """`mapped_writable` and the mapped part of `aio_pids` in one quick look.
+
+        Fit for the inside of a freeze: about 0.1 ms for each process with PROCMAP_QUERY (Linux
+        6.11), several times that without. It misses an io_uring instance whose rings are in
+        memory that the process brought itself.
+        """
+        return self._mappings.scan(pids, dev)
+
     def mapped_writable(self, pids: Iterable[int], dev: str) -> set[int]:
         """Inodes on the file system `dev` that one of `pids` can store into through a mapping."""
-        return self._mappings.inodes(pids, dev)
+        return self._mappings.scan(pids, dev).inodes
 
-    def aio_pids(self, pids: Iterable[int]) -> set[int]:
-        """Those of `pids` with asynchronous I/O set up, whose writes a freeze does not stop."""
-        return processes.aio_pids(self._proc_root, pids)
+    def aio_pids(self, pids: Sequence[int]) -> set[int]:
+        """Those of `pids` with asynchronous I/O set up, whose writes a freeze does not stop.
+
+        Looks at every descriptor: too slow for the inside of a freeze.
+        """
+        found = self._mappings.scan(pids, "0:0").rings
+        return found | processes.rings(self._proc_root, [pid for pid in pids if pid not in found])
 
     def open_for_write(self, pids: Iterable[int], dev: str) -> set[int]:
         """Inodes on the file system `dev` that one of `pids` has open for writing."""

@@ -1,0 +1,123 @@
+"""Shared writable mappings of processes: stores through them may leave no trace to see."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import re
+import struct
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from diffkeeper.freeze.processes import read_all, vanished
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+# struct procmap_query of linux/fs.h (6.11 and later): size, query_flags, query_addr; vma_start,
+# vma_end, vma_flags, vma_page_size, vma_offset, inode; dev_major, dev_minor; vma_name_size,
+# build_id_size; vma_name_addr, build_id_addr.
+_QUERY = struct.Struct("=QQQ QQQQQQ II II QQ")
+_QUERY_IOCTL = (3 << 30) | (_QUERY.size << 16) | (ord("f") << 8) | 17
+_QUERY_FLAGS = 0x02 | 0x08 | 0x10 | 0x20  # writable, shared, at the address or next, file-backed
+_NO_QUERY = frozenset({errno.ENOTTY, errno.EINVAL, errno.E2BIG})
+_ADDRESS_MAX = 2**64 - 1
+_NAME_BYTES = 4096
+# Address range, permissions, offset, device (in hexadecimal, unlike mountinfo's), inode, name.
+_LINE = re.compile(
+    rb"^[0-9a-f]+-[0-9a-f]+ .w.s [0-9a-f]+ ([0-9a-f]+):([0-9a-f]+) (\d+)[ \t]*(.*)$", re.MULTILINE
+)
+
+
+@dataclass(slots=True)
+class Mapped:
+    """`inodes`: what is mapped of one file system; `rings`: processes with asynchronous I/O."""
+
+    inodes: set[int] = field(default_factory=set)
+    rings: set[int] = field(default_factory=set)
+
+
+class MappingScanner:
+    """Finds shared writable file mappings, by PROCMAP_QUERY if the kernel has it, else in maps.
+
+    Not thread-safe. Rings of Linux AIO and io_uring are such mappings too.
+    """
+
+    def __init__(self, proc_root: str) -> None:
+        self._proc_root = proc_root
+        self._name = ctypes.create_string_buffer(_NAME_BYTES)
+        self.by_query = True
+
+    def scan(self, pids: Iterable[int], dev: str) -> Mapped:
+        """Mappings of `pids` on the file system `dev` ("major:minor"); vanished ones have none.
+
+        Raises UnsupportedError when we may not look.
+        """
+        major, minor = map(int, dev.split(":"))
+        mapped = Mapped()
+        for pid in pids:
+            try:
+                descriptor = os.open(f"{self._proc_root}/{pid}/maps", os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                vanished(error)
+                continue
+            try:
+                for device, inode, name in self._mappings(descriptor):
+                    if device == (major, minor):
+                        mapped.inodes.add(inode)
+                    elif name.startswith((b"/[aio]", b"anon_inode:[io_uring]")):
+                        mapped.rings.add(pid)
+            except OSError as error:
+                vanished(error)
+            finally:
+                os.close(descriptor)
+        return mapped
+
+    def _mappings(self, maps: int) -> list[tuple[tuple[int, int], int, bytes]]:
+        """(device, inode, name) of each."""
+        if self.by_query:
+            try:
+                return self._query(maps)
+            except OSError as error:
+                if error.errno not in _NO_QUERY:
+                    raise
+                self.by_query = False
+        return [
+            ((int(major, 16), int(minor, 16)), int(inode), name)
+            for major, minor, inode, name in _LINE.findall(read_all(maps))
+        ]
+
+    def _query(self, maps: int) -> list[tuple[tuple[int, int], int, bytes]]:
+        found: list[tuple[tuple[int, int], int, bytes]] = []
+        address = 0
+        while address < _ADDRESS_MAX:
+            query = self._next(maps, address)
+            if query is None:
+                break
+            address, inode, major, minor = query[4], query[8], query[9], query[10]
+            found.append(((major, minor), inode, self._name.value if query[11] else b""))
+        return found
+
+    def _next(self, maps: int, address: int) -> tuple[int, ...] | None:
+        """The first mapping that ends above `address`, or None."""
+        for name_bytes in (_NAME_BYTES, 0):
+            where = ctypes.addressof(self._name) if name_bytes else 0
+            query = bytearray(
+                _QUERY.pack(
+                    *(_QUERY.size, _QUERY_FLAGS, address, 0, 0, 0, 0, 0, 0, 0, 0),
+                    *(name_bytes, 0, where, 0),
+                )
+            )
+            try:
+                fcntl.ioctl(maps, _QUERY_IOCTL, query)
+            except FileNotFoundError:
+                return None
+            except OSError as error:
+                # A path that is too long for a name is no ring's; the rest is told without it.
+                if error.errno != errno.ENAMETOOLONG:
+                    raise
+                continue
+            return _QUERY.unpack(query)
+        return None
