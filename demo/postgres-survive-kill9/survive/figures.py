@@ -63,7 +63,7 @@ class Figures:
 
     def _ask(self, *args: str) -> Any:
         """The answer of `diffkeeper ARGS --json`."""
-        return json.loads(command([self._settings.cli, *args, "--json"]))
+        return json.loads(command([*plugin.cli(self._settings), *args, "--json"]))
 
     def status(self) -> dict[str, Any]:
         """The volume's `Status`, as `docker volume inspect` shows it."""

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from survive.settings import Settings
 
 DEFAULT_LISTEN = "127.0.0.1:9911"
+# Where engines with the default folder for plugins put the socket; else the command finds it.
+SOCKET = "/run/docker/plugins/{id}/diffkeeper.sock"
 
 
 def inspect() -> dict[str, Any] | None:
@@ -53,6 +55,12 @@ def metrics_url() -> str:
         if name == "DIFFKEEPER_LISTEN" and value:
             listen = value
     return f"http://localhost:{listen.rpartition(':')[2]}/metrics"
+
+
+def cli(settings: Settings) -> list[str]:
+    """The start of a `diffkeeper` command that talks to this engine's plugin and to no other."""
+    path = SOCKET.format(id=identity())
+    return [settings.cli, *(["--socket", path] if os.path.exists(path) else [])]
 
 
 class Plugin:

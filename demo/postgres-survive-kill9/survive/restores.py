@@ -6,6 +6,7 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from survive import plugin
 from survive.bank import read_state
 from survive.command import command
 from survive.engine import docker
@@ -66,7 +67,8 @@ def _restore(
 ) -> Restored:
     settings = postgres.settings
     reference = f"{settings.volume}@{snapshot.seq}"
-    command([settings.cli, "restore", reference, "--to", str(target)], seconds=BUILD_SECONDS_MAX)
+    argv = [*plugin.cli(settings), "restore", reference, "--to", str(target)]
+    command(argv, seconds=BUILD_SECONDS_MAX)
     container = docker(
         "run", "-d", "--network", "none", "--shm-size", "128m",
         "-v", f"{target.resolve()}:/var/lib/postgresql/data",
