@@ -13,7 +13,7 @@ rm -rf "$root"/usr/share/doc "$root"/usr/share/man "$root"/usr/share/info "$root
     "$root"/usr/share/perl5 "$root"/usr/share/zoneinfo "$root"/usr/share/gcc \
     "$root"/usr/share/gdb "$root"/usr/share/binfmts "$root"/usr/lib/*/gconv "$root"/usr/lib/*/perl-base \
     "$root"/usr/share/polkit-1 "$root"/usr/share/initramfs-tools "$root"/usr/share/bug "$root"/usr/share/dpkg \
-    "$root"/usr/bin/dpkg* "$root"/usr/sbin/dpkg* "$root"/usr/libexec/dpkg "$root"/usr/bin/tar \
+    "$root"/usr/libexec "$root"/usr/sbin/* \
     "$root"/usr/lib/systemd "$root"/etc/cron.daily "$root"/etc/logrotate.d "$root"/etc/dpkg "$root"/etc/hostname \
     "$root"/etc/resolv.conf "$root"/etc/fstab \
     "$root"/var/lib/apt "$root"/var/cache "$root"/var/log "$root"/var/lib/dpkg "$root"/etc/apt
@@ -35,8 +35,12 @@ find "$site" \( -name '*.pyi' -o -name '*.c' -o -name '*.h' -o -name '*.pyx' -o 
 
 mkdir -p "$root"/proc "$root"/sys "$root"/dev "$root"/tmp "$root"/run/docker/plugins \
     "$root"/mnt/diffkeeper "$root"/host/lib "$root"/host/cgroup "$root"/usr/bin "$root"/root
-ln -sf python3.11 "$root"/usr/bin/python3
-[ ! -e "$root"/bin/busybox ] || ln -sf busybox "$root"/bin/sh
+# Of programs, the interpreter stays, the `rm` that keeps to one file system, and busybox for the rest.
+find "$root/usr/bin" -mindepth 1 ! -name python3.11 ! -name rm ! -name busybox -delete
+ln -s python3.11 "$root"/usr/bin/python3
+for tool in sh cat cp df du find grep head ls mount mv ps stat tail tar umount; do
+    ln -s busybox "$root/usr/bin/$tool"
+done
 cat >"$root"/usr/bin/diffkeeper <<'END'
 #!/usr/bin/python3
 import sys
