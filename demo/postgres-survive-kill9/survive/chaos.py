@@ -99,7 +99,7 @@ class Chaos:
 
     def _kill_plugin(self) -> Kill:
         """The server must go on as if nothing had happened, and the plugin must come back."""
-        self._postgres.signal_plugin("KILL")
+        self._postgres.kill_plugin()
         started = time.monotonic()
         self._await_commits()
         argv = ["docker", "volume", "inspect", self._postgres.settings.volume]

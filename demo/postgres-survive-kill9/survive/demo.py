@@ -6,7 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from survive import bank
+from survive import bank, plugin
 from survive.chaos import Chaos, Victim
 from survive.engine import Postgres, docker, usable_image
 from survive.figures import Figures
@@ -51,9 +51,9 @@ class Demo:
         """A new volume, a new cluster, an empty ledger; `stack` takes it all down again."""
         settings.out.mkdir(parents=True, exist_ok=True)
         if settings.managed:
-            plugin = Plugin(settings, keep=keep)
-            stack.callback(plugin.restore)
-            plugin.ensure(screen.say)
+            managed = Plugin(settings, keep=keep)
+            stack.callback(managed.restore)
+            managed.ensure(screen.say)
         image = usable_image(settings, screen.say)
         (settings.out / "ledger").unlink(missing_ok=True)
         demo = cls(settings, screen, image)
@@ -208,7 +208,9 @@ class Demo:
         self.result.disconnects = self.loader.disconnects if self.loader else 0
         if self.settings.managed:
             self.result.snapshots = self.figures.snapshots()
+            self.result.metrics_url = plugin.metrics_url()
             self.result.metrics = self.figures.metrics()
+            self.result.troubles = [str(each) for each in self.figures.status().get("trouble", [])]
             for name in ("diffkeeper_recovery_total", "diffkeeper_delta_count"):
                 if not any(line.startswith(name) for line in self.result.metrics):
                     self.problem(f"the metrics page lacks {name}")

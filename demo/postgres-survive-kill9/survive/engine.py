@@ -7,9 +7,10 @@ import time
 from typing import TYPE_CHECKING
 
 from survive import plugin
-from survive.command import attempt, command
+from survive.command import Conversation, attempt, command
 from survive.settings import (
     BUILD_SECONDS_MAX,
+    COMMAND_SECONDS_MAX,
     HERE,
     PROJECT,
     PULL_SECONDS_MAX,
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
     from survive.settings import Settings
 
-# Signals the plugin's leading process: of those in its cgroup, the one whose parent is outside.
-SIGNAL_PLUGIN = """
+# The plugin's leading process: of those in its cgroup ($0), the one whose parent is outside.
+LEADER = """
 ids=""
 for status in /proc/[0-9]*/cgroup; do
     pid=${status#/proc/}; pid=${pid%/cgroup}
@@ -32,9 +33,29 @@ for status in /proc/[0-9]*/cgroup; do
 done
 for pid in $ids; do
     parent=$(sed -n 's/^PPid:[[:space:]]*//p' "/proc/$pid/status" 2>/dev/null)
-    case " $ids " in *" $parent "*) ;; *) kill -"$1" "$pid" && echo "$pid" ;; esac
+    case " $ids " in *" $parent "*) ;; *) leader=$pid ;; esac
 done
+[ -n "$leader" ] || { echo "no process of the plugin was found"; exit 1; }
 """
+KILL_PLUGIN = LEADER + 'kill -KILL "$leader"'
+# While the plugin stands still: wait for the death of Postgres ($1), delete /volume/$2. The engine
+# starts no container while it waits for a plugin, so that one helper has to do all of it.
+DELETE_SUDDENLY = (
+    LEADER
+    + """
+trap 'kill -CONT "$leader" 2>/dev/null' EXIT
+kill -STOP "$leader"
+echo stopped
+tries=600
+while kill -0 "$1" 2>/dev/null; do
+    tries=$((tries - 1))
+    [ $tries -gt 0 ] || { echo "Postgres did not die"; exit 1; }
+    sleep 0.05
+done
+rm -rf "/volume/$2"
+kill -KILL "$leader"
+"""
+)
 # The helper signals a process outside of its container, which AppArmor's profile forbids.
 HOST_PROCESSES = ("--pid", "host", "--security-opt", "apparmor=unconfined")
 
@@ -117,24 +138,35 @@ class Postgres:
             raise DemoError("the server has no process besides its first")
         docker("exec", container, "sh", "-c", "kill -9 $0", choose(found))
 
-    def helper(self, script: str, *words: str, options: tuple[str, ...] = ()) -> str:
-        """Runs a shell script as root in a throw-away container; `words` are its $0, $1, …"""
-        return docker(
-            "run", "--rm", "--network", "none", "--user", "0", *options,
+    def _helper(self, script: str, *words: str, options: tuple[str, ...]) -> list[str]:
+        """A shell script as root in a throw-away container; `words` are its $0, $1, …"""
+        return [
+            "docker", "run", "--rm", "--network", "none", "--user", "0", *options,
             "--entrypoint", "sh", self.image, "-c", script, *words,
-        )  # fmt: skip
+        ]  # fmt: skip
 
-    def signal_plugin(self, name: str) -> None:
-        """Sends signal `name` (KILL, STOP) to the plugin's main process, from outside of it."""
-        words = (plugin.identity(), name)
-        if not self.helper(SIGNAL_PLUGIN, *words, options=HOST_PROCESSES):
-            raise DemoError("no process of the plugin was found")
+    def kill_plugin(self) -> None:
+        """SIGKILL for the plugin's main process, from outside of it."""
+        command(self._helper(KILL_PLUGIN, plugin.identity(), options=HOST_PROCESSES))
 
     def delete_live(self, live: str) -> None:
         """Deletes the volume's live directory (a path on the host) with all it holds."""
-        parent, _, name = live.rstrip("/").rpartition("/")
-        mount = f"type=bind,source={parent},target=/volume"
-        self.helper('rm -rf "/volume/$0"', name, options=("--mount", mount))
+        mount, name = _parent_mount(live)
+        command(self._helper('rm -rf "/volume/$0"', name, options=mount))
+
+    def delete_suddenly(self, live: str) -> None:
+        """Kills Postgres, the live directory and the plugin, which stands still all the while."""
+        container = self.container()
+        process = docker("inspect", "-f", "{{.State.Pid}}", container)
+        mount, name = _parent_mount(live)
+        words = (plugin.identity(), process, name)
+        argv = self._helper(DELETE_SUDDENLY, *words, options=(*HOST_PROCESSES, *mount))
+        with Conversation(argv) as helper:
+            told = helper.line(COMMAND_SECONDS_MAX)
+            if told != "stopped":
+                raise DemoError(f"the plugin can't be stopped: {told}")
+            self.kill()
+            helper.end(COMMAND_SECONDS_MAX)
 
     def volume(self) -> dict[str, object]:
         """`docker volume inspect` of the demo's volume."""
@@ -150,6 +182,12 @@ class Postgres:
             if time.monotonic() > deadline:
                 raise DemoError(f"the volume is still mounted after {UNMOUNT_SECONDS_MAX:g} s")
             time.sleep(0.1)
+
+
+def _parent_mount(live: str) -> tuple[tuple[str, str], str]:
+    """Options that mount the live directory's parent at /volume, and the directory's name there."""
+    parent, _, name = live.rstrip("/").rpartition("/")
+    return ("--mount", f"type=bind,source={parent},target=/volume"), name
 
 
 def _compose_program() -> list[str]:

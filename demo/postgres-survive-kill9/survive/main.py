@@ -62,6 +62,12 @@ def _smoke(demo: Demo) -> None:
     demo.kill(Victim.CONTAINER)
 
 
+def _show(screen: Screen, result: report.Result) -> None:
+    screen.console.print(report.table(result))
+    for line in report.metrics(result):
+        screen.console.print(line, markup=False)
+
+
 def _whole(chosen: Settings, screen: Screen, act: Callable[[Demo], None]) -> int:
     """From nothing to nothing: begin, load, act, table, take down."""
     with ExitStack() as stack:
@@ -72,7 +78,7 @@ def _whole(chosen: Settings, screen: Screen, act: Callable[[Demo], None]) -> int
                 act(demo)
             demo.verify()
             result = demo.finish()
-        screen.console.print(report.table(result))
+        _show(screen, result)
         screen.say("taking everything down")
     return 1 if result.problems else 0
 
@@ -98,7 +104,7 @@ def _chaos(chosen: Settings, screen: Screen) -> int:
         with screen, ExitStack() as load:
             demo.load(load)
             demo.kill_for_a_while()
-        screen.console.print(report.table(demo.finish()))
+        _show(screen, demo.finish())
     return 1 if demo.result.problems else 0
 
 

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import select
-import subprocess
-import time
-
-from survive.command import attempt
+from survive.command import Conversation, attempt
 from survive.settings import ANSWER_SECONDS_MAX, SERVING_SECONDS_MAX, DemoError
 
 PSQL = ["psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", "bank"]
-LINE_BYTES_MAX = 65_536
 # The loop runs inside the container, so that the client's own start is measured only once.
 # An image's first start answers for a while from a temporary server, which is not process 1.
 UNTIL_ANSWERED = """
@@ -30,14 +24,7 @@ class Session:
 
     def __init__(self, container: str) -> None:
         """Starts the client; whether the server is there shows at the first `run`."""
-        self._process = subprocess.Popen(
-            ["docker", "exec", "-i", container, *PSQL],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        self._pending = b""
+        self._client = Conversation(["docker", "exec", "-i", container, *PSQL])
 
     def run(self, sql: str, token: str) -> None:
         """Runs `sql` and returns when psql has echoed `token` after it.
@@ -45,44 +32,17 @@ class Session:
         psql stops at the first error, so the echo proves that every statement, a COMMIT among
         them, was acknowledged. Raises SessionLostError with the last thing psql said.
         """
-        stdin = self._process.stdin
-        assert stdin is not None
-        try:
-            stdin.write(f"{sql}\n\\echo {token}\n".encode())
-            stdin.flush()
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # What psql said before it died is still to be read: it may be the token.
-        said = b""
-        deadline = time.monotonic() + ANSWER_SECONDS_MAX
-        while (line := self._line(deadline)) is not None:
-            if line == token.encode():
+        self._client.say(f"{sql}\n\\echo {token}\n")
+        said = ""
+        while (line := self._client.line(ANSWER_SECONDS_MAX)) is not None:
+            if line == token:
                 return
             said = line
-        raise SessionLostError(said.decode(errors="replace"))
-
-    def _line(self, deadline: float) -> bytes | None:
-        """The next line without its end; None when there will be none, or none in time."""
-        stdout = self._process.stdout
-        assert stdout is not None
-        while b"\n" not in self._pending:
-            ready, _, _ = select.select([stdout], [], [], max(0.0, deadline - time.monotonic()))
-            data = os.read(stdout.fileno(), LINE_BYTES_MAX) if ready else b""
-            if not data or len(self._pending) > LINE_BYTES_MAX:
-                return None
-            self._pending += data
-        line, _, self._pending = self._pending.partition(b"\n")
-        return line
+        raise SessionLostError(said)
 
     def close(self) -> None:
         """Ends the client; returns when it is gone."""
-        self._process.kill()
-        for pipe in (self._process.stdin, self._process.stdout):
-            try:
-                if pipe:
-                    pipe.close()
-            except BrokenPipeError:
-                pass  # Closing flushes what a dead client no longer reads.
-        self._process.wait()
+        self._client.close()
 
 
 def query(container: str, sql: str, seconds: float = ANSWER_SECONDS_MAX) -> list[str]:

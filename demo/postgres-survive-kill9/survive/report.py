@@ -29,7 +29,9 @@ class Result:
     wipes: list[Wipe] = field(default_factory=list)
     restored: list[Restored] = field(default_factory=list)
     snapshots: list[Snapshot] = field(default_factory=list)
+    metrics_url: str = ""
     metrics: list[str] = field(default_factory=list)
+    troubles: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 
@@ -100,10 +102,15 @@ def table(result: Result) -> Table:
         )
     if result.snapshots:
         rows += _snapshot_rows(result.snapshots)
-    rows += [
-        ("metrics page", line) if not n else ("", line) for n, line in enumerate(result.metrics)
-    ]
+    rows += [("trouble, as the plugin says", each) for each in result.troubles]
     rows.append(("result", "; ".join(result.problems) or "every promise kept"))
     for name, value in rows:
         made.add_row(name, value)
     return made
+
+
+def metrics(result: Result) -> list[str]:
+    """The metrics page's lines, under a heading; nothing where there is no such page."""
+    if not result.metrics:
+        return []
+    return [f"{result.metrics_url} since the plugin's last start:", *result.metrics]

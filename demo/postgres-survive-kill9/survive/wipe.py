@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from survive.bank import read_state
 from survive.settings import DemoError
-from survive.verify import amcheck, check
+from survive.verify import amcheck, compare
 
 if TYPE_CHECKING:
     from survive.chaos import Chaos, Kill
@@ -16,9 +15,6 @@ if TYPE_CHECKING:
     from survive.figures import Figures, Snapshot
     from survive.ledger import Ledger
     from survive.verify import Finding
-
-# A SIGKILL acts at once; the engine's own part in it comes before.
-DEATH_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +52,10 @@ def wipe(
     snapshots = [each for each in figures.snapshots() if each.consistency == "crash"]
     if not snapshots:
         raise DemoError("there is no snapshot to come back from")
+    # What is committed after the restart says nothing about the wipe.
+    expected = ledger.expected()
     recovery = chaos.restart()
-    finding = check(postgres.container(), ledger)
+    finding = compare(read_state(postgres.container()), expected)
     done = Wipe(
         kill=recovery,
         kind=figures.recovery_kind(),
@@ -81,13 +79,5 @@ def _delete_unmounted(postgres: Postgres, figures: Figures) -> None:
 
 def _delete_suddenly(postgres: Postgres, figures: Figures) -> None:
     """The plugin is stopped at work, and killed when Postgres and the directory are gone."""
-    live = figures.live()
-    postgres.signal_plugin("STOP")
-    with ThreadPoolExecutor(1) as background:
-        # The engine can't finish the kill before the plugin answers its call to unmount.
-        killed = background.submit(postgres.kill)
-        time.sleep(DEATH_SECONDS)
-        postgres.delete_live(live)
-        postgres.signal_plugin("KILL")
-        killed.result()
+    postgres.delete_suddenly(figures.live())
     postgres.wait_unmounted(figures.mounts)
