@@ -50,9 +50,9 @@ class ManagedPlugin:
         self.engine.docker("plugin", "enable", self.name)
         self.wait_ready()
 
-    def disable(self, *, force: bool = False) -> None:
-        """Disables it; an engine refuses that while containers use its volumes, without force."""
-        self.engine.docker("plugin", "disable", *(["--force"] if force else []), self.name)
+    def disable(self) -> None:
+        """Disables it; by force, since an engine that knows a volume calls its plugin "in use"."""
+        self.engine.docker("plugin", "disable", "--force", self.name)
 
     def remove(self) -> None:
         """Removes the plugin, its root file system and its propagated mount; not the state."""

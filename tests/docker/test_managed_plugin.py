@@ -88,20 +88,25 @@ def test_removed_and_created_again(
     check(engine, own_plugin, base_image, before)
 
 
-def test_in_use_it_refuses_to_be_disabled(
+def test_disabled_by_force_while_a_container_writes(
     engine: Engine, own_plugin: ManagedPlugin, base_image: str
 ) -> None:
+    """The container keeps its mount; the plugin takes the volume over again and misses nothing."""
     before = fill(engine, own_plugin, base_image)
     container = engine.start_container(base_image, "first", "sleep", "600")
     refused = engine.attempt("plugin", "disable", own_plugin.name)
     assert refused.returncode != 0
     assert "in use" in refused.stderr
-    engine.docker("exec", container, "sh", "-c", "echo three >> /data/other")
-    engine.docker("rm", "--force", container)
     own_plugin.disable()
+    engine.docker("exec", container, "sh", "-c", "echo three > /data/other")
     own_plugin.enable()
+    engine.docker("exec", container, "sh", "-c", "echo four >> /data/other")
+    taken = own_plugin.snapshot("first")
+    assert taken["consistency"] == "crash"
+    assert taken["files"] == 2
+    engine.docker("rm", "--force", container)
     check(engine, own_plugin, base_image, before)
-    assert engine.shell(base_image, "first", "cat /data/other") == "three"
+    assert engine.shell(base_image, "first", "cat /data/other") == "three\nfour"
 
 
 def changed_build(build: Path, target: Path) -> Path:

@@ -1,0 +1,326 @@
+"""kill -9 of containers, of the plugin and of dockerd, and reboots, while containers write."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.docker import processes
+from tests.docker.processes import wait_for
+from tests.support import docker_volumes as volumes
+from tests.support import docker_writers as writers
+from tests.support.docker_legacy import LegacyPlugin
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.docker.conftest import VolumeMaker
+    from tests.docker.engine import Engine
+    from tests.docker.managed import ManagedPlugin
+
+
+def running(engine: Engine, container: str) -> bool:
+    return state(engine, container)["Running"] is True
+
+
+def state(engine: Engine, container: str) -> dict[str, object]:
+    found: list[dict[str, dict[str, object]]] = json.loads(engine.docker("inspect", container))
+    return found[0]["State"]
+
+
+def unmounted(engine: Engine, volume: str) -> None:
+    wait_for(lambda: volumes.mounts(engine, volume) == 0, f"{volume} is unmounted")
+
+
+def test_container_killed_again_and_again(
+    engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str, tmp_path: Path
+) -> None:
+    name = new_volume(interval="200ms")
+    directory = volumes.live(engine, plugin, name)
+    container = writers.start(engine, base_image, name)
+    for turn in range(3):
+        writers.wait_progress(directory)
+        engine.docker("kill", container)
+        unmounted(engine, name)
+        written = writers.check(directory)
+        volumes.check_newest(engine, plugin, name, tmp_path / f"copy{turn}")
+        engine.docker("start", container)
+        assert writers.wait_progress(directory) >= written
+    engine.docker("kill", container)
+    unmounted(engine, name)
+    volumes.check_verified(plugin, name)
+
+
+def test_snapshots_of_a_writing_container_are_instants(
+    engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str, tmp_path: Path
+) -> None:
+    name = new_volume(interval="100ms")
+    directory = volumes.live(engine, plugin, name)
+    container = writers.start(engine, base_image, name)
+    writers.wait_progress(directory)
+    wait_for(lambda: len(plugin.snapshots(name)) >= 20, "twenty snapshots", 60)
+    engine.docker("kill", container)
+    taken = [shot for shot in plugin.snapshots(name) if shot["reason"] == "interval"]
+    promised = [shot for shot in taken if shot["consistency"] == "crash"]
+    freezes = sorted(shot["freeze_ms"] for shot in promised)
+    print(f"{len(promised)} of {len(taken)} crash-consistent, freeze_ms {freezes}")
+    assert len(promised) >= len(taken) / 2, [shot for shot in taken if shot not in promised]
+    newest = [
+        writers.check(volumes.restore(plugin, f"{name}@{s['seq']}", tmp_path / str(s["seq"])))
+        for s in promised[:: max(1, len(promised) // 8)]
+    ]
+    assert newest == sorted(newest)
+    assert newest[-1] > newest[0]
+
+
+def test_plugin_killed_while_a_container_writes(
+    engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str, tmp_path: Path
+) -> None:
+    """The container goes on, also when the kill comes inside a freeze; nothing is missed."""
+    name = new_volume(interval="100ms")
+    directory = volumes.live(engine, plugin, name)
+    container = writers.start(engine, base_image, name)
+    for turn in range(4):
+        writers.wait_progress(directory)
+        before = len(plugin.snapshots(name))
+        time.sleep(0.03 * turn)
+        plugin.kill()
+        writers.wait_progress(directory, seconds_max=5)
+        assert running(engine, container)
+        assert volumes.mounts(engine, name) == 1
+        wait_for(lambda n=before: len(plugin.snapshots(name)) > n, "snapshots go on")  # type: ignore[misc]
+    assert volumes.status(engine, name)["last_recovery"]["kind"] == "takeover"
+    assert volumes.status(engine, name)["capture"]["source"] == "inotify"
+    engine.docker("exec", container, "sh", "-c", "echo after > /data/other")
+    engine.docker("kill", container)
+    unmounted(engine, name)
+    writers.check(directory)
+    volumes.check_newest(engine, plugin, name, tmp_path / "copy")
+    assert (tmp_path / "copy" / "other").read_text() == "after\n"
+    engine.docker("rm", container)
+    engine.docker("volume", "rm", name)
+
+
+def test_plugin_killed_with_everything_stopped_meanwhile(
+    engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str, tmp_path: Path
+) -> None:
+    """Written to between two kills and never seen by inotify: it is in the next snapshot."""
+    name = new_volume(interval="1h")
+    engine.shell(base_image, name, "echo 11 > /data/file; touch -d @5 /data/file")
+    directory = volumes.live(engine, plugin, name)
+    plugin.kill()
+    status = (directory / "file").stat()
+    (directory / "file").write_text("22\n")
+    os.utime(directory / "file", ns=(status.st_atime_ns, status.st_mtime_ns))
+    plugin.kill()
+    assert engine.shell(base_image, name, "cat /data/file") == "22"
+    volumes.check_newest(engine, plugin, name, tmp_path / "copy")
+    assert (tmp_path / "copy" / "file").read_text() == "22\n"
+
+
+def test_dockerd_killed(
+    engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str, tmp_path: Path
+) -> None:
+    """Containers start again on their volumes, under the mount IDs they had; the counts fit."""
+    kept, left = new_volume(interval="200ms"), new_volume(interval="200ms")
+    restarted = writers.start(engine, base_image, kept, "--restart always")
+    ended = writers.start(engine, base_image, left)
+    kept_live = volumes.live(engine, plugin, kept)
+    left_live = volumes.live(engine, plugin, left)
+    writers.wait_progress(kept_live)
+    writers.wait_progress(left_live)
+    engine.kill()
+    engine.start()
+    plugin.wait_ready()
+    wait_for(lambda: running(engine, restarted), "the container is started again")
+    writers.wait_progress(kept_live)
+    assert volumes.mounts(engine, kept) == 1
+    assert not running(engine, ended)
+    written = writers.check(left_live)
+    engine.docker("start", ended)
+    assert writers.wait_progress(left_live) >= written
+    assert volumes.mounts(engine, left) == 1
+    for turn, (container, name, live) in enumerate(
+        [(restarted, kept, kept_live), (ended, left, left_live)]
+    ):
+        engine.docker("rm", "--force", container)
+        unmounted(engine, name)
+        writers.check(live)
+        volumes.check_newest(engine, plugin, name, tmp_path / str(turn))
+        engine.docker("volume", "rm", name)
+
+
+def test_dockerd_killed_and_the_container_never_started_again(
+    engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str
+) -> None:
+    """No Unmount is ever sent for its mount, and the volume can be removed nevertheless."""
+    name = new_volume()
+    container = writers.start(engine, base_image, name)
+    writers.wait_progress(volumes.live(engine, plugin, name))
+    engine.kill()
+    engine.start()
+    plugin.wait_ready()
+    engine.docker("rm", "--force", container)
+    engine.docker("volume", "rm", name)
+
+
+@pytest.fixture
+def live_restore(engine: Engine, plugin: ManagedPlugin) -> Iterator[None]:
+    """The engine keeps containers alive while it is away."""
+    engine.stop()
+    engine.start("--live-restore")
+    plugin.wait_ready()
+    yield
+    engine.stop()
+    engine.start()
+    plugin.wait_ready()
+
+
+@pytest.mark.usefixtures("live_restore")
+def test_dockerd_killed_with_live_restore(
+    engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str, tmp_path: Path
+) -> None:
+    """One container lives on, one dies while nobody looks; both volumes stay usable."""
+    kept, left = new_volume(interval="200ms"), new_volume(interval="200ms")
+    living = writers.start(engine, base_image, kept)
+    dying = writers.start(engine, base_image, left)
+    kept_live = volumes.live(engine, plugin, kept)
+    left_live = volumes.live(engine, plugin, left)
+    pid, victim = (int(str(state(engine, c)["Pid"])) for c in (living, dying))
+    engine.kill()
+    os.kill(victim, signal.SIGKILL)
+    writers.wait_progress(kept_live)
+    assert processes.alive(pid)
+    engine.start("--live-restore")
+    plugin.wait_ready()
+    assert state(engine, living)["Pid"] == pid
+    writers.wait_progress(kept_live)
+    assert volumes.mounts(engine, kept) == 1
+    wait_for(lambda: not running(engine, dying), "dockerd sees that the container ended")
+    engine.docker("start", dying)
+    writers.wait_progress(left_live)
+    for turn, (container, name, live) in enumerate(
+        [(living, kept, kept_live), (dying, left, left_live)]
+    ):
+        engine.docker("rm", "--force", container)
+        wait_for(lambda n=name: volumes.mounts(engine, n) == 0, f"{name} is unmounted")  # type: ignore[misc]
+        writers.check(live)
+        volumes.check_newest(engine, plugin, name, tmp_path / str(turn))
+        engine.docker("volume", "rm", name)
+
+
+@pytest.mark.usefixtures("live_restore")
+def test_container_gone_while_dockerd_was_with_live_restore(
+    engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str
+) -> None:
+    name = new_volume()
+    container = writers.start(engine, base_image, name)
+    victim = int(str(state(engine, container)["Pid"]))
+    engine.kill()
+    os.kill(victim, signal.SIGKILL)
+    engine.start("--live-restore")
+    plugin.wait_ready()
+    wait_for(lambda: not running(engine, container), "dockerd sees that the container ended")
+    engine.docker("rm", "--force", container)
+    engine.docker("volume", "rm", name)
+
+
+@pytest.fixture
+def legacy(engine: Engine) -> Iterator[LegacyPlugin]:
+    """The daemon on the host, without the managed plugin's root file system."""
+    made = LegacyPlugin()
+    try:
+        made.start()
+        yield made
+    finally:
+        for name in engine.attempt("volume", "ls", "-qf", f"driver={made.name}").stdout.split():
+            for container in engine.docker("ps", "-aqf", f"volume={name}").split():
+                engine.attempt("rm", "--force", container)
+            engine.attempt("volume", "rm", name)
+        made.clean()
+
+
+def test_reboot(engine: Engine, legacy: LegacyPlugin, base_image: str) -> None:
+    """Everything dies at once, nothing is mounted afterwards, and the boot id is another."""
+    engine.docker("volume", "create", "-d", legacy.name, "-o", "interval=200ms", "rebooted")
+    container = writers.start(engine, base_image, "rebooted", "--restart always")
+    directory = legacy.state_dir / "volumes" / str(volumes.status(engine, "rebooted")["id"])
+    writers.wait_progress(directory / "live")
+    victim = int(str(state(engine, container)["Pid"]))
+    legacy.kill()
+    engine.kill()
+    os.kill(victim, signal.SIGKILL)
+    wait_for(lambda: not processes.alive(victim), "the container is gone")
+    legacy.new_boot()
+    written = writers.check(directory / "live")
+    # As after a power cut, the file has lost what its timestamps promise.
+    (directory / "live" / "b").write_text("".join(f"{i}\n" for i in range(1, written)))
+    legacy.start()
+    assert (
+        volumes.call(legacy.socket, "Get", {"Name": "rebooted"})[1]["Volume"]["Status"]["mounts"]
+        == 0
+    )
+    engine.start()
+    wait_for(lambda: running(engine, container), "the container is started again")
+    assert writers.wait_progress(directory / "live") >= written
+    assert volumes.mounts(engine, "rebooted") == 1
+    engine.docker("rm", "--force", container)
+    unmounted(engine, "rebooted")
+    _, answer = volumes.call(legacy.socket, "Get", {"Name": "rebooted"})
+    assert answer["Volume"]["Status"]["last_verification"]["ok"] is True
+    engine.docker("volume", "rm", "rebooted")
+    wait_for(lambda: not directory.exists(), "the live directory is deleted")
+
+
+def patiently(engine: Engine, *command: str) -> str:
+    """Output of a docker command that may be given again where a kill of the daemon met it."""
+    done = engine.attempt(*command)
+    return done.stdout.strip() if done.returncode == 0 else engine.docker(*command)
+
+
+@pytest.mark.parametrize(
+    "failpoint",
+    [
+        "volume.after_create=kill",
+        "mount.before_bind=kill",
+        "mount.after_bind=kill",
+        "capture.frozen=kill:2",
+        "capture.before_commit=kill:3",
+        "store.after_commit=kill:6",
+        "unmount.before_capture=kill",
+        "unmount.after_unbind=kill",
+        "volume.before_remove=kill",
+        "volume.after_remove=kill",
+    ],
+)
+def test_daemon_killed_at(
+    engine: Engine, legacy: LegacyPlugin, base_image: str, failpoint: str
+) -> None:
+    """Wherever the daemon dies, the container goes on and the next daemon takes over."""
+    legacy.kill()
+    legacy.start(failpoint)
+    name = f"at-{failpoint.partition('=')[0]}"
+    with legacy.supervised():
+        patiently(engine, "volume", "create", "-d", legacy.name, "-o", "interval=100ms", name)
+        create = ["create", "--network", "none", "-v", f"{name}:/data", base_image]
+        container = patiently(engine, *create, "sh", "-c", writers.SCRIPT)
+        patiently(engine, "start", container)
+        number = volumes.status(engine, name)["id"]
+        directory = legacy.state_dir / "volumes" / str(number) / "live"
+        for _ in range(3):
+            writers.wait_progress(directory)
+        patiently(engine, "rm", "--force", container)
+        wait_for(lambda: volumes.mounts(engine, name) == 0, f"{name} is unmounted")
+        writers.check(directory)
+        verification = volumes.status(engine, name)["last_verification"]
+        assert verification is None or verification["ok"]
+        patiently(engine, "volume", "rm", name)
+        wait_for(lambda: not directory.exists(), "the live directory is deleted")
+    assert legacy.deaths == 1
+    assert name not in engine.docker("volume", "ls", "-q").split()
