@@ -6,7 +6,6 @@ import contextlib
 import http.client
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -158,6 +157,12 @@ class Daemon:
             check=False,
         )
 
+    def mounted(self, mountpoint: str) -> bool:
+        """Whether exactly one thing is mounted there."""
+        found = mount_points().count(mountpoint)
+        assert found < 2, f"{mountpoint} is mounted {found} times over"
+        return found == 1
+
     def live(self, volume: str, content: dict[str, bytes]) -> None:
         """Mount the volume, write files, take a snapshot; it stays mounted with ID `w`."""
         mountpoint = self.ok("Mount", Name=volume, ID="w")["Mountpoint"]
@@ -170,7 +175,8 @@ class Daemon:
             process.kill()
             process.wait(15)
         unmount_below(self.base)
-        shutil.rmtree(self.base)
+        # A removal of the daemon's may still be under way; rm(1) does not mind.
+        subprocess.run(["rm", "-rf", "--one-file-system", str(self.base)], check=True)
 
 
 def package_environment() -> dict[str, str]:
@@ -179,11 +185,15 @@ def package_environment() -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(Path(diffkeeper.__file__).parents[1])}
 
 
+def mount_points() -> list[str]:
+    """Every mount point; a bind within one file system looks like no mount to `os.path.ismount`."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return [line.split()[4] for line in lines]
+
+
 def unmount_below(base: Path) -> None:
     """Unmount everything below `base`, the innermost first."""
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    points = [line.split()[4] for line in lines]
-    for point in reversed([p for p in points if p.startswith(f"{base}/")]):
+    for point in reversed([p for p in mount_points() if p.startswith(f"{base}/")]):
         subprocess.run(["umount", "--lazy", point], check=True)
 
 

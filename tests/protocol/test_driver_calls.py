@@ -34,13 +34,13 @@ def test_a_volume_from_create_to_remove(daemon: Daemon) -> None:
     assert RFC3339.fullmatch(volume["CreatedAt"])
     assert isinstance(volume["Status"], dict)
     mountpoint = daemon.ok("Mount", Name="v", ID="1")["Mountpoint"]
-    assert Path(mountpoint).is_mount()
+    assert daemon.mounted(mountpoint)
     assert daemon.ok("Path", Name="v")["Mountpoint"] == mountpoint
     listed = daemon.ok("List")["Volumes"]
     assert [(v["Name"], v["Mountpoint"]) for v in listed] == [("v", mountpoint)]
     Path(mountpoint, "file").write_text("content")
     daemon.ok("Unmount", Name="v", ID="1")
-    assert not Path(mountpoint).is_mount()
+    assert not daemon.mounted(mountpoint)
     again = daemon.ok("Mount", Name="v", ID="2")["Mountpoint"]
     assert Path(again, "file").read_text() == "content"
     daemon.ok("Unmount", Name="v", ID="2")
@@ -68,13 +68,13 @@ def test_mounts_are_counted_per_id(daemon: Daemon) -> None:
     daemon.ok("Unmount", Name="v", ID="unknown")
     daemon.ok("Unmount", Name="v", ID="b")
     daemon.ok("Unmount", Name="v", ID="b")
-    assert Path(mountpoint).is_mount(), "ID a is still mounted once"
+    assert daemon.mounted(mountpoint), "ID a is still mounted once"
     refused = daemon.call("Remove", Name="v")
     assert refused.status == 500
     assert refused.err
-    assert Path(mountpoint).is_mount()
+    assert daemon.mounted(mountpoint)
     daemon.ok("Unmount", Name="v", ID="a")
-    assert not Path(mountpoint).is_mount()
+    assert not daemon.mounted(mountpoint)
     daemon.ok("Remove", Name="v")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import stat
+import statistics
 import threading
 import time
 from pathlib import Path
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
     from tests.protocol.conftest import Daemon
 
-ANSWER_SECONDS_MAX = 0.5
+# Far below a replay's duration; the largest leaves room for a machine that is busy otherwise.
+ANSWER_SECONDS_TYPICAL = 0.1
+ANSWER_SECONDS_MAX = 3.0
 
 
 def test_the_socket_is_for_its_owner_and_goes_with_the_daemon(daemon: Daemon) -> None:
@@ -105,21 +108,21 @@ def test_mounts_and_counts_survive_kill_9(daemon: Daemon) -> None:
     daemon.stop(9)
     Path(mountpoint, "between").write_text("2")
     daemon.start()
-    assert Path(mountpoint).is_mount(), "what was mounted stays mounted"
+    assert daemon.mounted(mountpoint), "what was mounted stays mounted"
     assert daemon.ok("Path", Name="v")["Mountpoint"] == mountpoint
     assert daemon.ok("Mount", Name="v", ID="a")["Mountpoint"] == mountpoint
     taken = daemon.admin("POST", "/v1/volumes/v/snapshots", {}, 201)
     assert taken["files"] == 2, "what was written while nobody watched is in the next snapshot"
     for mount_id in ("a", "a", "b"):
         daemon.ok("Unmount", Name="v", ID=mount_id)
-    assert not Path(mountpoint).is_mount()
+    assert not daemon.mounted(mountpoint)
     daemon.ok("Remove", Name="v")
 
 
 def test_get_and_list_are_fast_while_a_mount_is_slow(daemon: Daemon) -> None:
     """A replay of many files runs in one Mount; everything else must answer as if it didn't."""
     daemon.ok("Create", Name="big", Opts={"interval": "1h"})
-    daemon.live("big", {f"file{i}": b"%d" % i * 50 for i in range(8000)})
+    daemon.live("big", {f"file{i}": b"%d" % i * 50 for i in range(4000)})
     daemon.ok("Unmount", Name="big", ID="w")
     daemon.stop()
     for live in daemon.state_dir.glob("volumes/*/live"):
@@ -136,10 +139,12 @@ def test_get_and_list_are_fast_while_a_mount_is_slow(daemon: Daemon) -> None:
             began = time.monotonic()
             daemon.ok(call, Name="big")
             waits.append(time.monotonic() - began)
+        time.sleep(0.02)
     slow.join()
-    assert len(waits) >= 6, "the mount was not slow enough to prove anything"
+    assert len(waits) >= 12, "calls have waited for the mount, or it was not slow"
+    assert statistics.median(waits) < ANSWER_SECONDS_TYPICAL
     assert max(waits) < ANSWER_SECONDS_MAX
-    assert sum(1 for _ in Path(found[0]).iterdir()) == 8000
+    assert sum(1 for _ in Path(found[0]).iterdir()) == 4000
 
 
 def test_a_mount_whose_caller_has_gone_is_given_back(daemon: Daemon) -> None:

@@ -18,7 +18,7 @@ import diffkeeper
 from diffkeeper import counters
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from diffkeeper.api.contract import Service
     from diffkeeper.api.health import Health
@@ -74,7 +74,7 @@ class _Page(Collector):
 
     def _state(self) -> Iterator[Metric]:
         service = self._service
-        yield from _volumes([service.view(view.name) for view in service.views()])
+        yield from volume_families([service.view(view.name) for view in service.views()])
         statistics = service.stats()
         for name, text in STATISTICS.items():
             family = GaugeMetricFamily(PREFIX + name, text)
@@ -131,5 +131,41 @@ def _number(value: object) -> float:
     return float(value) if isinstance(value, int | float) else 0.0
 
 
-def _volumes(views: list[VolumeView]) -> Iterator[Metric]:
-    raise NotImplementedError
+def volume_families(views: list[VolumeView]) -> Iterator[Metric]:
+    """Gauges from the volumes' status; a value that a volume doesn't have yet has no series."""
+    for name, (text, value_of) in GAUGES.items():
+        family = GaugeMetricFamily(PREFIX + name, text, labels=["volume"])
+        for view in views:
+            value = value_of(view.status)
+            if isinstance(value, int | float):
+                family.add_metric([view.name], float(value))
+        yield family
+    source = GaugeMetricFamily(
+        f"{PREFIX}capture_source", "1 for the source in use.", labels=["volume", "source"]
+    )
+    for view in views:
+        source.add_metric([view.name, str(_at(view.status, "capture", "source"))], 1)
+    yield source
+
+
+def _at(status: object, *keys: str) -> object:
+    """The value that the keys lead to; None where there is none."""
+    for key in keys:
+        status = status.get(key) if isinstance(status, dict) else None
+    return status
+
+
+GAUGES: Final[Mapping[str, tuple[str, Callable[[object], object]]]] = {
+    "delta_count": ("Snapshots that are stored.", lambda s: _at(s, "snapshots")),
+    "mounts": ("Mounts that are counted.", lambda s: _at(s, "mounts")),
+    "logical_bytes": ("Bytes of all files.", lambda s: _at(s, "logical_bytes")),
+    "stored_bytes": ("Bytes stored for all snapshots.", lambda s: _at(s, "stored_bytes")),
+    "snapshot_age_seconds": (
+        "Age of the newest snapshot. It grows while nothing changes.",
+        lambda s: _at(s, "last_snapshot", "age_seconds"),
+    ),
+    "last_verification_ok": (
+        "1 if the last verification found nothing wrong.",
+        lambda s: _at(s, "last_verification", "ok"),
+    ),
+}
