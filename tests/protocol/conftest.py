@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 Json = dict[str, Any]
-START_SECONDS_MAX = 15.0
+START_SECONDS_MAX = 60.0
 ACCEPT = "application/vnd.docker.plugins.v1.2+json"
 
 
@@ -95,7 +95,7 @@ class Daemon:
         """End the process; returns its exit code."""
         assert self.process is not None
         self.process.send_signal(number)
-        code = self.process.wait(15)
+        code = self.process.wait(60)
         self.process = None
         return code
 
@@ -173,7 +173,7 @@ class Daemon:
         """End every process and take away what they mounted."""
         for process in self.spawned:
             process.kill()
-            process.wait(15)
+            process.wait(60)
         unmount_below(self.base)
         # A removal of the daemon's may still be under way; rm(1) does not mind.
         subprocess.run(["rm", "-rf", "--one-file-system", str(self.base)], check=True)
