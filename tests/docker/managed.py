@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -41,8 +42,15 @@ class ManagedPlugin:
         ]
 
     def create(self) -> None:
-        """Creates the plugin from the build, with its settings, not enabled."""
-        self.engine.docker("plugin", "create", self.name, str(self.build))
+        """Creates the plugin from the build, with its settings, not enabled.
+
+        An engine refuses content that it has under another plugin's name, hence the file with this
+        one's name in it.
+        """
+        with tempfile.TemporaryDirectory(dir=self.build.parent) as copy:
+            subprocess.run(["cp", "-al", f"{self.build}/.", copy], check=True)
+            Path(copy, "rootfs", "etc", "plugin-of-the-test").write_text(self.name)
+            self.engine.docker("plugin", "create", self.name, copy)
         self.engine.docker("plugin", "set", self.name, *self.settings)
 
     def enable(self) -> None:
