@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-MESSAGE_BYTES_MAX = 2000
+MESSAGE_BYTES_MAX = 1000
 LINE_BYTES_MAX = 65_536
 
 
@@ -77,8 +77,10 @@ def command(
     """The stripped output; like `attempt`, but raises DemoError if the exit code is not 0."""
     code, told = attempt(argv, text=text, seconds=seconds, env=env, log=log)
     if code != 0:
-        where = f"see {log}" if log else told.strip()[-MESSAGE_BYTES_MAX:]
-        raise DemoError(f"{' '.join(argv[:6])} failed with exit code {code}: {where}")
+        said = log.read_text(errors="replace") if log else told
+        where = f" (all of it is in {log})" if log else ""
+        last = said.strip()[-MESSAGE_BYTES_MAX:]
+        raise DemoError(f"{' '.join(argv[:4])} … ended with exit code {code}{where}: {last}")
     return told.strip()
 
 

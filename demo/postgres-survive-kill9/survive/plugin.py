@@ -98,6 +98,7 @@ class Plugin:
         argv = ["make", "-C", str(ROOT), "plugin", f"SETTINGS={' '.join(chosen)}"]
         self._installed = True
         log = self._settings.out / "make-plugin.log"
+        log.unlink(missing_ok=True)
         command(argv, seconds=BUILD_SECONDS_MAX, log=log, env={"MAKEFLAGS": "", "MAKELEVEL": ""})
 
     def restore(self) -> None:
