@@ -44,9 +44,11 @@ class InotifySource:
         self._watches_max = watches_max
         self._lock = threading.Lock()
         self._dirty = Dirty()
-        # Names that were removed and not made again: a write under one of them went to an inode
-        # that may live on under another name.
+        # Names that an inode lost: a write hinted under one of them may have gone to that inode,
+        # which may live on under another name. Without hard links, a name that was made again
+        # stands for its new inode alone.
         self._gone: dict[int, set[bytes]] = {}
+        self._hard_links = False
         self._inode_of: dict[int, int] = {}
         self._watch_of: dict[int, int] = {}
         self._fd = -1
@@ -106,6 +108,11 @@ class InotifySource:
             if watch is not None:
                 self._inode_of.pop(watch, None)
                 linux.inotify_rm_watch(self._fd, watch)
+
+    def expect_hard_links(self) -> None:
+        """From now on, do not take a name that was made again for its new inode alone."""
+        with self._lock:
+            self._hard_links = True
 
     def pending(self) -> bool:
         """Whether anything was hinted since the last drain."""
@@ -175,10 +182,11 @@ class InotifySource:
             self._dirty.directories.add(inode)
             return
         self._dirty.add_name(inode, name)
-        if mask & _GONE:
+        replaced = mask & linux.IN_MOVED_TO and self._hard_links
+        if mask & _GONE or replaced:
             self._gone.setdefault(inode, set()).add(name)
         elif inode in self._gone and name in self._gone[inode]:
-            if mask & _CAME:
+            if mask & _CAME and not self._hard_links:
                 self._gone[inode].discard(name)
             elif mask & _WRITTEN:
                 self._dirty.orphans = True

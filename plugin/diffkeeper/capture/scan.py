@@ -27,6 +27,9 @@ class ScanSource:
     def unwatch(self, inode: int) -> None:
         """Nothing is kept per directory."""
 
+    def expect_hard_links(self) -> None:
+        """No name is hinted, so none can be wrong."""
+
     def pending(self) -> bool:
         """Always: only a comparison can tell."""
         return True

@@ -82,6 +82,9 @@ class Source(Protocol):
     def unwatch(self, inode: int) -> None:
         """Stop gathering about a directory that left the volume."""
 
+    def expect_hard_links(self) -> None:
+        """Files of the volume have several names: a write may be hinted under one that is gone."""
+
     def pending(self) -> bool:
         """Whether a drain would return anything; cheap."""
 

@@ -94,6 +94,7 @@ class Observer:
         index: Index,
         chunk_bits: int,
         trust: Trust,
+        nameless: dict[int, int],
         check: Callable[[], None],
         spill: Callable[[Content], None],
     ) -> None:
@@ -105,6 +106,8 @@ class Observer:
         self._index = index
         self._chunk_bits = chunk_bits
         self._trust = trust
+        # Inodes that no name was found for, by the time stamp that they had then.
+        self._nameless = nameless
         self._check = check
         self._spill = spill
         self._seen: set[tuple[int, bytes]] = set()
@@ -112,6 +115,7 @@ class Observer:
         self._more: list[tuple[int, bytes]] = []
         self._unlisted: list[Directory] = []
         self._ended: list[tuple[Directory, bytes]] = []
+        self._stuck: dict[Directory, set[bytes]] = {}
         self._deep = False
 
     def run(self, dirty: Dirty, hidden: Hidden) -> Iterator[Observation]:
@@ -133,13 +137,35 @@ class Observer:
         yield from self._rest()
 
     def _rest(self) -> Iterator[Observation]:
-        while self._unlisted or self._more:
-            while self._unlisted:
-                yield from self._list(self._unlisted.pop())
-            more, self._more = self._more, []
-            yield from self._names(_grouped(more))
+        """Look at what was found on the way, until nothing new turns up."""
+        while True:
+            while self._unlisted or self._more:
+                while self._unlisted:
+                    yield from self._list(self._unlisted.pop())
+                more, self._more = self._more, []
+                yield from self._names(_grouped(more))
+            if not self._stuck:
+                break
+            before = {directory: len(names) for directory, names in self._stuck.items()}
+            yield from self._unstick()
+            if (
+                not self._unlisted
+                and not self._more
+                and before == {directory: len(names) for directory, names in self._stuck.items()}
+            ):
+                break
         for directory, name in self._ended:
             self._forget_child(directory, name, None)
+        if any(directory.inode in self._tree.by_inode for directory in self._stuck):
+            raise DiffKeeperError("a directory was moved while it was looked for")
+
+    def _unstick(self) -> Iterator[Observation]:
+        """Directories whose place was not known yet, such as below one that was moved."""
+        stuck, self._stuck = self._stuck, {}
+        for directory in stuck:
+            if not directory.listed and directory.inode in self._tree.by_inode:
+                self._unlisted.append(directory)
+        yield from self._names({directory.inode: names for directory, names in stuck.items()})
 
     def _hinted(self, dirty: Dirty) -> Iterator[Observation]:
         for number in dirty.directories:
@@ -151,36 +177,29 @@ class Observer:
     def _refresh(self, directory: Directory) -> None:
         with self._opened(directory) as opened:
             if opened is None:
-                self._misplaced(directory)
+                self._misplaced(directory, set())
 
     def _names(self, names: dict[int, set[bytes]]) -> Iterator[Observation]:
         """Looks at names, near the root first, so that moved parents are found first."""
         known = [self._tree.by_inode[number] for number in names if number in self._tree.by_inode]
-        waiting = sorted(known, key=Directory.depth)
-        while waiting:
-            failed: list[Directory] = []
-            for directory in waiting:
-                if directory.inode not in self._tree.by_inode:
+        for directory in sorted(known, key=Directory.depth):
+            if directory.inode not in self._tree.by_inode:
+                continue
+            with self._opened(directory) as opened:
+                if opened is None:
+                    self._misplaced(directory, names[directory.inode])
                     continue
-                with self._opened(directory) as opened:
-                    if opened is None:
-                        failed.append(directory)
-                        continue
-                    for name in names[directory.inode]:
-                        yield from self._look(directory, opened, name)
-            if len(failed) == len(waiting):
-                for directory in failed:
-                    self._misplaced(directory)
-                return
-            waiting = failed
+                for name in names[directory.inode]:
+                    yield from self._look(directory, opened, name)
 
-    def _misplaced(self, directory: Directory) -> None:
-        """A directory is not where it was: look at its name, and list it if it turns up again."""
+    def _misplaced(self, directory: Directory, names: set[bytes]) -> None:
+        """A directory is not where it was: look there, and come back to its names later."""
         if directory.parent is None:
             raise LostError("the live directory was replaced while it was mounted")
         key = (directory.parent.inode, directory.name)
         if key not in self._seen:
             self._more.append(key)
+        self._stuck.setdefault(directory, set()).update(names)
 
     def _opened(self, directory: Directory) -> _Opened:
         return _Opened(self, directory)
@@ -213,24 +232,28 @@ class Observer:
     def _inode(self, number: int, *, sure: bool) -> Iterator[Observation]:
         """Looks at a file known by its inode number; `sure`: unless its signature is the same."""
         record = self._index.get(number)
-        if record is None:
+        if record is None or self._nameless.get(number) == record.ctime_ns:
             return  # never recorded: a hint of its creation is on its way
         directory = self._tree.by_inode.get(record.parent_ino)
-        if directory is None or (directory.inode, record.name) in self._seen:
+        if directory is None:
+            self._search(number, record)
             return
         with self._opened(directory) as opened:
             if opened is None:
-                self._misplaced(directory)
+                self._misplaced(directory, {record.name})
                 return
-            if not (sure and self._same(opened, record)):
+            status = _lstat(opened, record.name)
+            if status is None or status.st_ino != number:
+                self._search(number, record)
+            elif not (sure and _unmoved(record, status, self._trust.granule_ns)):
                 yield from self._look(directory, opened, record.name)
 
-    def _same(self, directory: int, record: IndexRecord) -> bool:
-        try:
-            status = os.stat(record.name, dir_fd=directory, follow_symlinks=False)
-        except FileNotFoundError:
-            return False
-        return _unmoved(record, status, self._trust.granule_ns)
+    def _search(self, number: int, record: IndexRecord) -> None:
+        """The file lost its known name: compare everything once, which finds any other name."""
+        self._nameless[number] = record.ctime_ns
+        if not self._deep:
+            self._deep = True
+            self._unlisted.append(self._tree.root)
 
     def _look(self, directory: Directory, fd: int, name: bytes) -> Iterator[Observation]:
         key = (directory.inode, name)
@@ -301,6 +324,7 @@ class Observer:
         elif stat.S_ISREG(status.st_mode):
             found.content = self._content(directory, name, pin, status)
             if status.st_nlink > 1:
+                self._source.expect_hard_links()
                 self._find_first_name(directory, name, status)
         return found
 
@@ -342,7 +366,7 @@ class Observer:
         """Lists a directory and looks at every name that its signature does not prove unchanged."""
         with self._opened(directory) as fd:
             if fd is None:
-                self._misplaced(directory)
+                self._misplaced(directory, set())
                 return
             # The watch comes first: a later change is hinted, an earlier one is listed.
             self._source.watch(directory.inode, fd)
@@ -385,6 +409,13 @@ class Observer:
             return same and _is_at(record, listing.directory, name) and status.st_nlink == 1
         entry = self._tree.lookup_in(listing.recorded, name)
         return entry is not None and entry.link_id == record.link_id
+
+
+def _lstat(directory: int, name: bytes) -> os.stat_result | None:
+    try:
+        return os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
 
 
 def _is_at(record: IndexRecord, directory: Directory, name: bytes) -> bool:

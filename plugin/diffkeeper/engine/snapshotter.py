@@ -95,9 +95,12 @@ class Snapshotter:
         self._next_link_id = state.record.next_link_id
         self._tree: Worktree | None = None
         self._survey = Survey(tools.proc_root, tools.cgroup_root)
+        self._nameless: dict[int, int] = {}
         self._mapped: set[int] = set()
         self._mapped_now: set[int] = set()
         self._settled = False
+        # Hints are never truth: from time to time everything is compared, whatever was hinted.
+        self._compare_due = clock.monotonic() + limits.COMPARE_SECONDS
         self.cpu_seconds = 0.0
         self._source.escalate("the volume was not watched before")
 
@@ -114,7 +117,8 @@ class Snapshotter:
 
     def pending(self, writers: Writers) -> bool:
         """Whether a capture would find work; cheap."""
-        return self._source.pending() or bool(self._hidden(writers))
+        due = clock.monotonic() >= self._compare_due
+        return due or self._source.pending() or bool(self._hidden(writers))
 
     def capture(
         self, reason: str, writers: Writers, *, freeze: bool = True
@@ -149,6 +153,8 @@ class Snapshotter:
         self, reason: str, writers: Writers, freeze: bool, started: float
     ) -> SnapshotRecord | None:
         outcome = _Outcome()
+        if started >= self._compare_due:
+            self._source.escalate("the regular comparison is due")
         dirty = self._source.drain()
         hidden = self._hidden(writers)
         if not dirty and not hidden:
@@ -157,6 +163,11 @@ class Snapshotter:
         tree = self._tree or self._load()
         self._settled = self._source.complete and tree.root.listed
         self._round(dirty, hidden, writers)
+        if dirty.everything:
+            self._compare_due = clock.monotonic() + max(
+                limits.COMPARE_SECONDS, limits.COMPARE_SHARE * (clock.monotonic() - started)
+            )
+            self._nameless.clear()
         self._settled = True
         failpoint.hit("capture.precopied")
         if freeze and writers.cgroups:
@@ -181,12 +192,11 @@ class Snapshotter:
         """Files that may change without a hint."""
         if not writers.pids:
             return Hidden(frozenset(self._mapped))
-        device = self.target.dev
-        self._mapped_now = mapped = self._survey.mapped_writable(writers.pids, device)
-        aio = self._survey.aio_pids(writers.pids)
-        opened = self._survey.open_for_write(aio, device) if aio else set()
+        found = self._survey.hidden_writes(writers.pids, self.target.dev)
+        self._mapped_now = set(found.inodes)
+        opened = self._survey.open_for_write(found.rings, self.target.dev) if found.rings else ()
         # A mapping that ended since the last capture may have been stored to until its end.
-        return Hidden(frozenset(mapped | self._mapped), frozenset(opened))
+        return Hidden(frozenset(self._mapped_now | self._mapped), frozenset(opened))
 
     def _orphans(self, hidden: Hidden, writers: Writers) -> Hidden:
         """With every file that is open for writing: one of them was written under no name."""
@@ -205,6 +215,7 @@ class Snapshotter:
             self._index,
             self._policy.chunk_bits,
             Trust(limits.TIMESTAMP_GRANULE_NS, horizon),
+            self._nameless,
             check,
             spill,
         )

@@ -82,8 +82,8 @@ class Worktree:
         self._touched: set[Directory] = set()
         self._link_entries: dict[int, Entry] = {}
         self._link_counts: dict[int, int] = {}
-        # Places whose recorded directory was found elsewhere: its content lives on there.
-        self._moved_out: set[tuple[int, bytes]] = set()
+        # Places whose recorded directory was moved or dropped: its links are accounted for.
+        self._accounted: set[tuple[int, bytes]] = set()
 
     def lookup(self, directory: Directory, name: bytes) -> Entry | None:
         """The recorded entry of a name, as the directory's tree has it."""
@@ -113,8 +113,8 @@ class Worktree:
         """A directory newly found at a name; it starts from what the name held before."""
         new = Directory(inode, parent, name)
         old = self.lookup(parent, name)
-        moved = (parent.inode, name) in self._moved_out
-        if old is not None and old.kind is Kind.DIRECTORY and not moved:
+        accounted = (parent.inode, name) in self._accounted
+        if old is not None and old.kind is Kind.DIRECTORY and not accounted:
             new.content, new.files, new.size, new.entry = old.content, old.links, old.size, old
         self.by_inode[inode] = new
         parent.children[name] = new
@@ -125,7 +125,7 @@ class Worktree:
         """A known directory was found under another name; its content goes with it."""
         if directory.parent is not None:
             directory.parent.children.pop(directory.name, None)
-            self._moved_out.add((directory.parent.inode, directory.name))
+            self._accounted.add((directory.parent.inode, directory.name))
         directory.parent, directory.name, directory.entry = parent, name, None
         parent.children[name] = directory
         self._touched.add(directory)
@@ -134,6 +134,7 @@ class Worktree:
         """Forget a directory and all below; returns the inode numbers that were forgotten."""
         if directory.parent is not None:
             directory.parent.children.pop(directory.name, None)
+            self._accounted.add((directory.parent.inode, directory.name))
         gone: list[int] = []
         stack = [directory]
         while stack:
@@ -147,7 +148,7 @@ class Worktree:
 
     def drop_recorded(self, parent: Directory, name: bytes) -> None:
         """Account for a recorded directory that is gone and was never found on disk."""
-        if not self._has_links() or (parent.inode, name) in self._moved_out:
+        if not self._has_links() or (parent.inode, name) in self._accounted:
             return
         entry = self.lookup(parent, name)
         if entry is not None and entry.kind is Kind.DIRECTORY:
@@ -213,7 +214,7 @@ class Worktree:
             for parent, names in changes.items():
                 self.apply(parent, names)
         self._touched.clear()
-        self._moved_out.clear()
+        self._accounted.clear()
         self._settle_links()
         if self.root.attributes is None:
             raise CorruptionError("the volume's root directory was never looked at")

@@ -43,7 +43,8 @@ def open_for_write(proc_root: str, pids: Iterable[int], dev: str) -> set[int]:
     """Inodes on the file system `dev` ("major:minor") that one of `pids` has open for writing.
 
     Descriptors are told by their mount, so that no file system that hangs is ever asked; only one
-    whose mount is not in the process's own mount namespace is looked at itself.
+    whose mount is not in the process's own mount namespace is looked at itself. A file without
+    any name left is not among them: nothing can be recorded of it.
     """
     found: set[int] = set()
     for pid in pids:
@@ -70,7 +71,10 @@ def _written(directory: int, name: str, mounts: dict[int, str], dev: str) -> set
         # The link's own owner-write bit shows how the file was opened.
         if not os.lstat(path, dir_fd=directory).st_mode & stat.S_IWUSR:
             return set()
-        if not os.readlink(path, dir_fd=directory).startswith("/"):
+        target = os.readlink(path, dir_fd=directory)
+        if not target.startswith("/"):
+            return set()
+        if target.endswith(" (deleted)") and os.stat(path, dir_fd=directory).st_nlink == 0:
             return set()
         info = dict(_INFO.findall(_slurp(f"fdinfo/{name}", directory)))
         mounted = mounts.get(int(info[b"mnt_id"]))
