@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from survive import plugin
 from survive.command import Conversation, attempt, command
+from survive.inside import run_inside
 from survive.settings import (
     BUILD_SECONDS_MAX,
     COMMAND_SECONDS_MAX,
@@ -131,12 +132,12 @@ class Postgres:
         """SIGKILL for one process of the server other than its first, as `choose` picks it."""
         container = self.container()
         listing = 'for d in /proc/[0-9]*; do echo "${d#/proc/} $(cat $d/comm)"; done 2>/dev/null'
-        lines = docker("exec", container, "sh", "-c", listing).splitlines()
+        lines = run_inside(container, ["sh", "-c", listing]).splitlines()
         found = [pid for pid, _, name in (line.partition(" ") for line in lines)
                  if name == "postgres" and pid != "1"]  # fmt: skip
         if not found:
             raise DemoError("the server has no process besides its first")
-        docker("exec", container, "sh", "-c", "kill -9 $0", choose(found))
+        run_inside(container, ["sh", "-c", "kill -9 $0", choose(found)])
 
     def _helper(self, script: str, *words: str, options: tuple[str, ...]) -> list[str]:
         """A shell script as root in a throw-away container; `words` are its $0, $1, …"""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from survive.command import Conversation, attempt
+from survive.command import Conversation
+from survive.inside import attempt_inside
 from survive.settings import ANSWER_SECONDS_MAX, SERVING_SECONDS_MAX, DemoError
 
 PSQL = ["psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", "bank"]
@@ -47,8 +48,7 @@ class Session:
 
 def query(container: str, sql: str, seconds: float = ANSWER_SECONDS_MAX) -> list[str]:
     """The lines that `sql` yields; raises DemoError when it fails."""
-    argv = ["docker", "exec", "-i", container, *PSQL]
-    code, told = attempt(argv, text=sql, seconds=seconds)
+    code, told = attempt_inside(container, PSQL, text=sql, seconds=seconds)
     if code != 0:
         raise DemoError(f"a query failed: {told.strip()[-500:]}")
     return told.splitlines()
@@ -56,8 +56,8 @@ def query(container: str, sql: str, seconds: float = ANSWER_SECONDS_MAX) -> list
 
 def wait_serving(container: str, sql: str = "select 1") -> str:
     """Waits until the server answers `sql`; returns the answer. Raises DemoError in the end."""
-    argv = ["docker", "exec", container, "sh", "-c", UNTIL_ANSWERED, sql]
-    code, told = attempt(argv, seconds=SERVING_SECONDS_MAX)
+    argv = ["sh", "-c", UNTIL_ANSWERED, sql]
+    code, told = attempt_inside(container, argv, seconds=SERVING_SECONDS_MAX)
     if code != 0:
         raise DemoError(f"the server does not come up: {told.strip()[-500:]}")
     return told.strip()

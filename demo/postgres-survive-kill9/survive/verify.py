@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from survive.bank import read_state
-from survive.command import attempt
+from survive.inside import attempt_inside
 from survive.settings import CHECK_SECONDS_MAX
 
 if TYPE_CHECKING:
@@ -68,8 +68,8 @@ def check(container: str, ledger: Ledger) -> Finding:
 
 def amcheck(container: str) -> str:
     """What pg_amcheck says of every table and index: 'clean', 'missing', or its complaint."""
-    argv = ["docker", "exec", container, "pg_amcheck", "-U", "postgres", "--heapallindexed", "bank"]
-    code, told = attempt(argv, seconds=CHECK_SECONDS_MAX)
+    argv = ["pg_amcheck", "-U", "postgres", "--heapallindexed", "bank"]
+    code, told = attempt_inside(container, argv, seconds=CHECK_SECONDS_MAX)
     if code == 0:
         return "clean"
     if code in (126, NOT_FOUND_EXIT_CODE) and "not found" in told:
