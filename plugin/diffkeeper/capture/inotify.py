@@ -45,10 +45,8 @@ class InotifySource:
         self._lock = threading.Lock()
         self._dirty = Dirty()
         # Names that an inode lost: a write hinted under one of them may have gone to that inode,
-        # which may live on under another name. Without hard links, a name that was made again
-        # stands for its new inode alone.
+        # which may live on under another name.
         self._gone: dict[int, set[bytes]] = {}
-        self._hard_links = False
         self._inode_of: dict[int, int] = {}
         self._watch_of: dict[int, int] = {}
         self._fd = -1
@@ -109,11 +107,6 @@ class InotifySource:
                 self._inode_of.pop(watch, None)
                 linux.inotify_rm_watch(self._fd, watch)
 
-    def expect_hard_links(self) -> None:
-        """From now on, do not take a name that was made again for its new inode alone."""
-        with self._lock:
-            self._hard_links = True
-
     def pending(self) -> bool:
         """Whether anything was hinted since the last drain."""
         with self._lock:
@@ -130,6 +123,12 @@ class InotifySource:
                 self._gone.clear()
                 taken.orphans = True
             return taken
+
+    def give_back(self, inode: int, names: set[bytes]) -> None:
+        """Make the next drain return these names of a directory again."""
+        with self._lock:
+            if not self._dirty.everything:
+                self._dirty.names.setdefault(inode, set()).update(names)
 
     def escalate(self, cause: str) -> None:
         """Make the next drain return the whole volume."""
@@ -182,11 +181,10 @@ class InotifySource:
             self._dirty.directories.add(inode)
             return
         self._dirty.add_name(inode, name)
-        replaced = mask & linux.IN_MOVED_TO and self._hard_links
-        if mask & _GONE or replaced:
+        if mask & _GONE:
             self._gone.setdefault(inode, set()).add(name)
         elif inode in self._gone and name in self._gone[inode]:
-            if mask & _CAME and not self._hard_links:
+            if mask & _CAME:
                 self._gone[inode].discard(name)
             elif mask & _WRITTEN:
                 self._dirty.orphans = True

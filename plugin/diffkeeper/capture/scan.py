@@ -27,9 +27,6 @@ class ScanSource:
     def unwatch(self, inode: int) -> None:
         """Nothing is kept per directory."""
 
-    def expect_hard_links(self) -> None:
-        """No name is hinted, so none can be wrong."""
-
     def pending(self) -> bool:
         """Always: only a comparison can tell."""
         return True
@@ -37,6 +34,9 @@ class ScanSource:
     def drain(self) -> Dirty:
         """The whole volume."""
         return Dirty(everything=True, cause="scan")
+
+    def give_back(self, inode: int, names: set[bytes]) -> None:
+        """Every drain is the whole volume already."""
 
     def escalate(self, cause: str) -> None:
         """Every drain is the whole volume already."""

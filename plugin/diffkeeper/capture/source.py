@@ -82,14 +82,14 @@ class Source(Protocol):
     def unwatch(self, inode: int) -> None:
         """Stop gathering about a directory that left the volume."""
 
-    def expect_hard_links(self) -> None:
-        """Files of the volume have several names: a write may be hinted under one that is gone."""
-
     def pending(self) -> bool:
         """Whether a drain would return anything; cheap."""
 
     def drain(self) -> Dirty:
         """Take all hints about changes that were complete when the call began."""
+
+    def give_back(self, inode: int, names: set[bytes]) -> None:
+        """Make the next drain return these names of a directory again."""
 
     def escalate(self, cause: str) -> None:
         """Make the next drain return the whole volume."""

@@ -110,12 +110,13 @@ class Observer:
         self._nameless = nameless
         self._check = check
         self._spill = spill
-        self._seen: set[tuple[int, bytes]] = set()
+        self._seen: dict[int, set[bytes]] = {}
         self._contents: dict[int, tuple[int, Content]] = {}
         self._more: list[tuple[int, bytes]] = []
         self._unlisted: list[Directory] = []
-        self._ended: list[tuple[Directory, bytes]] = []
+        self._ended: list[tuple[Directory, Directory, bytes]] = []
         self._stuck: dict[Directory, set[bytes]] = {}
+        self.hard_links = False  # a file with several names was seen
         self._deep = False
 
     def run(self, dirty: Dirty, hidden: Hidden) -> Iterator[Observation]:
@@ -138,33 +139,30 @@ class Observer:
 
     def _rest(self) -> Iterator[Observation]:
         """Look at what was found on the way, until nothing new turns up."""
+        before: dict[Directory, int] = {}
         while True:
             while self._unlisted or self._more:
                 while self._unlisted:
                     yield from self._list(self._unlisted.pop())
                 more, self._more = self._more, []
                 yield from self._names(_grouped(more))
-            if not self._stuck:
+            stuck = {directory: len(names) for directory, names in self._stuck.items()}
+            if not stuck or stuck == before:
                 break
-            before = {directory: len(names) for directory, names in self._stuck.items()}
+            before = stuck
             yield from self._unstick()
-            if (
-                not self._unlisted
-                and not self._more
-                and before == {directory: len(names) for directory, names in self._stuck.items()}
-            ):
-                break
-        for directory, name in self._ended:
-            self._forget_child(directory, name, None)
-        if any(directory.inode in self._tree.by_inode for directory in self._stuck):
-            raise DiffKeeperError("a directory was moved while it was looked for")
+        for directory, parent, name in self._ended:
+            if directory.parent is parent and directory.name == name:
+                for number in self._tree.drop(directory):
+                    self._source.unwatch(number)
+        for directory, names in self._stuck.items():
+            if directory.inode in self._tree.by_inode:
+                # It was moved while it was looked for; the hint of the move is on its way.
+                self._source.give_back(directory.inode, names)
 
     def _unstick(self) -> Iterator[Observation]:
         """Directories whose place was not known yet, such as below one that was moved."""
         stuck, self._stuck = self._stuck, {}
-        for directory in stuck:
-            if not directory.listed and directory.inode in self._tree.by_inode:
-                self._unlisted.append(directory)
         yield from self._names({directory.inode: names for directory, names in stuck.items()})
 
     def _hinted(self, dirty: Dirty) -> Iterator[Observation]:
@@ -189,6 +187,8 @@ class Observer:
                 if opened is None:
                     self._misplaced(directory, names[directory.inode])
                     continue
+                if not directory.listed:
+                    self._unlisted.append(directory)
                 for name in names[directory.inode]:
                     yield from self._look(directory, opened, name)
 
@@ -196,9 +196,7 @@ class Observer:
         """A directory is not where it was: look there, and come back to its names later."""
         if directory.parent is None:
             raise LostError("the live directory was replaced while it was mounted")
-        key = (directory.parent.inode, directory.name)
-        if key not in self._seen:
-            self._more.append(key)
+        self._look_later(directory.parent.inode, directory.name)
         self._stuck.setdefault(directory, set()).update(names)
 
     def _opened(self, directory: Directory) -> _Opened:
@@ -256,38 +254,33 @@ class Observer:
             self._unlisted.append(self._tree.root)
 
     def _look(self, directory: Directory, fd: int, name: bytes) -> Iterator[Observation]:
-        key = (directory.inode, name)
-        if key in self._seen:
+        seen = self._seen.setdefault(directory.inode, set())
+        if name in seen:
             return
-        self._seen.add(key)
+        seen.add(name)
         self._check()
         try:
             with inode.pinned(fd, name) as (pin, status):
                 if stat.S_ISDIR(status.st_mode):
                     yield from self._directory(directory, name, pin, status)
                 else:
-                    self._no_directory(directory, name)
+                    self._unplace(directory, name, None)
                     yield self._file(directory, name, pin, status)
         except FileNotFoundError:
-            self._no_directory(directory, name)
+            self._unplace(directory, name, None)
             yield Observation(directory, name)
         except OSError as error:
             path = os.fsdecode(b"/".join([*directory.path(), name]))
             raise DiffKeeperError(f"cannot read {path!r}: {error.strerror}") from error
 
-    def _no_directory(self, directory: Directory, name: bytes) -> None:
-        """A directory that had the name may turn up elsewhere in this round: wait for its end."""
-        if name in directory.children:
-            self._ended.append((directory, name))
-        else:
-            self._tree.drop_recorded(directory, name)
+    def _unplace(self, parent: Directory, name: bytes, kept: int | None) -> None:
+        """The directory known at a name is not there, unless its inode number is `kept`.
 
-    def _forget_child(self, directory: Directory, name: bytes, kept: int | None) -> None:
-        """Forget the directory known at a name, unless it has the inode number `kept`."""
-        child = directory.children.get(name)
+        It may turn up elsewhere in this round, and is forgotten only at its end.
+        """
+        child = parent.children.get(name)
         if child is not None and child.inode != kept:
-            for number in self._tree.drop(child):
-                self._source.unwatch(number)
+            self._ended.append((child, parent, name))
 
     def _directory(
         self, parent: Directory, name: bytes, pin: int, status: os.stat_result
@@ -295,9 +288,9 @@ class Observer:
         number = status.st_ino
         if status.st_dev != self._device:
             # Something is mounted here: what it covers cannot be seen, what it shows is not ours.
-            self._forget_child(parent, name, None)
+            self._unplace(parent, name, None)
             return
-        self._forget_child(parent, name, number)
+        self._unplace(parent, name, number)
         known = self._tree.by_inode.get(number)
         listing = self._deep or (known is not None and not known.listed)
         if known is None:
@@ -305,10 +298,11 @@ class Observer:
             if old is not None and old.kind is not Kind.DIRECTORY:
                 yield Observation(parent, name)  # the file that had the name
             known = self._tree.attach(number, parent, name)
+            self._seen.pop(number, None)
             listing = True
         elif known.parent is not parent or known.name != name:
             if known.parent is not None:
-                self._more.append((known.parent.inode, known.name))
+                self._look_later(known.parent.inode, known.name)
             self._tree.move(known, parent, name)
         self._tree.set_attributes(known, self._entry_of_directory(pin, status))
         # A directory that was removed and made anew may have the inode number, but not the watch.
@@ -323,18 +317,20 @@ class Observer:
             found.target = inode.link_target(pin)
         elif stat.S_ISREG(status.st_mode):
             found.content = self._content(directory, name, pin, status)
-            if status.st_nlink > 1:
-                self._source.expect_hard_links()
-                self._find_first_name(directory, name, status)
+        if status.st_nlink > 1:
+            self.hard_links = True
+            self._find_first_name(directory, name, status)
         return found
 
     def _find_first_name(self, directory: Directory, name: bytes, status: os.stat_result) -> None:
         """A file that just got its second name: its first one is to become a link, too."""
         record = self._index.get(status.st_ino)
         if record is not None and not record.link_id and record.parent_ino in self._tree.by_inode:
-            key = (record.parent_ino, record.name)
-            if key not in self._seen:
-                self._more.append(key)
+            self._look_later(record.parent_ino, record.name)
+
+    def _look_later(self, inode: int, name: bytes) -> None:
+        if name not in self._seen.get(inode, ()):
+            self._more.append((inode, name))
 
     def _content(
         self, directory: Directory, name: bytes, pin: int, status: os.stat_result
@@ -408,7 +404,10 @@ class Observer:
         if not same or not record.link_id:
             return same and _is_at(record, listing.directory, name) and status.st_nlink == 1
         entry = self._tree.lookup_in(listing.recorded, name)
-        return entry is not None and entry.link_id == record.link_id
+        if entry is None or entry.link_id != record.link_id:
+            return False
+        self._tree.marked.add(record.link_id)
+        return True
 
 
 def _lstat(directory: int, name: bytes) -> os.stat_result | None:

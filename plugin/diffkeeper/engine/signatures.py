@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from diffkeeper.format.records import IndexRecord
+    from diffkeeper.engine.stage import Stage
     from diffkeeper.store.store import Batch, Store
 
 
@@ -37,10 +38,16 @@ class Index:
         """Set the signature that the next commit stores."""
         self._new[inode] = record
 
-    def add_to(self, batch: Batch) -> None:
-        """Add all new signatures to the batch of a commit."""
+    def add_to(self, batch: Batch, stage: Stage) -> None:
+        """Add all new signatures to the batch of a commit.
+
+        A file that was seen and was gone again before the end has content that is not stored:
+        its signature would vouch for chunks that nobody has.
+        """
         for inode, record in self._new.items():
-            batch.index_put[self._volume, inode] = record.encode()
+            stored = record.content in batch.chunks or record.content in batch.nodes
+            if stored or not stage.holds(record.content):
+                batch.index_put[self._volume, inode] = record.encode()
 
     def __len__(self) -> int:
         return len(self._new)

@@ -96,6 +96,7 @@ class Snapshotter:
         self._tree: Worktree | None = None
         self._survey = Survey(tools.proc_root, tools.cgroup_root)
         self._nameless: dict[int, int] = {}
+        self._hard_links = False
         self._mapped: set[int] = set()
         self._mapped_now: set[int] = set()
         self._settled = False
@@ -162,22 +163,36 @@ class Snapshotter:
         failpoint.hit("capture.drained")
         tree = self._tree or self._load()
         self._settled = self._source.complete and tree.root.listed
-        self._round(dirty, hidden, writers)
         if dirty.everything:
-            self._compare_due = clock.monotonic() + max(
-                limits.COMPARE_SECONDS, limits.COMPARE_SHARE * (clock.monotonic() - started)
-            )
-            self._nameless.clear()
+            tree.marked.clear()
+        self._round(dirty, hidden, writers)
         self._settled = True
+        head = self._state.head
+        if not dirty and head is not None and tree.settle().hex() == head.root:
+            return None
         failpoint.hit("capture.precopied")
         if freeze and writers.cgroups:
             self._frozen(writers, outcome)
         else:
             self._until_quiet(writers, outcome)
         failpoint.hit("capture.thawed")
+        if dirty.everything:
+            self._compared(tree, clock.monotonic() - started)
+        elif tree.lost_links:
+            # What the links hold stays recorded until a comparison shows that no name is left.
+            self._compare_due = min(self._compare_due, started + limits.COMPARE_LINKS_SECONDS)
         if writers.unfreezable and freeze and outcome.fuzzy:
             outcome.fuzzy += f"; not freezable: {', '.join(writers.unfreezable)}"
         return self._commit(reason, outcome, started)
+
+    def _compared(self, tree: Worktree, seconds: float) -> None:
+        """Everything was compared, in this capture's rounds together."""
+        tree.settle()
+        tree.sweep_links()
+        self._nameless.clear()
+        self._compare_due = clock.monotonic() + max(
+            limits.COMPARE_SECONDS, limits.COMPARE_SHARE * seconds
+        )
 
     def _load(self) -> Worktree:
         head = self._state.head
@@ -194,7 +209,9 @@ class Snapshotter:
             return Hidden(frozenset(self._mapped))
         found = self._survey.hidden_writes(writers.pids, self.target.dev)
         self._mapped_now = set(found.inodes)
-        opened = self._survey.open_for_write(found.rings, self.target.dev) if found.rings else ()
+        # A file that lost one of its names, and its directory with it, is written without a hint.
+        pids = writers.pids if self._hard_links else found.rings
+        opened = self._survey.open_for_write(pids, self.target.dev) if pids else ()
         # A mapping that ended since the last capture may have been stored to until its end.
         return Hidden(frozenset(self._mapped_now | self._mapped), frozenset(opened))
 
@@ -229,7 +246,8 @@ class Snapshotter:
         window: list[Observation] = []
         size = 0
         try:
-            for seen in self._observer(lambda: None, self._spill).run(dirty, hidden):
+            observer = self._observer(lambda: None, self._spill)
+            for seen in observer.run(dirty, hidden):
                 window.append(seen)
                 size += seen.content.data_bytes if seen.content else 0
                 if size > limits.OBSERVE_BYTES_MAX or len(window) > limits.OBSERVE_NAMES_MAX:
@@ -239,6 +257,7 @@ class Snapshotter:
             self._fall_back(str(error))
             raise
         self._absorb(window)
+        self._hard_links = self._hard_links or observer.hard_links
 
     def _fall_back(self, reason: str) -> None:
         """The source gave up: scan from now on."""
@@ -395,7 +414,7 @@ class Snapshotter:
         assert self._tree is not None  # noqa: S101  # loaded at the start of each capture
         root = self._tree.settle()
         batch = self._stage.batch([root])
-        self._index.add_to(batch)
+        self._index.add_to(batch, self._stage)
         head = self._state.head
         unchanged = head is not None and head.root == root.hex()
         healed = unchanged and head is not None and head.consistency == "fuzzy"

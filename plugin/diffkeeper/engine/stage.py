@@ -52,6 +52,10 @@ class Stage:
             self.new_bytes += len(plain[digest])
             self.stored_bytes += len(encoded)
 
+    def holds(self, digest: bytes) -> bool:
+        """Whether an object waits here to be stored."""
+        return digest in self._chunks or digest in self._nodes
+
     def relieve(self) -> None:
         """Store what is staged if it is more than the bound on memory."""
         if self._bytes > limits.BATCH_BYTES_MAX:

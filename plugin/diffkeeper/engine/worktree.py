@@ -49,6 +49,12 @@ class Directory:
         return len(self.path())
 
 
+def _detach(directory: Directory) -> None:
+    parent = directory.parent
+    if parent is not None and parent.children.get(directory.name) is directory:
+        del parent.children[directory.name]
+
+
 def _files(entry: Entry | None) -> int:
     if entry is None:
         return 0
@@ -81,9 +87,9 @@ class Worktree:
         self.by_inode: dict[int, Directory] = {inode: self.root}
         self._touched: set[Directory] = set()
         self._link_entries: dict[int, Entry] = {}
-        self._link_counts: dict[int, int] = {}
-        # Places whose recorded directory was moved or dropped: its links are accounted for.
-        self._accounted: set[tuple[int, bytes]] = set()
+        # Links that a name was seen of since the last comparison of everything began.
+        self.marked: set[int] = set()
+        self.lost_links = False  # a name of a link was removed, maybe the last one
 
     def lookup(self, directory: Directory, name: bytes) -> Entry | None:
         """The recorded entry of a name, as the directory's tree has it."""
@@ -113,8 +119,7 @@ class Worktree:
         """A directory newly found at a name; it starts from what the name held before."""
         new = Directory(inode, parent, name)
         old = self.lookup(parent, name)
-        accounted = (parent.inode, name) in self._accounted
-        if old is not None and old.kind is Kind.DIRECTORY and not accounted:
+        if old is not None and old.kind is Kind.DIRECTORY:
             new.content, new.files, new.size, new.entry = old.content, old.links, old.size, old
         self.by_inode[inode] = new
         parent.children[name] = new
@@ -123,66 +128,43 @@ class Worktree:
 
     def move(self, directory: Directory, parent: Directory, name: bytes) -> None:
         """A known directory was found under another name; its content goes with it."""
-        if directory.parent is not None:
-            directory.parent.children.pop(directory.name, None)
-            self._accounted.add((directory.parent.inode, directory.name))
+        _detach(directory)
         directory.parent, directory.name, directory.entry = parent, name, None
         parent.children[name] = directory
         self._touched.add(directory)
 
     def drop(self, directory: Directory) -> list[int]:
         """Forget a directory and all below; returns the inode numbers that were forgotten."""
-        if directory.parent is not None:
-            directory.parent.children.pop(directory.name, None)
-            self._accounted.add((directory.parent.inode, directory.name))
+        _detach(directory)
         gone: list[int] = []
         stack = [directory]
         while stack:
             at = stack.pop()
             stack.extend(at.children.values())
-            self._unlink_all(at.content, recurse=False)
             self.by_inode.pop(at.inode, None)
             self._touched.discard(at)
             gone.append(at.inode)
         return gone
 
-    def drop_recorded(self, parent: Directory, name: bytes) -> None:
-        """Account for a recorded directory that is gone and was never found on disk."""
-        if not self._has_links() or (parent.inode, name) in self._accounted:
-            return
-        entry = self.lookup(parent, name)
-        if entry is not None and entry.kind is Kind.DIRECTORY:
-            self._unlink_all(entry.content, recurse=True)
-
-    def _has_links(self) -> bool:
-        return self.links_root != EMPTY or bool(self._link_counts)
-
-    def _unlink_all(self, content: bytes, *, recurse: bool) -> None:
-        if not self._has_links():
-            return
-        pending = [content]
-        while pending:
-            for _, entry in dirtree.entries(pending.pop(), self.stage.get):
-                if entry.kind is Kind.LINK:
-                    self._count_link(entry.link_id, -1)
-                elif recurse and entry.kind is Kind.DIRECTORY:
-                    pending.append(entry.content)
-
-    def _count_link(self, link_id: int, amount: int) -> None:
-        self._link_counts[link_id] = self._link_counts.get(link_id, 0) + amount
-
     def set_link(self, link_id: int, entry: Entry) -> None:
         """Record the file that the names of `link_id` share."""
         self._link_entries[link_id] = entry
+        self.marked.add(link_id)
 
     def set_attributes(self, directory: Directory, attributes: Entry) -> None:
         """Record mode, owner, times and attributes of a directory."""
-        if attributes != directory.attributes:
+        if attributes != directory.attributes and self._known(directory):
             directory.attributes = attributes
             self._touched.add(directory)
 
+    def _known(self, directory: Directory) -> bool:
+        """Whether it was not dropped since it was looked at."""
+        return self.by_inode.get(directory.inode) is directory
+
     def apply(self, directory: Directory, changes: Mapping[bytes, Entry | None]) -> None:
-        """Set or remove names in one directory."""
+        """Set or remove names in one directory; in one that is gone, nothing."""
+        if not self._known(directory):
+            return
         get, put = self.stage.get, self.stage.put
         before = directory.content
         directory.content = dirtree.apply(before, changes, get, put)
@@ -192,13 +174,15 @@ class Worktree:
         for _, old, new in dirtree.diff(before, directory.content, get):
             directory.files += _files(new) - _files(old)
             directory.size += _size(new) - _size(old)
-            old_id = old.link_id if old is not None and old.kind is Kind.LINK else 0
-            new_id = new.link_id if new is not None and new.kind is Kind.LINK else 0
-            if old_id != new_id:
-                if old_id:
-                    self._count_link(old_id, -1)
-                if new_id:
-                    self._count_link(new_id, 1)
+            self.lost_links = self.lost_links or (old is not None and old.kind is Kind.LINK)
+
+    def sweep_links(self) -> None:
+        """After everything was compared: forget the links that no name was seen of."""
+        for name, entry in list(dirtree.entries(self.links_root, self.stage.get)):
+            if int.from_bytes(name, "big") not in self.marked:
+                self._set_links({name: None})
+                self.links_size -= entry.size
+        self.lost_links = False
 
     def settle(self) -> bytes:
         """Carry all changes up; returns the Merkle root of the volume, staged."""
@@ -214,7 +198,6 @@ class Worktree:
             for parent, names in changes.items():
                 self.apply(parent, names)
         self._touched.clear()
-        self._accounted.clear()
         self._settle_links()
         if self.root.attributes is None:
             raise CorruptionError("the volume's root directory was never looked at")
@@ -244,18 +227,18 @@ class Worktree:
             above.update(d.parent for d in level if d.parent is not None)
 
     def _settle_links(self) -> None:
-        get = self.stage.get
         changes: dict[bytes, Entry | None] = {}
-        for link_id in self._link_entries.keys() | self._link_counts.keys():
-            old = dirtree.lookup(self.links_root, link_key(link_id), get)
-            new = self._link_entries.get(link_id) or old
-            count = (old.links if old else 0) + self._link_counts.get(link_id, 0)
-            kept = replace(new, links=count) if new is not None and count > 0 else None
-            changes[link_key(link_id)] = kept
-            self.links_size += _size(kept) - _size(old)
-        self.links_root = dirtree.apply(self.links_root, changes, get, self.stage.put)
+        for link_id, entry in self._link_entries.items():
+            old = self.lookup_in(self.links_root, link_key(link_id))
+            self.links_size += _size(entry) - _size(old)
+            changes[link_key(link_id)] = entry
+        self._set_links(changes)
         self._link_entries.clear()
-        self._link_counts.clear()
+
+    def _set_links(self, changes: Mapping[bytes, Entry | None]) -> None:
+        self.links_root = dirtree.apply(
+            self.links_root, changes, self.stage.get, self.stage.put
+        )
 
     @property
     def files(self) -> int:
