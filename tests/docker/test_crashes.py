@@ -242,8 +242,10 @@ def test_dockerd_killed_with_live_restore(
 def test_container_gone_while_dockerd_was_with_live_restore(
     engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str
 ) -> None:
-    name = new_volume()
+    """No Unmount is ever sent for its mount to a plugin that lived on; a remove succeeds."""
+    name = new_volume(interval="200ms")
     container = writers.start(engine, base_image, name)
+    wait_snapshots(plugin, name, 2)
     victim = int(str(state(engine, container)["Pid"]))
     engine.kill()
     os.kill(victim, signal.SIGKILL)
