@@ -23,6 +23,7 @@ from survive.wipe import wipe
 if TYPE_CHECKING:
     from contextlib import ExitStack
 
+    from survive.figures import Snapshot
     from survive.screen import Screen
     from survive.settings import Settings
 
@@ -183,13 +184,8 @@ class Demo:
         """Restores `count` snapshots from all over the history, and checks each."""
         if os.geteuid() != 0:
             raise DemoError("restoring files of other owners needs root")
+        whole = self._await_snapshots(count)
         entries = self.ledger.expected()
-        first_ns = entries[0].acked_ns
-        whole = [
-            each
-            for each in self.figures.snapshots()
-            if each.consistency == "crash" and each.time_ns > first_ns
-        ]
         chosen = spread(whole, count)
         self.screen.stage(f"restoring {len(chosen)} of {len(whole)} snapshots")
         if len(chosen) < count:
@@ -201,6 +197,20 @@ class Demo:
             )
             if not each.good:
                 self.problem(f"restored snapshot {each.snapshot.seq} is not whole")
+
+    def _await_snapshots(self, count: int) -> list[Snapshot]:
+        """The `crash` snapshots since the first commit; works on until there are `count` of them."""
+        first_ns = self.ledger.expected()[0].acked_ns
+        deadline = time.monotonic() + SNAPSHOT_SECONDS_MAX * max(1, count // 10)
+        while True:
+            whole = [
+                each
+                for each in self.figures.snapshots()
+                if each.consistency == "crash" and each.time_ns > first_ns
+            ]
+            if len(whole) >= count or time.monotonic() > deadline:
+                return whole
+            self._work_for(WORK_SECONDS)
 
     def finish(self) -> Result:
         """Reads the last figures."""

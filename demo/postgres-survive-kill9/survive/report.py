@@ -66,7 +66,7 @@ def _kill_rows(result: Result) -> list[tuple[str, str]]:
 
 def _wipe_rows(wipe: Wipe) -> list[tuple[str, str]]:
     lost = len(wipe.finding.lost)
-    younger = "all of them younger than the last snapshot" if not wipe.too_old else "TOO OLD"
+    younger = f"{lost - wipe.too_old} of them younger than the last snapshot"
     volume = f"{wipe.kill.volume_ms:,.1f} ms" if wipe.kill.volume_ms is not None else "-"
     return [
         ("wiped live directory", f"snapshot {wipe.snapshot.seq} replayed ({wipe.kind})"),
