@@ -199,7 +199,7 @@ class Demo:
                 self.problem(f"restored snapshot {each.snapshot.seq} is not whole")
 
     def _await_snapshots(self, count: int) -> list[Snapshot]:
-        """The `crash` snapshots since the first commit; works on until there are `count` of them."""
+        """The `crash` snapshots since the first commit; works on until they are `count`."""
         first_ns = self.ledger.expected()[0].acked_ns
         deadline = time.monotonic() + SNAPSHOT_SECONDS_MAX * max(1, count // 10)
         while True:
