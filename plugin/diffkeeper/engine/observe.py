@@ -94,7 +94,8 @@ class Observer:
         index: Index,
         chunk_bits: int,
         trust: Trust,
-        nameless: dict[int, int],
+        nameless: dict[int, int] | None,
+        places: dict[int, tuple[int, bytes]],
         check: Callable[[], None],
         spill: Callable[[Content], None],
     ) -> None:
@@ -106,8 +107,11 @@ class Observer:
         self._index = index
         self._chunk_bits = chunk_bits
         self._trust = trust
-        # Inodes that no name was found for, by the time stamp that they had then.
+        # Inodes that no name was found for, by the time stamp that they had then. None: while
+        # names may move, a search proves nothing, and one that stands still follows.
         self._nameless = nameless
+        # Where files with one name were seen, until their signatures are taken over.
+        self._places = places
         self._check = check
         self._spill = spill
         self._seen: dict[int, set[bytes]] = {}
@@ -230,8 +234,10 @@ class Observer:
     def _inode(self, number: int, *, sure: bool) -> Iterator[Observation]:
         """Looks at a file known by its inode number; `sure`: unless its signature is the same."""
         record = self._index.get(number)
-        if record is None or self._nameless.get(number) == record.ctime_ns:
+        if record is None:
             return  # never recorded: a hint of its creation is on its way
+        if self._nameless is not None and self._nameless.get(number) == record.ctime_ns:
+            return
         directory = self._tree.by_inode.get(record.parent_ino)
         if directory is None:
             self._search(number, record)
@@ -248,6 +254,8 @@ class Observer:
 
     def _search(self, number: int, record: IndexRecord) -> None:
         """The file lost its known name: compare everything once, which finds any other name."""
+        if self._nameless is None:
+            return
         self._nameless[number] = record.ctime_ns
         if not self._deep:
             self._deep = True
@@ -261,12 +269,16 @@ class Observer:
         self._check()
         try:
             with inode.pinned(fd, name) as (pin, status):
+                if self._tree.link_names:
+                    self._lost_name(directory, name, status.st_ino)
                 if stat.S_ISDIR(status.st_mode):
                     yield from self._directory(directory, name, pin, status)
                 else:
                     self._unplace(directory, name, None)
                     yield self._file(directory, name, pin, status)
         except FileNotFoundError:
+            if self._tree.link_names:
+                self._lost_name(directory, name, 0)
             self._unplace(directory, name, None)
             yield Observation(directory, name)
         except OSError as error:
@@ -297,7 +309,8 @@ class Observer:
             old = self._tree.lookup(parent, name)
             if old is not None and old.kind is not Kind.DIRECTORY:
                 yield Observation(parent, name)  # the file that had the name
-            known = self._tree.attach(number, parent, name)
+            same = self._index.has_directory(number, parent.inode, name)
+            known = self._tree.attach(number, parent, name, same=same)
             self._seen.pop(number, None)
             listing = True
         elif known.parent is not parent or known.name != name:
@@ -319,14 +332,39 @@ class Observer:
             found.content = self._content(directory, name, pin, status)
         if status.st_nlink > 1:
             self.hard_links = True
-            self._find_first_name(directory, name, status)
+            self._find_first_name(status.st_ino)
+        else:
+            self._places[status.st_ino] = (directory.inode, name)
         return found
 
-    def _find_first_name(self, directory: Directory, name: bytes, status: os.stat_result) -> None:
+    def _find_first_name(self, number: int) -> None:
         """A file that just got its second name: its first one is to become a link, too."""
-        record = self._index.get(status.st_ino)
-        if record is not None and not record.link_id and record.parent_ino in self._tree.by_inode:
-            self._look_later(record.parent_ino, record.name)
+        record = self._index.get(number)
+        if number in self._places:
+            inode, name = self._places[number]
+            # It was seen in this round already, when it was a file with one name.
+            self._seen.get(inode, set()).discard(name)
+            del self._places[number]
+        elif record is not None and not record.link_id:
+            inode, name = record.parent_ino, record.name
+        else:
+            return
+        if inode in self._tree.by_inode:
+            self._look_later(inode, name)
+
+    def _lost_name(self, directory: Directory, name: bytes, number: int) -> None:
+        """What was written through a name that is gone shows at the other names of the file."""
+        old = self._tree.lookup(directory, name)
+        if old is None or old.kind is not Kind.LINK:
+            return
+        record = self._index.get(number)
+        if record is not None and record.link_id == old.link_id:
+            return
+        names = self._tree.link_names.get(old.link_id, set())
+        names.discard((directory.inode, name))
+        for inode, other in names:
+            if inode in self._tree.by_inode:
+                self._look_later(inode, other)
 
     def _look_later(self, inode: int, name: bytes) -> None:
         if name not in self._seen.get(inode, ()):
@@ -406,7 +444,7 @@ class Observer:
         entry = self._tree.lookup_in(listing.recorded, name)
         if entry is None or entry.link_id != record.link_id:
             return False
-        self._tree.marked.add(record.link_id)
+        self._tree.add_link_name(record.link_id, listing.directory, name)
         return True
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from diffkeeper import clock, failpoint, limits
+from diffkeeper.engine.signatures import directory_signature
 from diffkeeper.errors import CorruptionError
 from diffkeeper.format import dirtree, filetree, root, xattrs
 from diffkeeper.format.chunk import zero_digest
@@ -121,7 +122,9 @@ class Replay:
         """All directories first to last, then their metadata last to first: a child moves its
         parent's time."""
         made: list[_Place] = []
-        pending = [_Place([], entry, os.fstat(self._root_fd).st_ino)]
+        top = _Place([], entry, os.fstat(self._root_fd).st_ino)
+        self._signatures[top.inode] = directory_signature(0, b"")
+        pending = [top]
         while pending:
             place = pending.pop()
             failpoint.hit("replay.building")
@@ -146,6 +149,7 @@ class Replay:
                     os.mkdir(name, 0o700, dir_fd=fd)
                     number = os.stat(name, dir_fd=fd, follow_symlinks=False).st_ino
                     below.append(_Place([*place.path, name], entry, number))
+                    self._signatures[number] = directory_signature(place.inode, name)
                 elif entry.kind is Kind.LINK:
                     self._link(place, fd, name, entry.link_id)
                 else:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from diffkeeper import limits
+from diffkeeper.format.entry import Kind
+from diffkeeper.format.records import IndexRecord
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from diffkeeper.format.records import IndexRecord
     from diffkeeper.engine.stage import Stage
     from diffkeeper.store.store import Batch, Store
 
@@ -35,8 +38,22 @@ class Index:
         return found
 
     def put(self, inode: int, record: IndexRecord) -> None:
-        """Set the signature that the next commit stores."""
-        self._new[inode] = record
+        """Set the signature that the next commit stores.
+
+        Past the bound on memory none is kept: such a file is read again when in doubt.
+        """
+        if len(self._new) < limits.SIGNATURES_PENDING_MAX:
+            self._new[inode] = record
+
+    def has_directory(self, inode: int, parent: int, name: bytes) -> bool:
+        """Whether the directory recorded at this place has this inode number."""
+        record = self.get(inode)
+        return record == directory_signature(parent, name)
+
+    def put_directory(self, inode: int, parent: int, name: bytes) -> None:
+        """Record the place of a directory, unless it is recorded."""
+        if not self.has_directory(inode, parent, name):
+            self._new[inode] = directory_signature(parent, name)
 
     def add_to(self, batch: Batch, stage: Stage) -> None:
         """Add all new signatures to the batch of a commit.
@@ -55,3 +72,15 @@ class Index:
     def clear(self) -> None:
         """Forget the new signatures: they were stored, or what they describe was given up."""
         self._new.clear()
+
+
+def directory_signature(parent: int, name: bytes) -> IndexRecord:
+    """The place of a directory; its inode number is the key. The root has parent 0 and no name.
+
+    Signatures of files name their directory by inode number, so they hold only while it is known
+    that this directory is the one that was recorded at its place.
+    """
+    return IndexRecord(
+        kind=int(Kind.DIRECTORY), size=0, mtime_ns=0, ctime_ns=0, seen_ns=0,
+        parent_ino=parent, name=name,
+    )  # fmt: skip

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from diffkeeper.freeze.freezer import Freezer
     from diffkeeper.store.store import Store
 
+_FREEZE_ATTEMPTS_MAX = 3
 _FROZEN_ROUNDS_MAX = 3
 _PRECOPY_ENOUGH_SECONDS = 0.1
 
@@ -96,6 +97,8 @@ class Snapshotter:
         self._tree: Worktree | None = None
         self._survey = Survey(tools.proc_root, tools.cgroup_root)
         self._nameless: dict[int, int] = {}
+        self._still = True
+        self._places: dict[int, tuple[int, bytes]] = {}
         self._hard_links = False
         self._mapped: set[int] = set()
         self._mapped_now: set[int] = set()
@@ -163,6 +166,7 @@ class Snapshotter:
         failpoint.hit("capture.drained")
         tree = self._tree or self._load()
         self._settled = self._source.complete and tree.root.listed
+        self._still = not (freeze and writers.cgroups)
         if dirty.everything:
             tree.marked.clear()
         self._round(dirty, hidden, writers)
@@ -198,7 +202,9 @@ class Snapshotter:
         head = self._state.head
         root = bytes.fromhex(head.root) if head is not None else None
         self._next_link_id = self._state.record.next_link_id
-        self._tree = Worktree(self._stage, os.fstat(self._root_fd).st_ino, root)
+        number = os.fstat(self._root_fd).st_ino
+        same = self._index.has_directory(number, 0, b"")
+        self._tree = Worktree(self._stage, number, root, same=same)
         return self._tree
 
     # Looking
@@ -220,7 +226,10 @@ class Snapshotter:
         opened = self._survey.open_for_write(writers.pids, self.target.dev)
         return Hidden(hidden.mapped, hidden.opened | opened)
 
-    def _observer(self, check: Callable[[], None], spill: Callable[[Content], None]) -> Observer:
+    def _observer(
+        self, check: Callable[[], None], spill: Callable[[Content], None], *, still: bool
+    ) -> Observer:
+        """A round of looking; `still`: the writers are frozen, or there will be no freeze."""
         assert self._tree is not None  # noqa: S101  # loaded at the start of each capture
         # Later rounds of a capture need no doubt about mappings: the first one settled it.
         horizon = 0 if self._settled else self._horizon_ns
@@ -232,7 +241,8 @@ class Snapshotter:
             self._index,
             self._policy.chunk_bits,
             Trust(limits.TIMESTAMP_GRANULE_NS, horizon),
-            self._nameless,
+            self._nameless if still else None,
+            self._places,
             check,
             spill,
         )
@@ -246,7 +256,7 @@ class Snapshotter:
         window: list[Observation] = []
         size = 0
         try:
-            observer = self._observer(lambda: None, self._spill)
+            observer = self._observer(lambda: None, self._spill, still=self._still)
             for seen in observer.run(dirty, hidden):
                 window.append(seen)
                 size += seen.content.data_bytes if seen.content else 0
@@ -288,8 +298,22 @@ class Snapshotter:
             outcome.fuzzy = "written to while it was read, by a process that was not frozen"
 
     def _frozen(self, writers: Writers, outcome: _Outcome) -> None:
-        """Freeze the writers, copy what is still dirty to memory, thaw, take it over."""
-        self._converge(writers)
+        """Freeze the writers, copy what is still dirty to memory, thaw, take it over.
+
+        A freeze that fails is tried again: a writer that waits for its disk cannot be frozen just
+        then, and what was too much to copy has been copied meanwhile.
+        """
+        for _ in range(_FREEZE_ATTEMPTS_MAX):
+            self._converge(writers)
+            if self._freeze(writers, outcome):
+                break
+        if outcome.freeze_ms:
+            counters.observe(
+                "freeze_seconds", outcome.freeze_ms / 1000, volume=self._state.record.name
+            )
+
+    def _freeze(self, writers: Writers, outcome: _Outcome) -> bool:
+        """One freeze, within its limit; false when it could not be had."""
         limit = self._policy.freeze_seconds_max
         taken: list[Observation] = []
         pending = _Pending(Dirty(), Hidden())
@@ -305,10 +329,8 @@ class Snapshotter:
             outcome.fuzzy = str(error)
             self._absorb(taken)
             self._round(pending.dirty, pending.hidden, writers)
-        if outcome.freeze_ms:
-            counters.observe(
-                "freeze_seconds", outcome.freeze_ms / 1000, volume=self._state.record.name
-            )
+            return False
+        return True
 
     def _copy(
         self, writers: Writers, budget: _Budget, taken: list[Observation], pending: _Pending
@@ -322,7 +344,7 @@ class Snapshotter:
                 break
             if pending.dirty.orphans:
                 pending.hidden = self._orphans(pending.hidden, writers)
-            for seen in self._observer(budget.check, budget.spill).run(
+            for seen in self._observer(budget.check, budget.spill, still=True).run(
                 pending.dirty, Hidden() if attempt else pending.hidden
             ):
                 taken.append(seen)
@@ -359,6 +381,7 @@ class Snapshotter:
             names[observation.name] = self._entry(observation)
         for directory, names in changes.items():
             self._tree.apply(directory, names)
+        self._places.clear()
         self._stage.relieve()
 
     def _entry(self, seen: Observation) -> Entry | None:
@@ -384,6 +407,7 @@ class Snapshotter:
         if status.st_nlink > 1:
             link_id = self._link_id(status.st_ino)
             self._tree.set_link(link_id, entry)
+            self._tree.add_link_name(link_id, seen.directory, seen.name)
         self._index.put(status.st_ino, _signature(seen, status, entry, link_id))
         return Entry(Kind.LINK, link_id=link_id) if link_id else entry
 
@@ -413,6 +437,9 @@ class Snapshotter:
     def _commit(self, reason: str, outcome: _Outcome, started: float) -> SnapshotRecord | None:
         assert self._tree is not None  # noqa: S101  # loaded at the start of each capture
         root = self._tree.settle()
+        for placed in self._tree.take_placed():
+            parent = placed.parent.inode if placed.parent is not None else 0
+            self._index.put_directory(placed.inode, parent, placed.name)
         batch = self._stage.batch([root])
         self._index.add_to(batch, self._stage)
         head = self._state.head

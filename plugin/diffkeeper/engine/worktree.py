@@ -70,14 +70,16 @@ def _size(entry: Entry | None) -> int:
 class Worktree:
     """Directories by inode, the links tree, and what changed since the last settle."""
 
-    def __init__(self, stage: Stage, inode: int, head: bytes | None) -> None:
+    def __init__(self, stage: Stage, inode: int, head: bytes | None, *, same: bool) -> None:
+        """`same`: the root directory is the very one that the snapshot `head` was taken of."""
         self.stage = stage
         self.links_root = EMPTY
         entry: Entry | None = None
         if head is not None:
             entry, self.links_root = root.decode_root(stage.get(head))
         self.root = Directory(inode, None, b"", attributes=entry)
-        if entry is not None:
+        self._placed: set[Directory] = {self.root}
+        if entry is not None and same:
             self.root.content, self.root.files, self.root.size = (
                 entry.content,
                 entry.links,
@@ -90,6 +92,8 @@ class Worktree:
         # Links that a name was seen of since the last comparison of everything began.
         self.marked: set[int] = set()
         self.lost_links = False  # a name of a link was removed, maybe the last one
+        # Names of each link that were seen: directory inode number and name.
+        self.link_names: dict[int, set[tuple[int, bytes]]] = {}
 
     def lookup(self, directory: Directory, name: bytes) -> Entry | None:
         """The recorded entry of a name, as the directory's tree has it."""
@@ -115,15 +119,20 @@ class Worktree:
         key = link_key(entry.link_id)
         return pending or dirtree.lookup(self.links_root, key, self.stage.get)
 
-    def attach(self, inode: int, parent: Directory, name: bytes) -> Directory:
-        """A directory newly found at a name; it starts from what the name held before."""
+    def attach(self, inode: int, parent: Directory, name: bytes, *, same: bool) -> Directory:
+        """A directory newly found at a name.
+
+        `same`: it is the very directory that was recorded there, so that it starts from what was
+        recorded, and signatures of its files hold; any other starts empty.
+        """
         new = Directory(inode, parent, name)
-        old = self.lookup(parent, name)
+        old = self.lookup(parent, name) if same else None
         if old is not None and old.kind is Kind.DIRECTORY:
             new.content, new.files, new.size, new.entry = old.content, old.links, old.size, old
         self.by_inode[inode] = new
         parent.children[name] = new
         self._touched.add(new)
+        self._placed.add(new)
         return new
 
     def move(self, directory: Directory, parent: Directory, name: bytes) -> None:
@@ -132,6 +141,7 @@ class Worktree:
         directory.parent, directory.name, directory.entry = parent, name, None
         parent.children[name] = directory
         self._touched.add(directory)
+        self._placed.add(directory)
 
     def drop(self, directory: Directory) -> list[int]:
         """Forget a directory and all below; returns the inode numbers that were forgotten."""
@@ -149,7 +159,6 @@ class Worktree:
     def set_link(self, link_id: int, entry: Entry) -> None:
         """Record the file that the names of `link_id` share."""
         self._link_entries[link_id] = entry
-        self.marked.add(link_id)
 
     def set_attributes(self, directory: Directory, attributes: Entry) -> None:
         """Record mode, owner, times and attributes of a directory."""
@@ -176,13 +185,26 @@ class Worktree:
             directory.size += _size(new) - _size(old)
             self.lost_links = self.lost_links or (old is not None and old.kind is Kind.LINK)
 
+    def add_link_name(self, link_id: int, directory: Directory, name: bytes) -> None:
+        """A name of a link was seen."""
+        self.marked.add(link_id)
+        self.link_names.setdefault(link_id, set()).add((directory.inode, name))
+
     def sweep_links(self) -> None:
         """After everything was compared: forget the links that no name was seen of."""
         for name, entry in list(dirtree.entries(self.links_root, self.stage.get)):
             if int.from_bytes(name, "big") not in self.marked:
                 self._set_links({name: None})
                 self.links_size -= entry.size
+        for link_id in self.link_names.keys() - self.marked:
+            del self.link_names[link_id]
         self.lost_links = False
+
+    def take_placed(self) -> list[Directory]:
+        """Directories that got their place since the last call."""
+        placed = [directory for directory in self._placed if self._known(directory)]
+        self._placed.clear()
+        return placed
 
     def settle(self) -> bytes:
         """Carry all changes up; returns the Merkle root of the volume, staged."""

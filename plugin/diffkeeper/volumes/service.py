@@ -361,11 +361,8 @@ class VolumeService:
 
     def _refuse_in_use(self, volume: Volume) -> None:
         """Counts alone do not refuse: a killed dockerd leaves those of containers that are gone."""
-        if volume.mounted:
-            volume.open()
-            pids = volume.writers().pids
-            if pids or not set(volume.state.record.mounts) <= volume.doubtful:
-                raise ConflictError(f"volume {volume.name} is in use")
+        if volume.mounted and not volume.abandoned():
+            raise ConflictError(f"volume {volume.name} is in use")
 
     def _remove(self, volume: Volume) -> str:
         if volume.present:

@@ -95,8 +95,11 @@ class Volume:
         self.troubles: dict[str, str] = {}
         self.pace = Pace(self.options.interval_seconds, self.options.interval_seconds)
         self.stored_bytes = 0
-        # Mount ids from before this daemon: their containers may be gone without an Unmount.
-        self.doubtful: set[str] = set()
+        # Mounts by id from before this daemon: their containers may be gone without an Unmount.
+        self._doubtful: dict[str, int] = {}
+        # Mount ids that were counted when somebody was seen to have the volume mounted.
+        self._seen: set[str] = set()
+        self._held: dict[str, float] = {}  # mount id to the monotonic time of its newest mount
 
     @property
     def name(self) -> str:
@@ -232,12 +235,14 @@ class Volume:
         failpoint.hit("mount.before_bind")
         mounts.bind(self.live, self.mountpoint)
         failpoint.hit("mount.after_bind")
+        if self.abandoned():
+            self._forget_mounts()
         counts = dict(self.state.record.mounts)
-        before = 0 if mount_id in self.doubtful else counts.get(mount_id, 0)
         if mount_id not in counts and len(counts) >= limits.MOUNT_IDS_MAX:
             raise ConflictError(f"{self.name} is mounted {len(counts)} times already")
-        counts[mount_id] = before + 1
-        self.doubtful.discard(mount_id)
+        counts[mount_id] = counts.get(mount_id, 0) + 1
+        self._seen.discard(mount_id)
+        self._held[mount_id] = clock.monotonic()
         self.state.update(mounts=counts, boot_id=durable.boot_id(), clean=False)
 
     def release(self, mount_id: str) -> bool:
@@ -252,10 +257,10 @@ class Volume:
         counts[mount_id] -= 1
         if counts[mount_id] <= 0:
             del counts[mount_id]
-            self.doubtful.discard(mount_id)
-        if counts and set(counts) <= self.doubtful and not self._in_use():
+        left = {i: min(n, counts[i]) for i, n in self._doubtful.items() if i in counts}
+        self._doubtful = left
+        if counts and counts == left and not self._in_use():
             counts.clear()
-            self.doubtful.clear()
         if counts:
             self.state.update(mounts=counts)
             return False
@@ -265,17 +270,40 @@ class Volume:
         """Record that nothing has the volume mounted any more."""
         mounts.unbind(self.mountpoint)
         failpoint.hit("unmount.after_unbind")
-        self.doubtful.clear()
-        self.state.update(mounts={}, clean=True)
+        self._forget_mounts(clean=True)
+
+    def abandoned(self) -> bool:
+        """Whether every counted mount has lost its container without an Unmount.
+
+        dockerd sends none for containers that end while it is away. A mount whose container has
+        not been seen yet is not called abandoned for a while: it may be about to start.
+        """
+        counts = self.state.record.mounts
+        settled = clock.monotonic() - limits.MOUNT_SETTLE_SECONDS
+        open_to_doubt = all(
+            mount_id in self._seen
+            or self._held.get(mount_id, settled) < settled
+            or count <= self._doubtful.get(mount_id, 0)
+            for mount_id, count in counts.items()
+        )
+        return bool(counts) and open_to_doubt and not self._in_use()
+
+    def _forget_mounts(self, *, clean: bool = False) -> None:
+        self._doubtful.clear()
+        self._seen.clear()
+        self._held.clear()
+        self.state.update(mounts={}, clean=clean)
 
     def _in_use(self) -> bool:
+        if self.snapshotter is None and not self.present:
+            return False
         self.open()
         return bool(self.writers().pids)
 
     def take_over(self) -> None:
         """After a restart of the daemon: watch and bind again what containers still have."""
         started = clock.monotonic()
-        self.doubtful = set(self.state.record.mounts)
+        self._doubtful = dict(self.state.record.mounts)
         if not self.present:
             self.troubles["live"] = (
                 f"the live directory {self.live} is gone while the volume is mounted; it is"
@@ -290,6 +318,8 @@ class Volume:
 
     def pending(self, writers: Writers) -> bool:
         """Whether a capture would find work."""
+        if writers.pids:
+            self._seen.update(self.state.record.mounts)
         return self.snapshotter is not None and self.snapshotter.pending(writers)
 
     def capture(self, reason: str, *, freeze: bool = True) -> SnapshotRecord | None:
