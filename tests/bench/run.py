@@ -1,0 +1,146 @@
+"""`make bench`: what this machine makes of mounts, captures, freezes and replays.
+
+Every figure stands beside a peer's or a limit of the machine, measured in the same run, because
+absolute times do not travel. Needs root. Prints Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from typing import TYPE_CHECKING
+
+from tests.bench import captures, mounts, postgres, replays
+from tests.bench.daemon import Daemon
+from tests.bench.data import postgres_binaries
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.bench.figures import Table
+
+PARTS = ("mounts", "replays", "captures", "postgres")
+QUICK = {
+    "mount_files": 2000,
+    "mounts": 20,
+    "cycles": 2,
+    "rounds": 2,
+    "files": 1000,
+    "mebibytes": 64,
+    "pairs": 1,
+    "seconds": 3,
+    "scale": 1,
+}
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--parts", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs")
+    parser.add_argument("--json", metavar="FILE", help="also write the tables there")
+    numbers = {
+        "mount-files": (100_000, "files of the volume that is mounted"),
+        "mounts": (200, "Mount calls"),
+        "cycles": (5, "whole cycles of Mount and last Unmount"),
+        "rounds": (5, "repetitions of replays and captures"),
+        "files": (20_000, "small files"),
+        "mebibytes": (1024, "size of the large file"),
+        "pairs": (4, "pairs of pgbench runs"),
+        "seconds": (10, "length of one pgbench run"),
+        "scale": (10, "scale of pgbench"),
+    }
+    for name, (default, text) in numbers.items():
+        help_text = f"{text} ({default})"
+        parser.add_argument(f"--{name}", type=int, default=default, help=help_text)
+    chosen = parser.parse_args()
+    if chosen.quick:
+        for name, value in QUICK.items():
+            setattr(chosen, name, value)
+    unknown = set(chosen.parts.split(",")) - set(PARTS)
+    if unknown:
+        parser.error(f"unknown parts {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    return chosen
+
+
+def machine() -> None:
+    """What the figures were taken on, and whether they mean anything."""
+    processors = os.cpu_count() or 1
+    load = os.getloadavg()[0]
+    kernel = f"Linux {platform.release()}, Python {platform.python_version()}"
+    print(f"{processors} CPUs ({_model()}), {kernel}, load {load:.2f} before the run")
+    if load > processors / 2:
+        print("The machine is busy with something else: these figures say little.")
+    sys.stdout.flush()
+
+
+def _model() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def part(name: str, chosen: argparse.Namespace, daemon: Daemon) -> list[Table]:
+    """One part on a daemon of its own; empty, with a reason printed, where it cannot run."""
+    binaries = postgres_binaries()
+    if name == "mounts":
+        return [mounts.measure(daemon, chosen.mount_files, chosen.mounts, chosen.cycles)]
+    if name == "captures":
+        return captures.measure(daemon, chosen.files, chosen.mebibytes, chosen.rounds)
+    if binaries is None:
+        print(f"\n{name}: not run, needs Debian's postgresql: make setup as root")
+        return []
+    if name == "replays":
+        return [replays.measure(daemon, binaries, chosen.rounds)]
+    return [postgres.measure(daemon, binaries, chosen.pairs, chosen.seconds, chosen.scale)]
+
+
+def main() -> int:
+    """Run the chosen parts; returns the exit code."""
+    chosen = arguments()
+    if os.geteuid() != 0:
+        print("needs root, as the daemon does: it mounts and freezes", file=sys.stderr)
+        return 2
+    os.environ["PATH"] += f"{os.pathsep}/usr/sbin{os.pathsep}/sbin"
+    machine()
+    began = time.monotonic()
+    tables: list[Table] = []
+    for name in chosen.parts.split(","):
+        tables += _with_daemon(partial(part, name, chosen))
+    print(f"{time.monotonic() - began:.0f} s in all")
+    if chosen.json:
+        Path(chosen.json).write_text(json.dumps([table.as_json() for table in tables], indent=1))
+    return 0
+
+
+def _with_daemon(run: Callable[[Daemon], list[Table]]) -> list[Table]:
+    daemon = Daemon()
+    try:
+        daemon.start()
+        tables = run(daemon)
+        for table in tables:
+            table.show()
+        return tables
+    except BaseException:
+        log = daemon.base / "log"
+        if log.exists():
+            shutil.copy(log, "/tmp/diffkeeper-bench.log")
+            print("the daemon's log: /tmp/diffkeeper-bench.log", file=sys.stderr)
+        raise
+    finally:
+        daemon.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
