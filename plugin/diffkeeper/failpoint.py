@@ -1,8 +1,8 @@
 """Named points at which the crash tests stop or fail the program.
 
 A failpoint costs one dictionary look-up when none is armed. `DIFFKEEPER_FAILPOINTS` (read by the
-daemon's configuration alone) arms them as `name=kill` or `name=error`, comma-separated; `name=kill:3`
-acts at the third pass.
+daemon's configuration alone) arms them as `name=kill` or `name=error`, comma-separated;
+`name=kill:3` acts at the third pass.
 """
 
 from __future__ import annotations

@@ -12,9 +12,13 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PUNCH_HOLE, KEEP_SIZE, ZERO_RANGE = 2, 1, 16
+SAFE = os.O_NOFOLLOW | os.O_NONBLOCK  # neither through a link nor stuck at a FIFO
 SIZE_MAX = 400_000
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -44,18 +48,22 @@ class Churn:
         return self.random.randbytes(size)
 
     def write(self) -> None:
-        fd = os.open(self.name(), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+        fd = os.open(self.name(), os.O_RDWR | os.O_CREAT | SAFE, 0o644)
         os.pwrite(fd, self.data(), self.random.randrange(SIZE_MAX))
         os.close(fd)
 
     def append(self) -> None:
-        fd = os.open(self.name(), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+        fd = os.open(
+            self.name(),
+            os.O_WRONLY | os.O_CREAT | os.O_APPEND | SAFE,
+            0o600,
+        )
         if os.fstat(fd).st_size < SIZE_MAX:
             os.write(fd, self.data())
         os.close(fd)
 
     def keep_open(self) -> None:
-        fd = os.open(self.name(), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+        fd = os.open(self.name(), os.O_RDWR | os.O_CREAT | SAFE, 0o644)
         self.open.append(fd)
         if len(self.open) > 6:
             os.close(self.open.pop(0))
@@ -69,7 +77,11 @@ class Churn:
 
     def direct(self) -> None:
         try:
-            fd = os.open(self.name(), os.O_RDWR | os.O_CREAT | os.O_DIRECT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+            fd = os.open(
+                self.name(),
+                os.O_RDWR | os.O_CREAT | os.O_DIRECT | SAFE,
+                0o644,
+            )
         except OSError:
             return
         block = mmap.mmap(-1, 4096)
@@ -78,7 +90,7 @@ class Churn:
         os.close(fd)
 
     def map_file(self) -> None:
-        fd = os.open(self.name(), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+        fd = os.open(self.name(), os.O_RDWR | os.O_CREAT | SAFE, 0o644)
         if os.fstat(fd).st_size == 0:
             os.ftruncate(fd, 300_000)
         self.maps.append(mmap.mmap(fd, 4096))
@@ -96,15 +108,15 @@ class Churn:
         os.truncate(self.name(), self.random.randrange(4096, SIZE_MAX))
 
     def allocate(self) -> None:
-        fd = os.open(self.name(), os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+        fd = os.open(self.name(), os.O_RDWR | SAFE)
         mode = self.random.choice((0, KEEP_SIZE, PUNCH_HOLE | KEEP_SIZE, ZERO_RANGE))
         start, length = self.random.randrange(SIZE_MAX), self.random.randrange(1, 200_000)
         _libc.fallocate(fd, mode, ctypes.c_long(start), ctypes.c_long(length))
         os.close(fd)
 
     def copy(self) -> None:
-        source = os.open(self.name(), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        target = os.open(self.name(), os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+        source = os.open(self.name(), os.O_RDONLY | SAFE)
+        target = os.open(self.name(), os.O_WRONLY | os.O_CREAT | SAFE, 0o644)
         if os.fstat(source).st_ino != os.fstat(target).st_ino:
             if self.random.random() < 0.5:
                 os.sendfile(target, source, 0, 50_000)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from diffkeeper.engine.content import Reader
 from diffkeeper.engine.objects import StoreObjects
@@ -14,6 +13,9 @@ from diffkeeper.format.records import SnapshotRecord, VolumeRecord
 from diffkeeper.freeze.freezer import Freezer
 from diffkeeper.freeze.writers import Survey, Writers
 from diffkeeper.store.store import Batch, Store
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 CGROUP_ROOT = "/sys/fs/cgroup"
 

@@ -181,6 +181,9 @@ class InotifySource:
             self._dirty.directories.add(inode)
             return
         self._dirty.add_name(inode, name)
+        if name.startswith(b"#") and mask & _WRITTEN:
+            # An O_TMPFILE descriptor is hinted under a name of its own, also once it is linked.
+            self._dirty.orphans = True
         if mask & _GONE:
             self._gone.setdefault(inode, set()).add(name)
         elif inode in self._gone and name in self._gone[inode]:

@@ -120,7 +120,6 @@ class Observer:
         self._unlisted: list[Directory] = []
         self._ended: list[tuple[Directory, Directory, bytes]] = []
         self._stuck: dict[Directory, set[bytes]] = {}
-        self.hard_links = False  # a file with several names was seen
         self._deep = False
 
     def run(self, dirty: Dirty, hidden: Hidden) -> Iterator[Observation]:
@@ -331,7 +330,6 @@ class Observer:
         elif stat.S_ISREG(status.st_mode):
             found.content = self._content(directory, name, pin, status)
         if status.st_nlink > 1:
-            self.hard_links = True
             self._find_first_name(status.st_ino)
         else:
             self._places[status.st_ino] = (directory.inode, name)
@@ -362,9 +360,9 @@ class Observer:
             return
         names = self._tree.link_names.get(old.link_id, set())
         names.discard((directory.inode, name))
-        for inode, other in names:
-            if inode in self._tree.by_inode:
-                self._look_later(inode, other)
+        for number, other in names:
+            if number in self._tree.by_inode:
+                self._look_later(number, other)
 
     def _look_later(self, inode: int, name: bytes) -> None:
         if name not in self._seen.get(inode, ()):
@@ -415,6 +413,9 @@ class Observer:
                 for name in self._tree.names(listing.recorded):
                     if name not in listing.on_disk:
                         yield from self._look(directory, fd, name)
+            # A directory found earlier in this capture is in no recorded tree yet.
+            for name in directory.children.keys() - listing.on_disk:
+                yield from self._look(directory, fd, name)
             directory.listed = True
 
     def _compare(self, listing: _Listing, fd: int) -> Iterator[Observation]:
@@ -427,8 +428,7 @@ class Observer:
             if record is not None and self._unchanged(listing, name, status, record):
                 listing.found += 1
                 continue
-            here = record is not None and _is_at(record, listing.directory, name)
-            if here or (known and self._tree.lookup_in(listing.recorded, name) is not None):
+            if known and self._tree.lookup_in(listing.recorded, name) is not None:
                 listing.found += 1
             yield from self._look(listing.directory, fd, name)
 

@@ -71,6 +71,7 @@ class _Outcome:
     """How one capture went."""
 
     fuzzy: str = ""
+    time_ns: int = 0  # the instant that the snapshot shows; 0 while there is none
     freeze_ms: float = 0.0
     rounds: int = 0
     unfreezable: list[str] = field(default_factory=list)
@@ -99,12 +100,15 @@ class Snapshotter:
         self._nameless: dict[int, int] = {}
         self._still = True
         self._places: dict[int, tuple[int, bytes]] = {}
-        self._hard_links = False
+        # Files that changed their name, until nobody has them open for writing.
+        self._aliased: set[int] = set()
+        self._quiet: set[int] = set()
         self._mapped: set[int] = set()
         self._mapped_now: set[int] = set()
         self._settled = False
         # Hints are never truth: from time to time everything is compared, whatever was hinted.
         self._compare_due = clock.monotonic() + limits.COMPARE_SECONDS
+        self._compare_soon = limits.COMPARE_SOON_SECONDS
         self.cpu_seconds = 0.0
         self._source.escalate("the volume was not watched before")
 
@@ -163,6 +167,10 @@ class Snapshotter:
         hidden = self._hidden(writers)
         if not dirty and not hidden:
             return None
+        # Who is not open now and unchanged in the end is written under its own name from then on.
+        self._quiet = self._aliased - self._survey.open_for_write(
+            writers.pids if self._aliased else (), self.target.dev
+        )
         failpoint.hit("capture.drained")
         tree = self._tree or self._load()
         self._settled = self._source.complete and tree.root.listed
@@ -173,6 +181,7 @@ class Snapshotter:
         self._settled = True
         head = self._state.head
         if not dirty and head is not None and tree.settle().hex() == head.root:
+            self._aliased -= self._quiet
             return None
         failpoint.hit("capture.precopied")
         if freeze and writers.cgroups:
@@ -182,9 +191,11 @@ class Snapshotter:
         failpoint.hit("capture.thawed")
         if dirty.everything:
             self._compared(tree, clock.monotonic() - started)
-        elif tree.lost_links:
-            # What the links hold stays recorded until a comparison shows that no name is left.
-            self._compare_due = min(self._compare_due, started + limits.COMPARE_LINKS_SECONDS)
+        elif tree.lost_links or dirty.orphans:
+            # What links hold stays recorded until a comparison shows that no name is left, and
+            # a file that was written under no name and closed is found by a comparison alone.
+            self._compare_due = min(self._compare_due, started + self._compare_soon)
+        self._aliased -= self._quiet
         if writers.unfreezable and freeze and outcome.fuzzy:
             outcome.fuzzy += f"; not freezable: {', '.join(writers.unfreezable)}"
         return self._commit(reason, outcome, started)
@@ -194,9 +205,9 @@ class Snapshotter:
         tree.settle()
         tree.sweep_links()
         self._nameless.clear()
-        self._compare_due = clock.monotonic() + max(
-            limits.COMPARE_SECONDS, limits.COMPARE_SHARE * seconds
-        )
+        share = limits.COMPARE_SHARE * seconds
+        self._compare_soon = max(limits.COMPARE_SOON_SECONDS, share)
+        self._compare_due = clock.monotonic() + max(limits.COMPARE_SECONDS, share)
 
     def _load(self) -> Worktree:
         head = self._state.head
@@ -212,14 +223,26 @@ class Snapshotter:
     def _hidden(self, writers: Writers) -> Hidden:
         """Files that may change without a hint."""
         if not writers.pids:
-            return Hidden(frozenset(self._mapped))
+            return Hidden(frozenset(self._mapped), frozenset(self._aliased))
         found = self._survey.hidden_writes(writers.pids, self.target.dev)
         self._mapped_now = set(found.inodes)
-        # A file that lost one of its names, and its directory with it, is written without a hint.
-        pids = writers.pids if self._hard_links else found.rings
-        opened = self._survey.open_for_write(pids, self.target.dev) if pids else ()
+        opened = set(self._aliased)
+        if found.rings:
+            opened |= self._survey.open_for_write(found.rings, self.target.dev)
         # A mapping that ended since the last capture may have been stored to until its end.
         return Hidden(frozenset(self._mapped_now | self._mapped), frozenset(opened))
+
+    def _alias(self, number: int, old: IndexRecord | None, new: IndexRecord) -> None:
+        """Note a file whose name changed: a descriptor may write under the name that it lost."""
+        if old is None or old.kind != Kind.FILE:
+            return
+        moved = (old.parent_ino, old.name) != (new.parent_ino, new.name)
+        if moved or old.link_id or new.link_id:
+            self._aliased.add(number)
+            self._quiet.discard(number)
+        if len(self._aliased) > limits.ALIASED_MAX:
+            self._aliased.clear()
+            self._source.escalate("too many files changed their names")
 
     def _orphans(self, hidden: Hidden, writers: Writers) -> Hidden:
         """With every file that is open for writing: one of them was written under no name."""
@@ -267,7 +290,6 @@ class Snapshotter:
             self._fall_back(str(error))
             raise
         self._absorb(window)
-        self._hard_links = self._hard_links or observer.hard_links
 
     def _fall_back(self, reason: str) -> None:
         """The source gave up: scan from now on."""
@@ -288,6 +310,7 @@ class Snapshotter:
         root = b""
         for _ in range(limits.PRECOPY_ROUNDS_MAX):
             outcome.rounds += 1
+            outcome.time_ns = clock.now_ns()
             dirty, before = self._source.drain(), root
             root = self._tree.settle()
             # Without hints, and for what gives none, only the same result twice shows quiet.
@@ -320,6 +343,7 @@ class Snapshotter:
         try:
             with self._tools.freezer.frozen(writers.cgroups, limit) as frozen:
                 failpoint.hit("capture.frozen")
+                outcome.time_ns = clock.now_ns()
                 outcome.fuzzy = self._copy(writers, _Budget(frozen.remaining), taken, pending)
             if frozen.expired:
                 outcome.fuzzy = f"the freeze ended after its limit of {limit * 1000:.0f} ms"
@@ -408,7 +432,9 @@ class Snapshotter:
             link_id = self._link_id(status.st_ino)
             self._tree.set_link(link_id, entry)
             self._tree.add_link_name(link_id, seen.directory, seen.name)
-        self._index.put(status.st_ino, _signature(seen, status, entry, link_id))
+        signature = _signature(seen, status, entry, link_id)
+        self._alias(status.st_ino, self._index.get(status.st_ino), signature)
+        self._index.put(status.st_ino, signature)
         return Entry(Kind.LINK, link_id=link_id) if link_id else entry
 
     def _with_content(self, entry: Entry, content: Content) -> Entry:
@@ -457,7 +483,7 @@ class Snapshotter:
             seq=record.next_seq,
             parent=record.head,
             root=root.hex(),
-            time_ns=clock.now_ns(),
+            time_ns=outcome.time_ns or clock.now_ns(),
             consistency="fuzzy" if outcome.fuzzy else "crash",
             reason=reason,
             files=self._tree.files,

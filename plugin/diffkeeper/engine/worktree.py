@@ -258,9 +258,7 @@ class Worktree:
         self._link_entries.clear()
 
     def _set_links(self, changes: Mapping[bytes, Entry | None]) -> None:
-        self.links_root = dirtree.apply(
-            self.links_root, changes, self.stage.get, self.stage.put
-        )
+        self.links_root = dirtree.apply(self.links_root, changes, self.stage.get, self.stage.put)
 
     @property
     def files(self) -> int:

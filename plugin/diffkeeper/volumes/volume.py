@@ -1,7 +1,8 @@
 """One volume: its live directory, mounts, captures, recovery and verification.
 
 All methods block and are called from worker threads; the service lets one lifecycle step of a
-volume run at a time. The live directory is the truth: it is created or replayed only where there is none.
+volume run at a time. The live directory is the truth: it is created or replayed only where there
+is none.
 """
 
 from __future__ import annotations
