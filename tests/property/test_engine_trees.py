@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 
     from diffkeeper.format.records import SnapshotRecord
 
-EXAMPLES = max(
-    1, settings.default.max_examples // 4
-)  # an example is dozens of captures and replays
+EXAMPLES = max(1, settings().max_examples // 4)  # an example is dozens of captures and replays
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,178 @@
+"""kill -9 of the daemon at each of its failpoints, in one life of a volume that passes them all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from diffkeeper import failpoint, limits
+from diffkeeper.freeze.cgroups import Hierarchy
+from tests.support.volume_world import DaemonDied, World
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+LARGE_BYTES = limits.BATCH_BYTES_MAX + (8 << 20)  # more than a capture keeps in memory
+
+
+class Container:
+    """A process in a cgroup and a mount namespace of its own, as a container's are."""
+
+    def __init__(self) -> None:
+        hierarchy = Hierarchy("/sys/fs/cgroup")
+        top = hierarchy.v1 or hierarchy.v2
+        if not top:
+            pytest.skip("no cgroup freezer is mounted here")
+        self.cgroup = Path(top, f"diffkeeper-volume-{os.getpid()}")
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, mountpoint: str, place: Path) -> None:
+        """Begins to use a volume at a place of its own."""
+        self.cgroup.mkdir()
+        place.mkdir(exist_ok=True)
+        script = (
+            f"echo $$ > {self.cgroup}/cgroup.procs && mount --bind {mountpoint} {place}"
+            " && echo && exec sleep 300"
+        )
+        self.process = subprocess.Popen(
+            ["unshare", "-m", "--propagation", "private", "sh", "-c", script],
+            stdout=subprocess.PIPE,
+        )
+        assert self.process.stdout is not None
+        assert self.process.stdout.read(1) == b"\n"
+
+    def stop(self) -> None:
+        """Ends, also from within a freeze that was left behind."""
+        if self.process is None:
+            return
+        self.process.kill()
+        self.process.communicate(timeout=20)
+        self.process = None
+        deadline = time.monotonic() + 10
+        while self.cgroup.exists():
+            assert time.monotonic() < deadline, "the cgroup does not end"
+            with contextlib.suppress(OSError):
+                self.cgroup.rmdir()
+
+
+class Life:
+    """All that a volume goes through, in steps that can each be tried again."""
+
+    def __init__(self, world: World, container: Container, large_bytes: int) -> None:
+        self.world = world
+        self.container = container
+        self.large_bytes = large_bytes
+        self.died = False
+
+    def run(self) -> None:
+        """The whole life; a step in which the daemon dies is done again by the next one."""
+        for step in (
+            self.create,
+            self.mount,
+            self.use,
+            self.write_and_snapshot,
+            self.write_much_and_snapshot,
+            self.end_use,
+            self.unmount,
+            self.wipe,
+            self.mount,
+            self.unmount,
+            self.remove,
+        ):
+            self.step(step)
+
+    def step(self, step: Callable[[], None]) -> None:
+        world = self.world
+        try:
+            step()
+            world.check()
+        except DaemonDied:
+            if world.died():
+                world.revive()
+            assert not self.died, "it dies only once"
+            self.died = True
+            step()
+            world.check()
+
+    def create(self) -> None:
+        if "v" not in self.world.books:
+            self.world.create("v")
+
+    def mount(self) -> None:
+        self.world.mount("v", "m")
+
+    def use(self) -> None:
+        if self.container.process is None:
+            mountpoint = self.world.view("v")["mountpoint"]
+            self.container.start(mountpoint, self.world.daemon.base / "inside")
+        self.world.books["v"].used = True
+
+    def end_use(self) -> None:
+        self.container.stop()
+        self.world.books["v"].used = False
+
+    def write_and_snapshot(self) -> None:
+        self.world.write("v", "a", 100_000)
+        self.world.snapshot("v")
+        self.world.write("v", "b", 10)
+
+    def write_much_and_snapshot(self) -> None:
+        """Data that does not compress."""
+        book = self.world.books["v"]
+        data = os.urandom(self.large_bytes)
+        (book.live / "large").write_bytes(data)
+        book.states.append({**book.states[-1], "large": data})
+        self.world.snapshot("v")
+        self.world.write("v", "large", 10)
+
+    def unmount(self) -> None:
+        for mount_id, count in list(self.world.books["v"].mounts.items()):
+            for _ in range(count):
+                self.world.unmount("v", mount_id)
+
+    def wipe(self) -> None:
+        self.world.wipe("v")
+
+    def remove(self) -> None:
+        if "v" in self.world.books:
+            self.world.remove("v")
+
+
+@pytest.fixture
+def container() -> Iterator[Container]:
+    made = Container()
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    """One daemon for all tests: each leaves it running, with the volume `kept` in it."""
+    made = World()
+    made.create("kept")
+    made.mount("kept", "m")
+    made.write("kept", "a", 10_000)
+    made.snapshot("kept")
+    made.write("kept", "b", 10_000)
+    made.unmount("kept", "m")
+    made.write("kept", "c", 10_000)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("name", sorted(failpoint.NAMES))
+def test_killed_at(name: str, world: World, container: Container) -> None:
+    kills = world.kills
+    world.arm(f"{name}=kill")
+    large = LARGE_BYTES if name == "store.objects_flushed" else 100_000
+    Life(world, container, large).run()
+    assert world.kills == kills + 1, f"{name} was never passed"
+    assert set(world.books) == {"kept"}
+    world.verify()

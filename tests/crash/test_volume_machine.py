@@ -1,0 +1,135 @@
+"""Random lives of volumes, with kill -9 of the daemon at random and at its failpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    rule,
+    run_state_machine_as_test,
+)
+
+from diffkeeper import failpoint
+from tests.support.volume_world import DaemonDied, World
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# An example starts many daemons, a second each.
+EXAMPLES = max(1, settings().max_examples // 20)
+STEPS = 30
+
+volumes = st.sampled_from(("v", "w"))
+mount_ids = st.sampled_from(("m", "n"))
+files = st.sampled_from(("a", "b", "c"))
+sizes = st.sampled_from((1, 5_000, 100_000, 300_000))
+
+
+class Volumes(RuleBasedStateMachine):
+    """Each rule does one operation; one that the daemon died of is settled by the model."""
+
+    world: World
+
+    @initialize()
+    def begin(self) -> None:
+        self.world = World()
+        self.world.create("v")
+
+    def teardown(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        try:
+            self.world.kill()
+            self.world.verify()
+            self.world.remove_all()
+        finally:
+            self.world.close()
+
+    @contextlib.contextmanager
+    def step(self, name: str = "v") -> Iterator[World]:
+        """One operation on a volume, which is made if need be; then everything holds."""
+        world = self.world
+        try:
+            if name not in world.books:
+                world.create(name)
+            yield world
+            world.check()
+        except DaemonDied:
+            if world.died():
+                world.revive()
+
+    @rule(name=volumes)
+    def create(self, name: str) -> None:
+        """Also of one that exists, which changes nothing."""
+        with self.step(name) as world:
+            world.create(name)
+
+    @rule(name=volumes, mount_id=mount_ids)
+    def mount(self, name: str, mount_id: str) -> None:
+        with self.step(name) as world:
+            world.mount(name, mount_id)
+
+    @rule(name=volumes, mount_id=mount_ids)
+    def unmount(self, name: str, mount_id: str) -> None:
+        """Also of an ID that is not counted."""
+        with self.step(name) as world:
+            world.unmount(name, mount_id)
+
+    @rule(name=volumes, file=files, size=sizes)
+    def write(self, name: str, file: str, size: int) -> None:
+        with self.step(name) as world:
+            world.write(name, file, size)
+
+    @rule(name=volumes, file=files, size=sizes)
+    def write_and_snapshot(self, name: str, file: str, size: int) -> None:
+        with self.step(name) as world:
+            world.write(name, file, size)
+            world.snapshot(name)
+
+    @rule(name=volumes)
+    def snapshot(self, name: str) -> None:
+        with self.step(name) as world:
+            world.snapshot(name)
+
+    @rule(name=volumes)
+    def wipe(self, name: str) -> None:
+        with self.step(name) as world:
+            world.wipe(name)
+
+    @rule(name=volumes, mount_id=mount_ids)
+    def wipe_and_mount(self, name: str, mount_id: str) -> None:
+        with self.step(name) as world:
+            for counted in list(world.books[name].mounts):
+                world.unmount(name, counted)
+            world.wipe(name)
+            world.mount(name, mount_id)
+
+    @rule(name=volumes)
+    def remove(self, name: str) -> None:
+        with self.step(name) as world:
+            world.remove(name)
+
+    @rule(name=volumes, file=files)
+    def kill(self, name: str, file: str) -> None:
+        """What is written while there is no daemon is there afterwards."""
+        if name in self.world.books:
+            self.world.write(name, file, 1000)
+        self.world.kill()
+
+    @rule(point=st.sampled_from(sorted(failpoint.NAMES)), count=st.integers(1, 4))
+    def arm(self, point: str, count: int) -> None:
+        self.world.arm(f"{point}=kill:{count}")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+@pytest.mark.timeout(max(120, 20 * EXAMPLES))
+def test_any_life_keeps_the_promises() -> None:
+    chosen = settings(max_examples=EXAMPLES, stateful_step_count=STEPS)
+    run_state_machine_as_test(Volumes, settings=chosen)  # type: ignore[no-untyped-call]

@@ -1,0 +1,344 @@
+"""A model of volumes beside the real daemon that keeps them, through kills at any point.
+
+Every operation is done on the daemon and on the model; `check` holds one against the other:
+- what is in a live directory stays, whatever is killed;
+- where the live directory is lost, what comes back is a state that was there at or after the last
+  one whose snapshot was acknowledged;
+- acknowledged snapshots stay, and counts of mounts are right.
+An operation that the daemon did not answer may have happened or not; the model then takes over
+whichever of the two the next daemon shows, and accepts no third.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import shutil
+import signal
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tests.protocol.conftest import Daemon
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Files = dict[str, bytes]
+
+
+class DaemonDied(Exception):
+    """The daemon was killed at its failpoint before it answered."""
+
+
+@dataclass
+class Book:
+    """What is known of one volume."""
+
+    name: str
+    live: Path
+    states: list[Files] = field(default_factory=lambda: [{}])  # the last one is there now
+    durable: int = 0  # the state that an acknowledged snapshot holds
+    present: bool = True  # the live directory
+    mounts: dict[str, int] = field(default_factory=dict)
+    doubtful: bool = False  # all mounts are from before this daemon, and nobody is seen to use them
+    snapshots: dict[int, str] = field(default_factory=dict)  # acknowledged: number to root
+    used: bool = False  # some process has it mounted
+
+    def forgets_mounts(self) -> bool:
+        """Whether the counted mounts are those of containers that ended unseen."""
+        return bool(self.mounts) and self.doubtful and not self.used
+
+
+class World:
+    """One daemon with its volumes and their books."""
+
+    def __init__(self) -> None:
+        self.daemon = Daemon(Path(tempfile.mkdtemp(prefix="dk-")))
+        self.books: dict[str, Book] = {}
+        self.kills = 0
+        self.armed = False  # a failpoint may kill the daemon
+        self.writes = 0
+        self.daemon.start()
+
+    def close(self) -> None:
+        """End everything."""
+        self.daemon.clean()
+
+    # The daemon
+
+    def kill(self) -> None:
+        """kill -9, and a new daemon."""
+        self.daemon.stop(signal.SIGKILL)
+        self.start()
+
+    def arm(self, failpoint: str) -> None:
+        """kill -9, and a new daemon that kills itself at a failpoint, perhaps while it starts."""
+        self.daemon.stop(signal.SIGKILL)
+        self.armed = True
+        try:
+            self.daemon.start("--failpoints", failpoint)
+        except AssertionError:
+            self.revive()
+        else:
+            self._forget_containers()
+
+    def start(self) -> None:
+        """A new daemon; what it shows is what it should be."""
+        self.armed = False
+        self.daemon.start()
+        self._forget_containers()
+        self.check()
+
+    def _forget_containers(self) -> None:
+        for book in self.books.values():
+            book.doubtful = bool(book.mounts)
+
+    def revive(self) -> None:
+        """After the daemon died of its failpoint: that, and a new one."""
+        assert self.daemon.process is not None
+        assert self.daemon.process.wait(30) == -signal.SIGKILL, self.daemon.log
+        self.kills += 1
+        self.start()
+
+    def died(self) -> bool:
+        """Whether the daemon has ended."""
+        return self.daemon.process is not None and self.daemon.process.poll() is not None
+
+    def call(self, call: str, **message: object) -> str:
+        """The error text of a driver call, empty on success; raises DaemonDied."""
+        return str(self._answer(lambda: self.daemon.call(call, **message)).json.get("Err", ""))
+
+    def _answer(self, request: Callable[[], Any]) -> Any:
+        try:
+            return request()
+        except (OSError, http.client.HTTPException) as error:
+            assert self.daemon.process is not None
+            code = self.daemon.process.wait(30)
+            killed = self.armed and code == -signal.SIGKILL
+            assert killed, f"{error!r}, {code}: {self.daemon.log}"
+            raise DaemonDied from error
+
+    def view(self, name: str) -> dict[str, Any]:
+        """A volume as the admin API shows it."""
+        answer = self._answer(lambda: self.daemon.request("GET", f"/v1/volumes/{name}"))
+        assert answer.status == 200, answer.body
+        return dict(answer.json)
+
+    def history(self, name: str) -> list[dict[str, Any]]:
+        """All snapshots of a volume, oldest first."""
+        path = f"/v1/volumes/{name}/snapshots"
+        return list(self._answer(lambda: self.daemon.request("GET", path)).json)
+
+    def names(self) -> set[str]:
+        """The volumes that there are."""
+        answer = self._answer(lambda: self.daemon.call("List"))
+        return {volume["Name"] for volume in answer.json["Volumes"]}
+
+    # Operations: each may raise DaemonDied once the model allows for both outcomes
+
+    def create(self, name: str) -> None:
+        """Create a volume that takes its snapshots on request."""
+        try:
+            error = self.call("Create", Name=name, Opts={"interval": "30d"})
+        except DaemonDied:
+            self.revive_with(lambda: self._created(name))
+            raise
+        assert error == ""
+        self._created(name)
+
+    def _created(self, name: str) -> None:
+        if name in self.books or name not in self.names():
+            return
+        live = Path(self.view(name)["status"]["live"])
+        self.books[name] = Book(name, live, present=live.is_dir())
+
+    def mount(self, name: str, mount_id: str) -> None:
+        """Mount; a live directory that was lost comes back."""
+        book = self.books[name]
+        try:
+            answer = self._answer(lambda: self.daemon.call("Mount", Name=name, ID=mount_id))
+        except DaemonDied:
+            # The next daemon takes over what it finds counted.
+            self.revive_with(lambda: self._settle_mount(book, mount_id))
+            raise
+        assert answer.json["Err"] == "", answer.body
+        self._mounted(book, mount_id)
+        self.seen(book)
+        mountpoint = answer.json["Mountpoint"]
+        assert self.daemon.mounted(mountpoint)
+        assert read(Path(mountpoint)) == book.states[-1]
+
+    def _mounted(self, book: Book, mount_id: str) -> None:
+        if book.forgets_mounts():
+            book.mounts.clear()
+        book.doubtful = False
+        book.mounts[mount_id] = book.mounts.get(mount_id, 0) + 1
+
+    def _settle_mount(self, book: Book, mount_id: str) -> None:
+        counted = self.view(book.name)["mounts"]
+        if counted == sum(book.mounts.values()):
+            return
+        if counted == 0:
+            book.mounts.clear()
+        else:
+            self._mounted(book, mount_id)
+            book.doubtful = True
+        assert counted == sum(book.mounts.values())
+
+    def unmount(self, name: str, mount_id: str) -> None:
+        """Unmount; the last one takes a snapshot of what is there."""
+        book = self.books[name]
+        after = dict(book.mounts)
+        if mount_id in after:
+            after[mount_id] -= 1
+            after = {i: count for i, count in after.items() if count}
+            if book.doubtful and not book.used:
+                after.clear()
+        last = bool(book.mounts) and not after
+        try:
+            error = self.call("Unmount", Name=name, ID=mount_id)
+        except DaemonDied:
+            self.revive_with(lambda: self._settle_unmount(book, after))
+            raise
+        assert error == ""
+        book.mounts = after
+        if last and book.present:
+            trouble = self.view(name)["status"]["trouble"]
+            assert trouble == [], trouble
+            self.acknowledge(book)
+
+    def _settle_unmount(self, book: Book, after: dict[str, int]) -> None:
+        counted = self.view(book.name)["mounts"]
+        assert counted in (sum(book.mounts.values()), sum(after.values()))
+        if counted == sum(after.values()):
+            book.mounts = after
+
+    def snapshot(self, name: str) -> None:
+        """Take a snapshot now."""
+        book = self.books[name]
+        path = f"/v1/volumes/{name}/snapshots"
+        try:
+            answer = self._answer(lambda: self.daemon.request("POST", path, b"{}"))
+        except DaemonDied:
+            self.revive_with(lambda: None)
+            raise
+        if not book.present and not book.snapshots and answer.status in (404, 500):
+            return
+        if answer.status == 201:
+            self.acknowledge(book)
+            book.snapshots[answer.json["seq"]] = answer.json["root"]
+        else:
+            assert not book.present, answer.body
+
+    def remove(self, name: str) -> None:
+        """Remove, which is refused while it is mounted."""
+        book = self.books[name]
+        refused = bool(book.mounts) and not book.forgets_mounts()
+        try:
+            error = self.call("Remove", Name=name)
+        except DaemonDied:
+            self.revive_with(lambda: self._settle_remove(book))
+            raise
+        if refused:
+            assert "in use" in error
+        else:
+            assert error == ""
+            del self.books[name]
+            assert name not in self.names()
+
+    def _settle_remove(self, book: Book) -> None:
+        if book.name not in self.names():
+            del self.books[book.name]
+            return
+        # What is forgotten first are the mounts.
+        counted = self.view(book.name)["mounts"]
+        assert counted in (0, sum(book.mounts.values()))
+        if counted == 0:
+            book.mounts.clear()
+
+    def write(self, name: str, file: str, size: int) -> None:
+        """One new state, at one instant: a file is renamed into the live directory."""
+        book = self.books[name]
+        if not book.present:
+            return
+        self.writes += 1
+        content = b"%d %s\n" % (self.writes, file.encode()) * (size // 10 + 1)
+        made = self.daemon.base / "made"
+        made.write_bytes(content)
+        os.rename(made, book.live / file)
+        book.states.append({**book.states[-1], file: content})
+
+    def wipe(self, name: str) -> None:
+        """The live directory of a volume that nobody has mounted is lost."""
+        book = self.books[name]
+        if not book.mounts and book.present:
+            shutil.rmtree(book.live)
+            book.present = False
+
+    # Model and reality
+
+    def acknowledge(self, book: Book) -> None:
+        """A snapshot of the present state is durable now."""
+        if book.present:
+            book.durable = len(book.states) - 1
+
+    def revive_with(self, settle: Callable[[], None]) -> None:
+        """After a death: a new daemon, and whichever outcome it shows; then everything holds."""
+        assert self.daemon.process is not None
+        assert self.daemon.process.wait(30) == -signal.SIGKILL, self.daemon.log
+        self.kills += 1
+        self.armed = False
+        self.daemon.start()
+        settle()
+        self._forget_containers()
+        self.check()
+
+    def seen(self, book: Book) -> None:
+        """The live directory holds what it held, or where it was lost a state that may be back."""
+        if book.live.is_dir():
+            found = read(book.live)
+            if not book.present:
+                assert found in book.states[book.durable :], "an acknowledged snapshot was lost"
+                book.states, book.durable, book.present = [found], 0, True
+            assert found == book.states[-1], "live content was changed"
+        else:
+            assert not book.present, "a live directory was lost"
+
+    def check(self) -> None:
+        """Everything that was promised holds."""
+        assert self.names() == set(self.books)
+        for name, book in self.books.items():
+            view = self.view(name)
+            assert view["mounts"] == sum(book.mounts.values())
+            assert bool(view["mountpoint"]) == bool(book.mounts)
+            self.seen(book)
+            listed = self.history(name)
+            roots = {found["seq"]: found["root"] for found in listed}
+            assert list(roots) == list(range(1, len(roots) + 1)), "the history has a gap"
+            assert book.snapshots.items() <= roots.items(), "an acknowledged snapshot is gone"
+            for found, before in zip(listed[1:], listed[:-1], strict=True):
+                assert found["parent"] == before["seq"]
+
+    def verify(self) -> None:
+        """Every acknowledged snapshot can be read whole from the store."""
+        for name, book in self.books.items():
+            for seq in book.snapshots:
+                message = {"snapshot": str(seq)}
+                report = self.daemon.admin("POST", f"/v1/volumes/{name}/verify", message)
+                assert (report["ok"], report["complete"]) == (True, True), report
+
+    def remove_all(self) -> None:
+        """Nothing keeps a volume for ever: unmount what is mounted, and remove."""
+        for name in list(self.books):
+            for mount_id, count in list(self.books[name].mounts.items()):
+                for _ in range(count):
+                    self.unmount(name, mount_id)
+            self.remove(name)
+        assert self.names() == set()
+
+
+def read(directory: Path) -> Files:
+    """Names and contents."""
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
