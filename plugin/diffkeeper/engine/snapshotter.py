@@ -125,8 +125,13 @@ class Snapshotter:
 
     def pending(self, writers: Writers) -> bool:
         """Whether a capture would find work; cheap."""
-        due = clock.monotonic() >= self._compare_due
+        due = clock.monotonic() >= self._compare_due or self._unsettled()
         return due or self._source.pending() or bool(self._hidden(writers))
+
+    def _unsettled(self) -> bool:
+        """Whether the newest snapshot is fuzzy, so that one instant of the same is still due."""
+        head = self._state.head
+        return head is not None and head.consistency == "fuzzy"
 
     def capture(
         self, reason: str, writers: Writers, *, freeze: bool = True
@@ -165,7 +170,8 @@ class Snapshotter:
             self._source.escalate("the regular comparison is due")
         dirty = self._source.drain()
         hidden = self._hidden(writers)
-        if not dirty and not hidden:
+        again = self._unsettled()
+        if not dirty and not hidden and not again:
             return None
         # Who is not open now and unchanged in the end is written under its own name from then on.
         self._quiet = self._aliased - self._survey.open_for_write(
@@ -180,7 +186,8 @@ class Snapshotter:
         self._round(dirty, hidden, writers)
         self._settled = True
         head = self._state.head
-        if not dirty and head is not None and tree.settle().hex() == head.root:
+        same = head is not None and tree.settle().hex() == head.root
+        if same and not dirty and not again:
             self._aliased -= self._quiet
             return None
         failpoint.hit("capture.precopied")
@@ -233,16 +240,21 @@ class Snapshotter:
         return Hidden(frozenset(self._mapped_now | self._mapped), frozenset(opened))
 
     def _alias(self, number: int, old: IndexRecord | None, new: IndexRecord) -> None:
-        """Note a file whose name changed: a descriptor may write under the name that it lost."""
-        if old is None or old.kind != Kind.FILE:
+        """Note a file that is new or whose name changed, until nobody has it open for writing.
+
+        Who opened it under another name may go on to write to it: the hint names that other name.
+        """
+        if new.kind != Kind.FILE:
             return
-        moved = (old.parent_ino, old.name) != (new.parent_ino, new.name)
-        if moved or old.link_id or new.link_id:
+        linked = new.link_id or (old is not None and old.link_id)
+        stayed = old is not None and (old.parent_ino, old.name) == (new.parent_ino, new.name)
+        if stayed and not linked:
+            return
+        self._quiet.discard(number)
+        if len(self._aliased) < limits.ALIASED_MAX:
             self._aliased.add(number)
-            self._quiet.discard(number)
-        if len(self._aliased) > limits.ALIASED_MAX:
-            self._aliased.clear()
-            self._source.escalate("too many files changed their names")
+        else:
+            self._compare_due = min(self._compare_due, clock.monotonic() + self._compare_soon)
 
     def _orphans(self, hidden: Hidden, writers: Writers) -> Hidden:
         """With every file that is open for writing: one of them was written under no name."""
@@ -361,6 +373,9 @@ class Snapshotter:
     ) -> str:
         """Inside the freeze: copy what changed. Returns why it is not one instant, or nothing."""
         pending.hidden = self._hidden(writers)
+        if len(pending.hidden.opened) > limits.FROZEN_LOOKS_MAX:
+            opened = self._survey.open_for_write(writers.pids, self.target.dev)
+            pending.hidden = Hidden(pending.hidden.mapped, pending.hidden.opened & opened)
         for attempt in range(_FROZEN_ROUNDS_MAX):
             pending.dirty = self._source.drain()
             if attempt and not (pending.dirty and self._source.complete):

@@ -299,7 +299,8 @@ class VolumeService:
                 await self._end_loop(slot)
                 await self._in(self._steps, slot.volume.close)
                 await self._in(self._steps, slot.volume.prepare)
-                slot.volume.troubles.pop("live", None)
+                for trouble in ("live", "capture"):
+                    slot.volume.troubles.pop(trouble, None)
 
     def _require(self, name: str, slot: _Slot) -> None:
         """The volume may have been removed while its lock was waited for."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -74,7 +75,7 @@ class Pace:
     effective: float
     failures: int = 0
     delayed: str = ""
-    history: dict[str, float] = field(default_factory=dict)
+    recent: deque[float] = field(default_factory=lambda: deque(maxlen=limits.PACE_CAPTURES))
 
 
 class Volume:
@@ -350,11 +351,17 @@ class Volume:
         self.pace.effective = max(self.pace.interval, min(retry, limits.CAPTURE_RETRY_SECONDS_MAX))
 
     def _keep_pace(self, cpu_seconds: float) -> None:
-        """Stretch the interval so that captures stay within their share of one core."""
-        needed = cpu_seconds / limits.CPU_FRACTION_MAX
+        """Stretch the interval so that captures stay within their share of one core.
+
+        The share holds for a few captures together: one expensive one, such as the comparison
+        after a mount, does not make the next ones late.
+        """
+        self.pace.recent.append(cpu_seconds)
+        mean = sum(self.pace.recent) / limits.PACE_CAPTURES
+        needed = mean / limits.CPU_FRACTION_MAX
         self.pace.effective = max(self.pace.interval, min(needed, limits.STRETCH_SECONDS_MAX))
         self.pace.delayed = (
-            f"a capture takes {cpu_seconds * 1000:.0f} ms of CPU"
+            f"captures take {mean * 1000:.0f} ms of CPU each"
             if (self.pace.effective > self.pace.interval)
             else ""
         )
