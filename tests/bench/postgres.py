@@ -180,7 +180,7 @@ def _table(
     fuzzy = sum(each["consistency"] == "fuzzy" for each in taken)
     ratios = Sample([a / b for a, b in zip(volume.tps, plain.tps, strict=True)])
     table = Table(
-        f"PostgreSQL under pgbench -c {CLIENTS}, a snapshot every second",
+        f"PostgreSQL under pgbench -c {CLIENTS}, interval 1 s",
         ("what", "figure", "limit in the same run"),
     )
     rows = (

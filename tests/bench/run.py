@@ -52,7 +52,7 @@ def arguments() -> argparse.Namespace:
     numbers = {
         "mount-files": (100_000, "files of the volume that is mounted"),
         "mounts": (200, "Mount calls"),
-        "cycles": (5, "whole cycles of Mount and last Unmount"),
+        "cycles": (3, "whole cycles of Mount and last Unmount"),
         "rounds": (5, "repetitions of replays and captures"),
         "files": (20_000, "small files"),
         "mebibytes": (1024, "size of the large file"),
