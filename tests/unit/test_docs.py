@@ -135,6 +135,13 @@ def test_every_variable_is_described_and_exists() -> None:
     assert set(VARIABLE.findall(ALL)) <= known
 
 
+def test_the_demo_variables_are_the_code() -> None:
+    settings = REPOSITORY / "demo" / "postgres-survive-kill9" / "survive" / "settings.py"
+    reads = re.findall(r"(?:environ\.get|_number)\(\"([A-Z_]+)\"", settings.read_text())
+    table = table_headed("docs/options.md", "variable")
+    assert {row[0].strip("`") for row in table if row[1] == "`make demo`"} == set(reads)
+
+
 def test_every_make_target_is_described_and_exists() -> None:
     makefile = (REPOSITORY / "Makefile").read_text()
     targets = re.findall(r"^([a-z]+):.*## ", makefile, re.MULTILINE)
