@@ -337,6 +337,8 @@ class Volume:
             raise
         self.pace.failures = 0
         self.troubles.pop("capture", None)
+        # What the last unmount could not record is recorded now.
+        self.troubles.pop("unmount", None)
         self._keep_pace(snapshotter.cpu_seconds - before)
         if snapshot is not None:
             self._took(snapshot)
