@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 PUNCH_HOLE, KEEP_SIZE, ZERO_RANGE = 2, 1, 16
 SAFE = os.O_NOFOLLOW | os.O_NONBLOCK  # neither through a link nor stuck at a FIFO
+# Followed by the calls that follow links: none may lead to anything outside the directory.
+TARGETS = ("f1", "d1", "nowhere", "x" * 300, "/nonexistent/file")
 SIZE_MAX = 400_000
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -129,7 +131,7 @@ class Churn:
         os.link(self.name(), self.name(), follow_symlinks=False)
 
     def symlink(self) -> None:
-        os.symlink(self.random.choice(("/etc/passwd", "f1", "../..", "x" * 300)), self.name())
+        os.symlink(self.random.choice(TARGETS), self.name())
 
     def fifo(self) -> None:
         os.mkfifo(self.name())

@@ -11,7 +11,6 @@ Invariants:
 from __future__ import annotations
 
 import os
-import stat
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -20,14 +19,15 @@ from diffkeeper import clock, counters, failpoint, limits
 from diffkeeper.capture import probe
 from diffkeeper.capture.scan import ScanSource
 from diffkeeper.capture.source import Dirty, Source
-from diffkeeper.engine.observe import KINDS, Hidden, Observation, Observer, Trust
+from diffkeeper.engine.observation import Hidden, Observation, Trust
+from diffkeeper.engine.observe import Observer
+from diffkeeper.engine.recorder import Recorder
 from diffkeeper.engine.signatures import Index
 from diffkeeper.engine.stage import Stage
+from diffkeeper.engine.unhinted import Unhinted
 from diffkeeper.engine.worktree import Directory, Worktree
 from diffkeeper.errors import FreezeError, UnsupportedError
-from diffkeeper.format import xattrs
-from diffkeeper.format.entry import Entry, Kind
-from diffkeeper.format.records import IndexRecord, SnapshotRecord
+from diffkeeper.format.records import SnapshotRecord
 from diffkeeper.freeze.writers import Survey, Target, Writers
 from diffkeeper.fsio import inode, mounts
 
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
     from diffkeeper.engine.content import Content, Reader
     from diffkeeper.engine.volume import VolumeState
+    from diffkeeper.format.entry import Entry
+    from diffkeeper.format.records import IndexRecord
     from diffkeeper.freeze.freezer import Freezer
     from diffkeeper.store.store import Store
 
@@ -94,17 +96,12 @@ class Snapshotter:
         self._horizon_ns = inode.mmap_dirty_horizon_ns()
         self._index = Index(tools.store, state.record.id)
         self._stage = Stage(tools.store, policy.level)
-        self._next_link_id = state.record.next_link_id
+        self._recorder = Recorder(self._stage, self._index, self._note_name)
         self._tree: Worktree | None = None
-        self._survey = Survey(tools.proc_root, tools.cgroup_root)
         self._nameless: dict[int, int] = {}
         self._still = True
         self._places: dict[int, tuple[int, bytes]] = {}
-        # Files that changed their name, until nobody has them open for writing.
-        self._aliased: set[int] = set()
-        self._quiet: set[int] = set()
-        self._mapped: set[int] = set()
-        self._mapped_now: set[int] = set()
+        self._unhinted = Unhinted(Survey(tools.proc_root, tools.cgroup_root), device)
         self._settled = False
         # Hints are never truth: from time to time everything is compared, whatever was hinted.
         self._compare_due = clock.monotonic() + limits.COMPARE_SECONDS
@@ -126,7 +123,7 @@ class Snapshotter:
     def pending(self, writers: Writers) -> bool:
         """Whether a capture would find work; cheap."""
         due = clock.monotonic() >= self._compare_due or self._unsettled()
-        return due or self._source.pending() or bool(self._hidden(writers))
+        return due or self._source.pending() or bool(self._unhinted.look(writers))
 
     def _unsettled(self) -> bool:
         """Whether the newest snapshot is fuzzy, so that one instant of the same is still due."""
@@ -169,14 +166,11 @@ class Snapshotter:
         if started >= self._compare_due:
             self._source.escalate("the regular comparison is due")
         dirty = self._source.drain()
-        hidden = self._hidden(writers)
+        hidden = self._unhinted.look(writers)
         again = self._unsettled()
         if not dirty and not hidden and not again:
             return None
-        # Who is not open now and unchanged in the end is written under its own name from then on.
-        self._quiet = self._aliased - self._survey.open_for_write(
-            writers.pids if self._aliased else (), self.target.dev
-        )
+        self._unhinted.begin(writers)
         failpoint.hit("capture.drained")
         tree = self._tree or self._load()
         self._settled = self._source.complete and tree.root.listed
@@ -188,7 +182,7 @@ class Snapshotter:
         head = self._state.head
         same = head is not None and tree.settle().hex() == head.root
         if same and not dirty and not again:
-            self._aliased -= self._quiet
+            self._unhinted.end()
             return None
         failpoint.hit("capture.precopied")
         if freeze and writers.cgroups:
@@ -202,7 +196,7 @@ class Snapshotter:
             # What links hold stays recorded until a comparison shows that no name is left, and
             # a file that was written under no name and closed is found by a comparison alone.
             self._compare_due = min(self._compare_due, started + self._compare_soon)
-        self._aliased -= self._quiet
+        self._unhinted.end()
         if writers.unfreezable and freeze and outcome.fuzzy:
             outcome.fuzzy += f"; not freezable: {', '.join(writers.unfreezable)}"
         return self._commit(reason, outcome, started)
@@ -219,47 +213,13 @@ class Snapshotter:
     def _load(self) -> Worktree:
         head = self._state.head
         root = bytes.fromhex(head.root) if head is not None else None
-        self._next_link_id = self._state.record.next_link_id
+        self._recorder.next_link_id = self._state.record.next_link_id
         number = os.fstat(self._root_fd).st_ino
         same = self._index.has_directory(number, 0, b"")
         self._tree = Worktree(self._stage, number, root, same=same)
         return self._tree
 
     # Looking
-
-    def _hidden(self, writers: Writers) -> Hidden:
-        """Files that may change without a hint."""
-        if not writers.pids:
-            return Hidden(frozenset(self._mapped), frozenset(self._aliased))
-        found = self._survey.hidden_writes(writers.pids, self.target.dev)
-        self._mapped_now = set(found.inodes)
-        opened = set(self._aliased)
-        if found.rings:
-            opened |= self._survey.open_for_write(found.rings, self.target.dev)
-        # A mapping that ended since the last capture may have been stored to until its end.
-        return Hidden(frozenset(self._mapped_now | self._mapped), frozenset(opened))
-
-    def _alias(self, number: int, old: IndexRecord | None, new: IndexRecord) -> None:
-        """Note a file that is new or whose name changed, until nobody has it open for writing.
-
-        Who opened it under another name may go on to write to it: the hint names that other name.
-        """
-        if new.kind != Kind.FILE:
-            return
-        linked = new.link_id or (old is not None and old.link_id)
-        stayed = old is not None and (old.parent_ino, old.name) == (new.parent_ino, new.name)
-        if stayed and not linked:
-            return
-        self._quiet.discard(number)
-        if len(self._aliased) < limits.ALIASED_MAX:
-            self._aliased.add(number)
-        else:
-            self._compare_due = min(self._compare_due, clock.monotonic() + self._compare_soon)
-
-    def _orphans(self, hidden: Hidden, writers: Writers) -> Hidden:
-        """With every file that is open for writing: one of them was written under no name."""
-        opened = self._survey.open_for_write(writers.pids, self.target.dev)
-        return Hidden(hidden.mapped, hidden.opened | opened)
 
     def _observer(
         self, check: Callable[[], None], spill: Callable[[Content], None], *, still: bool
@@ -282,12 +242,16 @@ class Snapshotter:
             spill,
         )
 
+    def _note_name(self, number: int, old: IndexRecord | None, new: IndexRecord) -> None:
+        if not self._unhinted.note(number, old, new):
+            self._compare_due = min(self._compare_due, clock.monotonic() + self._compare_soon)
+
     def _round(self, dirty: Dirty, hidden: Hidden, writers: Writers) -> None:
         """Look at everything hinted, and take it over as it comes."""
         if dirty.orphans and not writers.pids:
             dirty.escalate("a file was written under a name that is gone")
         elif dirty.orphans:
-            hidden = self._orphans(hidden, writers)
+            hidden = self._unhinted.with_open(hidden, writers)
         window: list[Observation] = []
         size = 0
         try:
@@ -326,9 +290,9 @@ class Snapshotter:
             dirty, before = self._source.drain(), root
             root = self._tree.settle()
             # Without hints, and for what gives none, only the same result twice shows quiet.
-            if root == before or not (dirty or self._hidden(writers)):
+            if root == before or not (dirty or self._unhinted.look(writers)):
                 return
-            self._round(dirty, self._hidden(writers), writers)
+            self._round(dirty, self._unhinted.look(writers), writers)
         if self._tree.settle() != root:
             outcome.fuzzy = "written to while it was read, by a process that was not frozen"
 
@@ -361,28 +325,27 @@ class Snapshotter:
                 outcome.fuzzy = f"the freeze ended after its limit of {limit * 1000:.0f} ms"
             outcome.freeze_ms = frozen.seconds * 1000
             self._absorb(taken)
+            return not frozen.expired
         except FreezeError as error:
             outcome.fuzzy = str(error)
             self._absorb(taken)
             self._round(pending.dirty, pending.hidden, writers)
             return False
-        return True
 
     def _copy(
         self, writers: Writers, budget: _Budget, taken: list[Observation], pending: _Pending
     ) -> str:
         """Inside the freeze: copy what changed. Returns why it is not one instant, or nothing."""
-        pending.hidden = self._hidden(writers)
+        pending.hidden = self._unhinted.look(writers)
         if len(pending.hidden.opened) > limits.FROZEN_LOOKS_MAX:
-            opened = self._survey.open_for_write(writers.pids, self.target.dev)
-            pending.hidden = Hidden(pending.hidden.mapped, pending.hidden.opened & opened)
+            pending.hidden = self._unhinted.only_open(pending.hidden, writers)
         for attempt in range(_FROZEN_ROUNDS_MAX):
             pending.dirty = self._source.drain()
             if attempt and not (pending.dirty and self._source.complete):
                 pending.dirty = Dirty()
                 break
             if pending.dirty.orphans:
-                pending.hidden = self._orphans(pending.hidden, writers)
+                pending.hidden = self._unhinted.with_open(pending.hidden, writers)
             for seen in self._observer(budget.check, budget.spill, still=True).run(
                 pending.dirty, Hidden() if attempt else pending.hidden
             ):
@@ -417,63 +380,11 @@ class Snapshotter:
         changes: dict[Directory, dict[bytes, Entry | None]] = {}
         for observation in seen:
             names = changes.setdefault(observation.directory, {})
-            names[observation.name] = self._entry(observation)
+            names[observation.name] = self._recorder.entry(observation, self._tree)
         for directory, names in changes.items():
             self._tree.apply(directory, names)
         self._places.clear()
         self._stage.relieve()
-
-    def _entry(self, seen: Observation) -> Entry | None:
-        status = seen.status
-        if status is None:
-            return None
-        assert self._tree is not None  # noqa: S101  # loaded at the start of each capture
-        kind = KINDS[stat.S_IFMT(status.st_mode)]
-        attributes = seen.attributes
-        entry = Entry(
-            kind,
-            mode=stat.S_IMODE(status.st_mode),
-            uid=status.st_uid,
-            gid=status.st_gid,
-            mtime_ns=status.st_mtime_ns,
-            target=seen.target,
-            rdev=status.st_rdev if kind in (Kind.CHAR, Kind.BLOCK) else 0,
-            xattrs=self._stage.put(xattrs.encode(attributes)) if attributes else b"",
-        )
-        if seen.content is not None:
-            entry = self._with_content(entry, seen.content)
-        link_id = 0
-        if status.st_nlink > 1:
-            link_id = self._link_id(status.st_ino)
-            self._tree.set_link(link_id, entry)
-            self._tree.add_link_name(link_id, seen.directory, seen.name)
-        signature = _signature(seen, status, entry, link_id)
-        self._alias(status.st_ino, self._index.get(status.st_ino), signature)
-        self._index.put(status.st_ino, signature)
-        return Entry(Kind.LINK, link_id=link_id) if link_id else entry
-
-    def _with_content(self, entry: Entry, content: Content) -> Entry:
-        content.data.clear()
-        content.data_bytes = 0
-        return Entry(
-            entry.kind,
-            entry.mode,
-            entry.uid,
-            entry.gid,
-            entry.mtime_ns,
-            size=content.size,
-            content=content.fold(self._stage.get, self._stage.put),
-            xattrs=entry.xattrs,
-            chunk_bits=content.chunk_bits,
-            sparse=content.sparse,
-        )
-
-    def _link_id(self, number: int) -> int:
-        record = self._index.get(number)
-        if record is not None and record.link_id:
-            return record.link_id
-        self._next_link_id += 1
-        return self._next_link_id
 
     def _commit(self, reason: str, outcome: _Outcome, started: float) -> SnapshotRecord | None:
         assert self._tree is not None  # noqa: S101  # loaded at the start of each capture
@@ -488,7 +399,7 @@ class Snapshotter:
         healed = unchanged and head is not None and head.consistency == "fuzzy"
         if unchanged and not (healed and not outcome.fuzzy):
             if len(self._index):
-                self._state.commit(batch, next_link_id=self._next_link_id)
+                self._state.commit(batch, next_link_id=self._recorder.next_link_id)
             self._done()
             return None
         record = self._state.record
@@ -510,13 +421,13 @@ class Snapshotter:
             cause=outcome.fuzzy,
         )
         failpoint.hit("capture.before_commit")
-        self._state.commit(batch, snapshot, next_link_id=self._next_link_id)
+        self._state.commit(batch, snapshot, next_link_id=self._recorder.next_link_id)
         self._done()
         _count(record.name, snapshot)
         return snapshot
 
     def _done(self) -> None:
-        self._mapped = self._mapped_now
+        self._unhinted.committed()
         self._index.clear()
         self._stage.clear()
         self._stage.reset_counts()
@@ -551,22 +462,6 @@ class _Budget:
     def add(self, seen: Observation) -> None:
         self._bytes += seen.content.data_bytes if seen.content else 0
         self.check()
-
-
-def _signature(
-    seen: Observation, status: os.stat_result, entry: Entry, link_id: int
-) -> IndexRecord:
-    return IndexRecord(
-        kind=int(entry.kind),
-        size=status.st_size,
-        mtime_ns=status.st_mtime_ns,
-        ctime_ns=status.st_ctime_ns,
-        seen_ns=seen.seen_ns,
-        link_id=link_id,
-        content=entry.content,
-        parent_ino=seen.directory.inode,
-        name=seen.name,
-    )
 
 
 def _count(volume: str, snapshot: SnapshotRecord) -> None:

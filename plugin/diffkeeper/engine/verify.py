@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from diffkeeper import clock, limits
-from diffkeeper.engine.observe import KINDS
+from diffkeeper.engine.observation import KINDS
 from diffkeeper.errors import CorruptionError, NotFoundError
 from diffkeeper.format import dirtree, filetree, root, xattrs
 from diffkeeper.format.chunk import zero_digest

@@ -1,0 +1,71 @@
+"""What one look at a name tells, and what there is to look at beside the hints."""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from diffkeeper.errors import DiffKeeperError
+from diffkeeper.format.entry import Kind
+
+if TYPE_CHECKING:
+    import os
+
+    from diffkeeper.engine.content import Content
+    from diffkeeper.engine.worktree import Directory
+
+KINDS = {
+    stat.S_IFREG: Kind.FILE,
+    stat.S_IFDIR: Kind.DIRECTORY,
+    stat.S_IFLNK: Kind.SYMLINK,
+    stat.S_IFIFO: Kind.FIFO,
+    stat.S_IFSOCK: Kind.SOCKET,
+    stat.S_IFCHR: Kind.CHAR,
+    stat.S_IFBLK: Kind.BLOCK,
+}
+
+
+class LostError(DiffKeeperError):
+    """The live directory itself is gone; what it held must not be recorded as deleted."""
+
+
+@dataclass(slots=True)
+class Observation:
+    """What one name was seen to be; `status` is None for a name that is gone."""
+
+    directory: Directory
+    name: bytes
+    status: os.stat_result | None = None
+    seen_ns: int = 0
+    attributes: dict[bytes, bytes] = field(default_factory=dict)
+    target: bytes = b""
+    content: Content | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """Inode numbers of files that may change without a hint.
+
+    mapped: shared and writable in some process, so that stores leave no trace at all;
+    opened: open for writing where writes give no hint, but move the timestamps.
+    """
+
+    mapped: frozenset[int] = frozenset()
+    opened: frozenset[int] = frozenset()
+
+    def __bool__(self) -> bool:
+        return bool(self.mapped or self.opened)
+
+
+@dataclass(slots=True)
+class Trust:
+    """When a stat signature proves that content is unchanged.
+
+    granule_ns: a change this soon before the look may share its timestamp with a later one.
+    horizon_ns: a page that was mapped and dirty this long before the look may have been stored
+        to again without moving a timestamp. 0 where the source sees the end of every mapping.
+    """
+
+    granule_ns: int
+    horizon_ns: int

@@ -1,0 +1,103 @@
+"""Turns what was seen of a file into its recorded entry and its stat signature."""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from diffkeeper.engine.observation import KINDS
+from diffkeeper.format import xattrs
+from diffkeeper.format.entry import Entry, Kind
+from diffkeeper.format.records import IndexRecord
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable
+
+    from diffkeeper.engine.content import Content
+    from diffkeeper.engine.observation import Observation
+    from diffkeeper.engine.signatures import Index
+    from diffkeeper.engine.stage import Stage
+    from diffkeeper.engine.worktree import Worktree
+
+
+class Recorder:
+    """Makes the entries of one volume; the chunks must have been staged before.
+
+    `noted` is told of every file: its inode number, its signature before, and its new one.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        index: Index,
+        noted: Callable[[int, IndexRecord | None, IndexRecord], None],
+    ) -> None:
+        self._stage = stage
+        self._index = index
+        self._noted = noted
+        self.next_link_id = 0
+
+    def entry(self, seen: Observation, tree: Worktree) -> Entry | None:
+        """The entry for the name that was seen; None where it is gone."""
+        status = seen.status
+        if status is None:
+            return None
+        kind = KINDS[stat.S_IFMT(status.st_mode)]
+        attributes = seen.attributes
+        entry = Entry(
+            kind,
+            mode=stat.S_IMODE(status.st_mode),
+            uid=status.st_uid,
+            gid=status.st_gid,
+            mtime_ns=status.st_mtime_ns,
+            target=seen.target,
+            rdev=status.st_rdev if kind in (Kind.CHAR, Kind.BLOCK) else 0,
+            xattrs=self._stage.put(xattrs.encode(attributes)) if attributes else b"",
+        )
+        if seen.content is not None:
+            entry = self._with_content(entry, seen.content)
+        link_id = 0
+        if status.st_nlink > 1:
+            link_id = self._link_id(status.st_ino)
+            tree.set_link(link_id, entry)
+            tree.add_link_name(link_id, seen.directory, seen.name)
+        signature = _signature(seen, status, entry, link_id)
+        self._noted(status.st_ino, self._index.get(status.st_ino), signature)
+        self._index.put(status.st_ino, signature)
+        return Entry(Kind.LINK, link_id=link_id) if link_id else entry
+
+    def _with_content(self, entry: Entry, content: Content) -> Entry:
+        content.data.clear()
+        content.data_bytes = 0
+        return replace(
+            entry,
+            size=content.size,
+            content=content.fold(self._stage.get, self._stage.put),
+            chunk_bits=content.chunk_bits,
+            sparse=content.sparse,
+        )
+
+    def _link_id(self, number: int) -> int:
+        record = self._index.get(number)
+        if record is not None and record.link_id:
+            return record.link_id
+        self.next_link_id += 1
+        return self.next_link_id
+
+
+def _signature(
+    seen: Observation, status: os.stat_result, entry: Entry, link_id: int
+) -> IndexRecord:
+    return IndexRecord(
+        kind=int(entry.kind),
+        size=status.st_size,
+        mtime_ns=status.st_mtime_ns,
+        ctime_ns=status.st_ctime_ns,
+        seen_ns=seen.seen_ns,
+        link_id=link_id,
+        content=entry.content,
+        parent_ino=seen.directory.inode,
+        name=seen.name,
+    )

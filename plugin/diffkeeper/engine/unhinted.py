@@ -1,0 +1,82 @@
+"""Files that may change without a hint under a name that is looked at.
+
+Three things hide a write from a source that watches names: a shared mapping, asynchronous I/O, and
+a descriptor that was opened under a name which the file has lost since. The first two show in
+the writers' mappings; for the third, a file that is new or changed its name is looked at in every
+capture until nobody has it open for writing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from diffkeeper import limits
+from diffkeeper.engine.observation import Hidden
+from diffkeeper.format.entry import Kind
+
+if TYPE_CHECKING:
+    from diffkeeper.format.records import IndexRecord
+    from diffkeeper.freeze.writers import Survey, Writers
+
+
+class Unhinted:
+    """What one volume's writers can do unseen; not thread safe."""
+
+    def __init__(self, survey: Survey, device: str) -> None:
+        self._survey = survey
+        self._device = device
+        self._mapped: set[int] = set()
+        self._mapped_now: set[int] = set()
+        self._renamed: set[int] = set()
+        self._closed: set[int] = set()
+
+    def look(self, writers: Writers) -> Hidden:
+        """The files to look at now. Fit for the inside of a freeze."""
+        self._mapped_now = set()
+        opened = set(self._renamed)
+        if writers.pids:
+            found = self._survey.hidden_writes(writers.pids, self._device)
+            self._mapped_now = set(found.inodes)
+            if found.rings:
+                opened |= self._survey.open_for_write(found.rings, self._device)
+        # A mapping that ended since the last capture may have been stored to until its end.
+        return Hidden(frozenset(self._mapped_now | self._mapped), frozenset(opened))
+
+    def with_open(self, hidden: Hidden, writers: Writers) -> Hidden:
+        """With every file that is open for writing: one of them was written under no name."""
+        opened = self._survey.open_for_write(writers.pids, self._device)
+        return Hidden(hidden.mapped, hidden.opened | opened)
+
+    def only_open(self, hidden: Hidden, writers: Writers) -> Hidden:
+        """Without the files that nobody has open for writing."""
+        opened = self._survey.open_for_write(writers.pids, self._device)
+        return Hidden(hidden.mapped, hidden.opened & opened)
+
+    def begin(self, writers: Writers) -> None:
+        """A capture begins: who is not open now, and is looked at, needs no further look."""
+        pids = writers.pids if self._renamed else ()
+        self._closed = self._renamed - self._survey.open_for_write(pids, self._device)
+
+    def note(self, number: int, old: IndexRecord | None, new: IndexRecord) -> bool:
+        """A file was seen; false when it ought to be remembered and there is no room.
+
+        Who opened it under another name may go on to write: the hint names that other name.
+        """
+        linked = new.link_id or (old is not None and old.link_id)
+        stayed = old is not None and (old.parent_ino, old.name) == (new.parent_ino, new.name)
+        if new.kind != Kind.FILE or (stayed and not linked):
+            return True
+        self._closed.discard(number)
+        if len(self._renamed) >= limits.ALIASED_MAX:
+            return False
+        self._renamed.add(number)
+        return True
+
+    def end(self) -> None:
+        """The looks of a capture are done."""
+        self._renamed -= self._closed
+        self._closed = set()
+
+    def committed(self) -> None:
+        """What was mapped at the end of the capture is looked at once more in the next."""
+        self._mapped = self._mapped_now
