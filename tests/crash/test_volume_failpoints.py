@@ -176,3 +176,15 @@ def test_killed_at(name: str, world: World, container: Container) -> None:
     assert world.kills == kills + 1, f"{name} was never passed"
     assert set(world.books) == {"kept"}
     world.verify()
+
+
+@pytest.mark.parametrize("name", ["volume.before_create", "volume.after_create"])
+def test_a_create_that_fails_leaves_nothing(name: str, world: World) -> None:
+    """What is answered as failed does not show up later."""
+    world.arm(f"{name}=error")
+    assert world.call("Create", Name="v") != ""
+    world.check()
+    world.create("v")
+    world.remove("v")
+    world.kill()
+    assert set(world.books) == {"kept"}

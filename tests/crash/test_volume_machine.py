@@ -132,4 +132,4 @@ class Volumes(RuleBasedStateMachine):
 @pytest.mark.timeout(max(120, 20 * EXAMPLES))
 def test_any_life_keeps_the_promises() -> None:
     chosen = settings(max_examples=EXAMPLES, stateful_step_count=STEPS)
-    run_state_machine_as_test(Volumes, settings=chosen)  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(Volumes, settings=chosen)

@@ -259,9 +259,15 @@ class VolumeService:
         )
         failpoint.hit("volume.before_create")
         store.commit(Batch(volumes=[record], names_put={name: record.id}))
-        failpoint.hit("volume.after_create")
-        volume = Volume(self._opened, VolumeState(store, record), self._places)
-        volume.prepare()
+        try:
+            failpoint.hit("volume.after_create")
+            volume = Volume(self._opened, VolumeState(store, record), self._places)
+            volume.prepare()
+        except BaseException:
+            # Its caller is told that there is none: it must not show up at the next start.
+            removed = replace(record, removed_ns=clock.now_ns())
+            store.commit(Batch(volumes=[removed], names_del={name}))
+            raise
         return volume
 
     async def mount(self, name: str, mount_id: str) -> str:
