@@ -6,6 +6,7 @@ A hint that no longer fits what is on disk widens the search; it never narrows i
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from dataclasses import dataclass, field
@@ -227,6 +228,10 @@ class Observer:
             self._unplace(directory, name, None)
             yield Observation(directory, name)
         except OSError as error:
+            if error.errno == errno.EXDEV:
+                # Something is mounted here: what it covers cannot be seen and stays as it was
+                # recorded, what it shows is not ours.
+                return
             path = os.fsdecode(b"/".join([*directory.path(), name]))
             raise DiffKeeperError(f"cannot read {path!r}: {error.strerror}") from error
 
@@ -244,7 +249,7 @@ class Observer:
     ) -> Iterator[Observation]:
         number = status.st_ino
         if status.st_dev != self._device:
-            # Something is mounted here: what it covers cannot be seen, what it shows is not ours.
+            # Another file system without a mount, such as a subvolume: not ours to look into.
             self._unplace(parent, name, None)
             return
         self._unplace(parent, name, number)

@@ -14,6 +14,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from diffkeeper import limits
+from diffkeeper.fsio import linux
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,8 +26,11 @@ _XATTRS_LEFT_OUT = frozenset({"security.selinux", "security.ima", "security.evm"
 
 @contextlib.contextmanager
 def pinned(directory: int, name: bytes) -> Iterator[tuple[int, os.stat_result]]:
-    """An O_PATH descriptor of `name` in `directory`, and its lstat. Raises OSError (ENOENT, …)."""
-    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    """An O_PATH descriptor of `name` in `directory`, and its lstat.
+
+    Raises OSError: ENOENT, EXDEV (something is mounted there), …
+    """
+    fd = linux.open_path_beneath(directory, name)
     try:
         yield fd, os.fstat(fd)
     finally:

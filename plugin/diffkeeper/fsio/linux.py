@@ -79,6 +79,11 @@ def open_directory_beneath(root: int, components: list[bytes]) -> int:
             return current
 
 
+def open_path_beneath(directory: int, name: bytes) -> int:
+    """An O_PATH descriptor of one name, itself if it is a link; OSError EXDEV for a mount point."""
+    return _openat2(directory, name, os.O_PATH | os.O_NOFOLLOW)
+
+
 def syncfs(fd: int) -> None:
     """Make everything written to the file system of `fd` durable."""
     _check(_libc.syncfs(fd))
