@@ -76,7 +76,7 @@ class Verifier:
         """Compare a directory with a root; what equals the root `unless` is left out."""
         started = clock.monotonic()
         entry, self._links_root = root.decode_root(self._store.node(snapshot_root))
-        proven = root.decode_root(self._store.node(unless))[0] if unless is not None else None
+        proven = self._proven(unless)
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             self._walk(fd, entry, proven)
@@ -86,6 +86,13 @@ class Verifier:
             os.close(fd)
         self.result.seconds = clock.monotonic() - started
         return self.result
+
+    def _proven(self, unless: bytes | None) -> Entry | None:
+        """The root directory that needs no second look; none where files behind links changed."""
+        if unless is None:
+            return None
+        entry, links_root = root.decode_root(self._store.node(unless))
+        return entry if links_root == self._links_root else None
 
     def stored(self, snapshot_root: bytes) -> Result:
         """Read every object below a root."""
@@ -172,18 +179,34 @@ class Verifier:
     def _directory(
         self, path: list[bytes], fd: int, recorded: Entry, known: Entry | None
     ) -> Iterator[tuple[list[bytes], Entry, Entry | None]]:
+        """Compare what differs from `known`; returns the subdirectories that are to follow."""
         get = self._store.node
-        before = known.content if known is not None else bytes(32)
-        on_disk = set(inode.names(fd))
-        for name, entry in dirtree.entries(recorded.content, get):
+        names = inode.names(fd)
+        if known is None or len(names) != dirtree.count(recorded.content, get):
+            yield from self._whole(path, fd, recorded, set(names))
+            return
+        for name, old, new in dirtree.diff(known.content, recorded.content, get):
+            self._check()
+            if new is None:
+                continue  # it was removed; that nothing has its place now, the count tells
+            if new.kind is Kind.DIRECTORY:
+                same = old is not None and old.kind is Kind.DIRECTORY
+                yield [*path, name], new, old if same else None
+            else:
+                self._name(path, fd, name, new)
+
+    def _whole(
+        self, path: list[bytes], fd: int, recorded: Entry, on_disk: set[bytes]
+    ) -> Iterator[tuple[list[bytes], Entry, Entry | None]]:
+        for name, entry in dirtree.entries(recorded.content, self._store.node):
+            self._check()
             if name not in on_disk:
                 self._fault(b"/".join([*path, name]), "is missing")
                 continue
             on_disk.discard(name)
-            old = dirtree.lookup(before, name, get) if known is not None else None
             if entry.kind is Kind.DIRECTORY:
-                yield [*path, name], entry, old
-            elif old is None or old != entry or entry.kind is Kind.LINK:
+                yield [*path, name], entry, None
+            else:
                 self._name(path, fd, name, entry)
         for name in on_disk:
             self._fault(b"/".join([*path, name]), "is not in the snapshot")

@@ -9,6 +9,7 @@ stored once and compared by one digest. The links tree is the same with link ids
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from diffkeeper.errors import CorruptionError
@@ -34,6 +35,7 @@ from diffkeeper.format.node import Get, NodeType, Put, node_type
 from diffkeeper.format.root import decode_root
 from diffkeeper.hashing import chunk_digest
 from diffkeeper.limits import (
+    DECODED_NODES_MAX,
     DIRECTORY_DEPTH_MAX,
     DIRECTORY_FANOUT,
     DIRECTORY_LEAF_ENTRIES_MAX,
@@ -54,7 +56,16 @@ def _key(name: bytes) -> str:
 
 def _read(digest: bytes, depth: int, get: Get) -> Raws | list[Child]:
     """A leaf's entries or an inner node's children."""
-    encoded = get(digest)
+    return _decode(get(digest), digest, depth)
+
+
+@lru_cache(maxsize=DECODED_NODES_MAX)
+def _read_shared(encoded: bytes, digest: bytes, depth: int) -> Raws | list[Child]:
+    """The same for look-ups of many names, which meet the same nodes; not to be changed."""
+    return _decode(encoded, digest, depth)
+
+
+def _decode(encoded: bytes, digest: bytes, depth: int) -> Raws | list[Child]:
     if node_type(encoded) == NodeType.DIRECTORY_LEAF:
         return decode_leaf(encoded)
     if depth >= DIRECTORY_DEPTH_MAX:
@@ -169,7 +180,7 @@ def lookup(root: bytes, name: bytes, get: Get) -> Entry | None:
     for depth in range(DIRECTORY_DEPTH_MAX + 1):
         if digest == EMPTY:
             return None
-        node = _read(digest, depth, get)
+        node = _read_shared(get(digest), digest, depth)
         if isinstance(node, dict):
             raw = node.get(name)
             return None if raw is None else decode_entry(raw)

@@ -60,7 +60,7 @@ class Entry:
     """Metadata of one file and the root of its content.
 
     A LINK entry carries `link_id` and nothing else: the file's own entry is in the snapshot's
-    links tree, under the id as eight bytes, big-endian, with the number of its names in `links`.
+    links tree, under the id as eight bytes, big-endian.
     """
 
     kind: Kind
@@ -68,7 +68,7 @@ class Entry:
     uid: int = 0
     gid: int = 0
     mtime_ns: int = 0  # since the epoch, may be negative
-    size: int = 0  # bytes
+    size: int = 0  # bytes; of a directory: of all files below it
     content: bytes = EMPTY  # root of the file tree or of the directory tree
     target: bytes = b""  # of a symbolic link
     rdev: int = 0  # of a device
@@ -76,7 +76,7 @@ class Entry:
     chunk_bits: int = 0  # log2 of the chunk size in bytes
     sparse: bool = False
     link_id: int = 0
-    links: int = 0  # names in this snapshot, in the links tree only
+    links: int = 0  # of a directory: names of regular files below it
 
 
 def chunk_count(size: int, chunk_bits: int) -> int:

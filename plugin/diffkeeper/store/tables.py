@@ -77,8 +77,9 @@ NAMES = Table(
 INDEX = Table(
     name="index",
     key="volume id u64 BE, inode number u64 BE",
-    value="IndexRecord, packed",
-    invariants="describes the live file as the head has it; a hint, never the truth",
+    value="IndexRecord, packed; of a directory its place alone (kind, parent_ino, name)",
+    invariants="describes the live file as the head has it, while its directory is at the recorded"
+    " place; a hint, never the truth",
     repaired_by="a full scan of the live directory, after it is dropped",
 )
 TOTALS = Table(
