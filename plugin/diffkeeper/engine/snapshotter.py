@@ -289,10 +289,13 @@ class Snapshotter:
             outcome.time_ns = clock.now_ns()
             dirty, before = self._source.drain(), root
             root = self._tree.settle()
-            # Without hints, and for what gives none, only the same result twice shows quiet.
-            if root == before or not (dirty or self._unhinted.look(writers)):
+            hidden = self._unhinted.look(writers)
+            # What was hinted is always looked at. Without hints, and for what gives none, only
+            # the same result twice shows quiet.
+            hinted = dirty and self._source.complete
+            if not hinted and (root == before or not (dirty or hidden)):
                 return
-            self._round(dirty, self._unhinted.look(writers), writers)
+            self._round(dirty, hidden, writers)
         if self._tree.settle() != root:
             outcome.fuzzy = "written to while it was read, by a process that was not frozen"
 

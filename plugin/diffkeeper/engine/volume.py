@@ -19,9 +19,10 @@ class VolumeState:
         self._store = store
         self._lock = threading.Lock()
         self._record = record
-        self._head: SnapshotRecord | None = None
-        if record.head is not None:
-            self._head = store.snapshot(record.id, record.head)
+        self._head = self._newest(record)
+
+    def _newest(self, record: VolumeRecord) -> SnapshotRecord | None:
+        return self._store.snapshot(record.id, record.head) if record.head is not None else None
 
     @property
     def record(self) -> VolumeRecord:
@@ -41,7 +42,14 @@ class VolumeState:
                 record = replace(record, head=snapshot.seq, next_seq=snapshot.seq + 1)
                 batch.snapshots.append(snapshot)
             batch.volumes.append(record)
-            self._store.commit(batch)
+            try:
+                self._store.commit(batch)
+            except BaseException:
+                # It may be stored all the same: what counts is what the store has.
+                stored = {record.id: record for record in self._store.volumes()}
+                self._record = stored.get(record.id, self._record)
+                self._head = self._newest(self._record)
+                raise
             self._record = record
             self._head = snapshot or self._head
 

@@ -1,0 +1,330 @@
+"""What a capture does when a source gives up, a capture fails, or files change under its eyes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from diffkeeper import failpoint, limits
+from diffkeeper.capture import probe
+from diffkeeper.capture.inotify import InotifySource
+from diffkeeper.engine.snapshotter import Policy
+from diffkeeper.errors import DiffKeeperError, UnsupportedError
+from diffkeeper.failpoint import FailpointError
+from tests.support.harness import Engine
+from tests.support.trees import Description, describe, difference
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from diffkeeper.capture.source import Dirty
+    from diffkeeper.format.records import SnapshotRecord
+
+SOURCES = ["inotify", "scan"]
+
+
+@pytest.fixture(params=SOURCES)
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
+    with Engine(tmp_path, Policy(source=request.param)) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def disarmed() -> Iterator[None]:
+    yield
+    failpoint.disarm()
+
+
+def replayed(engine: Engine, snapshot: SnapshotRecord) -> Description:
+    return describe(engine.replay(snapshot, f"replay-{time.monotonic_ns()}"))
+
+
+def assert_holds_live(engine: Engine, snapshot: SnapshotRecord) -> None:
+    assert difference(replayed(engine, snapshot), describe(engine.live)) == []
+
+
+# Nothing hinted is lost by a capture that fails
+
+POINTS = [
+    "capture.drained",
+    "capture.precopied",
+    "capture.thawed",
+    "capture.before_commit",
+    "store.before_commit",
+]
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_failed_capture_loses_nothing(point: str, engine: Engine) -> None:
+    (engine.live / "kept").write_bytes(b"kept")
+    (engine.live / "old-name").write_bytes(b"renamed")
+    (engine.live / "gone").write_bytes(b"gone")
+    (engine.live / "d").mkdir()
+    (engine.live / "d" / "deep").write_bytes(b"deep")
+    first = engine.capture()
+    before = describe(engine.live)
+    os.rename(engine.live / "old-name", engine.live / "new-name")
+    os.rename(engine.live / "d", engine.live / "moved")
+    os.link(engine.live / "kept", engine.live / "moved" / "link")
+    (engine.live / "gone").unlink()
+    (engine.live / "moved" / "deep").write_bytes(b"other")
+    (engine.live / "new").write_bytes(b"new")
+    for _ in range(2):
+        failpoint.arm(f"{point}=error")
+        with pytest.raises(FailpointError):
+            engine.capture()
+        assert engine.state.head == first
+    second = engine.capture()
+    assert (second.seq, second.consistency) == (first.seq + 1, "crash")
+    assert_holds_live(engine, second)
+    assert difference(replayed(engine, first), before) == []
+
+
+def test_a_capture_that_fails_after_its_commit(engine: Engine) -> None:
+    """The snapshot is there, and the next capture neither loses nor repeats anything."""
+    (engine.live / "a").write_bytes(b"a")
+    engine.capture()
+    (engine.live / "a").write_bytes(b"b")
+    failpoint.arm("store.after_commit=error")
+    with pytest.raises(FailpointError):
+        engine.capture()
+    (engine.live / "c").write_bytes(b"c")
+    assert_holds_live(engine, engine.capture())
+    stored = list(engine.store.snapshots(engine.state.record.id))
+    assert [snapshot.seq for snapshot in stored] == list(range(1, len(stored) + 1))
+    assert engine.state.head == stored[-1]
+
+
+def test_objects_are_stored_on_the_way_of_a_large_capture(engine: Engine) -> None:
+    """What was stored before the failure is not stored again, and no snapshot shows it."""
+    data = random.Random(1).randbytes(limits.BATCH_BYTES_MAX + (4 << 20))
+    (engine.live / "large").write_bytes(data)
+    failpoint.arm("store.objects_flushed=error")
+    with pytest.raises(FailpointError):
+        engine.capture()
+    assert engine.state.head is None
+    assert engine.store.totals()["chunks"] > 0
+    snapshot = engine.capture()
+    assert snapshot.new_bytes < len(data)
+    assert_holds_live(engine, snapshot)
+
+
+# Sources that give up
+
+
+def test_beyond_the_watches_it_scans_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit of this machine is far away; a source with room for ten directories is near it."""
+    few = InotifySource(watches_max=10)
+    monkeypatch.setattr(probe, "InotifySource", lambda: few)
+    with Engine(tmp_path, Policy(source="auto")) as engine:
+        for number in range(9):
+            (engine.live / f"d{number}").mkdir()
+        assert_holds_live(engine, engine.capture())
+        assert engine.snapshotter.source_name == "inotify"
+        (engine.live / "one-more").mkdir()
+        (engine.live / "one-more" / "file").write_bytes(b"x")
+        with pytest.raises(UnsupportedError):
+            engine.capture()
+        assert_holds_live(engine, engine.capture())
+        assert engine.snapshotter.source_name == "scan"
+        assert "more than 10 directories" in engine.snapshotter.source_reason
+        (engine.live / "one-more" / "file").write_bytes(b"y")
+        assert engine.snapshotter.pending(engine.writers())
+        assert_holds_live(engine, engine.capture())
+
+
+@pytest.fixture
+def short_queue() -> Iterator[int]:
+    """An inotify queue of few events for instances made from now on."""
+    path = Path("/proc/sys/fs/inotify/max_queued_events")
+    if not os.access(path, os.W_OK):
+        pytest.skip("the length of inotify's queue can be set by root alone")
+    before = path.read_text()
+    path.write_text("20")
+    yield 20
+    path.write_text(before)
+
+
+def test_a_queue_that_overflowed_leads_to_a_comparison(short_queue: int, tmp_path: Path) -> None:
+    with Engine(tmp_path, Policy(source="inotify")) as engine:
+        for number in range(5):
+            (engine.live / f"d{number}").mkdir()
+        engine.capture()
+        # Without the pump, as when the machine is busy: events gather in the kernel's queue.
+        source = engine.snapshotter._source
+        assert isinstance(source, InotifySource)
+        with source._lock:
+            for number in range(10 * short_queue):
+                (engine.live / f"d{number % 5}" / f"f{number}").write_bytes(b"%d" % number)
+        snapshot = engine.capture()
+        assert snapshot.files == 10 * short_queue
+        assert_holds_live(engine, snapshot)
+
+
+def test_too_many_names_lead_to_a_comparison(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "DIRTY_NAMES_MAX", 50)
+    with Engine(tmp_path, Policy(source="inotify")) as engine:
+        (engine.live / "d").mkdir()
+        engine.capture()
+        for number in range(200):
+            (engine.live / "d" / f"f{number}").write_bytes(b"%d" % number)
+        snapshot = engine.capture()
+        assert snapshot.files == 200
+        assert_holds_live(engine, snapshot)
+
+
+class Busy(InotifySource):
+    """A source that finds more changes at each drain, for as long as there are some to make."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.changes: list[Callable[[], None]] = []
+
+    def drain(self) -> Dirty:
+        if self.changes:
+            self.changes.pop(0)()
+        return super().drain()
+
+
+def test_what_is_hinted_between_rounds_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A round that found nothing new is no reason to leave what was hinted meanwhile."""
+    source = Busy()
+    monkeypatch.setattr(probe, "InotifySource", lambda: source)
+    with Engine(tmp_path, Policy(source="inotify")) as engine:
+        file = engine.live / "file"
+        file.write_bytes(b"1")
+        engine.capture()
+        mode = file.stat().st_mode
+        for position in range(1, 5):
+            # Changes that change nothing, then one that does.
+            source.changes = [lambda: os.chmod(file, mode)] * position
+            source.changes.append(lambda: os.truncate(file, 1000))
+            file.write_bytes(b"x" * position)
+            engine.capture()
+            source.changes.clear()
+            assert_holds_live(engine, engine.capture())
+
+
+# Files that change while they are looked at
+
+
+@contextlib.contextmanager
+def during(act: Callable[[int], None]) -> Iterator[None]:
+    """Acts over and over on a thread of its own, with a growing number."""
+    ended = threading.Event()
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        number = 0
+        while not ended.is_set():
+            number += 1
+            try:
+                act(number)
+            except BaseException as error:
+                failures.append(error)
+                return
+            time.sleep(0.0005)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+    assert failures == []
+
+
+def grow(live: Path, number: int) -> None:
+    with open(live / "file", "ab") as file:
+        file.write(b"%d" % number * 5000)
+        if number % 40 == 0:
+            file.truncate(100)
+
+
+def vanish(live: Path, number: int) -> None:
+    path = live / f"d{number % 3}" / f"f{number % 20}"
+    if path.exists():
+        path.unlink()
+    elif not path.parent.exists():
+        path.parent.mkdir()
+    elif number % 50 == 0:
+        subprocess.run(["rm", "-rf", str(path.parent)], check=True)
+    else:
+        path.write_bytes(b"%d" % number * 1000)
+
+
+def change_type(live: Path, number: int) -> None:
+    path = live / f"x{number % 5}"
+    kind = number % 4
+    if path.is_dir() and not path.is_symlink():
+        path.rmdir()
+    else:
+        path.unlink(missing_ok=True)
+    if kind == 0:
+        path.write_bytes(b"%d" % number)
+    elif kind == 1:
+        path.mkdir()
+    elif kind == 2:
+        path.symlink_to("file")
+    else:
+        os.mkfifo(path)
+
+
+@pytest.mark.parametrize("act", [grow, vanish, change_type])
+def test_files_that_change_while_they_are_read(
+    act: Callable[[Path, int], None], engine: Engine
+) -> None:
+    """No capture fails; one that was not quiet says so; what follows is exact."""
+    deadline = time.monotonic() + 2
+    taken = 0
+    with during(lambda number: act(engine.live, number)):
+        while time.monotonic() < deadline:
+            snapshot = engine.capture()
+            taken += 1
+            replayed(engine, snapshot)
+    assert taken > 5
+    snapshot = engine.capture()
+    assert snapshot.consistency == "crash"
+    assert_holds_live(engine, snapshot)
+
+
+LEASE = """
+import fcntl, os, signal, sys
+signal.signal(signal.SIGIO, signal.SIG_IGN)
+fd = os.open(sys.argv[1], os.O_RDWR)
+fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_file_that_cannot_be_read_fails_the_capture_by_name(engine: Engine) -> None:
+    """A snapshot without it would not be the truth. The next capture has it."""
+    (engine.live / "other").write_bytes(b"1")
+    first = engine.capture()
+    (engine.live / "leased").write_bytes(b"unread")
+    (engine.live / "other").write_bytes(b"2")
+    command = [sys.executable, "-c", LEASE, str(engine.live / "leased")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+        with pytest.raises(DiffKeeperError, match="leased"):
+            engine.capture()
+        assert engine.state.head == first
+        holder.communicate()
+    assert_holds_live(engine, engine.capture())
