@@ -13,7 +13,7 @@ from diffkeeper.errors import NoSpaceError
 from diffkeeper.format import chunk
 from diffkeeper.format.records import VolumeRecord
 from diffkeeper.hashing import chunk_digest
-from diffkeeper.limits import MIB
+from diffkeeper.limits import MIB, STORE_SPARE_BYTES
 from diffkeeper.store.batch import ObjectMap
 from diffkeeper.store.store import Batch, Store
 
@@ -111,14 +111,39 @@ def test_lmdb_s_own_error_is_no_space(disk: Path) -> None:
     with open(disk / "filler", "wb", buffering=0) as filler:
         free = os.statvfs(disk)
         os.posix_fallocate(filler.fileno(), 0, free.f_bavail * free.f_frsize - MIB // 2)
-    size = store.file_bytes()
+    batches = 1
     with pytest.raises(NoSpaceError, match="no room left for"):
-        store.commit(batch_of(1))
-    assert store.file_bytes() == size  # what the failed commit wrote is given back
-    check(store, 1)
+        for batches in range(1, 10):
+            size = store.file_bytes()
+            store.commit(batch_of(batches))
+    # What the failed commit wrote is given back, but for the room kept for records.
+    assert store.file_bytes() <= size + STORE_SPARE_BYTES
+    check(store, batches)
     (disk / "filler").unlink()
-    store.commit(batch_of(1))
-    check(store, 2)
+    store.commit(batch_of(batches))
+    check(store, batches + 1)
+    store.close()
+
+
+def test_records_have_room_on_a_full_disk(disk: Path) -> None:
+    """Room past the last page is kept for them, from before the disk was full."""
+    path = str(disk / "store")
+    store = Store.open(path, reserve_bytes=0)
+    store.commit(batch_of(0))
+    with open(disk / "filler", "wb", buffering=0) as filler:
+        written = 1
+        while written:
+            try:
+                written = filler.write(bytes(4096))
+            except OSError:
+                written = 0
+    for round_ in range(3):
+        for i in range(20):
+            store.commit(Batch(volumes=[VolumeRecord(1, "kept", 1, mounts={"m": i})]))
+        store.close()
+        store = Store.open(path, reserve_bytes=0)
+        assert store.volumes()[0].mounts == {"m": 19}, round_
+    check(store, 1)
     store.close()
 
 

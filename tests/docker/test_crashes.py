@@ -42,7 +42,7 @@ def wait_snapshots(plugin: ManagedPlugin, volume: str, before: int) -> None:
 
 
 def unmounted(engine: Engine, volume: str) -> None:
-    wait_for(lambda: volumes.mounts(engine, volume) == 0, f"{volume} is unmounted")
+    wait_for(lambda: volumes.mounts(engine, volume) == 0, f"{volume} is unmounted", 60)
 
 
 def kill(plugin: ManagedPlugin) -> None:
@@ -256,19 +256,36 @@ def test_container_gone_while_dockerd_was_with_live_restore(
     engine.docker("volume", "rm", name)
 
 
-@pytest.fixture
-def legacy(engine: Engine) -> Iterator[LegacyPlugin]:
-    """The daemon on the host, without the managed plugin's root file system."""
+@pytest.fixture(scope="module")
+def one_legacy(engine: Engine) -> Iterator[LegacyPlugin]:
+    """The daemon on the host, without the managed plugin's root file system.
+
+    One for all tests: dockerd never forgets a legacy plugin while it runs, and asks one that is
+    gone for 15 s and more whenever it looks for a volume, hence the restart at the end.
+    """
     made = LegacyPlugin()
     try:
-        made.start()
         yield made
     finally:
-        for name in engine.attempt("volume", "ls", "-qf", f"driver={made.name}").stdout.split():
-            for container in engine.docker("ps", "-aqf", f"volume={name}").split():
-                engine.attempt("rm", "--force", container)
-            engine.attempt("volume", "rm", name)
         made.clean()
+        engine.stop()
+        engine.start()
+
+
+@pytest.fixture
+def legacy(engine: Engine, one_legacy: LegacyPlugin) -> Iterator[LegacyPlugin]:
+    """The daemon on the host, running."""
+    one_legacy.deaths = 0
+    if not one_legacy.running:
+        one_legacy.start()
+    yield one_legacy
+    if not one_legacy.running:
+        one_legacy.start()
+    driver = f"driver={one_legacy.name}"
+    for name in engine.attempt("volume", "ls", "-qf", driver).stdout.split():
+        for container in engine.docker("ps", "-aqf", f"volume={name}").split():
+            engine.attempt("rm", "--force", container)
+        engine.attempt("volume", "rm", name)
 
 
 def test_reboot(engine: Engine, legacy: LegacyPlugin, base_image: str) -> None:

@@ -106,6 +106,11 @@ class LegacyPlugin:
         """All that the daemons have logged."""
         return (self.base / "log").read_text(errors="replace")
 
+    @property
+    def running(self) -> bool:
+        """Whether a daemon is there."""
+        return self._process is not None and self._process.poll() is None
+
     def kill(self) -> None:
         """kill -9 of the daemon."""
         assert self._process is not None
@@ -119,7 +124,7 @@ class LegacyPlugin:
 
     def clean(self) -> None:
         """Ends the daemon and takes its folders away."""
-        if self._process is not None and self._process.poll() is None:
+        if self._process is not None and self.running:
             self._process.terminate()
             self.wait()
         self._log.close()

@@ -18,6 +18,7 @@ from diffkeeper.errors import (
 )
 from diffkeeper.format import chunk
 from diffkeeper.hashing import chunk_digest
+from diffkeeper.limits import STORE_SPARE_BYTES
 from diffkeeper.store import tables
 from diffkeeper.store.batch import ObjectMap
 from diffkeeper.store.store import Batch, Store
@@ -95,7 +96,8 @@ def test_lost_data_is_not_a_new_store(path: str, loss: str) -> None:
 @pytest.mark.parametrize("part", [0.2, 0.5, 0.9])
 def test_a_cut_file_is_found_at_open(path: str, part: float) -> None:
     data = Path(path, "data.mdb")
-    os.truncate(data, int(data.stat().st_size * part) // 4096 * 4096)
+    used = data.stat().st_size - STORE_SPARE_BYTES
+    os.truncate(data, int(used * part) // 4096 * 4096)
     with pytest.raises(CorruptionError):
         Store.open(path)
 

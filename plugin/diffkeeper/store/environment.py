@@ -28,6 +28,7 @@ from diffkeeper.limits import (
     STORE_MAP_BYTES_MAX,
     STORE_MAP_BYTES_MIN,
     STORE_READERS_MAX,
+    STORE_SPARE_BYTES,
 )
 
 if TYPE_CHECKING:
@@ -265,12 +266,26 @@ class Environment:
                 raise NoSpaceError(f"{self.data_path} has grown to its bound of {old} bytes")
             self._env.set_mapsize(min(max(2 * old, old + more_bytes), STORE_MAP_BYTES_MAX))
 
-    def trim(self) -> None:
-        """Give back what a failed commit wrote past the last page; only between commits."""
+    def keep_spare(self) -> None:
+        """Keep room past the last page, so that records can be written when the disk is full.
+
+        Only between commits. What a failed commit wrote past the spare room is given back; without
+        room for it there is less to spare, and the commit that needs it tells.
+        """
         with self._gate.shared():
             end = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
-            if os.stat(self.data_path).st_size > end:
-                os.truncate(self.data_path, end)
+            bytes_now = os.stat(self.data_path).st_size
+            if bytes_now > end + STORE_SPARE_BYTES:
+                os.truncate(self.data_path, end + STORE_SPARE_BYTES)
+            elif bytes_now < end + STORE_SPARE_BYTES // 2:
+                fd = os.open(self.data_path, os.O_RDWR | os.O_CLOEXEC)
+                try:
+                    os.posix_fallocate(fd, end, STORE_SPARE_BYTES)
+                except OSError as error:
+                    if error.errno not in _NO_SPACE:
+                        raise
+                finally:
+                    os.close(fd)
 
     def page_bytes(self) -> int:
         """Bytes of one page."""

@@ -313,8 +313,9 @@ class Store:
             return False
         except NoSpaceError:
             # The pages written so far would keep the disk full for everyone else.
-            self._environment.trim()
+            self._environment.keep_spare()
             raise
+        self._environment.keep_spare()
         return True
 
 
