@@ -111,7 +111,7 @@ def test_lmdb_s_own_error_is_no_space(disk: Path) -> None:
     with open(disk / "filler", "wb", buffering=0) as filler:
         free = os.statvfs(disk)
         os.posix_fallocate(filler.fileno(), 0, free.f_bavail * free.f_frsize - MIB // 2)
-    batches = 1
+    batches, size = 1, 0
     with pytest.raises(NoSpaceError, match="no room left for"):
         for batches in range(1, 10):
             size = store.file_bytes()
