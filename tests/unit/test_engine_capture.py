@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import random
 import subprocess
@@ -10,7 +11,8 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
@@ -20,6 +22,8 @@ from diffkeeper.capture.inotify import InotifySource
 from diffkeeper.engine.snapshotter import Policy
 from diffkeeper.errors import DiffKeeperError, UnsupportedError
 from diffkeeper.failpoint import FailpointError
+from diffkeeper.freeze.writers import Writers
+from diffkeeper.fsio import inode
 from tests.support.harness import Engine
 from tests.support.trees import Description, describe, difference
 
@@ -220,6 +224,144 @@ def test_what_is_hinted_between_rounds_is_looked_at(
             assert_holds_live(engine, engine.capture())
 
 
+# Directories that come back
+
+
+def settled() -> None:
+    """Waits until timestamps of what was done before prove something."""
+    time.sleep(3 * limits.TIMESTAMP_GRANULE_NS / 1e9)
+
+
+def test_a_directory_that_goes_and_comes_back_within_a_capture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was seen in it before it went is forgotten with it."""
+    source = Busy()
+    monkeypatch.setattr(probe, "InotifySource", lambda: source)
+    with Engine(tmp_path, Policy(source="inotify")) as engine:
+        directory, away = engine.live / "d" / "e", tmp_path / "away"
+        directory.mkdir(parents=True)
+        (directory / "file").write_bytes(b"1")
+        engine.capture()
+        (directory / "file").write_bytes(b"22")
+        settled()
+        source.changes = [
+            lambda: None,
+            lambda: os.rename(directory, away),
+            lambda: os.rename(away, directory),
+        ]
+        assert_holds_live(engine, engine.capture())
+        assert source.changes == []
+        assert_holds_live(engine, engine.capture())
+
+
+def test_a_directory_that_comes_back_in_place_of_another(tmp_path: Path) -> None:
+    """Its files still have the signatures that were recorded when it was there before."""
+    with Engine(tmp_path, Policy(source="inotify")) as engine:
+        directory, away = engine.live / "d", tmp_path / "away"
+        directory.mkdir()
+        (directory / "file").write_bytes(b"first")
+        settled()
+        engine.capture()
+        os.rename(directory, away)
+        directory.mkdir()
+        (directory / "file").write_bytes(b"second")
+        assert_holds_live(engine, engine.capture())
+        subprocess.run(["rm", "-r", str(directory)], check=True)
+        os.rename(away, directory)
+        assert_holds_live(engine, engine.capture())
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_live_directory_exchanged_and_exchanged_again(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("diffkeeper.fsio.inode.mmap_dirty_horizon_ns", lambda: 0)
+    live, away = tmp_path / "live", tmp_path / "away"
+    live.mkdir()
+    away.mkdir()
+    for path in (live, away):
+        (path / "d").mkdir()
+        (path / "d" / "file").write_bytes(path.name.encode())
+        (path / "file").write_bytes(path.name.encode())
+    settled()
+    for _ in range(3):
+        with Engine(tmp_path, Policy(source=source)) as engine:
+            assert_holds_live(engine, engine.capture())
+        os.rename(live, tmp_path / "third")
+        os.rename(away, live)
+        os.rename(tmp_path / "third", away)
+
+
+# Mappings that end while a capture is under way
+
+
+def at(monkeypatch: pytest.MonkeyPatch, acts: dict[str, Callable[[], None]]) -> None:
+    """Acts once each at failpoints."""
+    monkeypatch.setattr(failpoint, "hit", lambda name: acts.pop(name, lambda: None)())
+
+
+def changed_unseen(mapping: mmap.mmap) -> None:
+    """Stores to a page that is dirty already, which moves no timestamp, and ends the mapping."""
+    settled()
+    mapping[0] += 1
+    mapping.close()
+
+
+def mapped(path: Path) -> mmap.mmap:
+    """The file as a shared mapping that was stored to, so that its page is dirty."""
+    with open(path, "r+b") as file:
+        mapping = mmap.mmap(file.fileno(), 4096)
+    mapping[0] += 1
+    settled()
+    return mapping
+
+
+def test_a_mapping_that_ends_during_a_capture(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = engine.live / "file"
+    path.write_bytes(bytes(10_000))
+    engine.capture()
+    mapping = mapped(path)
+    at(monkeypatch, {"capture.precopied": lambda: changed_unseen(mapping)})
+    snapshot = engine.snapshotter.capture("manual", Writers(pids=(os.getpid(),)))
+    assert snapshot is not None
+    assert path.read_bytes()[0] == 2
+    assert_holds_live(engine, snapshot)
+
+
+def test_a_mapping_that_comes_and_goes_during_a_capture(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = engine.live / "file"
+    path.write_bytes(bytes(10_000))
+    engine.capture()
+    (engine.live / "other").write_bytes(b"")
+    maps: list[mmap.mmap] = []
+    acts: dict[str, Callable[[], None]] = {
+        "capture.drained": lambda: maps.append(mapped(path)),
+        "capture.precopied": lambda: changed_unseen(maps[0]),
+    }
+    at(monkeypatch, acts)
+    snapshot = engine.snapshotter.capture("manual", Writers(pids=(os.getpid(),)))
+    assert snapshot is not None
+    assert path.read_bytes()[0] == 2
+    assert_holds_live(engine, snapshot)
+
+
+def test_a_mapping_that_ended_leaves_no_work(engine: Engine) -> None:
+    path = engine.live / "file"
+    path.write_bytes(bytes(10_000))
+    engine.capture()
+    mapping = mapped(path)
+    engine.snapshotter.capture("manual", Writers(pids=(os.getpid(),)))
+    mapping.close()
+    while engine.snapshotter.capture("manual", Writers()) is not None:
+        pass
+    assert not engine.snapshotter._unhinted.look(Writers())
+
+
 # Files that change while they are looked at
 
 
@@ -302,6 +444,35 @@ def test_files_that_change_while_they_are_read(
     snapshot = engine.capture()
     assert snapshot.consistency == "crash"
     assert_holds_live(engine, snapshot)
+
+
+def test_a_file_that_grows_between_looks_at_two_of_its_names(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write under way has moved the timestamp already when it moves the size."""
+    first, second = engine.live / "a", engine.live / "b"
+    first.write_bytes(random.Random(1).randbytes(400_000))
+    os.link(first, second)
+    engine.capture()
+    first.write_bytes(random.Random(2).randbytes(300_000))
+    pinned, looks = inode.pinned, []
+
+    @contextlib.contextmanager
+    def forged(directory: int, name: bytes) -> Iterator[tuple[int, os.stat_result]]:
+        with pinned(directory, name) as (pin, status):
+            looks.append(name)
+            if looks.count(b"a") + looks.count(b"b") == 2:
+                os.truncate(first, 700_000)
+            found = os.fstat(pin)
+            names = [each for each in dir(found) if each.startswith("st_")]
+            fields = {each: getattr(found, each) for each in names} | {"st_ctime_ns": 1}
+            yield pin, cast("os.stat_result", SimpleNamespace(**fields))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(inode, "pinned", forged)
+        engine.snapshotter.capture("manual", Writers())
+    first.write_bytes(random.Random(3).randbytes(500_000))
+    assert_holds_live(engine, engine.capture())
 
 
 LEASE = """

@@ -105,6 +105,7 @@ class Observer:
             if directory.parent is parent and directory.name == name:
                 for number in self._tree.drop(directory):
                     self._source.unwatch(number)
+                    self._index.drop_directory(number)
         for directory, names in self._stuck.items():
             if directory.inode in self._tree.by_inode:
                 # It was moved while it was looked for; the hint of the move is on its way.
@@ -259,7 +260,9 @@ class Observer:
             old = self._tree.lookup(parent, name)
             if old is not None and old.kind is not Kind.DIRECTORY:
                 yield Observation(parent, name)  # the file that had the name
-            same = self._index.has_directory(number, parent.inode, name)
+            same = old is not None and self._index.has_directory(
+                number, parent.inode, name, old.content
+            )
             known = self._tree.attach(number, parent, name, same=same)
             self._seen.pop(number, None)
             listing = True
@@ -323,7 +326,8 @@ class Observer:
         self, directory: Directory, name: bytes, pin: int, status: os.stat_result
     ) -> Content:
         done = self._contents.get(status.st_ino)
-        if done is not None and done[0] == status.st_ctime_ns:
+        # A write under way has moved the timestamp before it moves the size.
+        if done is not None and (done[0], done[1].size) == (status.st_ctime_ns, status.st_size):
             return done[1]
         old = self._recorded(directory, name, status.st_ino)
         with inode.reading(pin) as fd:

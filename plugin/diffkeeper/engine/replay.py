@@ -123,7 +123,7 @@ class Replay:
         parent's time."""
         made: list[_Place] = []
         top = _Place([], entry, os.fstat(self._root_fd).st_ino)
-        self._signatures[top.inode] = directory_signature(0, b"")
+        self._signatures[top.inode] = directory_signature(0, b"", entry.content)
         pending = [top]
         while pending:
             place = pending.pop()
@@ -149,7 +149,7 @@ class Replay:
                     os.mkdir(name, 0o700, dir_fd=fd)
                     number = os.stat(name, dir_fd=fd, follow_symlinks=False).st_ino
                     below.append(_Place([*place.path, name], entry, number))
-                    self._signatures[number] = directory_signature(place.inode, name)
+                    self._signatures[number] = directory_signature(place.inode, name, entry.content)
                 elif entry.kind is Kind.LINK:
                     self._link(place, fd, name, entry.link_id)
                 else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from diffkeeper import limits
-from diffkeeper.format.entry import Kind
+from diffkeeper.format.entry import EMPTY, Kind
 from diffkeeper.format.records import IndexRecord
 
 if TYPE_CHECKING:
@@ -45,15 +45,23 @@ class Index:
         if len(self._new) < limits.SIGNATURES_PENDING_MAX:
             self._new[inode] = record
 
-    def has_directory(self, inode: int, parent: int, name: bytes) -> bool:
-        """Whether the directory recorded at this place has this inode number."""
-        record = self.get(inode)
-        return record == directory_signature(parent, name)
+    def has_directory(self, inode: int, parent: int, name: bytes, content: bytes) -> bool:
+        """Whether the directory of this inode number was recorded at this place, as `content`."""
+        return self.get(inode) == directory_signature(parent, name, content)
 
-    def put_directory(self, inode: int, parent: int, name: bytes) -> None:
-        """Record the place of a directory, unless it is recorded."""
-        if not self.has_directory(inode, parent, name):
-            self._new[inode] = directory_signature(parent, name)
+    def put_directory(self, inode: int, parent: int, name: bytes, content: bytes) -> None:
+        """Record place and content of a directory, unless they are recorded."""
+        if not self.has_directory(inode, parent, name, content):
+            self._new[inode] = directory_signature(parent, name, content)
+
+    def drop_directory(self, inode: int) -> None:
+        """A directory left the tree in memory, and what was seen in it with it.
+
+        New signatures of its files may be newer than what the tree records, so none holds.
+        """
+        record = self.get(inode)
+        if record is not None and record.kind == Kind.DIRECTORY:
+            self._new[inode] = directory_signature(0, b"", EMPTY)
 
     def add_to(self, batch: Batch, stage: Stage) -> None:
         """Add all new signatures to the batch of a commit.
@@ -74,13 +82,14 @@ class Index:
         self._new.clear()
 
 
-def directory_signature(parent: int, name: bytes) -> IndexRecord:
-    """The place of a directory; its inode number is the key. The root has parent 0 and no name.
+def directory_signature(parent: int, name: bytes, content: bytes) -> IndexRecord:
+    """A directory's place and content; its inode number is the key. The root has parent 0, no name.
 
     Signatures of files name their directory by inode number, so they hold only while it is known
-    that this directory is the one that was recorded at its place.
+    that this directory is the one that was recorded at its place. Two may have been there in
+    turns: then the content tells which of them the tree records.
     """
     return IndexRecord(
         kind=int(Kind.DIRECTORY), size=0, mtime_ns=0, ctime_ns=0, seen_ns=0,
-        parent_ino=parent, name=name,
+        content=content, parent_ino=parent, name=name,
     )  # fmt: skip

@@ -28,6 +28,7 @@ from diffkeeper.engine.unhinted import Unhinted
 from diffkeeper.engine.worktree import Directory, Worktree
 from diffkeeper.errors import FreezeError, UnsupportedError
 from diffkeeper.format.records import SnapshotRecord
+from diffkeeper.format.root import decode_root
 from diffkeeper.freeze.writers import Survey, Target, Writers
 from diffkeeper.fsio import inode, mounts
 
@@ -103,6 +104,7 @@ class Snapshotter:
         self._places: dict[int, tuple[int, bytes]] = {}
         self._unhinted = Unhinted(Survey(tools.proc_root, tools.cgroup_root), device)
         self._settled = False
+        self._looked_ns = 0  # when this capture began to look
         # Hints are never truth: from time to time everything is compared, whatever was hinted.
         self._compare_due = clock.monotonic() + limits.COMPARE_SECONDS
         self._compare_soon = limits.COMPARE_SOON_SECONDS
@@ -166,6 +168,7 @@ class Snapshotter:
         if started >= self._compare_due:
             self._source.escalate("the regular comparison is due")
         dirty = self._source.drain()
+        self._looked_ns = clock.now_ns()
         hidden = self._unhinted.look(writers)
         again = self._unsettled()
         if not dirty and not hidden and not again:
@@ -183,6 +186,7 @@ class Snapshotter:
         same = head is not None and tree.settle().hex() == head.root
         if same and not dirty and not again:
             self._unhinted.end()
+            self._unhinted.taken()
             return None
         failpoint.hit("capture.precopied")
         if freeze and writers.cgroups:
@@ -215,7 +219,8 @@ class Snapshotter:
         root = bytes.fromhex(head.root) if head is not None else None
         self._recorder.next_link_id = self._state.record.next_link_id
         number = os.fstat(self._root_fd).st_ino
-        same = self._index.has_directory(number, 0, b"")
+        entry = decode_root(self._stage.get(root))[0] if root is not None else None
+        same = entry is not None and self._index.has_directory(number, 0, b"", entry.content)
         self._tree = Worktree(self._stage, number, root, same=same)
         return self._tree
 
@@ -226,8 +231,12 @@ class Snapshotter:
     ) -> Observer:
         """A round of looking; `still`: the writers are frozen, or there will be no freeze."""
         assert self._tree is not None  # noqa: S101  # loaded at the start of each capture
-        # Later rounds of a capture need no doubt about mappings: the first one settled it.
-        horizon = 0 if self._settled else self._horizon_ns
+        # The first round of a capture settles all doubt about mappings that ended before it. Of
+        # those that came and went since, only the source or a young timestamp tells.
+        horizon = self._horizon_ns
+        if self._settled:
+            since_ns = clock.now_ns() - self._looked_ns + limits.TIMESTAMP_GRANULE_NS
+            horizon = 0 if self._source.complete else since_ns
         return Observer(
             self._tree,
             self._root_fd,
@@ -394,7 +403,7 @@ class Snapshotter:
         root = self._tree.settle()
         for placed in self._tree.take_placed():
             parent = placed.parent.inode if placed.parent is not None else 0
-            self._index.put_directory(placed.inode, parent, placed.name)
+            self._index.put_directory(placed.inode, parent, placed.name, placed.content)
         batch = self._stage.batch([root])
         self._index.add_to(batch, self._stage)
         head = self._state.head
@@ -430,7 +439,7 @@ class Snapshotter:
         return snapshot
 
     def _done(self) -> None:
-        self._unhinted.committed()
+        self._unhinted.taken()
         self._index.clear()
         self._stage.clear()
         self._stage.reset_counts()

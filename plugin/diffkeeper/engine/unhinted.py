@@ -32,14 +32,13 @@ class Unhinted:
 
     def look(self, writers: Writers) -> Hidden:
         """The files to look at now. Fit for the inside of a freeze."""
-        self._mapped_now = set()
         opened = set(self._renamed)
         if writers.pids:
             found = self._survey.hidden_writes(writers.pids, self._device)
-            self._mapped_now = set(found.inodes)
+            self._mapped_now |= found.inodes
             if found.rings:
                 opened |= self._survey.open_for_write(found.rings, self._device)
-        # A mapping that ended since the last capture may have been stored to until its end.
+        # A mapping that ended after a look may have been stored to until its end.
         return Hidden(frozenset(self._mapped_now | self._mapped), frozenset(opened))
 
     def with_open(self, hidden: Hidden, writers: Writers) -> Hidden:
@@ -77,6 +76,6 @@ class Unhinted:
         self._renamed -= self._closed
         self._closed = set()
 
-    def committed(self) -> None:
-        """What was mapped at the end of the capture is looked at once more in the next."""
-        self._mapped = self._mapped_now
+    def taken(self) -> None:
+        """All is recorded. What was mapped meanwhile is looked at once more in the next capture."""
+        self._mapped, self._mapped_now = self._mapped_now, set()

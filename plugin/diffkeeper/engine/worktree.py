@@ -180,6 +180,7 @@ class Worktree:
         if directory.content == before:
             return
         self._touched.add(directory)
+        self._placed.add(directory)
         for _, old, new in dirtree.diff(before, directory.content, get):
             directory.files += _files(new) - _files(old)
             directory.size += _size(new) - _size(old)
@@ -201,7 +202,7 @@ class Worktree:
         self.lost_links = False
 
     def take_placed(self) -> list[Directory]:
-        """Directories that got their place since the last call."""
+        """Directories that got their place or other content since the last call."""
         placed = [directory for directory in self._placed if self._known(directory)]
         self._placed.clear()
         return placed

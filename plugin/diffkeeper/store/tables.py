@@ -77,7 +77,8 @@ NAMES = Table(
 INDEX = Table(
     name="index",
     key="volume id u64 BE, inode number u64 BE",
-    value="IndexRecord, packed; of a directory its place alone (kind, parent_ino, name)",
+    value="IndexRecord, packed; of a directory its place (kind, parent_ino, name) and its root node"
+    " alone",
     invariants="describes the live file as the head has it, while its directory is at the recorded"
     " place; a hint, never the truth",
     repaired_by="a full scan of the live directory, after it is dropped",
