@@ -65,12 +65,15 @@ def _kill_rows(result: Result) -> list[tuple[str, str]]:
 
 
 def _wipe_rows(wipe: Wipe) -> list[tuple[str, str]]:
+    wiped = "live directory wiped" + (" without warning" if wipe.sudden else "")
     lost = len(wipe.finding.lost)
-    younger = f"{lost - wipe.too_old} of them younger than the last snapshot"
+    young = lost - wipe.too_old
+    which = "all of them" if young == lost else f"{young} of them"
+    younger = f"{which} younger than the last snapshot"
     volume = f"{wipe.kill.volume_ms:,.1f} ms" if wipe.kill.volume_ms is not None else "-"
     return [
-        ("wiped live directory", f"snapshot {wipe.snapshot.seq} replayed ({wipe.kind})"),
-        ("lost commits after the wipe", f"{lost}" + (f", {younger}" if lost else "")),
+        (wiped, f"snapshot {wipe.snapshot.seq}: {wipe.kind}"),
+        ("lost commits after the wipe", f"{lost:,}" + (f", {younger}" if lost else "")),
         ("wipe: volume ready / answers again", f"{volume} / {wipe.kill.answered_ms:,.1f} ms"),
         ("wipe: pg_amcheck --heapallindexed", wipe.amcheck),
     ]

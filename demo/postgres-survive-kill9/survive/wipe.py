@@ -27,6 +27,7 @@ class Wipe:
     finding: Finding
     too_old: int  # lost commits that were acknowledged before the snapshot: there must be none
     amcheck: str
+    sudden: bool  # the plugin had no chance to see the last writes
 
     @property
     def good(self) -> bool:
@@ -63,6 +64,7 @@ def wipe(
         finding=finding,
         too_old=sum(entry.acked_ns < snapshots[-1].time_ns for entry in finding.lost),
         amcheck=amcheck(postgres.container()),
+        sudden=sudden,
     )
     if done.good:
         ledger.forgive(entry.id for entry in finding.lost)
