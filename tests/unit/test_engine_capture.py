@@ -197,10 +197,10 @@ class Busy(InotifySource):
         super().__init__()
         self.changes: list[Callable[[], None]] = []
 
-    def drain(self) -> Dirty:
+    def drain(self, *, frozen: bool = False) -> Dirty:
         if self.changes:
             self.changes.pop(0)()
-        return super().drain()
+        return super().drain(frozen=frozen)
 
 
 def test_what_is_hinted_between_rounds_is_looked_at(

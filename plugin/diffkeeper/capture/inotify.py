@@ -14,14 +14,13 @@ import struct
 import threading
 
 from diffkeeper import clock, limits
-from diffkeeper.capture.source import Dirty
+from diffkeeper.capture.source import Dirty, NamesOnly
 from diffkeeper.errors import UnsupportedError
 from diffkeeper.fsio import linux
 
 _EVENT = struct.Struct("=iIII")
-_MASK = (
-    linux.IN_MODIFY
-    | linux.IN_ATTRIB
+_NAMES_MASK = (
+    linux.IN_ATTRIB
     | linux.IN_CLOSE_WRITE
     | linux.IN_CREATE
     | linux.IN_DELETE
@@ -29,19 +28,25 @@ _MASK = (
     | linux.IN_MOVED_TO
     | linux.IN_ONLYDIR
 )
+_MASK = _NAMES_MASK | linux.IN_MODIFY
 _GONE = linux.IN_DELETE | linux.IN_MOVED_FROM
 _CAME = linux.IN_CREATE | linux.IN_MOVED_TO
 _WRITTEN = linux.IN_MODIFY | linux.IN_CLOSE_WRITE
 
 
-class InotifySource:
+class InotifySource(NamesOnly):
     """One inotify instance with a watch per directory, emptied by a thread of its own."""
 
     name = "inotify"
     complete = True
 
-    def __init__(self, watches_max: int = limits.WATCHED_DIRECTORIES_MAX) -> None:
+    def __init__(
+        self, watches_max: int = limits.WATCHED_DIRECTORIES_MAX, *, writes: bool = True
+    ) -> None:
+        """`writes`: also tell each write; without, only the last close after writing."""
         self._watches_max = watches_max
+        self._mask = _MASK if writes else _NAMES_MASK
+        self._writes = writes
         self._lock = threading.Lock()
         self._dirty = Dirty()
         # Names that an inode lost: a write hinted under one of them may have gone to that inode,
@@ -87,7 +92,7 @@ class InotifySource:
                     f"more than {self._watches_max} directories to watch with inotify"
                 )
             try:
-                watch = linux.inotify_add_watch(self._fd, descriptor, _MASK)
+                watch = linux.inotify_add_watch(self._fd, descriptor, self._mask)
             except OSError as error:
                 if error.errno in (errno.ENOSPC, errno.ENOMEM):
                     raise UnsupportedError(
@@ -113,7 +118,7 @@ class InotifySource:
             self._read()
             return bool(self._dirty)
 
-    def drain(self) -> Dirty:
+    def drain(self, *, frozen: bool = False) -> Dirty:
         """Read what the kernel has queued, and take all that was gathered."""
         with self._lock:
             self._read()
@@ -181,6 +186,8 @@ class InotifySource:
             self._dirty.directories.add(inode)
             return
         self._dirty.add_name(inode, name)
+        if not self._writes:
+            return
         if name.startswith(b"#") and mask & _WRITTEN:
             # An O_TMPFILE descriptor is hinted under a name of its own, also once it is linked.
             self._dirty.orphans = True

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from diffkeeper.capture.ebpf import EbpfSource
 from diffkeeper.capture.inotify import InotifySource
+from diffkeeper.capture.program import Program
 from diffkeeper.capture.scan import ScanSource
 from diffkeeper.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from diffkeeper.capture.source import Source
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a volume lies: device (as in st_dev), type of the file system; bits of its chunks."""
+
+    device: int
+    fs_type: str
+    chunk_bits: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,18 +33,72 @@ class Choice:
     reason: str
 
 
-def choose(wanted: str) -> Choice:
-    """Start a source: `auto` (the best that works), `inotify` or `scan`.
+class Sources:
+    """The sources that this machine has. Methods may be called from any thread."""
 
-    A wanted source that does not work falls back to scan, which always does; the reason says so.
-    """
-    if wanted == "scan":
-        return Choice(ScanSource(), "asked for by the volume's option capture=scan")
-    source = InotifySource()
-    try:
+    def __init__(self, headers: str = "", *, ebpf: bool = True) -> None:
+        """`headers`: kernel headers to compile with, otherwise looked for; `ebpf`: try it."""
+        self._headers = headers
+        self._lock = threading.Lock()
+        self._program: Program | None = None
+        self._why_not = "" if ebpf else "eBPF is switched off"
+
+    def load(self) -> str:
+        """Load the eBPF programs unless that was tried; returns why there are none, or nothing."""
+        with self._lock:
+            if self._program is None and not self._why_not:
+                try:
+                    self._program = Program.load(self._headers)
+                except UnsupportedError as error:
+                    self._why_not = str(error)
+            return self._why_not
+
+    @property
+    def program(self) -> Program | None:
+        """The loaded programs, if any."""
+        return self._program
+
+    def close(self) -> None:
+        """Unload the programs; after every source was stopped."""
+        with self._lock:
+            if self._program is not None:
+                self._program.close()
+            self._program, self._why_not = None, "the daemon stops"
+
+    def choose(self, wanted: str, place: Place) -> Choice:
+        """Start a source: `auto` (the finest that works), `ebpf`, `inotify` or `scan`.
+
+        A source that does not work falls back to the next coarser one, down to scan, which always
+        works; the reason says so.
+        """
+        if wanted == "scan":
+            return Choice(ScanSource(), "asked for by the volume's option capture=scan")
+        asked = f"asked for by the volume's option capture={wanted}"
+        why_not = ""
+        if wanted != "inotify":
+            try:
+                source = self._ebpf(place)
+            except UnsupportedError as error:
+                why_not = f"no eBPF: {error}"
+            else:
+                reason = "the finest source; eBPF works on this kernel and file system"
+                return Choice(source, asked if wanted == "ebpf" else reason)
+        names = InotifySource()
+        try:
+            names.start()
+        except UnsupportedError as error:
+            return Choice(ScanSource(), "; ".join(filter(None, [why_not, str(error)])))
+        return Choice(names, why_not or asked)
+
+    def _ebpf(self, place: Place) -> Source:
+        why_not = self.load()
+        if why_not or self._program is None:
+            raise UnsupportedError(why_not)
+        unsupported = self._program.file_systems.get(
+            place.fs_type, f"{place.fs_type} tells no ranges of what is written"
+        )
+        if unsupported:
+            raise UnsupportedError(unsupported)
+        source = EbpfSource(self._program, place.device, place.chunk_bits)
         source.start()
-    except UnsupportedError as error:
-        return Choice(ScanSource(), str(error))
-    if wanted == "inotify":
-        return Choice(source, "asked for by the volume's option capture=inotify")
-    return Choice(source, "the finest source of this release; inotify works on this kernel")
+        return source

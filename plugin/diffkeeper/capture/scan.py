@@ -5,10 +5,10 @@ It works wherever files have timestamps, costs a stat per file and capture, and 
 
 from __future__ import annotations
 
-from diffkeeper.capture.source import Dirty
+from diffkeeper.capture.source import Dirty, NamesOnly
 
 
-class ScanSource:
+class ScanSource(NamesOnly):
     """Every drain returns the whole volume."""
 
     name = "scan"
@@ -31,7 +31,7 @@ class ScanSource:
         """Always: only a comparison can tell."""
         return True
 
-    def drain(self) -> Dirty:
+    def drain(self, *, frozen: bool = False) -> Dirty:
         """The whole volume."""
         return Dirty(everything=True, cause="scan")
 

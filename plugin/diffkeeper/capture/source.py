@@ -1,4 +1,4 @@
-"""The interface between a capture and whatever hints at changes (inotify, scan, later eBPF).
+"""The interface between a capture and whatever hints at changes (eBPF, inotify, scan).
 
 A directory is known by its inode number, which no rename changes. A hint may be finer or coarser:
 a byte range of a file, a name in a directory, a whole directory, or the whole volume. A source
@@ -8,9 +8,27 @@ that is unsure reports the coarser level; nothing may make a hint finer than wha
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from diffkeeper import limits
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+@dataclass(slots=True)
+class Changed:
+    """Parts of one file that may have changed: all of it, chunks, and windows of a mapping."""
+
+    whole: bool = False
+    chunks: set[int] = field(default_factory=set)
+    windows: set[int] = field(default_factory=set)
+
+    def merge(self, other: Changed) -> None:
+        """Add what the other one has."""
+        self.whole = self.whole or other.whole
+        self.chunks |= other.chunks
+        self.windows |= other.windows
 
 
 @dataclass(slots=True)
@@ -20,8 +38,7 @@ class Dirty:
     everything: the volume is to be compared as a whole (the reason is in `cause`).
     directories: inode numbers of directories whose own attributes (mode, owner, …) may differ.
     names: directory inode number to names in it that were written, created, removed or renamed.
-    ranges: (inode number) to chunk numbers, where a source sees byte ranges; such a file is also
-        reached by its number alone.
+    files: inode number to what changed in the file, where a source sees that.
     orphans: writes came through a descriptor whose name is gone, so that another name of the same
         inode may have changed unseen.
     """
@@ -30,21 +47,18 @@ class Dirty:
     cause: str = ""
     directories: set[int] = field(default_factory=set)
     names: dict[int, set[bytes]] = field(default_factory=dict)
-    ranges: dict[int, set[int]] = field(default_factory=dict)
+    files: dict[int, Changed] = field(default_factory=dict)
     orphans: bool = False
 
     def __bool__(self) -> bool:
-        return bool(
-            self.everything or self.directories or self.names or self.ranges or self.orphans
-        )
+        return bool(self.everything or self.directories or self.names or self.files or self.orphans)
 
     def escalate(self, cause: str) -> None:
-        """Widen to the whole volume; the finer hints are covered by it."""
+        """Widen to the whole volume, which covers names; what changed in files is still of use."""
         self.everything = True
         self.cause = self.cause or cause
         self.names.clear()
         self.directories.clear()
-        self.ranges.clear()
 
     def add_name(self, directory: int, name: bytes) -> None:
         """Mark one name; past the bound on names the whole volume is marked instead."""
@@ -85,11 +99,65 @@ class Source(Protocol):
     def pending(self) -> bool:
         """Whether a drain would return anything; cheap."""
 
-    def drain(self) -> Dirty:
-        """Take all hints about changes that were complete when the call began."""
+    def drain(self, *, frozen: bool = False) -> Dirty:
+        """Take all hints about changes that were complete when the call began.
+
+        `frozen`: nobody is inside a system call that changes the volume.
+        """
 
     def give_back(self, inode: int, names: set[bytes]) -> None:
         """Make the next drain return these names of a directory again."""
 
     def escalate(self, cause: str) -> None:
         """Make the next drain return the whole volume."""
+
+    # Sources that see which parts of a file change; the others hold no file.
+
+    @property
+    def by_range(self) -> bool:
+        """Whether every change of a held file is in `Dirty.files`."""
+
+    @property
+    def window_bits(self) -> int:
+        """log2 of the bytes of a window in `Changed`."""
+
+    def watch_files(self, inodes: Iterable[int]) -> None:
+        """See changes of these files from now on; called before anything is read of them."""
+
+    def hold(self, inode: int) -> bool:
+        """Whether all changes were seen since the file's content was last read, see `settle`.
+
+        One that was not watched is watched from now on. Called before the file is read.
+        """
+
+    def settle(self, inodes: Iterable[int]) -> None:
+        """The content of these watched files was read, or proved to be what was read before."""
+
+    def release(self, inodes: Iterable[int]) -> None:
+        """What is recorded of these files is not their content: they are to be read as a whole."""
+
+    def give_back_file(self, inode: int, changed: Changed) -> None:
+        """Make the next drain return this of a file again."""
+
+
+class NamesOnly:
+    """The part of a source that sees no file's inside."""
+
+    by_range = False
+    window_bits = 0
+
+    def watch_files(self, inodes: Iterable[int]) -> None:
+        """Nothing is seen of a file."""
+
+    def hold(self, inode: int) -> bool:
+        """Never."""
+        return False
+
+    def settle(self, inodes: Iterable[int]) -> None:
+        """Nothing is held."""
+
+    def release(self, inodes: Iterable[int]) -> None:
+        """Nothing is held."""
+
+    def give_back_file(self, inode: int, changed: Changed) -> None:
+        """Nothing was given."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from queue import SimpleQueue
@@ -95,7 +95,8 @@ class Reader:
         recorded = filetree.runs(content.root, content.count, get)
         pending = next(recorded, None)
         new_count = chunk_count(size, chunk_bits)
-        for segment in self._segments(fd, size, chunk_bits, content):
+        ranges = _chunk_ranges(fd, size, chunk_bits, content)
+        for segment in self._segments(fd, size, chunk_bits, ranges):
             view = memoryview(segment.buffer)
             for position, digest in enumerate(segment.digests):
                 number = segment.first + position
@@ -121,18 +122,62 @@ class Reader:
             pending = next(recorded, None)
         return content
 
+    def read_parts(
+        self,
+        fd: int,
+        size: int,
+        old: Entry,
+        parts: Iterable[int],
+        get: Get,
+        spill: Callable[[Content], None],
+    ) -> Content:
+        """The same, reading only the chunks `parts` and what a change of size has touched.
+
+        Everything else must be as it is recorded in `old`. The cost does not depend on `size`.
+        """
+        bits = old.chunk_bits
+        content = Content(size, bits, old.content, chunk_count(old.size, bits))
+        new_count = chunk_count(size, bits)
+        if size <= 1 << bits and content.count <= 1:
+            return _read_small(fd, content)
+        content.sparse = size > 0 and os.lseek(fd, 0, os.SEEK_HOLE) < size
+        numbers = {number for number in parts if number < new_count}
+        kept = min(content.count, new_count)
+        if size != old.size and kept:
+            numbers.add(kept - 1)
+        ranges = list(_grouped(sorted(n for n in numbers if n < content.count), bits))
+        if content.sparse:
+            ranges = list(_without_holes(fd, size, content, ranges))
+        if new_count > content.count:
+            ranges += _chunk_ranges(fd, size, bits, content, content.count)
+        root, count = content.root, content.count
+        for segment in self._segments(fd, size, bits, iter(ranges)):
+            view = memoryview(segment.buffer)
+            last = segment.first + len(segment.digests)
+            before = dict(filetree.runs(root, count, get, segment.first, last))
+            for position, digest in enumerate(segment.digests):
+                number = segment.first + position
+                if before.get(number) != digest:
+                    start = position << bits
+                    end = min(start + (1 << bits), segment.length)
+                    _change(content, number, digest, view[start:end])
+            del view
+            self._buffers.put(segment.buffer)
+            if content.data_bytes >= limits.OBSERVE_BYTES_MAX:
+                spill(content)
+        return content
+
     def _segments(
-        self, fd: int, size: int, chunk_bits: int, content: Content
+        self, fd: int, size: int, chunk_bits: int, ranges: Iterator[tuple[int, int]]
     ) -> Iterator[_Segment]:
-        """Hashed segments in order of position."""
-        ranges = _chunk_ranges(fd, size, chunk_bits, content)
-        if size <= limits.SEGMENT_BYTES:
-            for first, last in ranges:
-                yield self._hash(fd, size, chunk_bits, first, last)
-            return
+        """Hashed segments of the chunk ranges [first, last), in their order."""
         flying: deque[Future[_Segment]] = deque()
         try:
             for first, last in ranges:
+                if not flying and (last - first) << chunk_bits < limits.SEGMENT_BYTES:
+                    # Handing so little to a thread costs more than hashing it.
+                    yield self._hash(fd, size, chunk_bits, first, last)
+                    continue
                 flying.append(self._pool.submit(self._hash, fd, size, chunk_bits, first, last))
                 if len(flying) >= self._in_flight_max:
                     yield self._landed(flying.popleft())
@@ -191,14 +236,42 @@ def _change(content: Content, number: int, digest: bytes, plain: memoryview) -> 
         content.data_bytes += len(plain)
 
 
-def _chunk_ranges(
-    fd: int, size: int, chunk_bits: int, content: Content
+def _grouped(numbers: list[int], chunk_bits: int) -> Iterator[tuple[int, int]]:
+    """Sorted chunk numbers as ranges [first, last), each at most one segment."""
+    step = max(1, limits.SEGMENT_BYTES >> chunk_bits)
+    at = 0
+    while at < len(numbers):
+        first = last = numbers[at]
+        while at < len(numbers) and numbers[at] == last and last < first + step:
+            at, last = at + 1, last + 1
+        yield first, last
+
+
+def _without_holes(
+    fd: int, size: int, content: Content, ranges: list[tuple[int, int]]
 ) -> Iterator[tuple[int, int]]:
-    """Chunk ranges [first, last) that hold data, each at most one segment; notes holes."""
-    step = limits.SEGMENT_BYTES >> chunk_bits
-    done = 0
-    end = 0
-    for start, stop in inode.data_extents(fd, size):
+    """The ranges of chunks that hold data; notes those that are holes as changes."""
+    for first, last in ranges:
+        for number in range(first, last):
+            start = number << content.chunk_bits
+            end = min(start + (1 << content.chunk_bits), size)
+            if any(inode.data_extents(fd, end, start)):
+                yield number, number + 1
+            else:
+                content.changes[number] = HOLE
+
+
+def _chunk_ranges(
+    fd: int, size: int, chunk_bits: int, content: Content, begin: int = 0
+) -> Iterator[tuple[int, int]]:
+    """Chunk ranges [first, last) from `begin` that hold data, each at most one segment.
+
+    Notes holes.
+    """
+    step = max(1, limits.SEGMENT_BYTES >> chunk_bits)
+    done = begin
+    end = begin << chunk_bits
+    for start, stop in inode.data_extents(fd, size, end):
         content.sparse = content.sparse or start > end
         end = stop
         first = max(start >> chunk_bits, done)

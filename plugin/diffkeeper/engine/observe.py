@@ -10,9 +10,11 @@ import errno
 import os
 import stat
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import TYPE_CHECKING
 
 from diffkeeper import clock, limits
+from diffkeeper.capture.source import Changed
 from diffkeeper.engine.observation import KINDS, Hidden, LostError, Observation, Trust
 from diffkeeper.engine.worktree import Directory, Worktree
 from diffkeeper.errors import DiffKeeperError
@@ -25,8 +27,17 @@ if TYPE_CHECKING:
 
     from diffkeeper.capture.source import Dirty, Source
     from diffkeeper.engine.content import Content, Reader
+    from diffkeeper.engine.mapped import Mapped
     from diffkeeper.engine.signatures import Index
     from diffkeeper.format.records import IndexRecord
+
+
+class Why(Enum):
+    """What brought about a look at a file."""
+
+    NAME = "its name was hinted"
+    PLACE = "its inode was hinted, or it belongs to something that was"
+    LISTING = "its directory is compared"
 
 
 class Observer:
@@ -45,6 +56,7 @@ class Observer:
         places: dict[int, tuple[int, bytes]],
         check: Callable[[], None],
         spill: Callable[[Content], None],
+        mapped: Mapped,
     ) -> None:
         self._tree = worktree
         self._root_fd = root_fd
@@ -61,6 +73,12 @@ class Observer:
         self._places = places
         self._check = check
         self._spill = spill
+        self._mapped = mapped
+        self._window_bits = max(source.window_bits, chunk_bits)
+        self._changed: dict[int, Changed] = {}
+        self._hidden = Hidden()
+        # Files whose content was seen to in this round.
+        self._read: set[int] = set()
         self._seen: dict[int, set[bytes]] = {}
         self._contents: dict[int, tuple[int, Content]] = {}
         self._more: list[tuple[int, bytes]] = []
@@ -76,6 +94,7 @@ class Observer:
         """
         if os.fstat(self._root_fd).st_nlink == 0:
             raise LostError("the live directory was deleted while it was mounted")
+        self._changed, self._hidden = dirty.files, hidden
         if dirty.everything:
             self._deep = True
             self._unlisted.append(self._tree.root)
@@ -85,9 +104,14 @@ class Observer:
             yield from self._inode(number, sure=False)
         for number in hidden.opened - hidden.mapped:
             yield from self._inode(number, sure=True)
-        yield from self._rest()
+        yield from self._found()
+        for number in dirty.files:
+            if number not in self._read:
+                yield from self._inode(number, sure=False)
+        yield from self._found()
+        self._finish()
 
-    def _rest(self) -> Iterator[Observation]:
+    def _found(self) -> Iterator[Observation]:
         """Look at what was found on the way, until nothing new turns up."""
         before: dict[Directory, int] = {}
         while True:
@@ -101,6 +125,8 @@ class Observer:
                 break
             before = stuck
             yield from self._unstick()
+
+    def _finish(self) -> None:
         for directory, parent, name in self._ended:
             if directory.parent is parent and directory.name == name:
                 for number in self._tree.drop(directory):
@@ -141,7 +167,7 @@ class Observer:
                 if not directory.listed:
                     self._unlisted.append(directory)
                 for name in names[directory.inode]:
-                    yield from self._look(directory, opened, name)
+                    yield from self._look(directory, opened, name, why=Why.NAME)
 
     def _misplaced(self, directory: Directory, names: set[bytes]) -> None:
         """A directory is not where it was: look there, and come back to its names later."""
@@ -182,33 +208,68 @@ class Observer:
         """Looks at a file known by its inode number; `sure`: unless its signature is the same."""
         record = self._index.get(number)
         if record is None:
-            return  # never recorded: a hint of its creation is on its way
+            if self._index.overflowed:
+                self._search_all()
+            else:
+                # A hint of its creation is on its way, and it is read as a whole then.
+                self._source.release([number])
+            return
         if self._nameless is not None and self._nameless.get(number) == record.ctime_ns:
             return
         directory = self._tree.by_inode.get(record.parent_ino)
         if directory is None:
-            self._search(number, record)
+            self._displaced(number, record)
             return
         with self._opened(directory) as opened:
             if opened is None:
+                self._give_back(number)
                 self._misplaced(directory, {record.name})
                 return
             status = _lstat(opened, record.name)
             if status is None or status.st_ino != number:
-                self._search(number, record)
+                self._displaced(number, record)
             elif not (sure and _unmoved(record, status, self._trust.granule_ns)):
                 yield from self._look(directory, opened, record.name)
+
+    def _give_back(self, number: int) -> None:
+        if number in self._changed:
+            self._source.give_back_file(number, self._changed[number])
+
+    def _displaced(self, number: int, record: IndexRecord) -> None:
+        """The file is not at its known name: maybe moved, maybe gone."""
+        if not self._source.by_range:
+            self._search(number, record)
+        elif self._nameless is None:
+            # While names may move: the hint of its new name may be on its way.
+            self._give_back(number)
+        elif record.link_id:
+            others = self._tree.link_names.get(record.link_id, set())
+            others.discard((record.parent_ino, record.name))
+            for parent, name in others:
+                if parent in self._tree.by_inode:
+                    self._look_later(parent, name)
+            if not others:
+                self._source.release([number])
+                self._search(number, record)
+        else:
+            # Every name that changes is hinted: had it another one, that was looked at.
+            self._source.release([number])
 
     def _search(self, number: int, record: IndexRecord) -> None:
         """The file lost its known name: compare everything once, which finds any other name."""
         if self._nameless is None:
             return
         self._nameless[number] = record.ctime_ns
+        self._search_all()
+
+    def _search_all(self) -> None:
         if not self._deep:
             self._deep = True
             self._unlisted.append(self._tree.root)
 
-    def _look(self, directory: Directory, fd: int, name: bytes) -> Iterator[Observation]:
+    def _look(
+        self, directory: Directory, fd: int, name: bytes, *, why: Why = Why.PLACE
+    ) -> Iterator[Observation]:
         seen = self._seen.setdefault(directory.inode, set())
         if name in seen:
             return
@@ -222,7 +283,7 @@ class Observer:
                     yield from self._directory(directory, name, pin, status)
                 else:
                     self._unplace(directory, name, None)
-                    yield self._file(directory, name, pin, status)
+                    yield self._file(directory, name, pin, status, why)
         except FileNotFoundError:
             if self._tree.link_names:
                 self._lost_name(directory, name, 0)
@@ -276,13 +337,13 @@ class Observer:
             self._unlisted.append(known)
 
     def _file(
-        self, directory: Directory, name: bytes, pin: int, status: os.stat_result
+        self, directory: Directory, name: bytes, pin: int, status: os.stat_result, why: Why
     ) -> Observation:
         found = Observation(directory, name, status, clock.now_ns(), inode.xattrs(pin))
         if stat.S_ISLNK(status.st_mode):
             found.target = inode.link_target(pin)
         elif stat.S_ISREG(status.st_mode):
-            found.content = self._content(directory, name, pin, status)
+            found.content = self._content(directory, name, pin, status, why)
         if status.st_nlink > 1:
             self._find_first_name(status.st_ino)
         else:
@@ -323,20 +384,65 @@ class Observer:
             self._more.append((inode, name))
 
     def _content(
-        self, directory: Directory, name: bytes, pin: int, status: os.stat_result
+        self, directory: Directory, name: bytes, pin: int, status: os.stat_result, why: Why
     ) -> Content:
-        done = self._contents.get(status.st_ino)
+        number = status.st_ino
+        done = self._contents.get(number)
         # A write under way has moved the timestamp before it moves the size.
         if done is not None and (done[0], done[1].size) == (status.st_ctime_ns, status.st_size):
             return done[1]
-        old = self._recorded(directory, name, status.st_ino)
+        # Before anything is read: a later change is hinted.
+        held = self._source.hold(number)
+        self._read.add(number)
+        base = self._base(number, why) if held else None
         with inode.reading(pin) as fd:
-            content = self._reader.read(
-                fd, status.st_size, self._chunk_bits, old, self._tree.stage.get, self._spill
-            )
+            if base is not None:
+                parts = self._parts(number, fd, status.st_size, why)
+                content = self._reader.read_parts(
+                    fd, status.st_size, base, parts, self._tree.stage.get, self._spill
+                )
+            else:
+                self._mapped.read_whole(number, fd, self._hidden)
+                old = self._recorded(directory, name, number)
+                content = self._reader.read(
+                    fd, status.st_size, self._chunk_bits, old, self._tree.stage.get, self._spill
+                )
         if status.st_nlink > 1:
-            self._contents[status.st_ino] = (status.st_ctime_ns, content)
+            self._contents[number] = (status.st_ctime_ns, content)
         return content
+
+    def _base(self, number: int, why: Why) -> Entry | None:
+        """What the file held when it was last read, if all that changed since is hinted."""
+        changed = self._changed.get(number)
+        if number in self._hidden.mapped or (changed is not None and changed.whole):
+            return None
+        if changed is None and (why is Why.LISTING or self._deep):
+            return None
+        record = self._index.get(number)
+        if record is None or record.kind != Kind.FILE:
+            return None
+        return Entry(
+            Kind.FILE, size=record.size, content=record.content, chunk_bits=self._chunk_bits
+        )
+
+    def _parts(self, number: int, fd: int, size: int, why: Why) -> set[int]:
+        """Numbers of the chunks to read of a file whose changes are hinted."""
+        changed = self._changed.get(number) or Changed()
+        windows = set(changed.windows)
+        armed = number in self._hidden.armed
+        between = self._window_bits - self._chunk_bits
+        if armed or why is Why.NAME:
+            # Who has a file mapped, or has closed it just now, may have stored beside what was
+            # written, without a hint: a page that is dirty already gives none.
+            windows.update(chunk >> between for chunk in changed.chunks)
+        if armed and windows:
+            self._mapped.read_windows(number, fd, windows)
+        count = -(-size >> self._chunk_bits)
+        parts = set(changed.chunks)
+        for window in windows:
+            first = window << between
+            parts.update(range(first, min(first + (1 << between), count)))
+        return parts
 
     def _recorded(self, directory: Directory, name: bytes, number: int) -> Entry | None:
         """What the file's content was when it was last captured."""
@@ -358,7 +464,8 @@ class Observer:
             # The watch comes first: a later change is hinted, an earlier one is listed.
             self._source.watch(directory.inode, fd)
             listing = _Listing(directory, directory.content)
-            for name, status in inode.statuses(fd):
+            before = None if directory.listed else self._source.watch_files
+            for name, status in inode.statuses(fd, before):
                 listing.on_disk.add(name)
                 listing.window.append((name, status))
                 if len(listing.window) >= limits.OBSERVE_NAMES_MAX:
@@ -378,14 +485,20 @@ class Observer:
         window, listing.window = listing.window, []
         known = listing.recorded != EMPTY
         records = self._index.get_many([s.st_ino for _, s in window]) if known else {}
+        same: list[int] = []
         for name, status in window:
             record = records.get(status.st_ino)
-            if record is not None and self._unchanged(listing, name, status, record):
+            hinted = status.st_ino in self._changed
+            if record is not None and not hinted and self._unchanged(listing, name, status, record):
                 listing.found += 1
+                if record.kind == Kind.FILE:
+                    same.append(status.st_ino)
                 continue
             if known and self._tree.lookup_in(listing.recorded, name) is not None:
                 listing.found += 1
-            yield from self._look(listing.directory, fd, name)
+            yield from self._look(listing.directory, fd, name, why=Why.LISTING)
+        if not listing.directory.listed:
+            self._source.settle(same)
 
     def _unchanged(
         self, listing: _Listing, name: bytes, status: os.stat_result, record: IndexRecord

@@ -26,6 +26,7 @@ class Index:
         self._store = store
         self._volume = volume
         self._new: dict[int, IndexRecord] = {}
+        self.overflowed = False  # there are files without a signature
 
     def get(self, inode: int) -> IndexRecord | None:
         """The newest signature of an inode."""
@@ -44,6 +45,12 @@ class Index:
         """
         if len(self._new) < limits.SIGNATURES_PENDING_MAX:
             self._new[inode] = record
+        else:
+            self.overflowed = True
+
+    def is_new(self, inode: int) -> bool:
+        """Whether a signature waits for the next commit."""
+        return inode in self._new
 
     def has_directory(self, inode: int, parent: int, name: bytes, content: bytes) -> bool:
         """Whether the directory of this inode number was recorded at this place, as `content`."""
@@ -63,16 +70,20 @@ class Index:
         if record is not None and record.kind == Kind.DIRECTORY:
             self._new[inode] = directory_signature(0, b"", EMPTY)
 
-    def add_to(self, batch: Batch, stage: Stage) -> None:
-        """Add all new signatures to the batch of a commit.
+    def add_to(self, batch: Batch, stage: Stage) -> list[int]:
+        """Add all new signatures to the batch of a commit; returns inodes that were left out.
 
         A file that was seen and was gone again before the end has content that is not stored:
         its signature would vouch for chunks that nobody has.
         """
+        left_out: list[int] = []
         for inode, record in self._new.items():
             stored = record.content in batch.chunks or record.content in batch.nodes
             if stored or not stage.holds(record.content):
                 batch.index_put[self._volume, inode] = record.encode()
+            else:
+                left_out.append(inode)
+        return left_out
 
     def __len__(self) -> int:
         return len(self._new)

@@ -19,6 +19,7 @@ from diffkeeper import clock, counters, failpoint, limits
 from diffkeeper.capture import probe
 from diffkeeper.capture.scan import ScanSource
 from diffkeeper.capture.source import Dirty, Source
+from diffkeeper.engine.mapped import Mapped
 from diffkeeper.engine.observation import Hidden, Observation, Trust
 from diffkeeper.engine.observe import Observer
 from diffkeeper.engine.recorder import Recorder
@@ -67,6 +68,7 @@ class Tools:
     reader: Reader
     cgroup_root: str
     proc_root: str
+    sources: probe.Sources = field(default_factory=probe.Sources)
 
 
 @dataclass(slots=True)
@@ -91,8 +93,11 @@ class Snapshotter:
         self._root_fd = os.open(live, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         device, root, self.fs_type = mounts.locate(live)
         self.target = Target(device, root)
-        choice = probe.choose(policy.source)
+        device_number = os.fstat(self._root_fd).st_dev
+        place = probe.Place(device_number, self.fs_type, policy.chunk_bits)
+        choice = tools.sources.choose(policy.source, place)
         self._source: Source = choice.source
+        self._mapped = Mapped(self._source.window_bits)
         self.source_reason = choice.reason
         self._horizon_ns = inode.mmap_dirty_horizon_ns()
         self._index = Index(tools.store, state.record.id)
@@ -102,7 +107,9 @@ class Snapshotter:
         self._nameless: dict[int, int] = {}
         self._still = True
         self._places: dict[int, tuple[int, bytes]] = {}
-        self._unhinted = Unhinted(Survey(tools.proc_root, tools.cgroup_root), device)
+        survey = Survey(tools.proc_root, tools.cgroup_root)
+        self._unhinted = Unhinted(survey, device, self._mapped.armed)
+        self._unhinted.by_range = self._source.by_range
         self._settled = False
         self._looked_ns = 0  # when this capture began to look
         # Hints are never truth: from time to time everything is compared, whatever was hinted.
@@ -156,6 +163,8 @@ class Snapshotter:
     def _forget(self) -> None:
         """Drop all unstored work: the next capture compares everything with the newest snapshot."""
         self._tree = None
+        self._mapped.frozen = False
+        self._mapped.forget()
         self._index.clear()
         self._stage.clear()
         self._stage.reset_counts()
@@ -165,10 +174,12 @@ class Snapshotter:
         self, reason: str, writers: Writers, freeze: bool, started: float
     ) -> SnapshotRecord | None:
         outcome = _Outcome()
-        if started >= self._compare_due:
-            self._source.escalate("the regular comparison is due")
         dirty = self._source.drain()
         self._looked_ns = clock.now_ns()
+        if started >= self._compare_due:
+            dirty.escalate("the regular comparison is due")
+        if dirty.everything:
+            self._mapped.forget()
         hidden = self._unhinted.look(writers)
         again = self._unsettled()
         if not dirty and not hidden and not again:
@@ -249,6 +260,7 @@ class Snapshotter:
             self._places,
             check,
             spill,
+            self._mapped,
         )
 
     def _note_name(self, number: int, old: IndexRecord | None, new: IndexRecord) -> None:
@@ -277,9 +289,17 @@ class Snapshotter:
         self._absorb(window)
 
     def _fall_back(self, reason: str) -> None:
-        """The source gave up: scan from now on."""
+        """The source gave up: the next coarser one from now on."""
         self._source.stop()
-        self._source, self.source_reason = ScanSource(), reason
+        if self._source.by_range:
+            place = probe.Place(0, self.fs_type, self._policy.chunk_bits)
+            choice = self._tools.sources.choose("inotify", place)
+            self._source = choice.source
+            self.source_reason = f"{reason}; {choice.reason}"
+        else:
+            self._source, self.source_reason = ScanSource(), reason
+        self._unhinted.by_range = False
+        self._mapped.forget()
 
     def _spill(self, content: Content) -> None:
         """Take the data of a large file over while it is still being read."""
@@ -333,12 +353,14 @@ class Snapshotter:
                 failpoint.hit("capture.frozen")
                 outcome.time_ns = clock.now_ns()
                 outcome.fuzzy = self._copy(writers, _Budget(frozen.remaining), taken, pending)
+            self._mapped.frozen = False
             if frozen.expired:
                 outcome.fuzzy = f"the freeze ended after its limit of {limit * 1000:.0f} ms"
             outcome.freeze_ms = frozen.seconds * 1000
             self._absorb(taken)
             return not frozen.expired
         except FreezeError as error:
+            self._mapped.frozen = False
             outcome.fuzzy = str(error)
             self._absorb(taken)
             self._round(pending.dirty, pending.hidden, writers)
@@ -348,18 +370,22 @@ class Snapshotter:
         self, writers: Writers, budget: _Budget, taken: list[Observation], pending: _Pending
     ) -> str:
         """Inside the freeze: copy what changed. Returns why it is not one instant, or nothing."""
+        self._mapped.frozen = True
         pending.hidden = self._unhinted.look(writers)
         if len(pending.hidden.opened) > limits.FROZEN_LOOKS_MAX:
             pending.hidden = self._unhinted.only_open(pending.hidden, writers)
         for attempt in range(_FROZEN_ROUNDS_MAX):
-            pending.dirty = self._source.drain()
+            pending.dirty = self._source.drain(frozen=True)
+            if pending.dirty.everything:
+                self._mapped.forget()
             if attempt and not (pending.dirty and self._source.complete):
                 pending.dirty = Dirty()
                 break
             if pending.dirty.orphans:
                 pending.hidden = self._unhinted.with_open(pending.hidden, writers)
             for seen in self._observer(budget.check, budget.spill, still=True).run(
-                pending.dirty, Hidden() if attempt else pending.hidden
+                pending.dirty,
+                Hidden(armed=pending.hidden.armed) if attempt else pending.hidden,
             ):
                 taken.append(seen)
                 budget.add(seen)
@@ -395,6 +421,9 @@ class Snapshotter:
             names[observation.name] = self._recorder.entry(observation, self._tree)
         for directory, names in changes.items():
             self._tree.apply(directory, names)
+        if self._source.by_range:
+            read = [o.status.st_ino for o in seen if o.content is not None and o.status is not None]
+            self._source.settle([number for number in read if self._index.is_new(number)])
         self._places.clear()
         self._stage.relieve()
 
@@ -405,7 +434,7 @@ class Snapshotter:
             parent = placed.parent.inode if placed.parent is not None else 0
             self._index.put_directory(placed.inode, parent, placed.name, placed.content)
         batch = self._stage.batch([root])
-        self._index.add_to(batch, self._stage)
+        self._source.release(self._index.add_to(batch, self._stage))
         head = self._state.head
         unchanged = head is not None and head.root == root.hex()
         healed = unchanged and head is not None and head.consistency == "fuzzy"
@@ -440,6 +469,7 @@ class Snapshotter:
 
     def _done(self) -> None:
         self._unhinted.taken()
+        self._mapped.give_back(self._source)
         self._index.clear()
         self._stage.clear()
         self._stage.reset_counts()

@@ -4,10 +4,14 @@ Three things hide a write from a source that watches names: a shared mapping, as
 a descriptor that was opened under a name which the file has lost since. The first two show in
 the writers' mappings; for the third, a file that is new or changed its name is looked at in every
 capture until nobody has it open for writing.
+
+A source that watches files sees all but the mapping, and of that the first store to each page that
+was written out. A file newly mapped is written out and read as a whole once; then it is armed.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from diffkeeper import limits
@@ -22,34 +26,41 @@ if TYPE_CHECKING:
 class Unhinted:
     """What one volume's writers can do unseen; not thread safe."""
 
-    def __init__(self, survey: Survey, device: str) -> None:
+    def __init__(self, survey: Survey, device: str, armed: set[int]) -> None:
+        """`armed`: files of which the source sees stores, see Mapped."""
         self._survey = survey
         self._device = device
+        self._armed = armed
         self._mapped: set[int] = set()
         self._mapped_now: set[int] = set()
         self._renamed: set[int] = set()
         self._closed: set[int] = set()
+        self.by_range = False  # the source watches files
 
     def look(self, writers: Writers) -> Hidden:
         """The files to look at now. Fit for the inside of a freeze."""
-        opened = set(self._renamed)
+        opened = set() if self.by_range else set(self._renamed)
         if writers.pids:
             found = self._survey.hidden_writes(writers.pids, self._device)
             self._mapped_now |= found.inodes
-            if found.rings:
+            if found.rings and not self.by_range:
                 opened |= self._survey.open_for_write(found.rings, self._device)
         # A mapping that ended after a look may have been stored to until its end.
-        return Hidden(frozenset(self._mapped_now | self._mapped), frozenset(opened))
+        mapped = self._mapped_now | self._mapped
+        if not self.by_range:
+            return Hidden(frozenset(mapped), frozenset(opened))
+        self._armed &= mapped
+        return Hidden(frozenset(mapped - self._armed), armed=frozenset(self._armed))
 
     def with_open(self, hidden: Hidden, writers: Writers) -> Hidden:
         """With every file that is open for writing: one of them was written under no name."""
         opened = self._survey.open_for_write(writers.pids, self._device)
-        return Hidden(hidden.mapped, hidden.opened | opened)
+        return replace(hidden, opened=hidden.opened | opened)
 
     def only_open(self, hidden: Hidden, writers: Writers) -> Hidden:
         """Without the files that nobody has open for writing."""
         opened = self._survey.open_for_write(writers.pids, self._device)
-        return Hidden(hidden.mapped, hidden.opened & opened)
+        return replace(hidden, opened=hidden.opened & opened)
 
     def begin(self, writers: Writers) -> None:
         """A capture begins: who is not open now, and is looked at, needs no further look."""
@@ -61,6 +72,8 @@ class Unhinted:
 
         Who opened it under another name may go on to write: the hint names that other name.
         """
+        if self.by_range:
+            return True
         linked = new.link_id or (old is not None and old.link_id)
         stayed = old is not None and (old.parent_ino, old.name) == (new.parent_ino, new.name)
         if new.kind != Kind.FILE or (stayed and not linked):

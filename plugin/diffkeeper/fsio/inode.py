@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import stat
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from diffkeeper import limits
 from diffkeeper.fsio import linux
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 # Labels that belong to the host's policy, not to the data.
@@ -80,9 +81,8 @@ def link_target(pin: int) -> bytes:
     return os.readlink(b"", dir_fd=pin)
 
 
-def data_extents(fd: int, size: int) -> Iterator[tuple[int, int]]:
-    """Byte ranges [start, end) of `fd` below `size` that are not holes, in order."""
-    position = 0
+def data_extents(fd: int, size: int, position: int = 0) -> Iterator[tuple[int, int]]:
+    """Byte ranges [start, end) of `fd` from `position` to `size` that are not holes, in order."""
     while position < size:
         try:
             start = os.lseek(fd, position, os.SEEK_DATA)
@@ -120,12 +120,21 @@ def names(directory: int) -> list[bytes]:
     return [os.fsencode(name) for name in os.listdir(directory)]
 
 
-def statuses(directory: int) -> Iterator[tuple[bytes, os.stat_result]]:
-    """Name and lstat of everything in a directory; names that vanish meanwhile are left out."""
+def statuses(
+    directory: int, before: Callable[[list[int]], None] | None = None
+) -> Iterator[tuple[bytes, os.stat_result]]:
+    """Name and lstat of everything in a directory; names that vanish meanwhile are left out.
+
+    `before` is called with the inode numbers of regular files before any of them is looked at.
+    """
     with os.scandir(directory) as entries:
-        for entry in entries:
-            with contextlib.suppress(FileNotFoundError):
-                yield os.fsencode(entry.name), entry.stat(follow_symlinks=False)
+        while window := list(itertools.islice(entries, limits.OBSERVE_NAMES_MAX)):
+            if before is not None:
+                files = [e.inode() for e in window if e.is_file(follow_symlinks=False)]
+                before(files)
+            for entry in window:
+                with contextlib.suppress(FileNotFoundError):
+                    yield os.fsencode(entry.name), entry.stat(follow_symlinks=False)
 
 
 def mmap_dirty_horizon_ns() -> int:

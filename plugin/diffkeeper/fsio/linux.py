@@ -94,6 +94,17 @@ def mount_bind(source: str, target: str) -> None:
     _check(_libc.mount(os.fsencode(source), os.fsencode(target), None, MS_BIND, None), target)
 
 
+def mount_tracefs(target: str) -> None:
+    """Mount tracefs on a directory."""
+    _check(_libc.mount(b"tracefs", os.fsencode(target), b"tracefs", 0, None), target)
+
+
+def write_out(fd: int, start: int, length: int) -> None:
+    """sync_file_range(2): write dirty pages out and wait; a later store to one faults again."""
+    flags = 1 | 2 | 4  # WAIT_BEFORE, WRITE, WAIT_AFTER
+    _check(_libc.sync_file_range(fd, ctypes.c_int64(start), ctypes.c_int64(length), flags))
+
+
 def unmount(target: str, flags: int = 0) -> None:
     """Unmount `target`; raises OSError EBUSY while it is in use, EINVAL where nothing is."""
     _check(_libc.umount2(os.fsencode(target), flags), target)

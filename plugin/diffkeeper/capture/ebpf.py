@@ -1,0 +1,157 @@
+"""eBPF: tells which parts of which file changed; names come from inotify, without its writes.
+
+Files are watched by inode number before they are read. What the kernel's marks cannot tell is
+covered as with inotify: anything before a file is watched by reading it whole, and marks that had
+no room by the comparison of the whole volume, under a new number for which no file is held.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from diffkeeper import clock, counters, limits
+from diffkeeper.capture.inotify import InotifySource
+from diffkeeper.capture.source import Changed, Dirty
+from diffkeeper.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from diffkeeper.capture.program import Program
+
+
+class EbpfSource:
+    """One volume on `device` (as in st_dev), with chunks of 1 << chunk_bits bytes."""
+
+    name = "ebpf"
+    complete = True
+    by_range = True
+
+    def __init__(self, program: Program, device: int, chunk_bits: int) -> None:
+        self._program = program
+        self.window_bits = program.window_bits
+        self._device = device
+        self._chunk_bits = chunk_bits
+        self._names = InotifySource(writes=False)
+        self._number = 0
+        self._given_back: dict[int, Changed] = {}
+        # Marks of operations that are told when they start, and when each was drained first.
+        self._started: dict[int, tuple[float, Changed]] = {}
+
+    def start(self) -> None:
+        """Begin to gather; raises UnsupportedError naming the limit that is reached."""
+        self._names.start()
+        self._number = self._program.open_volume(self._device)
+
+    def stop(self) -> None:
+        """Give back every kernel resource."""
+        if self._number:
+            self._program.close_volume(self._number, forget=True)
+            self._number = 0
+        self._names.stop()
+
+    def watch(self, inode: int, descriptor: int) -> bool:
+        """Gather names of a directory; raises UnsupportedError at the watch limit."""
+        return self._names.watch(inode, descriptor)
+
+    def unwatch(self, inode: int) -> None:
+        """Stop gathering names of a directory."""
+        self._names.unwatch(inode)
+
+    def pending(self) -> bool:
+        """Whether a drain would return anything; cheap."""
+        return bool(
+            self._given_back
+            or self._program.pending(self._number)
+            or self._names.pending()
+            or self._due(clock.monotonic())
+        )
+
+    def drain(self, *, frozen: bool = False) -> Dirty:
+        """Take names first: of an inode that was freed since, its mark is then there, too."""
+        dirty = self._names.drain()
+        marks = self._program.drain(self._number)
+        if marks.lost:
+            counters.add("ebpf_lost_total", 1)
+            self._renew()
+            dirty.files.clear()
+            dirty.escalate("the kernel had no room for a mark")
+            return dirty
+        dirty.files, self._given_back = self._given_back, {}
+        for inode, changed in marks.done.items():
+            dirty.files.setdefault(inode, Changed()).merge(changed)
+        self._take_started(marks.started, dirty, frozen=frozen)
+        for inode in marks.reused:
+            dirty.files.setdefault(inode, Changed()).whole = True
+            if self._program.held(self._number, inode) is not None:
+                self._watch([inode], held=False)
+        return dirty
+
+    def _take_started(self, new: dict[int, Changed], dirty: Dirty, *, frozen: bool) -> None:
+        """What has started is looked at now, and again when it has surely ended."""
+        now = clock.monotonic()
+        for inode, changed in new.items():
+            dirty.files.setdefault(inode, Changed()).merge(changed)
+        ended = list(self._started) if frozen and self._program.direct_end else list(self._due(now))
+        for inode in ended:
+            dirty.files.setdefault(inode, Changed()).merge(self._started.pop(inode)[1])
+        if frozen and self._program.direct_end:
+            return
+        for inode, changed in new.items():
+            if inode in self._started:
+                changed.merge(self._started[inode][1])
+            self._started[inode] = now, changed
+
+    def _due(self, now: float) -> list[int]:
+        limit = now - limits.STARTED_SECONDS
+        return [inode for inode, (since, _) in self._started.items() if since < limit]
+
+    def give_back(self, inode: int, names: set[bytes]) -> None:
+        """Make the next drain return these names of a directory again."""
+        self._names.give_back(inode, names)
+
+    def give_back_file(self, inode: int, changed: Changed) -> None:
+        """Make the next drain return this of a file again."""
+        self._given_back.setdefault(inode, Changed()).merge(changed)
+
+    def escalate(self, cause: str) -> None:
+        """Make the next drain return the whole volume; no file is held any more."""
+        self._renew()
+        self._names.escalate(cause)
+
+    def _renew(self) -> None:
+        """A new number: what is watched under the old one is not held."""
+        self._program.close_volume(self._number, forget=False)
+        self._number = self._program.open_volume(self._device)
+        self._given_back.clear()
+        self._started.clear()
+
+    def watch_files(self, inodes: Iterable[int]) -> None:
+        """See changes of these files from now on. Raises UnsupportedError without room."""
+        self._watch(inodes, held=False)
+
+    def _watch(self, inodes: Iterable[int], *, held: bool) -> None:
+        try:
+            self._program.watch(self._number, self._chunk_bits, inodes, held=held)
+        except OSError as error:
+            if error.errno in (errno.E2BIG, errno.ENOMEM):
+                raise UnsupportedError(
+                    f"more than {limits.EBPF_WATCHED_MAX} files to watch with eBPF"
+                ) from error
+            raise
+
+    def hold(self, inode: int) -> bool:
+        """Whether all changes were seen since the file was settled; else it is watched now."""
+        held = self._program.held(self._number, inode)
+        if held is None:
+            self._watch([inode], held=False)
+        return bool(held)
+
+    def settle(self, inodes: Iterable[int]) -> None:
+        """What is recorded of these files is their content, but for what is marked since."""
+        self._watch(inodes, held=True)
+
+    def release(self, inodes: Iterable[int]) -> None:
+        """See nothing of these files any more."""
+        self._program.unwatch(self._number, inodes)

@@ -1,0 +1,340 @@
+"""The eBPF programs in the kernel, and their maps: which files are watched, what was marked.
+
+One set of programs serves all volumes. A volume is a number that is never given again, so that what
+the kernel still holds of one that ended means nothing to the next.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, Final
+
+from diffkeeper import clock, counters, limits
+from diffkeeper.capture import tracing
+from diffkeeper.capture.marks import Marks
+from diffkeeper.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+_DEBIAN_PACKAGES: Final = "/usr/lib/python3/dist-packages"
+_FILE_KEY: Final = struct.Struct("=QII")
+_CHUNK_KEY: Final = struct.Struct("=QIIQ")
+_VOLUME: Final = struct.Struct("=I")
+_WATCHED: Final = struct.Struct("=IHH")
+_STATE: Final = struct.Struct("=QQ")
+_COUNTS: Final = ("marks", "full_files", "full_volumes", "long_ranges")
+_PAGE_BITS: Final = os.sysconf("SC_PAGESIZE").bit_length() - 1
+
+# Sources by concern, with the tracepoints that each needs.
+_COMMON: Final = {
+    "iomap.c": ("iomap/iomap_iter", "iomap/iomap_dio_rw_begin"),
+    "mapped.c": ("writeback/writeback_dirty_folio",),
+}
+_FILE_SYSTEMS: Final = {
+    "ext4": {
+        "ext4_write.c": (
+            "ext4/ext4_da_write_end",
+            "ext4/ext4_write_end",
+            "ext4/ext4_journalled_write_end",
+        ),
+        "ext4_space.c": (
+            "ext4/ext4_truncate_enter",
+            "ext4/ext4_punch_hole",
+            "ext4/ext4_zero_range",
+            "ext4/ext4_collapse_range",
+            "ext4/ext4_insert_range",
+        ),
+        "ext4_inode.c": ("ext4/ext4_free_inode",),
+    },
+    "xfs": {
+        "xfs_write.c": ("xfs/xfs_file_buffered_write",),
+        "xfs_space.c": (
+            "xfs/xfs_itruncate_extents_start",
+            "xfs/xfs_free_file_space",
+            "xfs/xfs_zero_file_space",
+            "xfs/xfs_collapse_file_space",
+            "xfs/xfs_insert_file_space",
+            "xfs/xfs_reflink_remap_range",
+        ),
+        "xfs_inode.c": ("xfs/xfs_inode_inactivating",),
+    },
+}
+# Told by some kernels only; without it direct I/O is marked when it starts.
+_DIRECT_END: Final = ("direct.c", "iomap/iomap_dio_complete")
+
+
+class _Map:
+    """One hash map of the kernel's, read and written in batches. Raises OSError."""
+
+    def __init__(self, library: Any, fd: int, key: struct.Struct, value: struct.Struct) -> None:
+        self._library, self._fd = library, fd
+        self._key, self._value = key, value
+        self._batch = limits.MAP_BATCH_ENTRIES
+        self._keys = ctypes.create_string_buffer(self._batch * key.size)
+        self._values = ctypes.create_string_buffer(self._batch * value.size)
+
+    def get(self, key: bytes) -> tuple[int, ...] | None:
+        value = ctypes.create_string_buffer(self._value.size)
+        if self._library.bpf_lookup_elem(self._fd, key, value) < 0:
+            return None
+        return self._value.unpack(value.raw)
+
+    def put(self, key: bytes, value: bytes) -> None:
+        self._check(self._library.bpf_update_elem(self._fd, key, value, 0))
+
+    def put_many(self, keys: Sequence[bytes], value: bytes) -> None:
+        for at in range(0, len(keys), self._batch):
+            part = keys[at : at + self._batch]
+            count = ctypes.c_uint32(len(part))
+            args = (b"".join(part), value * len(part), ctypes.byref(count))
+            self._check(self._library.bpf_update_batch(self._fd, *args))
+
+    def delete(self, key: bytes) -> None:
+        """One that is not there is no error."""
+        self._library.bpf_delete_elem(self._fd, key)
+
+    def items(self, *, take: bool) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Everything in the map; `take`: each entry is removed in the moment it is read."""
+        name = "bpf_lookup_and_delete_batch" if take else "bpf_lookup_batch"
+        call = getattr(self._library, name)
+        position = ctypes.c_uint32()
+        start = None
+        while True:
+            count = ctypes.c_uint32(self._batch)
+            refs = (ctypes.byref(position), self._keys, self._values, ctypes.byref(count))
+            result = call(self._fd, start, *refs)
+            error = ctypes.get_errno() if result < 0 else 0
+            if error not in (0, errno.ENOENT):
+                raise OSError(error, os.strerror(error))
+            keys = self._key.iter_unpack(self._keys.raw[: count.value * self._key.size])
+            values = self._value.iter_unpack(self._values.raw[: count.value * self._value.size])
+            yield from zip(keys, values, strict=True)
+            if error:
+                return
+            start = ctypes.byref(position)
+
+    def _check(self, result: int) -> None:
+        if result < 0:
+            error = ctypes.get_errno()
+            raise OSError(error, os.strerror(error))
+
+
+class Program:
+    """The loaded programs. Methods may be called from any thread."""
+
+    def __init__(
+        self,
+        bcc: Any,
+        loaded: Any,
+        file_systems: dict[str, str],
+        direct_end: bool,
+        load_seconds: float,
+    ) -> None:
+        """Use `load`. file_systems: name to why it is not supported, or an empty text.
+
+        direct_end: the end of direct I/O is told, so that every STARTED mark is of a system call.
+        """
+        library = bcc.libbcc.lib
+        self._loaded = loaded
+        self.file_systems = file_systems
+        self.direct_end = direct_end
+        self.window_bits = mapped_bits()
+        self.load_seconds = load_seconds
+        self._lock = threading.Lock()
+        self._watched = _Map(library, loaded[b"watched"].map_fd, _FILE_KEY, _WATCHED)
+        self._chunks = _Map(library, loaded[b"chunks"].map_fd, _CHUNK_KEY, _VOLUME)
+        self._files = _Map(library, loaded[b"files"].map_fd, _FILE_KEY, _VOLUME)
+        self._states = _Map(library, loaded[b"volumes"].map_fd, _VOLUME, _STATE)
+        self._marks: dict[int, Marks] = {}
+        self._devices: dict[int, int] = {}
+        self._seen: dict[int, tuple[int, ...]] = {}
+        self._next = 1
+
+    @classmethod
+    def load(cls, headers: str = "") -> Program:
+        """Compile and attach what this kernel has; `headers`: a folder of kernel headers.
+
+        Raises UnsupportedError with the reason.
+        """
+        began = clock.monotonic()
+        sources, file_systems, flags = _plan()
+        bcc = _import_bcc(tracing.headers(headers))
+        text = "\n".join((tracing.programs() / name).read_text() for name in sources)
+        try:
+            loaded = bcc.BPF(text=text, cflags=[f"-D{k}={v}" for k, v in flags.items()])
+        except Exception as error:  # bcc raises nothing finer
+            raise UnsupportedError(f"the eBPF programs cannot be loaded: {error}") from error
+        # The compiler is not needed any more; its memory is given back.
+        loaded.free_bcc_memory()
+        ctypes.CDLL(None).malloc_trim(0)
+        seconds = clock.monotonic() - began
+        return cls(bcc, loaded, file_systems, bool(flags["DIRECT_END"]), seconds)
+
+    def close(self) -> None:
+        """Detach the programs; their maps end with them."""
+        self._loaded.cleanup()
+
+    def open_volume(self, device: int) -> int:
+        """A number for a volume whose files lie on `device` (as in st_dev)."""
+        with self._lock:
+            number = self._next
+            self._next += 1
+            self._marks[number] = Marks()
+            self._devices[number] = os.major(device) << 20 | os.minor(device)
+            self._seen[number] = self._state(number)
+            return number
+
+    def close_volume(self, number: int, *, forget: bool) -> None:
+        """End a number; `forget`: also take its files out of the map, which visits all of them."""
+        with self._lock:
+            self._marks.pop(number, None)
+            self._seen.pop(number, None)
+            self._devices.pop(number, None)
+            if forget:
+                ended = [
+                    _FILE_KEY.pack(*key)
+                    for key, value in self._watched.items(take=False)
+                    if value[0] == number
+                ]
+                for key in ended:
+                    self._watched.delete(key)
+
+    def watch(self, number: int, chunk_bits: int, inodes: Iterable[int], *, held: bool) -> None:
+        """Mark changes of these files from now on. OSError (E2BIG) when there is no room."""
+        device = self._devices[number]
+        keys = [_FILE_KEY.pack(inode, device, 0) for inode in inodes]
+        self._watched.put_many(keys, _WATCHED.pack(number, chunk_bits, held))
+
+    def held(self, number: int, inode: int) -> bool | None:
+        """What `watch` was told of a file; None when this number does not watch it."""
+        found = self._watched.get(_FILE_KEY.pack(inode, self._devices[number], 0))
+        if found is None or found[0] != number:
+            return None
+        return bool(found[2])
+
+    def unwatch(self, number: int, inodes: Iterable[int]) -> None:
+        """Mark changes of these files no more."""
+        for inode in inodes:
+            if self.held(number, inode) is not None:
+                self._watched.delete(_FILE_KEY.pack(inode, self._devices[number], 0))
+
+    def pending(self, number: int) -> bool:
+        """Whether a drain may return anything; one look into a map."""
+        return bool(self._marks[number]) or self._state(number) != self._seen[number]
+
+    def drain(self, number: int) -> Marks:
+        """Take all marks of a volume; those of others wait for their own drain."""
+        with self._lock:
+            # Seen before the marks are taken: one that is set meanwhile is noticed again.
+            state = self._state(number)
+            if state[1] != self._seen[number][1]:
+                self._marks[number].lose()
+            if state != self._seen[number]:
+                self._seen[number] = state
+                self._gather()
+            taken, self._marks[number] = self._marks[number], Marks()
+            return taken
+
+    def counts(self) -> dict[str, int]:
+        """Sums over all processors of what the programs count."""
+        table = self._loaded[b"counts"]
+        return {name: sum(table[ctypes.c_int(i)]) for i, name in enumerate(_COUNTS)}
+
+    def _state(self, number: int) -> tuple[int, ...]:
+        slot = _VOLUME.pack(number % limits.EBPF_VOLUME_SLOTS)
+        return self._states.get(slot) or (0, 0)
+
+    def _gather(self) -> None:
+        try:
+            for (inode, _, kind, chunk), (number,) in self._chunks.items(take=True):
+                if number in self._marks:
+                    self._marks[number].add_chunk(kind, inode, chunk)
+            for (inode, _, kind), (number,) in self._files.items(take=True):
+                if number in self._marks:
+                    self._marks[number].add_file(kind, inode)
+        except OSError:
+            # What was taken and not handed out is missing.
+            for marks in self._marks.values():
+                marks.lose()
+            counters.add("ebpf_drain_errors_total", 1)
+
+
+def _import_bcc(headers: object) -> Any:
+    """Debian's bcc, which lies in the system's Python; PyPI has another package of that name."""
+    os.environ["BCC_KERNEL_SOURCE"] = str(headers)
+    if _DEBIAN_PACKAGES not in sys.path:
+        sys.path.append(_DEBIAN_PACKAGES)
+    try:
+        import bcc  # costs 70 MB, so only where it is used
+        import bcc.libbcc
+    except ImportError as error:
+        raise UnsupportedError(f"bcc is not installed: {error}") from error
+    return bcc
+
+
+def _plan() -> tuple[list[str], dict[str, str], dict[str, int]]:
+    """Sources to compile, support of each file system, and macros; from the kernel's formats."""
+    missing = _missing(_COMMON)
+    if missing:
+        raise UnsupportedError(f"the kernel has no tracepoint {missing[0]}")
+    sources = ["marks.h", "xfs_types.h"]
+    file_systems: dict[str, str] = {}
+    for name, parts in _FILE_SYSTEMS.items():
+        missing = _missing(parts)
+        file_systems[name] = f"the kernel has no tracepoint {missing[0]}" if missing else ""
+        if not missing:
+            sources += parts
+    if all(file_systems.values()):
+        raise UnsupportedError("; ".join(file_systems.values()))
+    sources += _COMMON
+    source, event = _DIRECT_END
+    direct_end = tracing.read(event) is not None
+    if direct_end:
+        sources.append(source)
+    loop = tracing.read("iomap/iomap_iter")
+    if loop is None or "WRITE" not in loop.flags:
+        raise UnsupportedError("the kernel does not tell reads of iomap from writes")
+    macros = {
+        "IOMAP_WRITE": loop.flags["WRITE"],
+        "PAGE_BITS": _PAGE_BITS,
+        "MAPPED_BITS": mapped_bits(),
+        "CHUNKS_MAX": limits.EBPF_CHUNKS_MAX,
+        "FILES_MAX": limits.EBPF_FILES_MAX,
+        "WATCHED_MAX": limits.EBPF_WATCHED_MAX,
+        "VOLUMES_MAX": limits.EBPF_VOLUME_SLOTS,
+        "WRITES_MAX": limits.EBPF_WRITES_MAX,
+        "RANGE_CHUNKS_MAX": limits.EBPF_RANGE_CHUNKS_MAX,
+        "DIRECT_END": int(direct_end),
+    }
+    return sources, file_systems, macros
+
+
+def mapped_bits() -> int:
+    """log2 of the bytes of a window: at least the page cache's largest unit, and any chunk."""
+    try:
+        with open("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size", encoding="ascii") as file:
+            largest = int(file.read())
+    except FileNotFoundError:
+        largest = 1 << _PAGE_BITS
+    return max(largest, limits.CHUNK_BYTES_MAX).bit_length() - 1
+
+
+def _missing(parts: dict[str, tuple[str, ...]]) -> list[str]:
+    wanted = [event for events in parts.values() for event in events]
+    return [event for event in wanted if not _usable(event)]
+
+
+def _usable(event: str) -> bool:
+    found = tracing.read(event)
+    if found is None:
+        return False
+    if event.startswith("xfs/"):
+        # The sizes that bpf/xfs_types.h gives to XFS's own names of types.
+        return all(size == 8 for name, size in found.sizes.items() if "ino" in name)
+    return True

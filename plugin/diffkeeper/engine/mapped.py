@@ -1,0 +1,57 @@
+"""Files that are mapped, shared and writable, where the source sees the first store to a page.
+
+A store to a page that is dirty already leaves no trace. So what was hinted of such a file is
+written out before it is read: the next store to it is hinted again. Inside a freeze nothing may
+wait for a disk; what was read there is written out, and read once more, in the next capture.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from diffkeeper.capture.source import Changed
+from diffkeeper.fsio import linux
+
+if TYPE_CHECKING:
+    from diffkeeper.capture.source import Source
+    from diffkeeper.engine.observation import Hidden
+
+
+class Mapped:
+    """The mapped files of one volume; not thread safe."""
+
+    def __init__(self, window_bits: int) -> None:
+        self._window_bits = window_bits
+        self._later: dict[int, Changed] = {}
+        # Files whose dirty pages were all hinted, or written out, since they are mapped.
+        self.armed: set[int] = set()
+        self.frozen = False
+
+    def read_whole(self, number: int, fd: int, hidden: Hidden) -> None:
+        """A file is about to be read as a whole."""
+        if number not in hidden.mapped and number not in hidden.armed:
+            return
+        if self.frozen:
+            self.armed.discard(number)
+        else:
+            linux.write_out(fd, 0, 0)
+            self.armed.add(number)
+
+    def read_windows(self, number: int, fd: int, windows: set[int]) -> None:
+        """These windows of an armed file are about to be read."""
+        if self.frozen:
+            self._later.setdefault(number, Changed()).windows |= windows
+            return
+        for window in windows:
+            linux.write_out(fd, window << self._window_bits, 1 << self._window_bits)
+
+    def give_back(self, source: Source) -> None:
+        """The capture is over: what was read in its freeze is hinted to the next one."""
+        for number, changed in self._later.items():
+            source.give_back_file(number, changed)
+        self._later.clear()
+
+    def forget(self) -> None:
+        """Hints were lost, or are not of use any more."""
+        self.armed.clear()
+        self._later.clear()
