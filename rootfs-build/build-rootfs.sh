@@ -12,6 +12,8 @@ suite=bookworm
 architecture=$(dpkg --print-architecture)
 python=.venv/bin/python
 [ -x "$python" ] || { echo "run 'make setup' first" >&2; exit 1; }
+# Where the whole kernel headers lie while a root file system is made.
+whole=usr/src/headers
 mkdir -p build
 # Two builds at a time would take each other's half-made directories away.
 exec 9>build/.rootfs.lock
@@ -45,12 +47,14 @@ build_base() {
     if command -v mmdebstrap >/dev/null; then
         mmdebstrap --quiet --variant=extract --include="$(packages)" --architectures="$architecture" \
             --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr \
+            --extract-hook="APT_CONFIG=\"\$MMDEBSTRAP_APT_CONFIG\" '$PWD/rootfs-build/headers.sh' \"\$1/$whole\"" \
             "$suite" "${tarball%.tar}.new.tar" "$source" >"$log" 2>&1 || status=$?
     else
         local work
         work=$(mktemp -d)
         debootstrap --variant=minbase --include="$(packages)" --arch="$architecture" \
             "$suite" "$work" "$source" >"$log" 2>&1 &&
+            rootfs-build/headers.sh "$work/$whole" >>"$log" 2>&1 &&
             tar -C "$work" -cf "${tarball%.tar}.new.tar" . || status=$?
         rm -rf "$work"
     fi
@@ -83,23 +87,40 @@ build_stage() {
     mkdir -p "$stage.new"
     tar -C "$stage.new" --exclude='./dev/*' -xf "$base"
     cp -a "$wheels" "$stage.new/usr/lib/diffkeeper"
+    rootfs-build/stubs.sh "$stage.new"
     rootfs-build/prune.sh "$stage.new"
-    compile "$stage.new" /usr/lib/python3.11 /usr/lib/diffkeeper
+    compile "$stage.new" /usr/lib/python3.11 /usr/lib/python3 /usr/lib/diffkeeper
+    prune_headers "$stage.new"
     mv "$stage.new" "$stage"
+}
+
+# The compiler inside tells which headers it reads. So this is also the proof that it works, after all
+# that was taken away.
+prune_headers() {
+    local root=$1
+    mkdir -p "$root/build" "$root/usr/share/diffkeeper"
+    cp rootfs-build/headers.py bpf/* "$root/build/"
+    inside "$root" /usr/bin/python3 /build/headers.py "/$whole" /usr/share/diffkeeper/headers $(cd bpf && printf '/build/%s ' *)
+    rm -rf "$root/build" "$root/usr/src"
 }
 
 # Byte code that is not checked against time stamps stays valid whatever the engine does to them. The
 # interpreter inside compiles it, so this machine's Python may be another one.
 compile() {
-    local root=$1 enter=(chroot)
-    shift
-    [ "$(id -u)" -eq 0 ] || enter=(unshare --map-root-user chroot)
-    "${enter[@]}" "$root" /usr/bin/python3 -m compileall -qq --invalidation-mode unchecked-hash "$@"
+    inside "$1" /usr/bin/python3 -m compileall -qq --invalidation-mode unchecked-hash "${@:2}"
 }
 
-base_key=$(key rootfs-build/packages.txt rootfs-build/build-rootfs.sh)
+inside() {
+    local enter=(chroot)
+    [ "$(id -u)" -eq 0 ] || enter=(unshare --map-root-user chroot)
+    "${enter[@]}" "$@"
+}
+
+megabytes() { du -cm --apparent-size "$@" | tail -n 1 | cut -f1; }
+
+base_key=$(key rootfs-build/packages.txt rootfs-build/headers.sh rootfs-build/build-rootfs.sh)
 wheels_key=$(key requirements/runtime.txt rootfs-build/build-rootfs.sh)
-stage=build/stage-$(key rootfs-build/* requirements/runtime.txt)
+stage=build/stage-$(key rootfs-build/* requirements/runtime.txt <(grep -h '^#include' bpf/*))
 base=build/base-$base_key.tar
 wheels=build/wheels-$wheels_key
 if [ ! -d "$stage" ]; then
@@ -117,8 +138,10 @@ rm -rf "$out"
 mkdir -p "$out"
 cp -a "$stage" "$rootfs"
 cp -a plugin/diffkeeper "$package"
-[ ! -d bpf ] || cp -a bpf "$package/bpf"
+cp -a bpf "$rootfs/usr/share/diffkeeper/bpf"
 find "$package" -name __pycache__ -type d -prune -exec rm -rf {} +
 compile "$rootfs" /usr/lib/diffkeeper/diffkeeper
 cp config.json "$out/config.json"
-echo "$rootfs: $(du -sm --apparent-size "$rootfs" | cut -f1) MB"
+llvm=("$rootfs"/usr/lib/*-linux-gnu/libLLVM-*.so.1 "$rootfs"/usr/lib/llvm-*/lib/libclang-cpp.so.*)
+headers=$rootfs/usr/share/diffkeeper/headers
+echo "$rootfs: $(megabytes "$rootfs") MB, of which LLVM $(megabytes "${llvm[@]}") MB, kernel headers $(megabytes "$headers") MB"

@@ -13,6 +13,8 @@ rm -rf "$root"/usr/share/doc "$root"/usr/share/man "$root"/usr/share/info "$root
     "$root"/usr/share/perl5 "$root"/usr/share/zoneinfo "$root"/usr/share/gcc \
     "$root"/usr/share/gdb "$root"/usr/share/binfmts "$root"/usr/lib/*/gconv "$root"/usr/lib/*/perl-base \
     "$root"/usr/share/polkit-1 "$root"/usr/share/initramfs-tools "$root"/usr/share/bug "$root"/usr/share/dpkg \
+    "$root"/usr/share/applications "$root"/usr/share/doc-base "$root"/usr/share/pixmaps "$root"/usr/share/python3 \
+    "$root"/usr/lib/valgrind "$root"/usr/lib/python3/dist-packages/*.egg-info \
     "$root"/usr/libexec "$root"/usr/sbin/* \
     "$root"/usr/lib/systemd "$root"/etc/cron.daily "$root"/etc/logrotate.d "$root"/etc/dpkg "$root"/etc/hostname \
     "$root"/etc/resolv.conf "$root"/etc/fstab \
