@@ -84,7 +84,7 @@ def writers(live: Path, seed: int, processes: int) -> Iterator[None]:
 @pytest.mark.skipif(
     not os.path.isdir("/sys/fs/cgroup/freezer"), reason="needs the cgroup v1 freezer hierarchy"
 )
-@pytest.mark.parametrize("source", ["ebpf", "inotify", "scan"])
+@pytest.mark.parametrize("source", ["inotify", "scan"])
 def test_every_snapshot_is_one_instant(source: str, tmp_path: Path) -> None:
     """Entry by entry and byte by byte what was on disk in the freeze."""
     policy = Policy(source=source, freeze_seconds_max=FREEZE_SECONDS)

@@ -66,7 +66,7 @@ class Sources:
             self._program, self._why_not = None, "the daemon stops"
 
     def choose(self, wanted: str, place: Place) -> Choice:
-        """Start a source: `auto` (the finest that works), `ebpf`, `inotify` or `scan`.
+        """Start a source: `auto` (inotify), `ebpf`, `inotify` or `scan`.
 
         A source that does not work falls back to the next coarser one, down to scan, which always
         works; the reason says so.
@@ -75,14 +75,13 @@ class Sources:
             return Choice(ScanSource(), "asked for by the volume's option capture=scan")
         asked = f"asked for by the volume's option capture={wanted}"
         why_not = ""
-        if wanted != "inotify":
+        if wanted == "ebpf":
             try:
-                source = self._ebpf(place)
+                return Choice(self._ebpf(place), asked)
             except UnsupportedError as error:
                 why_not = f"no eBPF: {error}"
-            else:
-                reason = "the finest source; eBPF works on this kernel and file system"
-                return Choice(source, asked if wanted == "ebpf" else reason)
+        elif wanted == "auto":
+            why_not = "the finest source of this release; inotify works on this kernel"
         names = InotifySource()
         try:
             names.start()

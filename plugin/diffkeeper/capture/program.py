@@ -267,7 +267,7 @@ class Program:
 
 def _import_bcc(headers: object) -> Any:
     """Debian's bcc, which lies in the system's Python; PyPI has another package of that name."""
-    os.environ["BCC_KERNEL_SOURCE"] = str(headers)
+    os.putenv("BCC_KERNEL_SOURCE", str(headers))  # read by its C++ part
     if _DEBIAN_PACKAGES not in sys.path:
         sys.path.append(_DEBIAN_PACKAGES)
     try:

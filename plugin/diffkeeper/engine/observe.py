@@ -285,6 +285,9 @@ class Observer:
                     self._unplace(directory, name, None)
                     yield self._file(directory, name, pin, status, why)
         except FileNotFoundError:
+            if not self._source.by_range and self._tree.lookup(directory, name) is None:
+                # Who knows which file was written to under a name that came and went.
+                self._tree.lost_links = True
             if self._tree.link_names:
                 self._lost_name(directory, name, 0)
             self._unplace(directory, name, None)

@@ -91,7 +91,8 @@ class Worktree:
         self._link_entries: dict[int, Entry] = {}
         # Links that a name was seen of since the last comparison of everything began.
         self.marked: set[int] = set()
-        self.lost_links = False  # a name of a link was removed, maybe the last one
+        # A name of a link was removed, maybe the last one; or one that was never seen as a link.
+        self.lost_links = False
         # Names of each link that were seen: directory inode number and name.
         self.link_names: dict[int, set[tuple[int, bytes]]] = {}
 
