@@ -40,7 +40,8 @@ OWNED = {
     "os.replace": "fsio",
     "shutil.move": "fsio",
 }
-ENVIRONMENT = ("os.environ", "os.environb", "os.getenv", "os.putenv")
+# What reads it; `os.putenv` only tells a C library something.
+ENVIRONMENT = ("os.environ", "os.environb", "os.getenv")
 # `freeze/guard_main.py` runs alone, on the standard library only.
 ALONE = ("freeze/guard_main.py",)
 
