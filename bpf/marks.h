@@ -19,6 +19,7 @@
 #define DONE 0
 #define STARTED 1
 #define STORED 2
+#define LOOK 4   /* of files only: size or attributes are about to change */
 #define REUSED 3 /* of files only: the inode was freed, its number may come back as another file */
 
 struct file_key {

@@ -1,7 +1,14 @@
-/* XFS: an inode is inactivated, after which its number may come back as another file. */
+/* XFS: an inode is inactivated, after which its number may come back as another file; or its size or
+ * attributes change. */
 
 TRACEPOINT_PROBE(xfs, xfs_inode_inactivating)
 {
     file_changed(args->dev, args->ino, REUSED);
+    return 0;
+}
+
+TRACEPOINT_PROBE(xfs, xfs_setattr)
+{
+    file_changed(args->dev, args->ino, LOOK);
     return 0;
 }

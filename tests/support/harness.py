@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
+from diffkeeper.capture.probe import Sources
 from diffkeeper.engine.content import Reader
 from diffkeeper.engine.objects import StoreObjects
 from diffkeeper.engine.replay import Replayed, restore
@@ -23,7 +24,9 @@ CGROUP_ROOT = "/sys/fs/cgroup"
 class Engine:
     """A store and one captured volume in `base`; the live directory is `base/live`."""
 
-    def __init__(self, base: Path, policy: Policy | None = None) -> None:
+    def __init__(
+        self, base: Path, policy: Policy | None = None, sources: Sources | None = None
+    ) -> None:
         self.base = base
         self.live = base / "live"
         self.live.mkdir(exist_ok=True)
@@ -33,7 +36,9 @@ class Engine:
         self.freezer.start()
         self.reader = Reader()
         self.survey = Survey()
-        self.tools = Tools(self.store, self.freezer, self.reader, CGROUP_ROOT, "/proc")
+        self.tools = Tools(
+            self.store, self.freezer, self.reader, CGROUP_ROOT, "/proc", sources or Sources()
+        )
         records = self.store.volumes()
         if not records:
             record = VolumeRecord(id=self.store.next_volume_id(), name="v", created_ns=1)

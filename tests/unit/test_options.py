@@ -70,7 +70,7 @@ def test_compression(text: str, level: int | None) -> None:
         ("interval", "٣s"),
         ("interval", "9" * 300 + "s"),
         ("interval", ""),
-        ("capture", "ebpf"),
+        ("capture", "fanotify"),
         ("consistency", "Crash"),
         ("freeze-max", "0ms"),
         ("freeze-max", "6s"),

@@ -31,6 +31,7 @@ COUNTERS: Final[Mapping[str, str]] = {
     "snapshots_total": "Snapshots taken since the daemon started.",
     "capture_cpu_seconds_total": "CPU seconds spent on captures.",
     "capture_errors_total": "Captures that failed, by error.",
+    "ebpf_lost_total": "Times that the kernel had no room for a mark, or it could not be read.",
     "verification_total": "Verifications, by result.",
     "fuzzy_total": "Snapshots that are not one instant.",
 }

@@ -12,6 +12,7 @@ DONE = 0
 STARTED = 1
 STORED = 2
 REUSED = 3
+LOOK = 4
 
 
 @dataclass(slots=True)
@@ -47,6 +48,9 @@ class Marks:
             return
         if kind == REUSED:
             self.reused.add(inode)
+        elif kind == LOOK:
+            # Told before the change, as what has STARTED; it names no part of the content.
+            self._changed(STARTED, inode)
         else:
             self._changed(kind, inode).whole = True
 

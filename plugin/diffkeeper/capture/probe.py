@@ -43,6 +43,13 @@ class Sources:
         self._program: Program | None = None
         self._why_not = "" if ebpf else "eBPF is switched off"
 
+    @classmethod
+    def of(cls, program: Program) -> Sources:
+        """With programs that are loaded, and that the caller unloads."""
+        made = cls()
+        made._program = program
+        return made
+
     def load(self) -> str:
         """Load the eBPF programs unless that was tried; returns why there are none, or nothing."""
         with self._lock:

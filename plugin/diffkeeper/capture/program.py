@@ -14,7 +14,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
-from diffkeeper import clock, counters, limits
+from diffkeeper import clock, limits
 from diffkeeper.capture import tracing
 from diffkeeper.capture.marks import Marks
 from diffkeeper.errors import UnsupportedError
@@ -50,7 +50,7 @@ _FILE_SYSTEMS: Final = {
             "ext4/ext4_collapse_range",
             "ext4/ext4_insert_range",
         ),
-        "ext4_inode.c": ("ext4/ext4_free_inode",),
+        "ext4_inode.c": ("ext4/ext4_free_inode", "ext4/ext4_mark_inode_dirty"),
     },
     "xfs": {
         "xfs_write.c": ("xfs/xfs_file_buffered_write",),
@@ -62,7 +62,7 @@ _FILE_SYSTEMS: Final = {
             "xfs/xfs_insert_file_space",
             "xfs/xfs_reflink_remap_range",
         ),
-        "xfs_inode.c": ("xfs/xfs_inode_inactivating",),
+        "xfs_inode.c": ("xfs/xfs_inode_inactivating", "xfs/xfs_setattr"),
     },
 }
 # Told by some kernels only; without it direct I/O is marked when it starts.
@@ -167,9 +167,11 @@ class Program:
         bcc = _import_bcc(tracing.headers(headers))
         text = "\n".join((tracing.programs() / name).read_text() for name in sources)
         try:
-            loaded = bcc.BPF(text=text, cflags=[f"-D{k}={v}" for k, v in flags.items()])
+            loaded = bcc.BPF(text=text.encode(), cflags=[f"-D{k}={v}" for k, v in flags.items()])
         except Exception as error:  # bcc raises nothing finer
-            raise UnsupportedError(f"the eBPF programs cannot be loaded: {error}") from error
+            raise UnsupportedError(
+                f"the eBPF programs cannot be loaded: {str(error)[:200]}"
+            ) from error
         # The compiler is not needed any more; its memory is given back.
         loaded.free_bcc_memory()
         ctypes.CDLL(None).malloc_trim(0)
@@ -262,7 +264,6 @@ class Program:
             # What was taken and not handed out is missing.
             for marks in self._marks.values():
                 marks.lose()
-            counters.add("ebpf_drain_errors_total", 1)
 
 
 def _import_bcc(headers: object) -> Any:

@@ -14,7 +14,6 @@ from diffkeeper.fsio import linux
 
 if TYPE_CHECKING:
     from diffkeeper.capture.source import Source
-    from diffkeeper.engine.observation import Hidden
 
 
 class Mapped:
@@ -27,9 +26,9 @@ class Mapped:
         self.armed: set[int] = set()
         self.frozen = False
 
-    def read_whole(self, number: int, fd: int, hidden: Hidden) -> None:
-        """A file is about to be read as a whole."""
-        if number not in hidden.mapped and number not in hidden.armed:
+    def read_whole(self, number: int, fd: int, *, mapped: bool) -> None:
+        """A file is about to be read as a whole; `mapped`: and it is mapped."""
+        if not mapped and number not in self.armed:
             return
         if self.frozen:
             self.armed.discard(number)

@@ -48,14 +48,11 @@ class Hidden:
     """Inode numbers of files that may change without a hint.
 
     mapped: shared and writable in some process, so that stores leave no trace at all;
-    opened: open for writing where writes give no hint, but move the timestamps;
-    armed: mapped as well, but all their dirty pages were hinted or written out before, so that
-        stores are hinted by the first one to each page; it takes writing out to see a second one.
+    opened: open for writing where writes give no hint, but move the timestamps.
     """
 
     mapped: frozenset[int] = frozenset()
     opened: frozenset[int] = frozenset()
-    armed: frozenset[int] = frozenset()
 
     def __bool__(self) -> bool:
         return bool(self.mapped or self.opened)

@@ -106,8 +106,7 @@ class Observer:
             yield from self._inode(number, sure=True)
         yield from self._found()
         for number in dirty.files:
-            if number not in self._read:
-                yield from self._inode(number, sure=False)
+            yield from self._inode(number, sure=False)
         yield from self._found()
         self._finish()
 
@@ -206,6 +205,8 @@ class Observer:
 
     def _inode(self, number: int, *, sure: bool) -> Iterator[Observation]:
         """Looks at a file known by its inode number; `sure`: unless its signature is the same."""
+        if number in self._read:
+            return
         record = self._index.get(number)
         if record is None:
             if self._index.overflowed:
@@ -342,11 +343,17 @@ class Observer:
     def _file(
         self, directory: Directory, name: bytes, pin: int, status: os.stat_result, why: Why
     ) -> Observation:
+        # Before anything is told of it: a later change is hinted, an earlier one is seen.
+        held = self._source.hold(status.st_ino)
+        if self._source.by_range and not held:
+            status = os.fstat(pin)
+        self._read.add(status.st_ino)
         found = Observation(directory, name, status, clock.now_ns(), inode.xattrs(pin))
         if stat.S_ISLNK(status.st_mode):
             found.target = inode.link_target(pin)
         elif stat.S_ISREG(status.st_mode):
-            found.content = self._content(directory, name, pin, status, why)
+            base = self._base(status.st_ino, why) if held else None
+            found.content = self._content(directory, name, pin, status, why, base)
         if status.st_nlink > 1:
             self._find_first_name(status.st_ino)
         else:
@@ -387,17 +394,19 @@ class Observer:
             self._more.append((inode, name))
 
     def _content(
-        self, directory: Directory, name: bytes, pin: int, status: os.stat_result, why: Why
+        self,
+        directory: Directory,
+        name: bytes,
+        pin: int,
+        status: os.stat_result,
+        why: Why,
+        base: Entry | None,
     ) -> Content:
         number = status.st_ino
         done = self._contents.get(number)
         # A write under way has moved the timestamp before it moves the size.
         if done is not None and (done[0], done[1].size) == (status.st_ctime_ns, status.st_size):
             return done[1]
-        # Before anything is read: a later change is hinted.
-        held = self._source.hold(number)
-        self._read.add(number)
-        base = self._base(number, why) if held else None
         with inode.reading(pin) as fd:
             if base is not None:
                 parts = self._parts(number, fd, status.st_size, why)
@@ -405,7 +414,7 @@ class Observer:
                     fd, status.st_size, base, parts, self._tree.stage.get, self._spill
                 )
             else:
-                self._mapped.read_whole(number, fd, self._hidden)
+                self._mapped.read_whole(number, fd, mapped=number in self._hidden.mapped)
                 old = self._recorded(directory, name, number)
                 content = self._reader.read(
                     fd, status.st_size, self._chunk_bits, old, self._tree.stage.get, self._spill
@@ -432,7 +441,7 @@ class Observer:
         """Numbers of the chunks to read of a file whose changes are hinted."""
         changed = self._changed.get(number) or Changed()
         windows = set(changed.windows)
-        armed = number in self._hidden.armed
+        armed = number in self._mapped.armed
         between = self._window_bits - self._chunk_bits
         if armed or why is Why.NAME:
             # Who has a file mapped, or has closed it just now, may have stored beside what was
@@ -494,8 +503,7 @@ class Observer:
             hinted = status.st_ino in self._changed
             if record is not None and not hinted and self._unchanged(listing, name, status, record):
                 listing.found += 1
-                if record.kind == Kind.FILE:
-                    same.append(status.st_ino)
+                same.append(status.st_ino)
                 continue
             if known and self._tree.lookup_in(listing.recorded, name) is not None:
                 listing.found += 1

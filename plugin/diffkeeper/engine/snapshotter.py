@@ -385,7 +385,7 @@ class Snapshotter:
                 pending.hidden = self._unhinted.with_open(pending.hidden, writers)
             for seen in self._observer(budget.check, budget.spill, still=True).run(
                 pending.dirty,
-                Hidden(armed=pending.hidden.armed) if attempt else pending.hidden,
+                Hidden() if attempt else pending.hidden,
             ):
                 taken.append(seen)
                 budget.add(seen)
@@ -422,7 +422,7 @@ class Snapshotter:
         for directory, names in changes.items():
             self._tree.apply(directory, names)
         if self._source.by_range:
-            read = [o.status.st_ino for o in seen if o.content is not None and o.status is not None]
+            read = [o.status.st_ino for o in seen if o.status is not None]
             self._source.settle([number for number in read if self._index.is_new(number)])
         self._places.clear()
         self._stage.relieve()

@@ -50,7 +50,7 @@ class Unhinted:
         if not self.by_range:
             return Hidden(frozenset(mapped), frozenset(opened))
         self._armed &= mapped
-        return Hidden(frozenset(mapped - self._armed), armed=frozenset(self._armed))
+        return Hidden(frozenset(mapped - self._armed))
 
     def with_open(self, hidden: Hidden, writers: Writers) -> Hidden:
         """With every file that is open for writing: one of them was written under no name."""

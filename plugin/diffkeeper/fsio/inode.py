@@ -125,13 +125,12 @@ def statuses(
 ) -> Iterator[tuple[bytes, os.stat_result]]:
     """Name and lstat of everything in a directory; names that vanish meanwhile are left out.
 
-    `before` is called with the inode numbers of regular files before any of them is looked at.
+    `before` is called with the inode numbers of all but directories before any is looked at.
     """
     with os.scandir(directory) as entries:
         while window := list(itertools.islice(entries, limits.OBSERVE_NAMES_MAX)):
             if before is not None:
-                files = [e.inode() for e in window if e.is_file(follow_symlinks=False)]
-                before(files)
+                before([e.inode() for e in window if not e.is_dir(follow_symlinks=False)])
             for entry in window:
                 with contextlib.suppress(FileNotFoundError):
                     yield os.fsencode(entry.name), entry.stat(follow_symlinks=False)

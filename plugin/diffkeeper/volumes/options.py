@@ -12,7 +12,7 @@ from diffkeeper.errors import InvalidInputError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-Capture = Literal["auto", "inotify", "scan"]
+Capture = Literal["auto", "ebpf", "inotify", "scan"]
 Consistency = Literal["crash", "fuzzy"]
 Verify = Literal["unmount", "off"]
 Retention = Literal["all"]
@@ -189,7 +189,9 @@ OPTIONS: Final[Mapping[str, OptionForm]] = {
         "100ms to 30d",
         _between(limits.INTERVAL_SECONDS_MIN, limits.INTERVAL_SECONDS_MAX),
     ),
-    "capture": OptionForm("capture", "auto|inotify|scan", _one_of("auto", "inotify", "scan")),
+    "capture": OptionForm(
+        "capture", "auto|ebpf|inotify|scan", _one_of("auto", "ebpf", "inotify", "scan")
+    ),
     "consistency": OptionForm("consistency", "crash|fuzzy", _one_of("crash", "fuzzy")),
     "freeze-max": OptionForm(
         "freeze_seconds_max",

@@ -168,6 +168,7 @@ class VolumeService:
 
     def _close(self, tools: Tools) -> None:
         tools.freezer.stop()
+        tools.sources.close()
         tools.reader.close()
         tools.store.close()
 

@@ -1,0 +1,278 @@
+"""The eBPF source on the real kernel: what each kind of change marks, and a lack of room."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from diffkeeper import limits
+from diffkeeper.capture.ebpf import EbpfSource
+from diffkeeper.capture.probe import Place, Sources
+from diffkeeper.capture.program import Program
+from diffkeeper.capture.source import Changed
+from diffkeeper.engine.snapshotter import Policy
+from diffkeeper.errors import UnsupportedError
+from diffkeeper.fsio import mounts
+from tests.support.harness import Engine
+from tests.support.trees import describe, difference
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+BITS = 16
+CHUNK = 1 << BITS
+SIZE = 16 * CHUNK
+PUNCH, ZERO, COLLAPSE, INSERT, KEEP_SIZE = 2, 16, 8, 32, 1
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def loaded() -> Program:
+    try:
+        return Program.load()
+    except UnsupportedError as error:
+        pytest.skip(f"no eBPF: {error}")
+
+
+@pytest.fixture(scope="module")
+def program() -> Iterator[Program]:
+    """The real programs, in the kernel."""
+    made = loaded()
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=["ext4", "xfs"], scope="module")
+def disk(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    """A small file system of each kind that tells ranges."""
+    base = tmp_path_factory.mktemp(request.param)
+    image, mount = base / "image", base / "disk"
+    mount.mkdir()
+    with open(image, "wb") as file:
+        file.truncate(400 * limits.MIB)
+    make = subprocess.run(
+        [f"mkfs.{request.param}", "-q", str(image)], capture_output=True, text=True, check=False
+    )
+    done = subprocess.run(
+        ["mount", "-o", "loop", str(image), str(mount)], capture_output=True, text=True, check=False
+    )
+    if make.returncode or done.returncode:
+        pytest.skip(f"no {request.param} here: {make.stderr}{done.stderr}")
+    yield mount
+    subprocess.run(["umount", "--lazy", str(mount)], check=True)
+
+
+@pytest.fixture
+def source(program: Program, disk: Path) -> Iterator[EbpfSource]:
+    made = EbpfSource(program, disk.stat().st_dev, BITS)
+    made.start()
+    yield made
+    made.stop()
+
+
+def fallocate(fd: int, mode: int, start: int, length: int) -> None:
+    assert _libc.fallocate(fd, mode, ctypes.c_long(start), ctypes.c_long(length)) == 0
+
+
+def direct_write(fd: int, start: int) -> None:
+    again = os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_DIRECT)
+    block = mmap.mmap(-1, 4096)
+    block.write(b"d" * 4096)
+    os.pwritev(again, [block], start)
+    os.close(again)
+
+
+def store(fd: int, start: int) -> None:
+    with mmap.mmap(fd, SIZE) as memory:
+        memory[start] = 1
+
+
+def copy(fd: int, start: int) -> None:
+    with open("/etc/passwd", "rb") as other:
+        os.lseek(fd, start, os.SEEK_SET)
+        os.sendfile(fd, other.fileno(), 0, 100)
+
+
+def splice(fd: int, start: int) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"s" * 100)
+    os.splice(reading, fd, 100, offset_dst=start)
+    os.close(reading)
+    os.close(writing)
+
+
+PARTS: list[tuple[str, Callable[[int], object], set[int]]] = [
+    ("write", lambda fd: os.pwrite(fd, b"w", 3 * CHUNK), {3}),
+    ("write across chunks", lambda fd: os.pwrite(fd, b"w" * CHUNK, 3 * CHUNK + 1), {3, 4}),
+    ("direct I/O", lambda fd: direct_write(fd, 5 * CHUNK), {5}),
+    ("sendfile", lambda fd: copy(fd, 7 * CHUNK), {7}),
+    ("splice", lambda fd: splice(fd, 8 * CHUNK), {8}),
+]
+
+
+@pytest.mark.parametrize(("do", "parts"), [p[1:] for p in PARTS], ids=[p[0] for p in PARTS])
+def test_parts_that_are_marked(
+    source: EbpfSource, disk: Path, do: Callable[[int], object], parts: set[int]
+) -> None:
+    changed = marked(source, disk, do)
+    assert changed is not None
+    assert (changed.whole, changed.chunks) == (False, parts)
+
+
+WHOLE: list[tuple[str, Callable[[int], object]]] = [
+    ("truncate", lambda fd: os.ftruncate(fd, SIZE // 2)),
+    ("collapse", lambda fd: fallocate(fd, COLLAPSE, CHUNK, CHUNK)),
+    ("insert", lambda fd: fallocate(fd, INSERT, CHUNK, CHUNK)),
+]
+
+
+@pytest.mark.parametrize("do", [w[1] for w in WHOLE], ids=[w[0] for w in WHOLE])
+def test_files_that_are_marked(source: EbpfSource, disk: Path, do: Callable[[int], object]) -> None:
+    changed = marked(source, disk, do)
+    assert changed is not None
+    assert changed.whole
+
+
+@pytest.mark.parametrize("mode", [PUNCH | KEEP_SIZE, ZERO], ids=["punch", "zero"])
+def test_holes_and_zeros(source: EbpfSource, disk: Path, mode: int) -> None:
+    changed = marked(source, disk, lambda fd: fallocate(fd, mode, 2 * CHUNK, CHUNK))
+    assert changed is not None
+    assert changed.whole or changed.chunks == {2}
+
+
+def test_a_longer_file_is_to_be_looked_at(source: EbpfSource, disk: Path) -> None:
+    assert marked(source, disk, lambda fd: os.ftruncate(fd, 2 * SIZE)) is not None
+
+
+def test_a_store_marks_its_window_once(source: EbpfSource, disk: Path) -> None:
+    path = disk / "mapped"
+    path.write_bytes(b"x" * SIZE)
+    os.sync()
+    number = path.stat().st_ino
+    source.watch_files([number])
+    fd = os.open(path, os.O_RDWR)
+    with mmap.mmap(fd, SIZE) as memory:
+        for value in (1, 2):
+            memory[9 * CHUNK] = value
+            assert source.drain().files[number].windows == {0}
+            memory[9 * CHUNK] = value + 2
+            assert not source.drain().files.get(number, Changed()).windows
+            os.fsync(fd)
+    os.close(fd)
+
+
+def marked(source: EbpfSource, disk: Path, do: Callable[[int], object]) -> Changed | None:
+    path = disk / "file"
+    path.unlink(missing_ok=True)
+    path.write_bytes(b"x" * SIZE)
+    os.sync()
+    number = path.stat().st_ino
+    source.watch_files([number])
+    source.drain(frozen=True)
+    assert not source.pending()
+    fd = os.open(path, os.O_RDWR)
+    do(fd)
+    os.close(fd)
+    assert source.pending()
+    return source.drain(frozen=True).files.get(number)
+
+
+def test_a_file_that_takes_a_number_over_is_not_held(source: EbpfSource, disk: Path) -> None:
+    path = disk / "first"
+    path.write_bytes(b"first")
+    number = path.stat().st_ino
+    assert not source.hold(number)
+    source.settle([number])
+    assert source.hold(number)
+    path.unlink()
+    os.sync()
+    found = Changed()
+    for _ in range(100):
+        found.merge(source.drain().files.get(number, Changed()))
+        if not source.hold(number):
+            break
+        subprocess.run(["sync"], check=True)
+    assert found.whole
+    assert not source.hold(number)
+
+
+def test_files_outside_are_not_marked(source: EbpfSource, disk: Path) -> None:
+    (disk / "other").write_bytes(b"other")
+    assert source.drain().files == {}
+
+
+@pytest.mark.parametrize(("chunks", "files"), [(4, 1_000), (4, 1)])
+def test_without_room(monkeypatch: pytest.MonkeyPatch, disk: Path, chunks: int, files: int) -> None:
+    """A chunk without room marks its file, a file its volume; nothing is missed."""
+    monkeypatch.setattr(limits, "EBPF_CHUNKS_MAX", chunks)
+    monkeypatch.setattr(limits, "EBPF_FILES_MAX", files)
+    program = loaded()
+    base = disk / f"room-{chunks}-{files}"
+    base.mkdir()
+    try:
+        with Engine(base, Policy(source="ebpf"), Sources.of(program)) as engine:
+            assert engine.snapshotter.source_name == "ebpf"
+            for number in range(30):
+                (engine.live / f"f{number}").write_bytes(bytes([number]) * 5 * CHUNK)
+            engine.capture()
+            for turn in range(3):
+                for number in range(30):
+                    with open(engine.live / f"f{number}", "r+b") as file:
+                        for at in range(5):
+                            file.seek(at * CHUNK + turn)
+                            file.write(b"new")
+                snapshot = engine.capture()
+                replayed = engine.replay(snapshot, f"r{turn}")
+                assert difference(describe(engine.live), describe(replayed)) == []
+            counts = program.counts()
+            assert counts["full_files"] > 0
+            assert (counts["full_volumes"] > 0) == (files == 1)
+    finally:
+        program.close()
+
+
+def test_one_page_of_a_large_file(program: Program, disk: Path) -> None:
+    """Read and stored is the chunk, whatever the file's size."""
+    base = disk / "large"
+    base.mkdir()
+    with Engine(base, Policy(source="ebpf"), Sources.of(program)) as engine:
+        path = engine.live / "large"
+        with open(path, "wb") as file:
+            file.truncate(200 * limits.GIB)
+            file.seek(150 * limits.GIB)
+            file.write(b"x" * 4 * CHUNK)
+        engine.capture()
+        with open(path, "r+b") as file:
+            file.seek(150 * limits.GIB + CHUNK)
+            file.write(os.urandom(CHUNK))
+        snapshot = engine.capture()
+        assert CHUNK <= snapshot.new_bytes < 2 * CHUNK
+        replayed = engine.replay(snapshot, "replayed")
+        with open(replayed / "large", "rb") as file, open(path, "rb") as live:
+            for opened in (file, live):
+                opened.seek(150 * limits.GIB)
+            assert file.read(4 * CHUNK) == live.read(4 * CHUNK)
+
+
+def test_a_file_system_without_ranges_falls_back(program: Program) -> None:
+    place = Place(os.stat("/dev/shm").st_dev, mounts.locate("/dev/shm")[2], BITS)
+    choice = Sources.of(program).choose("ebpf", place)
+    choice.source.stop()
+    assert choice.source.name == "inotify"
+    assert "tells no ranges" in choice.reason
+
+
+def test_without_headers_it_falls_back() -> None:
+    sources = Sources("/nonexistent")
+    choice = sources.choose("ebpf", Place(os.stat("/").st_dev, "ext4", BITS))
+    choice.source.stop()
+    assert choice.source.name == "inotify"
+    assert choice.reason.startswith("no eBPF: ")
