@@ -6,8 +6,6 @@ TRACEPOINT_PROBE(iomap, iomap_dio_complete)
     struct direct_key key = {.inode = args->ino, .device = args->dev};
     u32 *under_way;
 
-    if (!file)
-        return 0;
     key.start = args->ret > 0 ? args->pos - args->ret : args->pos;
     under_way = direct.lookup(&key);
     if (!under_way)
@@ -15,6 +13,8 @@ TRACEPOINT_PROBE(iomap, iomap_dio_complete)
     __sync_fetch_and_add(under_way, -1);
     if (!*under_way)
         direct.delete(&key);
+    if (!file)
+        return 0;
     if (args->ret > 0)
         mark_range(file, args->dev, args->ino, key.start, args->ret, DONE);
     else

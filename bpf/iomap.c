@@ -18,13 +18,12 @@ BPF_F_TABLE("hash", struct direct_key, u32, direct, WRITES_MAX, BPF_F_NO_PREALLO
 
 TRACEPOINT_PROBE(iomap, iomap_dio_rw_begin)
 {
-    struct watched_file *file = watched_at(args->dev, args->ino);
-    if (file)
-        write_begins(file, args->dev, args->ino, args->pos, args->count, 1);
+    /* Whether it is watched matters when it ends: it may be watched from now on. */
+    write_begins(args->dev, args->ino, args->pos, args->count, 1);
     return 0;
 }
 
-static void direct_begins(struct watched_file *file, struct write_under_way *write)
+static void direct_begins(struct write_under_way *write)
 {
     struct direct_key key = {
         .inode = write->inode, .start = write->start, .device = write->device};
@@ -32,7 +31,7 @@ static void direct_begins(struct watched_file *file, struct write_under_way *wri
     if (under_way)
         __sync_fetch_and_add(under_way, 1);
     else if (direct.update(&key, &one))
-        mark_volume(file->volume, 1);
+        count(COUNT_WRITES_FULL);
 }
 
 TRACEPOINT_PROBE(iomap, iomap_iter)
@@ -44,15 +43,16 @@ TRACEPOINT_PROBE(iomap, iomap_iter)
     if (!write || write->inode != args->ino || write->device != args->dev)
         return 0;
     file = watched_at(write->device, write->inode);
-    if (!file || !(args->flags & IOMAP_WRITE)) {
+    if (!(args->flags & IOMAP_WRITE) || !(file || write->direct)) {
         writes.delete(&thread);
         return 0;
     }
     if (write->direct) {
-        mark_range(file, write->device, write->inode, write->start, write->bytes, STARTED);
 #if DIRECT_END
-        direct_begins(file, write);
+        direct_begins(write);
 #endif
+        if (file)
+            mark_range(file, write->device, write->inode, write->start, write->bytes, STARTED);
         writes.delete(&thread);
         return 0;
     }

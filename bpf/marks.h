@@ -74,12 +74,15 @@ struct last_write {
 };
 BPF_TABLE("percpu_array", u32, struct last_write, last_writes, 1);
 
-/* Counters, per processor: marks set, files and volumes marked for lack of room, ranges too long. */
+/* Counters, per processor: marks set, files and volumes marked for lack of room, ranges too long,
+ * writes under way that had no room, so that their end may not be recognised. The reader takes a
+ * change of that one for the loss of every volume's marks. */
 #define COUNT_MARKS 0
 #define COUNT_FILES_FULL 1
 #define COUNT_VOLUMES_FULL 2
 #define COUNT_LONG_RANGES 3
-BPF_TABLE("percpu_array", u32, u64, counts, 4);
+#define COUNT_WRITES_FULL 4
+BPF_TABLE("percpu_array", u32, u64, counts, 5);
 
 static void count(u32 which)
 {
@@ -182,14 +185,11 @@ static void file_changed(u32 device, u64 inode, u32 kind)
 }
 
 /* Remembers what this thread writes, until its steps or its end are told. */
-static void write_begins(struct watched_file *file, u32 device, u64 inode, u64 start, u64 bytes,
-                         u32 direct)
+static void write_begins(u32 device, u64 inode, u64 start, u64 bytes, u32 direct)
 {
     u64 thread = bpf_get_current_pid_tgid();
     struct write_under_way write = {
         .inode = inode, .start = start, .bytes = bytes, .device = device, .direct = direct};
-    if (writes.update(&thread, &write)) {
-        /* Its end will not be recognised. */
-        mark_volume(file->volume, 1);
-    }
+    if (writes.update(&thread, &write))
+        count(COUNT_WRITES_FULL);
 }

@@ -7,6 +7,6 @@ TRACEPOINT_PROBE(xfs, xfs_file_buffered_write)
 {
     struct watched_file *file = watched_at(args->dev, args->ino);
     if (file)
-        write_begins(file, args->dev, args->ino, args->offset, args->count, 0);
+        write_begins(args->dev, args->ino, args->offset, args->count, 0);
     return 0;
 }

@@ -28,7 +28,7 @@ _CHUNK_KEY: Final = struct.Struct("=QIIQ")
 _VOLUME: Final = struct.Struct("=I")
 _WATCHED: Final = struct.Struct("=IHH")
 _STATE: Final = struct.Struct("=QQ")
-_COUNTS: Final = ("marks", "full_files", "full_volumes", "long_ranges")
+_COUNTS: Final = ("marks", "full_files", "full_volumes", "long_ranges", "full_writes")
 _PAGE_BITS: Final = os.sysconf("SC_PAGESIZE").bit_length() - 1
 
 # Sources by concern, with the tracepoints that each needs.
@@ -155,6 +155,7 @@ class Program:
         self._devices: dict[int, int] = {}
         self._seen: dict[int, tuple[int, ...]] = {}
         self._next = 1
+        self._overflown = 0
 
     @classmethod
     def load(cls, headers: str = "") -> Program:
@@ -233,6 +234,11 @@ class Program:
     def drain(self, number: int) -> Marks:
         """Take all marks of a volume; those of others wait for their own drain."""
         with self._lock:
+            overflown = self._count(_COUNTS.index("full_writes"))
+            if overflown != self._overflown:
+                self._overflown = overflown
+                for marks in self._marks.values():
+                    marks.lose()
             # Seen before the marks are taken: one that is set meanwhile is noticed again.
             state = self._state(number)
             if state[1] != self._seen[number][1]:
@@ -245,8 +251,10 @@ class Program:
 
     def counts(self) -> dict[str, int]:
         """Sums over all processors of what the programs count."""
-        table = self._loaded[b"counts"]
-        return {name: sum(table[ctypes.c_int(i)]) for i, name in enumerate(_COUNTS)}
+        return {name: self._count(i) for i, name in enumerate(_COUNTS)}
+
+    def _count(self, which: int) -> int:
+        return sum(self._loaded[b"counts"][ctypes.c_int(which)])
 
     def _state(self, number: int) -> tuple[int, ...]:
         slot = _VOLUME.pack(number % limits.EBPF_VOLUME_SLOTS)

@@ -346,6 +346,8 @@ class Observer:
         # Before anything is told of it: a later change is hinted, an earlier one is seen.
         held = self._source.hold(status.st_ino)
         if self._source.by_range and not held:
+            if stat.S_ISREG(status.st_mode):
+                inode.await_change(pin)
             status = os.fstat(pin)
         self._read.add(status.st_ino)
         found = Observation(directory, name, status, clock.now_ns(), inode.xattrs(pin))

@@ -76,6 +76,19 @@ def xattrs(pin: int) -> dict[bytes, bytes]:
     return found
 
 
+def await_change(pin: int) -> None:
+    """Wait until system calls that change the regular file `pin`, and began before, have ended.
+
+    They hold the inode's lock, which ext4 takes to look for a hole, and XFS to read. Direct writes
+    inside the file share the lock, and are not waited for.
+    """
+    with reading(pin) as fd:
+        os.lseek(fd, 0, os.SEEK_END)
+        with contextlib.suppress(OSError):  # ENXIO: the file is empty
+            os.lseek(fd, 0, os.SEEK_HOLE)
+        os.pread(fd, 1, 0)
+
+
 def link_target(pin: int) -> bytes:
     """Target of the symbolic link that `pin` holds, raw bytes."""
     return os.readlink(b"", dir_fd=pin)
