@@ -18,6 +18,7 @@ REPOSITORY: Final = Path(__file__).parents[2]
 BUILD: Final = REPOSITORY / "build"
 START_SECONDS_MAX: Final = 60.0
 COMMAND_SECONDS_MAX: Final = 120.0
+EXEC_ATTEMPTS_MAX: Final = 20
 
 
 class Engine:
@@ -96,8 +97,11 @@ class Engine:
     def docker(
         self, *arguments: str, stdin: str | None = None, seconds_max: float = COMMAND_SECONDS_MAX
     ) -> str:
-        """Output of `docker ARGUMENTS`, which must succeed."""
-        done = self.attempt(*arguments, stdin=stdin, seconds_max=seconds_max)
+        """Output of `docker ARGUMENTS`, which must succeed; an exec that met a freeze is repeated."""
+        for _ in range(EXEC_ATTEMPTS_MAX):
+            done = self.attempt(*arguments, stdin=stdin, seconds_max=seconds_max)
+            if done.returncode == 0 or "in a paused container" not in done.stdout + done.stderr:
+                break
         told = f"docker {' '.join(arguments)}:\n{done.stdout}{done.stderr}"
         assert done.returncode == 0, f"{told}\n{self.log[-2000:]}"
         return done.stdout.strip()
