@@ -97,11 +97,12 @@ class Engine:
     def docker(
         self, *arguments: str, stdin: str | None = None, seconds_max: float = COMMAND_SECONDS_MAX
     ) -> str:
-        """Output of `docker ARGUMENTS`, which must succeed; an exec that met a freeze is repeated."""
+        """Output of `docker ARGUMENTS`, which must succeed; what met a freeze is repeated."""
+        done = self.attempt(*arguments, stdin=stdin, seconds_max=seconds_max)
         for _ in range(EXEC_ATTEMPTS_MAX):
-            done = self.attempt(*arguments, stdin=stdin, seconds_max=seconds_max)
             if done.returncode == 0 or "in a paused container" not in done.stdout + done.stderr:
                 break
+            done = self.attempt(*arguments, stdin=stdin, seconds_max=seconds_max)
         told = f"docker {' '.join(arguments)}:\n{done.stdout}{done.stderr}"
         assert done.returncode == 0, f"{told}\n{self.log[-2000:]}"
         return done.stdout.strip()
