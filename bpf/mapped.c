@@ -1,7 +1,7 @@
 /* Pages of a shared mapping that become storable: the fault marks the page dirty before the store.
  *
  * No later store is seen until the page was written out; the reader writes out what is marked
- * before it reads it. 
+ * before it reads it.
  *
  * Pages that a write dirties are not of interest, since the write is traced itself. A large page that
  * starts before the write is taken for the write's own while the write's mark waits for the reader. */
