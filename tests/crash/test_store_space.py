@@ -59,6 +59,17 @@ def batch_of(seed: int) -> Batch:
     return Batch(chunks=ObjectMap(chunks), names_put={f"n{seed}": seed})
 
 
+def take_all(disk: Path, piece: int) -> None:
+    """Leave no room on the disk, but for less than `piece` bytes."""
+    with open(disk / "filler", "wb", buffering=0) as filler:
+        written = 1
+        while written:
+            try:
+                written = filler.write(bytes(piece))
+            except OSError:
+                written = 0
+
+
 def fill(store: Store) -> int:
     """Number of batches that were committed before there was no room."""
     for seed in range(60):
@@ -130,13 +141,7 @@ def test_records_have_room_on_a_full_disk(disk: Path) -> None:
     path = str(disk / "store")
     store = Store.open(path, reserve_bytes=0)
     store.commit(batch_of(0))
-    with open(disk / "filler", "wb", buffering=0) as filler:
-        written = 1
-        while written:
-            try:
-                written = filler.write(bytes(4096))
-            except OSError:
-                written = 0
+    take_all(disk, 4096)
     for round_ in range(3):
         for i in range(20):
             store.commit(Batch(volumes=[VolumeRecord(1, "kept", 1, mounts={"m": i})]))
@@ -152,13 +157,7 @@ def test_a_store_opens_and_reads_on_a_full_disk(disk: Path) -> None:
     store = Store.open(path, reserve_bytes=0)
     store.commit(batch_of(0))
     store.close()
-    with open(disk / "filler", "wb", buffering=0) as filler:
-        written = 1
-        while written:
-            try:
-                written = filler.write(bytes(65536))
-            except OSError:
-                written = 0
+    take_all(disk, 65536)
     store = Store.open(path, reserve_bytes=0)
     check(store, 1)
     with pytest.raises(NoSpaceError):

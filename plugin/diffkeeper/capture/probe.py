@@ -36,12 +36,12 @@ class Choice:
 class Sources:
     """The sources that this machine has. Methods may be called from any thread."""
 
-    def __init__(self, headers: str = "", *, ebpf: bool = True) -> None:
-        """`headers`: kernel headers to compile with, otherwise looked for; `ebpf`: try it."""
+    def __init__(self, headers: str = "") -> None:
+        """`headers`: kernel headers to compile with, otherwise looked for."""
         self._headers = headers
         self._lock = threading.Lock()
         self._program: Program | None = None
-        self._why_not = "" if ebpf else "eBPF is switched off"
+        self._why_not = ""
 
     @classmethod
     def of(cls, program: Program) -> Sources:
@@ -59,11 +59,6 @@ class Sources:
                 except UnsupportedError as error:
                     self._why_not = str(error)
             return self._why_not
-
-    @property
-    def program(self) -> Program | None:
-        """The loaded programs, if any."""
-        return self._program
 
     def close(self) -> None:
         """Unload the programs; after every source was stopped."""

@@ -14,7 +14,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
-from diffkeeper import clock, limits
+from diffkeeper import limits
 from diffkeeper.capture import tracing
 from diffkeeper.capture.marks import Marks
 from diffkeeper.errors import UnsupportedError
@@ -85,15 +85,14 @@ class _Map:
             return None
         return self._value.unpack(value.raw)
 
-    def put(self, key: bytes, value: bytes) -> None:
-        self._check(self._library.bpf_update_elem(self._fd, key, value, 0))
-
     def put_many(self, keys: Sequence[bytes], value: bytes) -> None:
         for at in range(0, len(keys), self._batch):
             part = keys[at : at + self._batch]
             count = ctypes.c_uint32(len(part))
             args = (b"".join(part), value * len(part), ctypes.byref(count))
-            self._check(self._library.bpf_update_batch(self._fd, *args))
+            if self._library.bpf_update_batch(self._fd, *args) < 0:
+                error = ctypes.get_errno()
+                raise OSError(error, os.strerror(error))
 
     def delete(self, key: bytes) -> None:
         """One that is not there is no error."""
@@ -119,11 +118,6 @@ class _Map:
                 return
             start = ctypes.byref(position)
 
-    def _check(self, result: int) -> None:
-        if result < 0:
-            error = ctypes.get_errno()
-            raise OSError(error, os.strerror(error))
-
 
 class Program:
     """The loaded programs. Methods may be called from any thread."""
@@ -134,7 +128,6 @@ class Program:
         loaded: Any,
         file_systems: dict[str, str],
         direct_end: bool,
-        load_seconds: float,
     ) -> None:
         """Use `load`. file_systems: name to why it is not supported, or an empty text.
 
@@ -145,7 +138,6 @@ class Program:
         self.file_systems = file_systems
         self.direct_end = direct_end
         self.window_bits = mapped_bits()
-        self.load_seconds = load_seconds
         self._lock = threading.Lock()
         self._watched = _Map(library, loaded[b"watched"].map_fd, _FILE_KEY, _WATCHED)
         self._chunks = _Map(library, loaded[b"chunks"].map_fd, _CHUNK_KEY, _VOLUME)
@@ -163,7 +155,6 @@ class Program:
 
         Raises UnsupportedError with the reason.
         """
-        began = clock.monotonic()
         sources, file_systems, flags = _plan()
         bcc = _import_bcc(tracing.headers(headers))
         text = "\n".join((tracing.programs() / name).read_text() for name in sources)
@@ -176,8 +167,7 @@ class Program:
         # The compiler is not needed any more; its memory is given back.
         loaded.free_bcc_memory()
         ctypes.CDLL(None).malloc_trim(0)
-        seconds = clock.monotonic() - began
-        return cls(bcc, loaded, file_systems, bool(flags["DIRECT_END"]), seconds)
+        return cls(bcc, loaded, file_systems, bool(flags["DIRECT_END"]))
 
     def close(self) -> None:
         """Detach the programs; their maps end with them."""

@@ -83,7 +83,6 @@ def await_change(pin: int) -> None:
     inside the file share the lock, and are not waited for.
     """
     with reading(pin) as fd:
-        os.lseek(fd, 0, os.SEEK_END)
         with contextlib.suppress(OSError):  # ENXIO: the file is empty
             os.lseek(fd, 0, os.SEEK_HOLE)
         os.pread(fd, 1, 0)
