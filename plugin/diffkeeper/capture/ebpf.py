@@ -31,6 +31,7 @@ class EbpfSource:
     def __init__(self, program: Program, device: int, chunk_bits: int) -> None:
         self._program = program
         self.window_bits = program.window_bits
+        self.sees_mappings = program.faults
         self._device = device
         self._chunk_bits = chunk_bits
         self._names = InotifySource(writes=False)
@@ -81,6 +82,10 @@ class EbpfSource:
         dirty.files, self._given_back = self._given_back, {}
         for inode, changed in marks.done.items():
             dirty.files.setdefault(inode, Changed()).merge(changed)
+        if not self.sees_mappings:
+            for inode, changed in marks.started.items():
+                # Timestamps move without a write when a mapped page becomes storable.
+                changed.mapped = changed.mapped or inode not in marks.done
         self._take_started(marks.started, dirty, frozen=frozen)
         for inode in marks.reused:
             dirty.files.setdefault(inode, Changed()).whole = True

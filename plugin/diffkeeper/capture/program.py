@@ -18,6 +18,7 @@ from diffkeeper import limits
 from diffkeeper.capture import tracing
 from diffkeeper.capture.marks import Marks
 from diffkeeper.errors import UnsupportedError
+from diffkeeper.fsio import mounts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -27,6 +28,7 @@ _FILE_KEY: Final = struct.Struct("=QII")
 _CHUNK_KEY: Final = struct.Struct("=QIIQ")
 _VOLUME: Final = struct.Struct("=I")
 _WATCHED: Final = struct.Struct("=IHH")
+_PLACE: Final = struct.Struct("=II")
 _STATE: Final = struct.Struct("=QQ")
 _COUNTS: Final = ("marks", "full_files", "full_volumes", "long_ranges", "full_writes")
 _PAGE_BITS: Final = os.sysconf("SC_PAGESIZE").bit_length() - 1
@@ -67,6 +69,10 @@ _FILE_SYSTEMS: Final = {
 }
 # Told by some kernels only; without it direct I/O is marked when it starts.
 _DIRECT_END: Final = ("direct.c", "iomap/iomap_dio_complete")
+# Told by some kernels only; without them a mapping that comes and goes shows by its traces alone.
+_FAULTS: Final[dict[str, tuple[str, ...]]] = {
+    "faults.c": ("filemap/mm_filemap_fault", "filemap/mm_filemap_map_pages")
+}
 
 
 class _Map:
@@ -128,21 +134,25 @@ class Program:
         loaded: Any,
         file_systems: dict[str, str],
         direct_end: bool,
+        faults: bool,
     ) -> None:
         """Use `load`. file_systems: name to why it is not supported, or an empty text.
 
         direct_end: the end of direct I/O is told, so that every STARTED mark is of a system call.
+        faults: page faults are told, so that no file is mapped without a mark.
         """
         library = bcc.libbcc.lib
         self._loaded = loaded
         self.file_systems = file_systems
         self.direct_end = direct_end
+        self.faults = faults
         self.window_bits = mapped_bits()
         self._lock = threading.Lock()
         self._watched = _Map(library, loaded[b"watched"].map_fd, _FILE_KEY, _WATCHED)
         self._chunks = _Map(library, loaded[b"chunks"].map_fd, _CHUNK_KEY, _VOLUME)
         self._files = _Map(library, loaded[b"files"].map_fd, _FILE_KEY, _VOLUME)
         self._states = _Map(library, loaded[b"volumes"].map_fd, _VOLUME, _STATE)
+        self._places = _Map(library, loaded[b"places"].map_fd, _PLACE, _VOLUME)
         self._marks: dict[int, Marks] = {}
         self._devices: dict[int, int] = {}
         self._seen: dict[int, tuple[int, ...]] = {}
@@ -167,21 +177,39 @@ class Program:
         # The compiler is not needed any more; its memory is given back.
         loaded.free_bcc_memory()
         ctypes.CDLL(None).malloc_trim(0)
-        return cls(bcc, loaded, file_systems, bool(flags["DIRECT_END"]))
+        return cls(bcc, loaded, file_systems, bool(flags["DIRECT_END"]), "faults.c" in sources)
 
     def close(self) -> None:
         """Detach the programs; their maps end with them."""
         self._loaded.cleanup()
 
     def open_volume(self, device: int) -> int:
-        """A number for a volume whose files lie on `device` (as in st_dev)."""
+        """A number for a volume whose files lie on `device` (as in st_dev).
+
+        Raises UnsupportedError when its disk holds too many file systems with volumes.
+        """
         with self._lock:
+            self._place(device)
             number = self._next
             self._next += 1
             self._marks[number] = Marks()
-            self._devices[number] = os.major(device) << 20 | os.minor(device)
+            self._devices[number] = _kernel_device(device)
             self._seen[number] = self._state(number)
             return number
+
+    def _place(self, device: int) -> None:
+        """Tell on which disk a file system lies."""
+        disk, wanted = _kernel_device(mounts.disk_of(device)), _kernel_device(device)
+        for slot in range(limits.EBPF_DISK_PLACES_MAX):
+            key = _PLACE.pack(disk, slot)
+            found = self._places.get(key)
+            if found is None:
+                self._places.put_many([key], _VOLUME.pack(wanted))
+            if found is None or found[0] == wanted:
+                return
+        raise UnsupportedError(
+            f"more than {limits.EBPF_DISK_PLACES_MAX} file systems of one disk hold volumes"
+        )
 
     def close_volume(self, number: int, *, forget: bool) -> None:
         """End a number; `forget`: also take its files out of the map, which visits all of them."""
@@ -264,6 +292,11 @@ class Program:
                 marks.lose()
 
 
+def _kernel_device(device: int) -> int:
+    """A device number as tracepoints have it."""
+    return os.major(device) << 20 | os.minor(device)
+
+
 def _import_bcc(headers: object) -> Any:
     """Debian's bcc, which lies in the system's Python; PyPI has another package of that name."""
     os.putenv("BCC_KERNEL_SOURCE", str(headers))  # read by its C++ part
@@ -296,6 +329,8 @@ def _plan() -> tuple[list[str], dict[str, str], dict[str, int]]:
     direct_end = tracing.read(event) is not None
     if direct_end:
         sources.append(source)
+    if not _missing(_FAULTS):
+        sources += _FAULTS
     loop = tracing.read("iomap/iomap_iter")
     if loop is None or "WRITE" not in loop.flags:
         raise UnsupportedError("the kernel does not tell reads of iomap from writes")
@@ -306,6 +341,8 @@ def _plan() -> tuple[list[str], dict[str, str], dict[str, int]]:
         "CHUNKS_MAX": limits.EBPF_CHUNKS_MAX,
         "FILES_MAX": limits.EBPF_FILES_MAX,
         "WATCHED_MAX": limits.EBPF_WATCHED_MAX,
+        "PLACES_MAX": limits.EBPF_VOLUME_SLOTS,
+        "DISK_PLACES_MAX": limits.EBPF_DISK_PLACES_MAX,
         "VOLUMES_MAX": limits.EBPF_VOLUME_SLOTS,
         "WRITES_MAX": limits.EBPF_WRITES_MAX,
         "RANGE_CHUNKS_MAX": limits.EBPF_RANGE_CHUNKS_MAX,

@@ -18,15 +18,20 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Changed:
-    """Parts of one file that may have changed: all of it, chunks, and windows of a mapping."""
+    """Parts of one file that may have changed: all of it, chunks, and windows of a mapping.
+
+    mapped: some process has, or had, it mapped, so that stores into what was written may be unseen.
+    """
 
     whole: bool = False
+    mapped: bool = False
     chunks: set[int] = field(default_factory=set)
     windows: set[int] = field(default_factory=set)
 
     def merge(self, other: Changed) -> None:
         """Add what the other one has."""
         self.whole = self.whole or other.whole
+        self.mapped = self.mapped or other.mapped
         self.chunks |= other.chunks
         self.windows |= other.windows
 
@@ -118,6 +123,10 @@ class Source(Protocol):
         """Whether every change of a held file is in `Dirty.files`."""
 
     @property
+    def sees_mappings(self) -> bool:
+        """Whether every file that was mapped since the last drain is marked so."""
+
+    @property
     def window_bits(self) -> int:
         """log2 of the bytes of a window in `Changed`."""
 
@@ -144,6 +153,7 @@ class NamesOnly:
     """The part of a source that sees no file's inside."""
 
     by_range = False
+    sees_mappings = False
     window_bits = 0
 
     def watch_files(self, inodes: Iterable[int]) -> None:

@@ -27,11 +27,12 @@ class Mapped:
         self.frozen = False
 
     def read_whole(self, number: int, fd: int, *, mapped: bool) -> None:
-        """A file is about to be read as a whole; `mapped`: and it is mapped."""
+        """A file is about to be read as a whole; `mapped`: and it is, or was, mapped."""
         if not mapped and number not in self.armed:
             return
         if self.frozen:
             self.armed.discard(number)
+            self._later[number] = Changed(whole=True, mapped=True)
         else:
             linux.write_out(fd, 0, 0)
             self.armed.add(number)
