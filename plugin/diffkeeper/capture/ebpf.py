@@ -112,6 +112,10 @@ class EbpfSource:
         limit = now - limits.STARTED_SECONDS
         return [inode for inode, (since, _) in self._started.items() if since < limit]
 
+    def under_way(self) -> bool:
+        """Whether direct I/O is still writing to a watched file, maybe of a frozen process."""
+        return self._program.direct_under_way(self._number)
+
     def give_back(self, inode: int, names: set[bytes]) -> None:
         """Make the next drain return these names of a directory again."""
         self._names.give_back(inode, names)

@@ -14,14 +14,14 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
-from diffkeeper import limits
+from diffkeeper import clock, limits
 from diffkeeper.capture import tracing
 from diffkeeper.capture.marks import Marks
 from diffkeeper.errors import UnsupportedError
 from diffkeeper.fsio import mounts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 _DEBIAN_PACKAGES: Final = "/usr/lib/python3/dist-packages"
 _FILE_KEY: Final = struct.Struct("=QII")
@@ -29,13 +29,14 @@ _CHUNK_KEY: Final = struct.Struct("=QIIQ")
 _VOLUME: Final = struct.Struct("=I")
 _WATCHED: Final = struct.Struct("=IHH")
 _PLACE: Final = struct.Struct("=II")
+_DIRECT_KEY: Final = struct.Struct("=QQII")
+_DIRECT_WRITES: Final = struct.Struct("=QQ")
 _STATE: Final = struct.Struct("=QQ")
 _COUNTS: Final = ("marks", "full_files", "full_volumes", "long_ranges", "full_writes")
 _PAGE_BITS: Final = os.sysconf("SC_PAGESIZE").bit_length() - 1
 
 # Sources by concern, with the tracepoints that each needs.
 _COMMON: Final = {
-    "iomap.c": ("iomap/iomap_iter", "iomap/iomap_dio_rw_begin"),
     "mapped.c": ("writeback/writeback_dirty_folio",),
 }
 _FILE_SYSTEMS: Final = {
@@ -67,12 +68,11 @@ _FILE_SYSTEMS: Final = {
         "xfs_inode.c": ("xfs/xfs_inode_inactivating", "xfs/xfs_setattr"),
     },
 }
-# Told by some kernels only; without it direct I/O is marked when it starts.
-_DIRECT_END: Final = ("direct.c", "iomap/iomap_dio_complete")
+# Told by some kernels only; without it direct I/O is marked when it starts. Comes before the loop.
+_DIRECT: Final = {"direct.c": ("iomap/iomap_dio_rw_begin", "iomap/iomap_dio_complete")}
 # Told by some kernels only; without them a mapping that comes and goes shows by its traces alone.
-_FAULTS: Final[dict[str, tuple[str, ...]]] = {
-    "faults.c": ("filemap/mm_filemap_fault", "filemap/mm_filemap_map_pages")
-}
+_LOOP: Final = {"iomap.c": ("iomap/iomap_iter",)}
+_FAULTS: Final = {"faults.c": ("filemap/mm_filemap_fault", "filemap/mm_filemap_map_pages")}
 
 
 class _Map:
@@ -152,6 +152,9 @@ class Program:
         self._chunks = _Map(library, loaded[b"chunks"].map_fd, _CHUNK_KEY, _VOLUME)
         self._files = _Map(library, loaded[b"files"].map_fd, _FILE_KEY, _VOLUME)
         self._states = _Map(library, loaded[b"volumes"].map_fd, _VOLUME, _STATE)
+        self._direct: _Map | None = None
+        if direct_end:
+            self._direct = _Map(library, loaded[b"direct"].map_fd, _DIRECT_KEY, _DIRECT_WRITES)
         self._places = _Map(library, loaded[b"places"].map_fd, _PLACE, _VOLUME)
         self._marks: dict[int, Marks] = {}
         self._devices: dict[int, int] = {}
@@ -267,6 +270,20 @@ class Program:
             taken, self._marks[number] = self._marks[number], Marks()
             return taken
 
+    def direct_under_way(self, number: int) -> bool:
+        """Whether direct I/O is writing to a file that this number watches; False if not told.
+
+        One whose end was missed is not waited for for ever.
+        """
+        if self._direct is None:
+            return False
+        device = self._devices[number]
+        oldest = (clock.monotonic() - limits.STARTED_SECONDS) * 1e9
+        return any(
+            at == device and since > oldest and self.held(number, inode) is not None
+            for (inode, _, at, _), (_, since) in self._direct.items(take=False)
+        )
+
     def counts(self) -> dict[str, int]:
         """Sums over all processors of what the programs count."""
         return {name: self._count(i) for i, name in enumerate(_COUNTS)}
@@ -312,7 +329,7 @@ def _import_bcc(headers: object) -> Any:
 
 def _plan() -> tuple[list[str], dict[str, str], dict[str, int]]:
     """Sources to compile, support of each file system, and macros; from the kernel's formats."""
-    missing = _missing(_COMMON)
+    missing = _missing(_COMMON | _LOOP)
     if missing:
         raise UnsupportedError(f"the kernel has no tracepoint {missing[0]}")
     sources = ["marks.h", "xfs_types.h"]
@@ -325,17 +342,18 @@ def _plan() -> tuple[list[str], dict[str, str], dict[str, int]]:
     if all(file_systems.values()):
         raise UnsupportedError("; ".join(file_systems.values()))
     sources += _COMMON
-    source, event = _DIRECT_END
-    direct_end = tracing.read(event) is not None
-    if direct_end:
-        sources.append(source)
     if not _missing(_FAULTS):
         sources += _FAULTS
     loop = tracing.read("iomap/iomap_iter")
-    if loop is None or "WRITE" not in loop.flags:
+    if loop is None or not {"WRITE", "DIRECT"} <= loop.flags.keys():
         raise UnsupportedError("the kernel does not tell reads of iomap from writes")
+    direct_end = not _missing(_DIRECT)
+    if direct_end:
+        sources += _DIRECT
+    sources += _LOOP
     macros = {
         "IOMAP_WRITE": loop.flags["WRITE"],
+        "IOMAP_DIRECT": loop.flags["DIRECT"],
         "PAGE_BITS": _PAGE_BITS,
         "MAPPED_BITS": mapped_bits(),
         "CHUNKS_MAX": limits.EBPF_CHUNKS_MAX,
@@ -361,7 +379,7 @@ def mapped_bits() -> int:
     return max(largest, limits.CHUNK_BYTES_MAX).bit_length() - 1
 
 
-def _missing(parts: dict[str, tuple[str, ...]]) -> list[str]:
+def _missing(parts: Mapping[str, tuple[str, ...]]) -> list[str]:
     wanted = [event for events in parts.values() for event in events]
     return [event for event in wanted if not _usable(event)]
 

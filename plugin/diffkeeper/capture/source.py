@@ -110,6 +110,9 @@ class Source(Protocol):
         `frozen`: nobody is inside a system call that changes the volume.
         """
 
+    def under_way(self) -> bool:
+        """Whether a write is seen that goes on although its process is frozen."""
+
     def give_back(self, inode: int, names: set[bytes]) -> None:
         """Make the next drain return these names of a directory again."""
 
@@ -155,6 +158,10 @@ class NamesOnly:
     by_range = False
     sees_mappings = False
     window_bits = 0
+
+    def under_way(self) -> bool:
+        """Nothing is seen of that."""
+        return False
 
     def watch_files(self, inodes: Iterable[int]) -> None:
         """Nothing is seen of a file."""
