@@ -95,6 +95,7 @@ class Observer:
         if os.fstat(self._root_fd).st_nlink == 0:
             raise LostError("the live directory was deleted while it was mounted")
         self._changed, self._hidden = dirty.files, hidden
+        self._mapped.tell(number for number, changed in dirty.files.items() if changed.mapped)
         if dirty.everything:
             self._deep = True
             self._unlisted.append(self._tree.root)
@@ -449,8 +450,7 @@ class Observer:
         """
         if status.st_ino in self._hidden.mapped:
             return True
-        changed = self._changed.get(status.st_ino)
-        if changed is None or not changed.mapped:
+        if not self._mapped.was_told(status.st_ino):
             return False
         record = self._index.get(status.st_ino)
         return record is None or not _unmoved(record, status, self._trust.granule_ns)
