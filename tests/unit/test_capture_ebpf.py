@@ -21,6 +21,7 @@ from diffkeeper.capture.source import Changed
 from diffkeeper.engine.snapshotter import Policy
 from diffkeeper.errors import UnsupportedError
 from diffkeeper.fsio import mounts
+from tests.support import disks
 from tests.support.harness import Engine
 from tests.support.trees import describe, difference
 
@@ -50,26 +51,14 @@ def program() -> Iterator[Program]:
     made.close()
 
 
-@pytest.fixture(params=["ext4", "xfs"], scope="module")
+@pytest.fixture(params=disks.KINDS, scope="module")
 def disk(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Path]:
     """A small file system of each kind that tells ranges."""
     base = tmp_path_factory.mktemp(request.param)
-    image, mount = base / "image", base / "disk"
-    mount.mkdir()
-    with open(image, "wb") as file:
-        file.truncate(400 * limits.MIB)
-    make = subprocess.run(
-        [f"mkfs.{request.param}", "-q", str(image)], capture_output=True, text=True, check=False
-    )
-    done = subprocess.run(
-        ["mount", "-o", "loop", str(image), str(mount)], capture_output=True, text=True, check=False
-    )
-    if make.returncode or done.returncode:
-        pytest.skip(f"no {request.param} here: {make.stderr}{done.stderr}")
-    yield mount
-    subprocess.run(["umount", "--lazy", str(mount)], check=True)
+    with disks.file_system(request.param, base) as mount:
+        yield mount
 
 
 @pytest.fixture
