@@ -34,7 +34,7 @@ FREEZE_SECONDS = 5.0
 CGROUPS = Path("/sys/fs/cgroup/freezer")
 DIFFERENCES_SHOWN = 5
 RANGES_SHOWN = 6
-LOG_SECONDS = 5.0  # of the steps that are shown with a difference
+LOG_SECONDS = 20.0  # of the steps that are shown with a difference
 LOG_LINES = 40
 
 # Kinds that a source cannot see by its nature, or that a freeze does not stop.
@@ -58,6 +58,8 @@ class CopyingFreezer:
         self._live = live
         self.copy = copy
         self.copied = False
+        self.copied_at = 0.0
+        self.inodes: dict[str, int] = {}  # of the names that were copied
         self.seconds_max = 0.0  # of a freeze, without the copy
 
     @contextlib.contextmanager
@@ -68,6 +70,14 @@ class CopyingFreezer:
             self.seconds_max = max(self.seconds_max, time.monotonic() - frozen.started)
             subprocess.run(["rm", "-rf", str(self.copy)], check=True)
             subprocess.run(["cp", "-a", str(self._live), str(self.copy)], check=True)
+            self.inodes = {
+                os.path.relpath(os.path.join(top, name), self._live): os.lstat(
+                    os.path.join(top, name)
+                ).st_ino
+                for top, _, names in os.walk(self._live)
+                for name in names
+            }
+            self.copied_at = time.monotonic()
             self.copied = True
 
 
@@ -213,27 +223,29 @@ class Torture:
 
     def compare(self, snapshot: SnapshotRecord) -> None:
         """Entry by entry and byte by byte."""
-        now = time.monotonic()
         replayed = self.engine.replay(snapshot, "replay")
         found = difference(describe(self.freezer.copy), describe(replayed))
         for line in found[:DIFFERENCES_SHOWN]:
             self.result.differences.append(
-                f"snapshot {snapshot.seq}: {line}{self.explained(line, replayed, now)}"
+                f"snapshot {snapshot.seq}: {line}{self.explained(line, replayed)}"
             )
         subprocess.run(["rm", "-rf", str(replayed)], check=True)
         self.result.compared += 1
 
-    def explained(self, line: str, replayed: Path, now: float) -> str:
+    def explained(self, line: str, replayed: Path) -> str:
         """Which bytes differ, and what was done to the file lately."""
         path = os.fsdecode(eval(line.partition(": ")[0])).lstrip("/")  # a repr of ours
+        number = self.freezer.inodes.get(path, 0)
         parts = ranges(self.freezer.copy / path, replayed / path)
+        begin = self.freezer.copied_at - LOG_SECONDS
         steps = [
-            step for log in self.records.glob("log-*") for step in log.read_text().splitlines()
+            f"{float(step.split()[0]) - self.freezer.copied_at:+.6f} {log.name} {step}"
+            for log in self.records.glob("log-*")
+            for step in log.read_text().splitlines()
+            if {path, f"#{number}"} & set(step.split()[5:]) and float(step.split()[1]) > begin
         ]
-        named = [
-            s for s in steps if path in s.split()[5:] and float(s.split()[1]) > now - LOG_SECONDS
-        ]
-        return "\n    ".join([f" bytes {parts}", *sorted(named)[-LOG_LINES:]])
+        steps.sort(key=lambda step: step.split()[2])
+        return "\n    ".join([f" inode {number}, bytes {parts}", *steps[-LOG_LINES:]])
 
 
 def ranges(left: Path, right: Path) -> str:

@@ -58,6 +58,7 @@ class Mapping:
     length: int
     at: int = 0
     path: str = ""
+    inode: int = 0
 
     def end(self) -> None:
         syscalls.munmap(self.start, self.length)
@@ -110,6 +111,10 @@ class Actor:
         self.notes.append(os.path.relpath(path, self.base))
         return path
 
+    def note_file(self, fd: int) -> None:
+        """For the log, too: names move."""
+        self.notes.append(f"#{os.fstat(fd).st_ino}")
+
     # Data and positions
 
     def data(self, large: bool = False) -> bytes:
@@ -142,6 +147,7 @@ class Actor:
     def opened(self, path: str, flags: int = os.O_RDWR | os.O_CREAT) -> Iterator[int]:
         """A descriptor that is closed at the end."""
         fd = os.open(path, flags | SAFE, 0o644)
+        self.note_file(fd)
         try:
             yield fd
         finally:
@@ -150,6 +156,7 @@ class Actor:
     def keep(self, path: str, flags: int = os.O_RDWR | os.O_CREAT) -> int:
         """A descriptor that stays open for a while."""
         fd = os.open(path, flags | SAFE, 0o644)
+        self.note_file(fd)
         self.open[fd] = path
         if len(self.open) > OPEN_MAX:
             oldest = next(iter(self.open))
@@ -163,6 +170,7 @@ class Actor:
             raise OSError(errno.EBADF, "nothing is open")
         fd = self.random.choice(list(self.open))
         self._noted(self.open[fd])
+        self.note_file(fd)
         return fd
 
     def mapped(self, maps: list[Mapping]) -> Mapping:
@@ -171,6 +179,7 @@ class Actor:
             raise OSError(errno.EBADF, "nothing is mapped")
         mapping = self.random.choice(maps)
         self._noted(mapping.path)
+        self.notes.append(f"#{mapping.inode}")
         self.last = mapping.at
         return mapping
 

@@ -11,7 +11,7 @@ import os
 import time
 
 from tests.support.churn import syscalls
-from tests.support.churn.actor import PAGE, SMALL_BYTES, WINDOW, Actor, Mapping, kind
+from tests.support.churn.actor import PAGE, SAFE, SMALL_BYTES, WINDOW, Actor, Mapping, kind
 from tests.support.churn.syscalls import READ, WRITE
 
 MAPS_MAX = 4
@@ -27,7 +27,8 @@ def _map(actor: Actor, fd: int, path: str, protection: int = READ | WRITE) -> Ma
         at, length = at // WINDOW * WINDOW, WINDOW
     if os.fstat(fd).st_size <= at:
         os.ftruncate(fd, at + 1 + actor.random.randrange(length))
-    return Mapping(syscalls.mmap(fd, length, protection, at), length, at, path)
+    start = syscalls.mmap(fd, length, protection, at)
+    return Mapping(start, length, at, path, os.fstat(fd).st_ino)
 
 
 def _store(actor: Actor, mapping: Mapping, count: int = 3) -> None:
@@ -66,7 +67,8 @@ def map_sync(actor: Actor) -> None:
 def map_brief(actor: Actor) -> None:
     """Gone before anyone can see it; the file is closed before or after."""
     path = actor.name()
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | SAFE, 0o644)
+    actor.note_file(fd)
     first = actor.random.random() < 0.5
     try:
         mapping = _map(actor, fd, path)
@@ -203,7 +205,7 @@ def own_map(actor: Actor) -> None:
         if os.fstat(fd).st_size < OWN_BYTES:
             os.ftruncate(fd, OWN_BYTES)
         start = syscalls.mmap(fd, OWN_BYTES, READ | WRITE)
-    actor.own_maps.append(Mapping(start, OWN_BYTES, path=path))
+        actor.own_maps.append(Mapping(start, OWN_BYTES, 0, path, os.fstat(fd).st_ino))
     if len(actor.own_maps) > MAPS_MAX // 2:
         actor.own_maps.pop(0).end()
 
