@@ -241,7 +241,7 @@ class Torture:
         steps = [
             f"{float(step.split()[0]) - self.freezer.copied_at:+.6f} {log.name} {step}"
             for log in self.records.glob("log-*")
-            for step in log.read_text().splitlines()
+            for step in log.read_text(errors="replace").splitlines()
             if {path, f"#{number}"} & set(step.split()[5:]) and float(step.split()[1]) > begin
         ]
         steps.sort(key=lambda step: step.split()[2])

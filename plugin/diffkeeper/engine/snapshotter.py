@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from diffkeeper import clock, counters, failpoint, limits
 from diffkeeper.capture import probe
 from diffkeeper.capture.scan import ScanSource
-from diffkeeper.capture.source import Dirty, Source
+from diffkeeper.capture.source import Changed, Dirty, Source
 from diffkeeper.engine.mapped import Mapped
 from diffkeeper.engine.observation import Hidden, Observation, Trust
 from diffkeeper.engine.observe import Observer
@@ -107,6 +107,8 @@ class Snapshotter:
         self._nameless: dict[int, int] = {}
         self._still = True
         self._places: dict[int, tuple[int, bytes]] = {}
+        # What was read of files since signatures were taken over: a further look reads it again.
+        self._looked: dict[int, Changed] = {}
         survey = Survey(tools.proc_root, tools.cgroup_root)
         self._unhinted = Unhinted(survey, device, self._mapped.armed)
         self._unhinted.by_range = self._source.by_range
@@ -261,6 +263,7 @@ class Snapshotter:
             check,
             spill,
             self._mapped,
+            self._looked,
         )
 
     def _note_name(self, number: int, old: IndexRecord | None, new: IndexRecord) -> None:
@@ -432,6 +435,7 @@ class Snapshotter:
             read = [o.status.st_ino for o in seen if o.status is not None]
             self._source.settle([number for number in read if self._index.is_new(number)])
         self._places.clear()
+        self._looked.clear()
         self._stage.relieve()
 
     def _commit(self, reason: str, outcome: _Outcome, started: float) -> SnapshotRecord | None:
