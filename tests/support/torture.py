@@ -44,6 +44,7 @@ LEFT_OUT: dict[str, dict[str, str]] = {
     "inotify": {
         "aio_direct": _LANDS_LATE,
         "uring_direct": _LANDS_LATE,
+        "map_beside": "a mapping that came and went, of a file that stays open, gives no hint",
         "link_outside": "a write under a name in a directory that is not watched gives no hint",
     },
     "scan": {"aio_direct": _LANDS_LATE, "uring_direct": _LANDS_LATE},
