@@ -66,10 +66,10 @@ class CopyingFreezer:
     @contextlib.contextmanager
     def frozen(self, cgroups: Sequence[str], limit_seconds: float) -> Iterator[Frozen]:
         """As the real one."""
+        subprocess.run(["rm", "-rf", str(self.copy)], check=True)
         with self._real.frozen(cgroups, limit_seconds) as frozen:
             yield frozen
             self.seconds_max = max(self.seconds_max, time.monotonic() - frozen.started)
-            subprocess.run(["rm", "-rf", str(self.copy)], check=True)
             subprocess.run(["cp", "-a", str(self._live), str(self.copy)], check=True)
             self.inodes = {
                 os.path.relpath(os.path.join(top, name), self._live): os.lstat(
