@@ -5,7 +5,12 @@
  * marks the whole range of its write again and again. IOMAP_WRITE comes from the format.
  *
  * Direct I/O ends by itself, maybe long after the thread went on. Its end tells where, but not
- * whether it was a write, hence `direct`: how many writes are under way from one position. */
+ * whether it was a write, hence `direct`: how many writes are under way from one position.
+ *
+ * Where the kernel tells neither start nor end of direct I/O (DIRECT_TOLD is 0) the loop tells the start,
+ * before the first extent and again after each; of a write to the beginning of a file it tells no
+ * length the first time. `direct_files` keeps when it did so of a file last, watched or not: such a
+ * write may end after somebody has begun to watch. */
 
 struct direct_key {
     u64 inode;
@@ -15,14 +20,9 @@ struct direct_key {
 };
 
 BPF_F_TABLE("hash", struct direct_key, u32, direct, WRITES_MAX, BPF_F_NO_PREALLOC);
+BPF_F_TABLE("hash", struct file_key, u64, direct_files, WRITES_MAX, BPF_F_NO_PREALLOC);
 
-TRACEPOINT_PROBE(iomap, iomap_dio_rw_begin)
-{
-    /* Whether it is watched matters when it ends: it may be watched from now on. */
-    write_begins(args->dev, args->ino, args->pos, args->count, 1);
-    return 0;
-}
-
+#if DIRECT_TOLD
 static void direct_begins(struct write_under_way *write)
 {
     struct direct_key key = {
@@ -33,6 +33,19 @@ static void direct_begins(struct write_under_way *write)
     else if (direct.update(&key, &one))
         count(COUNT_WRITES_FULL);
 }
+#else
+static void direct_step(u32 device, u64 inode, u64 start, u64 bytes)
+{
+    struct file_key key = {.inode = inode, .device = device};
+    struct watched_file *file = watched_at(device, inode);
+    u64 now = bpf_ktime_get_ns(); /* CLOCK_MONOTONIC */
+
+    if (file)
+        mark_range(file, device, inode, start, bytes, STARTED);
+    if (direct_files.update(&key, &now))
+        count(COUNT_WRITES_FULL);
+}
+#endif
 
 TRACEPOINT_PROBE(iomap, iomap_iter)
 {
@@ -40,19 +53,25 @@ TRACEPOINT_PROBE(iomap, iomap_iter)
     struct write_under_way *write = writes.lookup(&thread);
     struct watched_file *file;
 
+#if !DIRECT_TOLD
+    if ((args->flags & IOMAP_WRITE) && (args->flags & IOMAP_DIRECT)) {
+        direct_step(args->dev, args->ino, args->pos, args->length);
+        return 0;
+    }
+#endif
     if (!write || write->inode != args->ino || write->device != args->dev)
         return 0;
     file = watched_at(write->device, write->inode);
-    if (!(args->flags & IOMAP_WRITE) || !(file || write->direct)) {
+#if DIRECT_TOLD
+    if (write->direct && (args->flags & IOMAP_WRITE)) {
+        direct_begins(write);
+        if (file)
+            mark_range(file, write->device, write->inode, write->start, write->bytes, STARTED);
         writes.delete(&thread);
         return 0;
     }
-    if (write->direct) {
-#if DIRECT_END
-        direct_begins(write);
 #endif
-        if (file)
-            mark_range(file, write->device, write->inode, write->start, write->bytes, STARTED);
+    if (!file || !(args->flags & IOMAP_WRITE)) {
         writes.delete(&thread);
         return 0;
     }

@@ -19,8 +19,8 @@ from typing import Any
 TRACEFS = "/sys/kernel/tracing"
 CHUNK_BITS = 16
 MACROS = {"CHUNKS_MAX": 1024, "FILES_MAX": 1024, "WATCHED_MAX": 1024, "VOLUMES_MAX": 16}
-MACROS |= {"WRITES_MAX": 64, "RANGE_CHUNKS_MAX": 64, "DIRECT_END": 1}
-MACROS |= {"MAPPED_BITS": 21, "PAGE_BITS": 12, "IOMAP_WRITE": 1}
+MACROS |= {"WRITES_MAX": 64, "RANGE_CHUNKS_MAX": 64}
+MACROS |= {"MAPPED_BITS": 21, "PAGE_BITS": 12, "IOMAP_WRITE": 1, "IOMAP_DIRECT": 16}
 
 
 def events_of(source: str) -> list[str]:
@@ -48,7 +48,9 @@ def load(headers: str, programs: Path) -> tuple[Any, list[str]]:
         if all(os.path.isdir(f"{TRACEFS}/events/{event}") for event in events_of(text))
     ]
     shared = [(programs / name).read_text() for name in ("marks.h", "xfs_types.h")]
-    flags = [f"-D{name}={value}" for name, value in MACROS.items()]
+    told = any("iomap_dio_complete" in event for text in texts for event in events_of(text))
+    macros = MACROS | {"DIRECT_TOLD": int(told)}
+    flags = [f"-D{name}={value}" for name, value in macros.items()]
     bcc = importlib.import_module("bcc")
     loaded = bcc.BPF(text="\n".join(shared + texts), cflags=flags)
     return loaded, [event for text in texts for event in events_of(text)]

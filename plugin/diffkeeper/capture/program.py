@@ -14,13 +14,13 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
-from diffkeeper import limits
+from diffkeeper import clock, limits
 from diffkeeper.capture import tracing
-from diffkeeper.capture.marks import Marks
+from diffkeeper.capture.marks import STARTED, Marks
 from diffkeeper.errors import UnsupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 _DEBIAN_PACKAGES: Final = "/usr/lib/python3/dist-packages"
 _FILE_KEY: Final = struct.Struct("=QII")
@@ -28,12 +28,13 @@ _CHUNK_KEY: Final = struct.Struct("=QIIQ")
 _VOLUME: Final = struct.Struct("=I")
 _WATCHED: Final = struct.Struct("=IHH")
 _STATE: Final = struct.Struct("=QQ")
+_SINCE: Final = struct.Struct("=Q")
 _COUNTS: Final = ("marks", "full_files", "full_volumes", "long_ranges", "full_writes")
 _PAGE_BITS: Final = os.sysconf("SC_PAGESIZE").bit_length() - 1
 
 # Sources by concern, with the tracepoints that each needs.
 _COMMON: Final = {
-    "iomap.c": ("iomap/iomap_iter", "iomap/iomap_dio_rw_begin"),
+    "iomap.c": ("iomap/iomap_iter",),
     "mapped.c": ("writeback/writeback_dirty_folio",),
 }
 _FILE_SYSTEMS: Final = {
@@ -65,8 +66,13 @@ _FILE_SYSTEMS: Final = {
         "xfs_inode.c": ("xfs/xfs_inode_inactivating", "xfs/xfs_setattr"),
     },
 }
-# Told by some kernels only; without it direct I/O is marked when it starts.
-_DIRECT_END: Final = ("direct.c", "iomap/iomap_dio_complete")
+# Start and end of direct I/O, told by some kernels only. Elsewhere iomap's loop tells the start,
+# XFS that the end is near, and nobody the end.
+_DIRECT: Final[dict[str, tuple[str, ...]]] = {
+    "direct_begin.c": ("iomap/iomap_dio_rw_begin",),
+    "direct.c": ("iomap/iomap_dio_complete",),
+}
+_XFS_DIRECT: Final[dict[str, tuple[str, ...]]] = {"xfs_direct.c": ("xfs/xfs_end_io_direct_write",)}
 
 
 class _Map:
@@ -127,21 +133,24 @@ class Program:
         bcc: Any,
         loaded: Any,
         file_systems: dict[str, str],
-        direct_end: bool,
+        wider: str,
     ) -> None:
         """Use `load`. file_systems: name to why it is not supported, or an empty text.
 
-        direct_end: the end of direct I/O is told, so that every STARTED mark is of a system call.
+        wider: why the end of direct I/O is not told; an empty text: it is, so that every STARTED
+        mark is of a system call.
         """
         library = bcc.libbcc.lib
         self._loaded = loaded
         self.file_systems = file_systems
-        self.direct_end = direct_end
+        self.wider = wider
+        self.direct_end = not wider
         self.window_bits = mapped_bits()
         self._lock = threading.Lock()
         self._watched = _Map(library, loaded[b"watched"].map_fd, _FILE_KEY, _WATCHED)
         self._chunks = _Map(library, loaded[b"chunks"].map_fd, _CHUNK_KEY, _VOLUME)
         self._files = _Map(library, loaded[b"files"].map_fd, _FILE_KEY, _VOLUME)
+        self._direct = _Map(library, loaded[b"direct_files"].map_fd, _FILE_KEY, _SINCE)
         self._states = _Map(library, loaded[b"volumes"].map_fd, _VOLUME, _STATE)
         self._marks: dict[int, Marks] = {}
         self._devices: dict[int, int] = {}
@@ -155,7 +164,7 @@ class Program:
 
         Raises UnsupportedError with the reason.
         """
-        sources, file_systems, flags = _plan()
+        sources, file_systems, wider, flags = _plan()
         bcc = _import_bcc(tracing.headers(headers))
         text = "\n".join((tracing.programs() / name).read_text() for name in sources)
         try:
@@ -167,7 +176,7 @@ class Program:
         # The compiler is not needed any more; its memory is given back.
         loaded.free_bcc_memory()
         ctypes.CDLL(None).malloc_trim(0)
-        return cls(bcc, loaded, file_systems, bool(flags["DIRECT_END"]))
+        return cls(bcc, loaded, file_systems, wider)
 
     def close(self) -> None:
         """Detach the programs; their maps end with them."""
@@ -203,6 +212,22 @@ class Program:
         device = self._devices[number]
         keys = [_FILE_KEY.pack(inode, device, 0) for inode in inodes]
         self._watched.put_many(keys, _WATCHED.pack(number, chunk_bits, held))
+        if not (held or self.direct_end):
+            with self._lock:
+                self._mark_under_way(number, set(keys))
+
+    def _mark_under_way(self, number: int, keys: set[bytes]) -> None:
+        """Direct writes that began before have no mark of this number, and may not have ended.
+
+        What has surely ended is forgotten here: the map has room for what is recent.
+        """
+        ended_ns = (clock.monotonic() - limits.STARTED_SECONDS) * 1e9
+        for key, (since_ns,) in list(self._direct.items(take=False)):
+            packed = _FILE_KEY.pack(*key)
+            if since_ns < ended_ns:
+                self._direct.delete(packed)
+            elif packed in keys:
+                self._marks[number].add_file(STARTED, key[0])
 
     def held(self, number: int, inode: int) -> bool | None:
         """What `watch` was told of a file; None when this number does not watch it."""
@@ -277,8 +302,8 @@ def _import_bcc(headers: object) -> Any:
     return bcc
 
 
-def _plan() -> tuple[list[str], dict[str, str], dict[str, int]]:
-    """Sources to compile, support of each file system, and macros; from the kernel's formats."""
+def _plan() -> tuple[list[str], dict[str, str], str, dict[str, int]]:
+    """Sources to compile, support of each file system, what is wider and macros; all probed."""
     missing = _missing(_COMMON)
     if missing:
         raise UnsupportedError(f"the kernel has no tracepoint {missing[0]}")
@@ -292,15 +317,23 @@ def _plan() -> tuple[list[str], dict[str, str], dict[str, int]]:
     if all(file_systems.values()):
         raise UnsupportedError("; ".join(file_systems.values()))
     sources += _COMMON
-    source, event = _DIRECT_END
-    direct_end = tracing.read(event) is not None
-    if direct_end:
-        sources.append(source)
     loop = tracing.read("iomap/iomap_iter")
-    if loop is None or "WRITE" not in loop.flags:
+    if loop is None or not {"WRITE", "DIRECT"} <= loop.flags.keys():
         raise UnsupportedError("the kernel does not tell reads of iomap from writes")
+    missing = _missing(_DIRECT)
+    wider = ""
+    if not missing:
+        sources += _DIRECT
+    else:
+        wider = (
+            "direct I/O is read again until it has surely ended, after"
+            f" {limits.STARTED_SECONDS:.0f} s: the kernel has no tracepoint {missing[0]}"
+        )
+        if not (file_systems["xfs"] or _missing(_XFS_DIRECT)):
+            sources += _XFS_DIRECT
     macros = {
         "IOMAP_WRITE": loop.flags["WRITE"],
+        "IOMAP_DIRECT": loop.flags["DIRECT"],
         "PAGE_BITS": _PAGE_BITS,
         "MAPPED_BITS": mapped_bits(),
         "CHUNKS_MAX": limits.EBPF_CHUNKS_MAX,
@@ -309,9 +342,9 @@ def _plan() -> tuple[list[str], dict[str, str], dict[str, int]]:
         "VOLUMES_MAX": limits.EBPF_VOLUME_SLOTS,
         "WRITES_MAX": limits.EBPF_WRITES_MAX,
         "RANGE_CHUNKS_MAX": limits.EBPF_RANGE_CHUNKS_MAX,
-        "DIRECT_END": int(direct_end),
+        "DIRECT_TOLD": int(not wider),
     }
-    return sources, file_systems, macros
+    return sources, file_systems, wider, macros
 
 
 def mapped_bits() -> int:
@@ -324,7 +357,7 @@ def mapped_bits() -> int:
     return max(largest, limits.CHUNK_BYTES_MAX).bit_length() - 1
 
 
-def _missing(parts: dict[str, tuple[str, ...]]) -> list[str]:
+def _missing(parts: Mapping[str, tuple[str, ...]]) -> list[str]:
     wanted = [event for events in parts.values() for event in events]
     return [event for event in wanted if not _usable(event)]
 
