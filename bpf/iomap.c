@@ -37,13 +37,12 @@ static void direct_begins(struct write_under_way *write)
 static void direct_step(u32 device, u64 inode, u64 start, u64 bytes)
 {
     struct file_key key = {.inode = inode, .device = device};
-    struct watched_file *file = watched_at(device, inode);
     u64 now = bpf_ktime_get_ns(); /* CLOCK_MONOTONIC */
 
-    if (file)
-        mark_range(file, device, inode, start, bytes, STARTED);
+    /* First this: the reader watches a file before it looks here. */
     if (direct_files.update(&key, &now))
         count(COUNT_WRITES_FULL);
+    range_changed(device, inode, start, bytes, STARTED);
 }
 #endif
 

@@ -222,11 +222,13 @@ class Program:
         What has surely ended is forgotten here: the map has room for what is recent.
         """
         ended_ns = (clock.monotonic() - limits.STARTED_SECONDS) * 1e9
-        for key, (since_ns,) in list(self._direct.items(take=False)):
-            packed = _FILE_KEY.pack(*key)
+        # Taken and put back, since one that was deleted might have become recent meanwhile.
+        for key, (since_ns,) in list(self._direct.items(take=True)):
             if since_ns < ended_ns:
-                self._direct.delete(packed)
-            elif packed in keys:
+                continue
+            packed = _FILE_KEY.pack(*key)
+            self._direct.put_many([packed], _SINCE.pack(since_ns))
+            if packed in keys:
                 self._marks[number].add_file(STARTED, key[0])
 
     def held(self, number: int, inode: int) -> bool | None:
