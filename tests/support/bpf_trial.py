@@ -19,8 +19,8 @@ from typing import Any
 TRACEFS = "/sys/kernel/tracing"
 CHUNK_BITS = 16
 MACROS = {"CHUNKS_MAX": 1024, "FILES_MAX": 1024, "WATCHED_MAX": 1024, "VOLUMES_MAX": 16}
-MACROS |= {"WRITES_MAX": 64, "RANGE_CHUNKS_MAX": 64, "DIRECT_END": 1}
-MACROS |= {"MAPPED_BITS": 21, "PAGE_BITS": 12, "IOMAP_WRITE": 1}
+MACROS |= {"WRITES_MAX": 64, "RANGE_CHUNKS_MAX": 64, "PLACES_MAX": 16, "DISK_PLACES_MAX": 4}
+MACROS |= {"MAPPED_BITS": 21, "PAGE_BITS": 12, "IOMAP_WRITE": 1, "IOMAP_DIRECT": 16}
 
 
 def events_of(source: str) -> list[str]:
@@ -39,8 +39,8 @@ def load(headers: str, programs: Path) -> tuple[Any, list[str]]:
     """The programs whose tracepoints this kernel has, attached."""
     os.environ["BCC_KERNEL_SOURCE"] = headers
     sys.path.append("/usr/lib/python3/dist-packages")
-    # The one uses a map of the other, and comes after it.
-    order = sorted(programs.glob("*.c"), key=lambda path: (path.name == "direct.c", path.name))
+    # The loop uses what others define, and comes after them.
+    order = sorted(programs.glob("*.c"), key=lambda path: (path.name == "iomap.c", path.name))
     texts = [path.read_text() for path in order]
     texts = [
         text
@@ -48,7 +48,9 @@ def load(headers: str, programs: Path) -> tuple[Any, list[str]]:
         if all(os.path.isdir(f"{TRACEFS}/events/{event}") for event in events_of(text))
     ]
     shared = [(programs / name).read_text() for name in ("marks.h", "xfs_types.h")]
-    flags = [f"-D{name}={value}" for name, value in MACROS.items()]
+    told = any("iomap_dio_complete" in event for text in texts for event in events_of(text))
+    macros = MACROS | {"DIRECT_END": int(told)}
+    flags = [f"-D{name}={value}" for name, value in macros.items()]
     bcc = importlib.import_module("bcc")
     loaded = bcc.BPF(text="\n".join(shared + texts), cflags=flags)
     return loaded, [event for text in texts for event in events_of(text)]

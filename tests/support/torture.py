@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffkeeper.engine.snapshotter import Policy
+from diffkeeper.freeze.cgroups import Hierarchy
 from tests.support.churn import tally
 from tests.support.churn.steps import chosen
 from tests.support.harness import Engine
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 
 # Long enough for the copy of the truth inside the freeze.
 FREEZE_SECONDS = 5.0
-CGROUPS = Path("/sys/fs/cgroup/freezer")
+HIERARCHY = Hierarchy("/sys/fs/cgroup")
+CGROUPS = HIERARCHY.v1 or HIERARCHY.v2  # where a freezer is; empty without one
 DIFFERENCES_SHOWN = 5
 RANGES_SHOWN = 6
 LOG_SECONDS = 20.0  # of the steps that are shown with a difference
@@ -94,7 +96,7 @@ def writers(live: Path, command: Sequence[str], log: Path) -> Iterator[subproces
     """
     mount = log.parent / "mount"
     mount.mkdir(exist_ok=True)
-    cgroup = CGROUPS / f"diffkeeper-torture-{os.getpid()}"
+    cgroup = Path(CGROUPS, f"diffkeeper-torture-{os.getpid()}")
     cgroup.mkdir()
     script = (
         f"echo $$ > {cgroup}/cgroup.procs && mount --bind {live} {mount} && exec"

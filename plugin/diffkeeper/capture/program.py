@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from diffkeeper import clock, limits
 from diffkeeper.capture import tracing
-from diffkeeper.capture.marks import Marks
+from diffkeeper.capture.marks import STARTED, Marks
 from diffkeeper.errors import UnsupportedError
 from diffkeeper.fsio import mounts
 
@@ -31,6 +31,7 @@ _WATCHED: Final = struct.Struct("=IHH")
 _PLACE: Final = struct.Struct("=II")
 _DIRECT_KEY: Final = struct.Struct("=QQII")
 _DIRECT_WRITES: Final = struct.Struct("=QQ")
+_SINCE: Final = struct.Struct("=Q")
 _STATE: Final = struct.Struct("=QQ")
 _COUNTS: Final = ("marks", "full_files", "full_volumes", "long_ranges", "full_writes")
 _PAGE_BITS: Final = os.sysconf("SC_PAGESIZE").bit_length() - 1
@@ -68,10 +69,12 @@ _FILE_SYSTEMS: Final = {
         "xfs_inode.c": ("xfs/xfs_inode_inactivating", "xfs/xfs_setattr"),
     },
 }
-# Told by some kernels only; without it direct I/O is marked when it starts. Comes before the loop.
-_DIRECT: Final = {"direct.c": ("iomap/iomap_dio_rw_begin", "iomap/iomap_dio_complete")}
-# Told by some kernels only; without them a mapping that comes and goes shows by its traces alone.
 _LOOP: Final = {"iomap.c": ("iomap/iomap_iter",)}
+# Told by some kernels only; without it direct I/O is marked when it starts, and of XFS also shortly
+# before its end. Comes before the loop.
+_DIRECT: Final = {"direct.c": ("iomap/iomap_dio_rw_begin", "iomap/iomap_dio_complete")}
+_XFS_DIRECT: Final = {"xfs_direct.c": ("xfs/xfs_end_io_direct_write",)}
+# Told by some kernels only; without them a mapping that comes and goes shows by its traces alone.
 _FAULTS: Final = {"faults.c": ("filemap/mm_filemap_fault", "filemap/mm_filemap_map_pages")}
 
 
@@ -135,17 +138,20 @@ class Program:
         file_systems: dict[str, str],
         direct_end: bool,
         faults: bool,
+        wider: str = "",
     ) -> None:
         """Use `load`. file_systems: name to why it is not supported, or an empty text.
 
         direct_end: the end of direct I/O is told, so that every STARTED mark is of a system call.
         faults: page faults are told, so that no file is mapped without a mark.
+        wider: what is read more widely on this kernel than on others, and why; for a person.
         """
         library = bcc.libbcc.lib
         self._loaded = loaded
         self.file_systems = file_systems
         self.direct_end = direct_end
         self.faults = faults
+        self.wider = wider
         self.window_bits = mapped_bits()
         self._lock = threading.Lock()
         self._watched = _Map(library, loaded[b"watched"].map_fd, _FILE_KEY, _WATCHED)
@@ -155,6 +161,9 @@ class Program:
         self._direct: _Map | None = None
         if direct_end:
             self._direct = _Map(library, loaded[b"direct"].map_fd, _DIRECT_KEY, _DIRECT_WRITES)
+        self._direct_files: _Map | None = None
+        if not direct_end:
+            self._direct_files = _Map(library, loaded[b"direct_files"].map_fd, _FILE_KEY, _SINCE)
         self._places = _Map(library, loaded[b"places"].map_fd, _PLACE, _VOLUME)
         self._marks: dict[int, Marks] = {}
         self._devices: dict[int, int] = {}
@@ -169,6 +178,7 @@ class Program:
         Raises UnsupportedError with the reason.
         """
         sources, file_systems, flags = _plan()
+        direct_end, faults = "direct.c" in sources, "faults.c" in sources
         bcc = _import_bcc(tracing.headers(headers))
         text = "\n".join((tracing.programs() / name).read_text() for name in sources)
         try:
@@ -180,7 +190,7 @@ class Program:
         # The compiler is not needed any more; its memory is given back.
         loaded.free_bcc_memory()
         ctypes.CDLL(None).malloc_trim(0)
-        return cls(bcc, loaded, file_systems, bool(flags["DIRECT_END"]), "faults.c" in sources)
+        return cls(bcc, loaded, file_systems, direct_end, faults, _wider(direct_end, faults))
 
     def close(self) -> None:
         """Detach the programs; their maps end with them."""
@@ -234,6 +244,24 @@ class Program:
         device = self._devices[number]
         keys = [_FILE_KEY.pack(inode, device, 0) for inode in inodes]
         self._watched.put_many(keys, _WATCHED.pack(number, chunk_bits, held))
+        if self._direct_files is not None and not held:
+            with self._lock:
+                self._mark_under_way(self._direct_files, number, set(keys))
+
+    def _mark_under_way(self, recent: _Map, number: int, keys: set[bytes]) -> None:
+        """Direct writes that began before have no mark of this number, and may not have ended.
+
+        What has surely ended is forgotten here: the map has room for what is recent.
+        """
+        ended_ns = (clock.monotonic() - limits.STARTED_SECONDS) * 1e9
+        # Taken and put back, since one that was deleted might have become recent meanwhile.
+        for key, (since_ns,) in list(recent.items(take=True)):
+            if since_ns < ended_ns:
+                continue
+            packed = _FILE_KEY.pack(*key)
+            recent.put_many([packed], _SINCE.pack(since_ns))
+            if packed in keys:
+                self._marks[number].add_file(STARTED, key[0])
 
     def held(self, number: int, inode: int) -> bool | None:
         """What `watch` was told of a file; None when this number does not watch it."""
@@ -350,6 +378,8 @@ def _plan() -> tuple[list[str], dict[str, str], dict[str, int]]:
     direct_end = not _missing(_DIRECT)
     if direct_end:
         sources += _DIRECT
+    elif not (file_systems["xfs"] or _missing(_XFS_DIRECT)):
+        sources += _XFS_DIRECT
     sources += _LOOP
     macros = {
         "IOMAP_WRITE": loop.flags["WRITE"],
@@ -367,6 +397,22 @@ def _plan() -> tuple[list[str], dict[str, str], dict[str, int]]:
         "DIRECT_END": int(direct_end),
     }
     return sources, file_systems, macros
+
+
+def _wider(direct_end: bool, faults: bool) -> str:
+    """What is read more widely for lack of tracepoints, for a person."""
+    found = []
+    if not direct_end:
+        found.append(
+            "direct I/O is read in each freeze until it has surely ended, after"
+            f" {limits.STARTED_SECONDS:.0f} s: the kernel has no tracepoint {_missing(_DIRECT)[0]}"
+        )
+    if not faults:
+        found.append(
+            "more is read of files that may have been mapped: the kernel has no tracepoint"
+            f" {_missing(_FAULTS)[0]}"
+        )
+    return "; ".join(found)
 
 
 def mapped_bits() -> int:
