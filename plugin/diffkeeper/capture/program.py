@@ -375,7 +375,8 @@ def _plan() -> tuple[list[str], dict[str, str], dict[str, int]]:
     loop = tracing.read("iomap/iomap_iter")
     if loop is None or not {"WRITE", "DIRECT"} <= loop.flags.keys():
         raise UnsupportedError("the kernel does not tell reads of iomap from writes")
-    direct_end = not _missing(_DIRECT)
+    ended = tracing.read("iomap/iomap_dio_complete")
+    direct_end = ended is not None and "WRITE" in ended.flags and not _missing(_DIRECT)
     if direct_end:
         sources += _DIRECT
     elif not (file_systems["xfs"] or _missing(_XFS_DIRECT)):
@@ -384,6 +385,7 @@ def _plan() -> tuple[list[str], dict[str, str], dict[str, int]]:
     macros = {
         "IOMAP_WRITE": loop.flags["WRITE"],
         "IOMAP_DIRECT": loop.flags["DIRECT"],
+        "KI_WRITE": ended.flags["WRITE"] if ended is not None and direct_end else 0,
         "PAGE_BITS": _PAGE_BITS,
         "MAPPED_BITS": mapped_bits(),
         "CHUNKS_MAX": limits.EBPF_CHUNKS_MAX,
