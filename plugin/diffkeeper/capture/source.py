@@ -111,6 +111,9 @@ class Source(Protocol):
     def escalate(self, cause: str) -> None:
         """Make the next drain return the whole volume."""
 
+    def broken(self) -> str:
+        """Why what it told since it started may not be everything, or nothing."""
+
     # Sources that see which parts of a file change; the others hold no file.
 
     @property
@@ -145,6 +148,10 @@ class NamesOnly:
 
     by_range = False
     window_bits = 0
+
+    def broken(self) -> str:
+        """These know by themselves what they miss."""
+        return ""
 
     def watch_files(self, inodes: Iterable[int]) -> None:
         """Nothing is seen of a file."""
