@@ -1,4 +1,4 @@
-"""The eBPF programs are lost behind the daemon's back: noticed, fallen back from, nothing missed."""
+"""The eBPF programs are lost behind our back: noticed, fallen back from, nothing missed."""
 
 from __future__ import annotations
 
@@ -39,9 +39,7 @@ def program(tmp_path: Path) -> Iterator[Program]:
 
 
 @pytest.fixture
-def engine(
-    request: pytest.FixtureRequest, program: Program, tmp_path: Path
-) -> Iterator[Engine]:
+def engine(request: pytest.FixtureRequest, program: Program, tmp_path: Path) -> Iterator[Engine]:
     """A volume with eBPF, on the disk of the tests; its parameter are seconds between beats."""
     sources = Sources.of(program, heartbeat=getattr(request, "param", BEAT_SECONDS))
     with Engine(tmp_path, Policy(source="ebpf"), sources) as made:

@@ -105,18 +105,26 @@ class Sources:
             self._program, self._heart, self._why_not = None, None, "the daemon stops"
 
     def features(self) -> tuple[Feature, ...]:
-        """What is known of eBPF on this machine; looks without loading where nothing was tried."""
-        attempt, loaded = self._attempt, self._program
-        if attempt is None:
-            return look(self._headers)
+        """What was found of eBPF on this machine, as far as it was tried."""
+        attempt, loaded = self._attempt or Attempt(), self._program
         if loaded is not None and loaded.lost:
             attempt.lost(loaded.lost)
         return attempt.report()
 
+    def look(self) -> tuple[Feature, ...]:
+        """As `features`; where nothing was tried, what shows without loading anything."""
+        return self.features() if self._attempt is not None else look(self._headers)
+
     def counts(self) -> dict[str, int]:
         """What the loaded programs count; nothing while there are none."""
         loaded = self._program
-        return loaded.counts() if loaded is not None and not loaded.lost else {}
+        if loaded is None or loaded.lost:
+            return {}
+        try:
+            return loaded.counts()
+        except OSError as error:
+            loaded.lose(f"their counters cannot be read: {error.strerror}")
+            return {}
 
     def choose(self, wanted: str, place: Place) -> Choice:
         """Start a source: `auto` (inotify), `ebpf`, `inotify` or `scan`.
