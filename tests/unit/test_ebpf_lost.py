@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from diffkeeper import counters, limits
+from diffkeeper.capture import loading, tracing
 from diffkeeper.capture.attached import Attached
 from diffkeeper.capture.heartbeat import Heartbeat
 from diffkeeper.capture.probe import Place, Sources
@@ -112,6 +113,32 @@ def test_the_kernel_is_asked(program: Program, lose: Callable[[Program], None]) 
     assert program.check().startswith("the eBPF programs were lost: ")
     assert program.check() == program.lost
     assert lost_count() == before + 1
+
+
+NESTED = b"""
+int sampled(void *context) { bpf_trace_printk("x"); return 0; }
+TRACEPOINT_PROBE(bpf_trace, bpf_trace_printk) { return 0; }
+"""
+CLOCK = {"ev_type": 1, "ev_config": 0, "sample_freq": 500}  # the software event of the CPU's clock
+
+
+def test_runs_that_the_kernel_left_out_are_seen() -> None:
+    """A program whose tracepoint is met inside another eBPF program does not run."""
+    try:
+        bcc = loading.import_bcc()
+        os.putenv("BCC_KERNEL_SOURCE", str(tracing.header_sets()[0]))
+        loaded = bcc.BPF(text=NESTED)
+        attached = Attached(bcc.libbcc.lib, loaded)
+        before = attached.broken()
+        loaded.attach_perf_event(fn_name=b"sampled", **CLOCK)
+    except Exception as error:  # bcc raises nothing finer
+        pytest.skip(f"no eBPF, or no sampling of the clock: {error}")
+    assert before == ""
+    deadline = time.monotonic() + NOTICE_SECONDS_MAX
+    while "left runs of bpf_trace:bpf_trace_printk out" not in attached.broken():
+        assert time.monotonic() < deadline, "what was left out is not seen"
+    loaded.cleanup()
+    assert attached.broken()
 
 
 def lost_count() -> float:
