@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from diffkeeper import limits
+from diffkeeper import counters, limits
+from diffkeeper.api import checks
 from diffkeeper.volumes.service import VolumeService
 
 if TYPE_CHECKING:
@@ -173,11 +174,11 @@ async def test_programs_that_are_lost_while_it_runs(
     file = os.open(root / "file", os.O_RDWR | os.O_CREAT, 0o600)
     os.pwrite(file, bytes(64 * 65536), 0)
     await service.snapshot("v")
+    lost = counters.counts().get(("ebpf_programs_lost_total", ()), 0)
     loaded: Any = service._sources._program
     for name in list(loaded._loaded.tracepoint_fds):
         loaded._loaded.detach_tracepoint(name)
-    began = time.monotonic()
-    turn = 0
+    began, turn = time.monotonic(), 0
     while capture["source"] == "ebpf":
         assert time.monotonic() - began < NOTICE_SECONDS_MAX, "the loss is not noticed"
         turn += 1
@@ -191,6 +192,11 @@ async def test_programs_that_are_lost_while_it_runs(
     events = [record.getMessage() for record in caplog.records]
     assert "ebpf_lost" in events
     assert "fell_back" in events
+    assert counters.counts()["ebpf_programs_lost_total", ()] > lost
+    programs = {each.name: each for each in service.features(look=True)}["programs"]
+    assert programs.support == "unsupported"
+    assert checks.ebpf([programs])[0].result == "warn"
+    assert checks.sources([service.view("v")]).result == "warn"
     os.close(file)
     await service.snapshot("v")
     report = await service.verify("v", None)

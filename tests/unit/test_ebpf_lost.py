@@ -260,6 +260,7 @@ def test_a_device_without_marks_is_refused(program: Program, tmp_path: Path) -> 
     choice.source.stop()
     assert choice.source.name == "inotify"
     assert "a write left no mark" in choice.reason
+    assert not program.lost, "others have theirs"
 
 
 def test_without_proof_for_long_it_is_not_relied_on(

@@ -74,7 +74,8 @@ class Heartbeat:
         if pulse is None or clock.monotonic() - pulse.proven < limits.HEARTBEAT_SILENT_SECONDS_MAX:
             return ""
         seconds = limits.HEARTBEAT_SILENT_SECONDS_MAX
-        return f"no proof for {seconds:.0f} s that writes are seen{pulse.trouble}"
+        trouble = f": {pulse.trouble}" if pulse.trouble else ""
+        return f"no proof for {seconds:.0f} s that writes are seen{trouble}"
 
     def _run(self) -> None:
         stopping = self._stopping
@@ -84,7 +85,9 @@ class Heartbeat:
             if self._program.check():
                 return
             for pulse in pulses:
-                pulse.beat()
+                missing = pulse.beat()
+                if missing:
+                    self._program.lose(missing)
 
 
 class _Pulse:
@@ -100,30 +103,30 @@ class _Pulse:
         self.trouble = ""
         program.watch(self._number, _CHUNK_BITS, [self._inode], held=False)
 
-    def beat(self) -> None:
-        """Write, and look for the mark; the programs are lost without it."""
+    def beat(self) -> str:
+        """Write, and look for the mark; what is wrong with the programs if it is not there."""
         with self._lock:
             if self._fd < 0:
-                return
+                return ""
             try:
                 os.pwrite(self._fd, b"\0", 0)
             except OSError as error:
                 # Nothing was written, so that nothing follows; `silent` tells if it stays so.
-                self.trouble = f": {error.strerror}"
-                return
-            self._look()
+                self.trouble = str(error.strerror)
+                return ""
+            return self._look()
 
-    def _look(self) -> None:
+    def _look(self) -> str:
         try:
             marks = self._program.drain(self._number)
         except OSError as error:
-            self._program.lose(f"their maps cannot be read: {error.strerror}")
-            return
+            return f"their maps cannot be read: {error.strerror}"
         changed = marks.done.get(self._inode)
         if changed is not None and (changed.whole or changed.chunks):
             self.proven, self.trouble = clock.monotonic(), ""
-        elif not marks.lost:
-            self._program.lose("a write left no mark")
+            return ""
+        # Marks that had no room prove nothing, and have everything compared anyway.
+        return "" if marks.lost else "a write left no mark"
 
     def close(self) -> None:
         """Give the file back."""
@@ -142,8 +145,8 @@ def _first(program: Program, device: int, directory: str) -> _Pulse:
     except OSError as error:
         where = errno.errorcode.get(error.errno or 0, "")
         raise UnsupportedError(f"no file to prove eBPF with in {directory}: {where}") from error
-    pulse.beat()
-    if program.lost or pulse.trouble:
+    missing = pulse.beat() or pulse.trouble
+    if program.lost or missing:
         pulse.close()
-        raise UnsupportedError(program.lost or f"writes cannot be proven to be seen{pulse.trouble}")
+        raise UnsupportedError(program.lost or f"writes are not seen on this device: {missing}")
     return pulse
