@@ -41,6 +41,10 @@ EBPF_MENDS: Final = {
         "what is written by direct I/O is read twice, half a minute apart",
         "use a kernel with the tracepoint iomap/iomap_dio_complete",
     ),
+    "page-faults": (
+        "more is read of files that may have been mapped",
+        "use a kernel with the tracepoints filemap/mm_filemap_fault and mm_filemap_map_pages",
+    ),
 }
 EBPF_FILE_SYSTEM: Final = (
     "volumes on this file system fall back to inotify",

@@ -41,6 +41,7 @@ class EbpfSource:
         self._program = program
         self._heart, self._directory = heart, directory
         self.window_bits = program.window_bits
+        self.sees_mappings = program.faults
         self._device = device
         self._chunk_bits = chunk_bits
         self._names = InotifySource(writes=False)
@@ -120,6 +121,10 @@ class EbpfSource:
         dirty.files, self._given_back = self._given_back, {}
         for inode, changed in marks.done.items():
             dirty.files.setdefault(inode, Changed()).merge(changed)
+        if not self.sees_mappings:
+            for inode, changed in marks.started.items():
+                # Timestamps move without a write when a mapped page becomes storable.
+                changed.mapped = changed.mapped or inode not in marks.done
         self._take_started(marks.started, dirty, frozen=frozen)
         for inode in marks.reused:
             dirty.files.setdefault(inode, Changed()).whole = True
@@ -145,6 +150,10 @@ class EbpfSource:
     def _due(self, now: float) -> list[int]:
         limit = now - limits.STARTED_SECONDS
         return [inode for inode, (since, _) in self._started.items() if since < limit]
+
+    def under_way(self) -> bool:
+        """Whether direct I/O is still writing to a watched file, maybe of a frozen process."""
+        return self._program.direct_under_way(self._number)
 
     def give_back(self, inode: int, names: set[bytes]) -> None:
         """Make the next drain return these names of a directory again."""

@@ -20,6 +20,7 @@ Support = Literal["supported", "unsupported", "unknown"]
 # Each needs those before it. `programs`: compiled, accepted by the kernel's verifier, attached.
 STEPS: Final = ("tracefs", "tracepoints", "headers", "bcc", "programs")
 DIRECT_ENDS: Final = "direct-io-ends"
+FAULTS: Final = "page-faults"
 MAPPED: Final = "mapped-stores"
 NOT_LOADED: Final = "its tracepoints are there; the programs are not loaded"
 
@@ -54,15 +55,10 @@ class Attempt:
             raise
         self.note(name, "supported", works)
 
-    def planned(self, file_systems: Mapping[str, str], *, direct_end: bool) -> None:
-        """The tracepoints were read; file_systems: name to why it is not supported, or empty."""
-        for name, why_not in file_systems.items():
+    def planned(self, parts: Mapping[str, str]) -> None:
+        """The tracepoints were read; name of each part to why it is not supported, or empty."""
+        for name, why_not in parts.items():
             self.note(name, "unsupported" if why_not else "unknown", why_not or NOT_LOADED)
-        if direct_end:
-            self.note(DIRECT_ENDS, "unknown", NOT_LOADED)
-        else:
-            self.note(DIRECT_ENDS, "unsupported", "direct I/O is marked when it starts")
-        self.note(MAPPED, "unknown", NOT_LOADED)
 
     def attached(self) -> None:
         """The programs run: whatever was planned is in use."""

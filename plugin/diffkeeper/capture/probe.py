@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from diffkeeper import limits
 from diffkeeper.capture import loading, program, tracing
 from diffkeeper.capture.ebpf import EbpfSource
-from diffkeeper.capture.features import DIRECT_ENDS, MAPPED, STEPS, Attempt, Feature
+from diffkeeper.capture.features import DIRECT_ENDS, FAULTS, MAPPED, STEPS, Attempt, Feature
 from diffkeeper.capture.heartbeat import Heartbeat
 from diffkeeper.capture.inotify import InotifySource
 from diffkeeper.capture.program import Program
@@ -152,7 +152,7 @@ class Sources:
 
     def matter(self, fs_type: str) -> tuple[Feature, ...]:
         """The features that a volume on this type of file system makes use of, or would."""
-        wanted = ("programs", fs_type, DIRECT_ENDS, MAPPED)
+        wanted = ("programs", fs_type, DIRECT_ENDS, FAULTS, MAPPED)
         return tuple(
             feature
             for feature in self.features()

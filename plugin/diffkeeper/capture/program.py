@@ -14,29 +14,32 @@ import struct
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
-from diffkeeper import counters, limits
+from diffkeeper import clock, counters, limits
 from diffkeeper.capture import loading, memory, tracing
 from diffkeeper.capture.attached import Attached
-from diffkeeper.capture.features import Attempt
+from diffkeeper.capture.features import DIRECT_ENDS, FAULTS, MAPPED, Attempt
 from diffkeeper.capture.marks import Marks
 from diffkeeper.capture.sums import Sums
 from diffkeeper.errors import UnsupportedError
+from diffkeeper.fsio import mounts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 log = logging.getLogger(__name__)
 _FILE_KEY: Final = struct.Struct("=QII")
 _CHUNK_KEY: Final = struct.Struct("=QIIQ")
 _VOLUME: Final = struct.Struct("=I")
 _WATCHED: Final = struct.Struct("=IHH")
+_PLACE: Final = struct.Struct("=II")
+_DIRECT_KEY: Final = struct.Struct("=QQII")
+_DIRECT_WRITES: Final = struct.Struct("=QQ")
 _STATE: Final = struct.Struct("=QQ")
 _COUNTS: Final = ("marks", "full_files", "full_volumes", "long_ranges", "full_writes")
 _PAGE_BITS: Final = os.sysconf("SC_PAGESIZE").bit_length() - 1
 
 # Sources by concern, with the tracepoints that each needs.
 _COMMON: Final = {
-    "iomap.c": ("iomap/iomap_iter", "iomap/iomap_dio_rw_begin"),
     "mapped.c": ("writeback/writeback_dirty_folio",),
 }
 _FILE_SYSTEMS: Final = {
@@ -68,8 +71,11 @@ _FILE_SYSTEMS: Final = {
         "xfs_inode.c": ("xfs/xfs_inode_inactivating", "xfs/xfs_setattr"),
     },
 }
-# Told by some kernels only; without it direct I/O is marked when it starts.
-_DIRECT_END: Final = ("direct.c", "iomap/iomap_dio_complete")
+# Told by some kernels only; without it direct I/O is marked when it starts. Comes before the loop.
+_DIRECT: Final = {"direct.c": ("iomap/iomap_dio_rw_begin", "iomap/iomap_dio_complete")}
+# Told by some kernels only; without them a mapping that comes and goes shows by its traces alone.
+_LOOP: Final = {"iomap.c": ("iomap/iomap_iter",)}
+_FAULTS: Final = {"faults.c": ("filemap/mm_filemap_fault", "filemap/mm_filemap_map_pages")}
 
 
 class _Map:
@@ -134,21 +140,28 @@ class Program:
         loaded: Any,
         file_systems: dict[str, str],
         direct_end: bool,
+        faults: bool,
     ) -> None:
         """Use `load`. file_systems: name to why it is not supported, or an empty text.
 
         direct_end: the end of direct I/O is told, so that every STARTED mark is of a system call.
+        faults: page faults are told, so that no file is mapped without a mark.
         """
         library = bcc.libbcc.lib
         self._loaded = loaded
         self.file_systems = file_systems
         self.direct_end = direct_end
+        self.faults = faults
         self.window_bits = mapped_bits()
         self._lock = threading.Lock()
         self._watched = _Map(library, loaded[b"watched"].map_fd, _FILE_KEY, _WATCHED)
         self._chunks = _Map(library, loaded[b"chunks"].map_fd, _CHUNK_KEY, _VOLUME)
         self._files = _Map(library, loaded[b"files"].map_fd, _FILE_KEY, _VOLUME)
         self._states = _Map(library, loaded[b"volumes"].map_fd, _VOLUME, _STATE)
+        self._direct: _Map | None = None
+        if direct_end:
+            self._direct = _Map(library, loaded[b"direct"].map_fd, _DIRECT_KEY, _DIRECT_WRITES)
+        self._places = _Map(library, loaded[b"places"].map_fd, _PLACE, _VOLUME)
         self._marks: dict[int, Marks] = {}
         self._devices: dict[int, int] = {}
         self._seen: dict[int, tuple[int, ...]] = {}
@@ -178,7 +191,7 @@ class Program:
             loaded, how = loading.load(bcc, sets, text, flags, before)
         attempt.note("headers", "supported", f"{how.headers}, {how.headers_bytes} bytes")
         attempt.attached()
-        made = cls(bcc, loaded, file_systems, bool(flags["DIRECT_END"]))
+        made = cls(bcc, loaded, file_systems, "direct.c" in sources, "faults.c" in sources)
         made.loading, made.attempt = how, attempt
         return made
 
@@ -205,14 +218,32 @@ class Program:
         log.error("ebpf_lost", extra={"reason": reason})
 
     def open_volume(self, device: int) -> int:
-        """A number for a volume whose files lie on `device` (as in st_dev)."""
+        """A number for a volume whose files lie on `device` (as in st_dev).
+
+        Raises UnsupportedError when its disk holds too many file systems with volumes.
+        """
         with self._lock:
+            self._place(device)
             number = self._next
             self._next += 1
             self._marks[number] = Marks()
-            self._devices[number] = os.major(device) << 20 | os.minor(device)
+            self._devices[number] = _kernel_device(device)
             self._seen[number] = self._state(number)
             return number
+
+    def _place(self, device: int) -> None:
+        """Tell on which disk a file system lies."""
+        disk, wanted = _kernel_device(mounts.disk_of(device)), _kernel_device(device)
+        for slot in range(limits.EBPF_DISK_PLACES_MAX):
+            key = _PLACE.pack(disk, slot)
+            found = self._places.get(key)
+            if found is None:
+                self._places.put_many([key], _VOLUME.pack(wanted))
+            if found is None or found[0] == wanted:
+                return
+        raise UnsupportedError(
+            f"more than {limits.EBPF_DISK_PLACES_MAX} file systems of one disk hold volumes"
+        )
 
     def close_volume(self, number: int, *, forget: bool) -> None:
         """End a number; `forget`: also take its files out of the map, which visits all of them."""
@@ -270,6 +301,20 @@ class Program:
             taken, self._marks[number] = self._marks[number], Marks()
             return taken
 
+    def direct_under_way(self, number: int) -> bool:
+        """Whether direct I/O is writing to a file that this number watches; False if not told.
+
+        One whose end was missed is not waited for for ever.
+        """
+        if self._direct is None:
+            return False
+        device = self._devices[number]
+        oldest = (clock.monotonic() - limits.STARTED_SECONDS) * 1e9
+        return any(
+            at == device and since > oldest and self.held(number, inode) is not None
+            for (inode, _, at, _), (_, since) in self._direct.items(take=False)
+        )
+
     def counts(self) -> dict[str, int]:
         """Sums over all processors of what the programs count."""
         return {name: self._count(i) for i, name in enumerate(_COUNTS)}
@@ -301,13 +346,27 @@ def plan(attempt: Attempt) -> tuple[list[str], dict[str, str], dict[str, int]]:
         tracing.events()
     with attempt.trying("tracepoints", "the kernel has those that are needed"):
         sources, file_systems, flags = _plan()
-    attempt.planned(file_systems, direct_end=bool(flags["DIRECT_END"]))
+    some = {
+        DIRECT_ENDS: _lack("direct.c", sources, "direct I/O is marked when it starts"),
+        FAULTS: _lack("faults.c", sources, "mappings show by their traces alone"),
+        MAPPED: "",
+    }
+    attempt.planned({**file_systems, **some})
     return sources, file_systems, flags
+
+
+def _lack(source: str, sources: list[str], instead: str) -> str:
+    return "" if source in sources else f"the kernel lacks the tracepoints; {instead}"
+
+
+def _kernel_device(device: int) -> int:
+    """A device number as tracepoints have it."""
+    return os.major(device) << 20 | os.minor(device)
 
 
 def _plan() -> tuple[list[str], dict[str, str], dict[str, int]]:
     """Sources to compile, support of each file system, and macros; from the kernel's formats."""
-    missing = _missing(_COMMON)
+    missing = _missing(_COMMON | _LOOP)
     if missing:
         raise UnsupportedError(f"the kernel has no tracepoint {missing[0]}")
     sources = ["marks.h", "xfs_types.h"]
@@ -320,20 +379,25 @@ def _plan() -> tuple[list[str], dict[str, str], dict[str, int]]:
     if all(file_systems.values()):
         raise UnsupportedError("; ".join(file_systems.values()))
     sources += _COMMON
-    source, event = _DIRECT_END
-    direct_end = tracing.read(event) is not None
-    if direct_end:
-        sources.append(source)
+    if not _missing(_FAULTS):
+        sources += _FAULTS
     loop = tracing.read("iomap/iomap_iter")
-    if loop is None or "WRITE" not in loop.flags:
+    if loop is None or not {"WRITE", "DIRECT"} <= loop.flags.keys():
         raise UnsupportedError("the kernel does not tell reads of iomap from writes")
+    direct_end = not _missing(_DIRECT)
+    if direct_end:
+        sources += _DIRECT
+    sources += _LOOP
     macros = {
         "IOMAP_WRITE": loop.flags["WRITE"],
+        "IOMAP_DIRECT": loop.flags["DIRECT"],
         "PAGE_BITS": _PAGE_BITS,
         "MAPPED_BITS": mapped_bits(),
         "CHUNKS_MAX": limits.EBPF_CHUNKS_MAX,
         "FILES_MAX": limits.EBPF_FILES_MAX,
         "WATCHED_MAX": limits.EBPF_WATCHED_MAX,
+        "PLACES_MAX": limits.EBPF_VOLUME_SLOTS,
+        "DISK_PLACES_MAX": limits.EBPF_DISK_PLACES_MAX,
         "VOLUMES_MAX": limits.EBPF_VOLUME_SLOTS,
         "WRITES_MAX": limits.EBPF_WRITES_MAX,
         "RANGE_CHUNKS_MAX": limits.EBPF_RANGE_CHUNKS_MAX,
@@ -352,7 +416,7 @@ def mapped_bits() -> int:
     return max(largest, limits.CHUNK_BYTES_MAX).bit_length() - 1
 
 
-def _missing(parts: dict[str, tuple[str, ...]]) -> list[str]:
+def _missing(parts: Mapping[str, tuple[str, ...]]) -> list[str]:
     wanted = [event for events in parts.values() for event in events]
     return [event for event in wanted if not _usable(event)]
 

@@ -140,7 +140,7 @@ class Reader:
         new_count = chunk_count(size, bits)
         if size <= 1 << bits and content.count <= 1:
             return _read_small(fd, content)
-        content.sparse = size > 0 and os.lseek(fd, 0, os.SEEK_HOLE) < size
+        content.sparse = inode.has_hole(fd, size)
         numbers = {number for number in parts if number < new_count}
         kept = min(content.count, new_count)
         if size != old.size and kept:
@@ -218,7 +218,7 @@ def _read_small(fd: int, content: Content) -> Content:
     size = content.size
     if size == 0:
         return content
-    content.sparse = os.lseek(fd, 0, os.SEEK_HOLE) < size
+    content.sparse = inode.has_hole(fd, size)
     if content.sparse and not any(inode.data_extents(fd, size)):
         digest, plain = HOLE, b""
     else:

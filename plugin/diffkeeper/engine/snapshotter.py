@@ -423,6 +423,7 @@ class Snapshotter:
         if len(pending.hidden.opened) > limits.FROZEN_LOOKS_MAX:
             pending.hidden = self._unhinted.only_open(pending.hidden, writers)
         for attempt in range(_FROZEN_ROUNDS_MAX):
+            self._await_direct(budget)
             pending.dirty = self._source.drain(frozen=True)
             if pending.dirty.everything:
                 self._mapped.forget()
@@ -442,6 +443,12 @@ class Snapshotter:
         if writers.unfreezable and (pending.hidden or not self._source.complete):
             return "mapped or watched without hints, and written by a process that was not frozen"
         return ""
+
+    def _await_direct(self, budget: _Budget) -> None:
+        """Direct I/O that was begun before the freeze ends by itself, as it does after a kill."""
+        while self._source.under_way():
+            budget.check()
+            clock.sleep(limits.EBPF_DIRECT_POLL_SECONDS)
 
     def _converge(self, writers: Writers) -> None:
         """Further pre-copy rounds while they are long, so that little is left for the freeze."""
