@@ -73,6 +73,7 @@ class _Capture:
         self._reason = reason
         self._started = clock.monotonic()
         self._outcome = Outcome()
+        self._at: Snapshotter | None = None
         wanted = {
             cgroup
             for member in members
@@ -92,20 +93,28 @@ class _Capture:
             with _counted(self._members):
                 return self._run()
         except BaseException:
+            if self._at is not None:
+                self._at.faulty = True
             for member in self._members:
                 member.forget()
             raise
 
+    def _each(self) -> Iterator[Snapshotter]:
+        """The members in turn; what is raised meanwhile is laid to the one whose turn it is."""
+        for member in self._members:
+            self._at = member
+            yield member
+        self._at = None
+
     def _run(self) -> dict[int, SnapshotRecord]:
-        members = self._members
         # Each of them is asked: what is drained is looked at.
-        if not any([member.drain(self._started) for member in members]):
+        if not any([member.drain(self._started) for member in self._each()]):
             return {}
         failpoint.hit("capture.drained")
-        for member in members:
+        for member in self._each():
             member.precopy()
-        if all([member.same() for member in members]):
-            for member in members:
+        if all([member.same() for member in self._each()]):
+            for member in self._each():
                 member.end()
             return {}
         failpoint.hit("capture.precopied")
@@ -114,7 +123,7 @@ class _Capture:
         else:
             self._until_quiet()
         failpoint.hit("capture.thawed")
-        for member in members:
+        for member in self._each():
             member.looked(self._started)
         self._name_unfreezable()
         return self._commit()
@@ -132,16 +141,16 @@ class _Capture:
         """Rounds without a freeze until one sees nothing change in any member while it looks."""
         for _ in range(limits.PRECOPY_ROUNDS_MAX):
             self._outcome.time_ns = clock.now_ns()
-            if all([member.look_again() for member in self._members]):
+            if all([member.look_again() for member in self._each()]):
                 return
-        if any([member.moved() for member in self._members]):
+        if any([member.moved() for member in self._each()]):
             self._outcome.fuzzy = "written to while it was read, by a process that was not frozen"
 
     def _converge(self) -> None:
         """Further pre-copy rounds while they are long, so that little is left for the freeze."""
         for _ in range(limits.PRECOPY_ROUNDS_MAX):
             started = clock.monotonic()
-            for member in self._members:
+            for member in self._each():
                 member.precopy_more()
             if clock.monotonic() - started < _PRECOPY_ENOUGH_SECONDS:
                 return
@@ -157,14 +166,14 @@ class _Capture:
             if self._freeze_once():
                 break
         if self._outcome.freeze_ms:
-            for member in self._members:
+            for member in self._each():
                 seconds = self._outcome.freeze_ms / 1000
                 counters.observe("freeze_seconds", seconds, volume=member.volume)
 
     def _freeze_once(self) -> bool:
         """One freeze, within its limit; false when it could not be had."""
         outcome = self._outcome
-        limit = min(member.policy.freeze_seconds_max for member in self._members)
+        limit = min(member.policy.freeze_seconds_max for member in self._each())
         try:
             with self._freezer.frozen(self._cgroups, limit) as frozen:
                 failpoint.hit("capture.frozen")
@@ -173,12 +182,12 @@ class _Capture:
             if frozen.expired:
                 outcome.fuzzy = f"the freeze ended after its limit of {limit * 1000:.0f} ms"
             outcome.freeze_ms = frozen.seconds * 1000
-            for member in self._members:
+            for member in self._each():
                 member.thawed()
             return not frozen.expired
         except FreezeError as error:
             outcome.fuzzy = str(error)
-            for member in self._members:
+            for member in self._each():
                 member.thawed()
             return False
 
@@ -192,18 +201,18 @@ class _Capture:
         It is one only if a last look at every member finds that nothing changed in any of them.
         """
         for attempt in range(_FROZEN_ROUNDS_MAX):
-            moved = [member.copy(attempt, budget) for member in self._members]
+            moved = [member.copy(attempt, budget) for member in self._each()]
             if attempt and not any(moved):
                 break
         else:
             return "written to during the freeze, by a process that was not frozen"
-        return next(filter(None, (member.doubt() for member in self._members)), "")
+        return next(filter(None, (member.doubt() for member in self._each())), "")
 
     # Recording
 
     def _commit(self) -> dict[int, SnapshotRecord]:
         """All changes in one transaction; a group's snapshots name the whole instant."""
-        changes = [m.change(self._reason, self._outcome, self._started) for m in self._members]
+        changes = [m.change(self._reason, self._outcome, self._started) for m in self._each()]
         taken = {c.snapshot.volume_id: c.snapshot for c in changes if c.snapshot is not None}
         if taken and len(changes) > 1:
             heads = [c.snapshot or c.state.head for c in changes]
@@ -216,14 +225,12 @@ class _Capture:
         worth = [c for c in changes if c.snapshot is not None or not c.batch.records_only]
         if worth:
             commit_together(worth)
-        for member in self._members:
+        for member in self._each():
             member.recorded(self._outcome, self._started)
-        for snapshot in taken.values():
-            _count(self._volume(snapshot), snapshot)
+        for member in self._members:
+            if (snapshot := taken.get(member.volume_id)) is not None:
+                _count(member.volume, snapshot)
         return taken
-
-    def _volume(self, snapshot: SnapshotRecord) -> str:
-        return next(m.volume for m in self._members if m.volume_id == snapshot.volume_id)
 
 
 class Budget:

@@ -93,6 +93,7 @@ class Snapshotter:
         self.policy = policy
         self.lock = threading.Lock()
         self.closed = False
+        self.faulty = False  # its own part made the last capture fail
         self._root_fd = os.open(live, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         device, root, self.fs_type = mounts.locate(live)
         self.target = Target(device, root)
@@ -476,6 +477,7 @@ class Snapshotter:
 
     def recorded(self, outcome: group.Outcome, started: float) -> None:
         """All is stored."""
+        self.faulty = False
         self._unhinted.taken()
         self._mapped.give_back(self._source)
         self._index.clear()
