@@ -79,15 +79,15 @@ def test_the_interval_is_stretched_by_what_the_whole_group_takes() -> None:
     pace = Pace(10.0, 10.0)
     for _ in range(limits.PACE_CAPTURES):
         pace.used(0.1)
-    pace.settle(1.0)
+    pace.settle(1.0, pace.mean)
     assert pace.effective == pytest.approx(0.1 / limits.CPU_FRACTION_MAX)
     assert "100 ms" in pace.delayed
     pace.failed(1.0)
     assert pace.effective == 2.0
-    pace.settle(1.0)
+    pace.settle(1.0, pace.mean)
     assert pace.effective == 2.0, "nothing but a capture that succeeds ends the waiting"
     pace.used(0.0)
-    pace.settle(10.0)
+    pace.settle(10.0, 0.0)
     assert (pace.effective, pace.delayed) == (10.0, ""), "alone again, its own interval rules"
 
 

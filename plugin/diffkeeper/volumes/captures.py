@@ -41,8 +41,9 @@ class Team:
     def settle(self) -> None:
         """Give all the same pace, and have their status show the group."""
         names = tuple(volume.name for volume in self.volumes) if len(self.volumes) > 1 else ()
+        mean = max(volume.pace.mean for volume in self.volumes)
         for volume in self.volumes:
-            volume.pace.settle(self.shortest)
+            volume.pace.settle(self.shortest, mean)
             volume.group, volume.group_note = names, self.note
 
 

@@ -28,15 +28,22 @@ class Pace:
         self.failures = 0
         self.recent.append(cpu_seconds)
 
-    def settle(self, shortest: float) -> None:
+    @property
+    def mean(self) -> float:
+        """CPU seconds of a capture.
+
+        Of a few together: one expensive one, such as the comparison after a mount, does not make
+        the next ones late.
+        """
+        return sum(self.recent) / limits.PACE_CAPTURES
+
+    def settle(self, shortest: float, mean: float) -> None:
         """Stretch the interval so that captures stay within their share of one core.
 
-        The share holds for a few captures together: one expensive one, such as the comparison
-        after a mount, does not make the next ones late. `shortest`: interval in the group.
+        `shortest`: interval in the group; `mean`: CPU seconds that its captures take.
         """
         if self.failures:
             return
-        mean = sum(self.recent) / limits.PACE_CAPTURES
         needed = min(mean / limits.CPU_FRACTION_MAX, limits.STRETCH_SECONDS_MAX)
         self.effective = max(shortest, needed)
         late = self.effective > shortest

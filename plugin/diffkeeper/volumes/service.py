@@ -89,9 +89,8 @@ class VolumeService:
             self._loaded.exception()  # seen here; callers of `ready` see it again
             raise
         self._loaded.set_result(None)
-        for slot in self._slots.values():
-            if slot.volume.mounted:
-                self._spawn(self._take_over(slot))
+        mounted = [slot for slot in self._slots.values() if slot.volume.mounted]
+        self._spawn(self._take_over(mounted))
         self._spawn(self._tidy())
 
     def _open(self) -> None:
@@ -143,10 +142,19 @@ class VolumeService:
         assert self._groups is not None  # noqa: S101  # made before any volume is mounted
         self._groups.capture(volume, reason, freeze=freeze)
 
-    async def _take_over(self, slot: _Slot) -> None:
+    async def _take_over(self, slots: list[_Slot]) -> None:
+        """All are watched before the first one is captured: it may be one of a group."""
+        tasks = [self._spawn(self._watch(slot)) for slot in slots]
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for slot in slots:
+            async with slot.lock:
+                if slot.volume.snapshotter is not None:
+                    self._begin(slot)
+
+    async def _watch(self, slot: _Slot) -> None:
         async with slot.lock:
-            await self._in(self._steps, slot.volume.take_over)
-            self._begin(slot)
+            if slot.volume.mounted and slot.volume.snapshotter is None:
+                await self._in(self._steps, slot.volume.take_over)
 
     async def _tidy(self) -> None:
         """Add up what is stored, and delete what removed volumes left behind."""
