@@ -229,6 +229,7 @@ POINTS = sorted(n for n in failpoint.NAMES if n.startswith(("capture.", "store."
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_at(point: str, pair: Pair) -> None:
     """All members have the snapshot, or none has."""
+    eventually(lambda: all(pair.history(n) for n in NAMES), "each is captured once mounted")
     write(pair, 1, large=False)
     pair.container.start(pair.places(), "sleep 300")
     pair.daemon.admin("POST", "/v1/volumes/wal/snapshots", {}, 201)
