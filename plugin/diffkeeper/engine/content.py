@@ -40,6 +40,7 @@ class Content:
     changes: dict[int, bytes] = field(default_factory=dict)
     data: dict[bytes, bytes] = field(default_factory=dict)
     data_bytes: int = 0
+    read_bytes: int = 0  # what had to be read to find the changes
 
     def fold(self, get: Get, put: Put) -> bytes:
         """Put the changes into the tree; returns its root."""
@@ -97,6 +98,7 @@ class Reader:
         new_count = chunk_count(size, chunk_bits)
         ranges = _chunk_ranges(fd, size, chunk_bits, content)
         for segment in self._segments(fd, size, chunk_bits, ranges):
+            content.read_bytes += segment.length
             view = memoryview(segment.buffer)
             for position, digest in enumerate(segment.digests):
                 number = segment.first + position
@@ -152,6 +154,7 @@ class Reader:
             ranges += _chunk_ranges(fd, size, bits, content, content.count)
         root, count = content.root, content.count
         for segment in self._segments(fd, size, bits, iter(ranges)):
+            content.read_bytes += segment.length
             view = memoryview(segment.buffer)
             last = segment.first + len(segment.digests)
             before = dict(filetree.runs(root, count, get, segment.first, last))
@@ -223,6 +226,7 @@ def _read_small(fd: int, content: Content) -> Content:
         digest, plain = HOLE, b""
     else:
         plain = os.pread(fd, size, 0).ljust(size, b"\0")
+        content.read_bytes += size
         digest = chunk_digest(plain)
     if digest != content.root or content.count == 0:
         _change(content, 0, digest, memoryview(plain))
