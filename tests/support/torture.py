@@ -120,7 +120,12 @@ def writers(live: Path, command: Sequence[str], log: Path) -> Iterator[subproces
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(pid), signal.SIGKILL)
             time.sleep(0.02)
-        cgroup.rmdir()
+        # Of cgroup v2, one whose processes are just ending is still busy.
+        while cgroup.exists():
+            assert time.monotonic() < deadline, f"{cgroup} stays busy"
+            with contextlib.suppress(OSError):
+                cgroup.rmdir()
+            time.sleep(0.02)
 
 
 @dataclass
