@@ -31,8 +31,13 @@ TRACEPOINT_PROBE(iomap, iomap_iter)
     struct write_under_way *write;
     struct watched_file *file;
 
-    if (!(args->flags & IOMAP_WRITE))
+    if (!(args->flags & IOMAP_WRITE)) {
+#if DIRECT_END
+        if (args->flags & IOMAP_DIRECT)
+            writes.delete(&thread); /* What was begun is a read. */
+#endif
         return 0;
+    }
 #if !DIRECT_END
     if (args->flags & IOMAP_DIRECT) {
         direct_step(args->dev, args->ino, args->pos, args->length);
@@ -44,8 +49,9 @@ TRACEPOINT_PROBE(iomap, iomap_iter)
         return 0;
 #if DIRECT_END
     if (write->direct) {
-        direct_begins(write);
-        writes.delete(&thread);
+        /* A fault, or zeroing, of the same thread and file may come in between. */
+        if (args->flags & IOMAP_DIRECT)
+            direct_begins(thread, write);
         return 0;
     }
 #endif

@@ -110,6 +110,9 @@ class Admin:
     async def doctor(self, _request: web.Request) -> web.Response:
         """What the daemon finds where it runs; answers while the state loads too."""
         found = await asyncio.to_thread(checks.run, self._places)
+        features = await asyncio.to_thread(self._service.features, look=True)
+        found += checks.ebpf(features)
+        found.append(checks.sources([self._service.view(v.name) for v in self._service.views()]))
         found.append(checks.health(self._health.troubles()))
         return json_response([asdict(check) for check in found])
 

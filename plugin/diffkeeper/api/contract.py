@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from diffkeeper.volumes.model import SnapshotView, VerifyReport, VolumeView
+    from diffkeeper.volumes.model import FeatureView, SnapshotView, VerifyReport, VolumeView
 
 
 class Service(Protocol):
@@ -41,5 +41,9 @@ class Service(Protocol):
     async def objects(self, digests: list[tuple[str, bytes]]) -> list[bytes]: ...
 
     def stats(self) -> Mapping[str, object]: ...
+
+    def features(self, *, look: bool) -> Sequence[FeatureView]: ...
+
+    def ebpf_counts(self) -> Mapping[str, int]: ...
 
     def troubles(self) -> Sequence[str]: ...

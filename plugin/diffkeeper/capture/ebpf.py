@@ -19,6 +19,7 @@ from diffkeeper.errors import UnsupportedError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from diffkeeper.capture.heartbeat import Heartbeat
     from diffkeeper.capture.program import Program
 
 
@@ -29,8 +30,17 @@ class EbpfSource:
     complete = True
     by_range = True
 
-    def __init__(self, program: Program, device: int, chunk_bits: int) -> None:
+    def __init__(
+        self,
+        program: Program,
+        device: int,
+        chunk_bits: int,
+        heart: Heartbeat | None = None,
+        directory: str = "",
+    ) -> None:
+        """`heart`: proves that writes are seen, by a file below `directory`."""
         self._program = program
+        self._heart, self._directory = heart, directory
         self.window_bits = program.window_bits
         self.sees_mappings = program.faults
         self._device = device
@@ -44,13 +54,33 @@ class EbpfSource:
 
     def start(self) -> None:
         """Begin to gather; raises UnsupportedError naming the limit that is reached."""
-        self._names.start()
-        self._number = self._program.open_volume(self._device)
+        if self._heart is not None:
+            self._heart.join(self._device, self._directory)
+        try:
+            self._names.start()
+            self._number = self._program.open_volume(self._device)
+        except BaseException:
+            self._leave()
+            raise
+
+    def _leave(self) -> None:
+        heart, self._heart = self._heart, None
+        if heart is not None:
+            heart.leave(self._device)
+
+    def broken(self) -> str:
+        """Why what it tells cannot be relied on any more, or nothing; asks the kernel."""
+        return self._silent() or self._program.check()
+
+    def _silent(self) -> str:
+        return self._heart.silent(self._device) if self._heart is not None else ""
 
     def stop(self) -> None:
         """Give back every kernel resource."""
+        self._leave()
         if self._number:
-            self._program.close_volume(self._number, forget=True)
+            # The maps of lost programs may be gone, and mean nothing.
+            self._program.close_volume(self._number, forget=not self._program.lost)
             self._number = 0
         self._names.stop()
 
@@ -65,11 +95,20 @@ class EbpfSource:
     def pending(self) -> bool:
         """Whether a drain would return anything; cheap."""
         return bool(
-            self._given_back
-            or self._program.pending(self._number)
+            self._program.lost
+            or self._silent()
+            or self._given_back
+            or self._marked()
             or self._names.pending()
             or self._due(clock.monotonic())
         )
+
+    def _marked(self) -> bool:
+        try:
+            return self._program.pending(self._number)
+        except OSError:
+            # A capture finds out whether the programs are lost.
+            return True
 
     def drain(self, *, frozen: bool = False) -> Dirty:
         """Take names first: of an inode that was freed since, its mark is then there, too."""

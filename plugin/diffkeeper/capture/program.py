@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import logging
 import os
 import struct
-import sys
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
-from diffkeeper import clock, limits
-from diffkeeper.capture import tracing
+from diffkeeper import clock, counters, limits
+from diffkeeper.capture import loading, memory, tracing
+from diffkeeper.capture.attached import Attached
+from diffkeeper.capture.features import DIRECT_ENDS, FAULTS, MAPPED, Attempt
 from diffkeeper.capture.marks import STARTED, Marks
+from diffkeeper.capture.sums import Sums
 from diffkeeper.errors import UnsupportedError
 from diffkeeper.fsio import mounts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-_DEBIAN_PACKAGES: Final = "/usr/lib/python3/dist-packages"
+log = logging.getLogger(__name__)
 _FILE_KEY: Final = struct.Struct("=QII")
 _CHUNK_KEY: Final = struct.Struct("=QIIQ")
 _VOLUME: Final = struct.Struct("=I")
@@ -91,6 +94,9 @@ class _Map:
     def get(self, key: bytes) -> tuple[int, ...] | None:
         value = ctypes.create_string_buffer(self._value.size)
         if self._library.bpf_lookup_elem(self._fd, key, value) < 0:
+            error = ctypes.get_errno()
+            if error != errno.ENOENT:
+                raise OSError(error, os.strerror(error))
             return None
         return self._value.unpack(value.raw)
 
@@ -170,31 +176,56 @@ class Program:
         self._seen: dict[int, tuple[int, ...]] = {}
         self._next = 1
         self._overflown = 0
+        self._sums = Sums(library, loaded[b"counts"])
+        self._attached = Attached(library, loaded)
+        self.loading: loading.Loading | None = None
+        self.attempt: Attempt | None = None
+        self.lost = ""  # why the programs do not tell everything any more
 
     @classmethod
-    def load(cls, headers: str = "") -> Program:
+    def load(cls, headers: str = "", attempt: Attempt | None = None) -> Program:
         """Compile and attach what this kernel has; `headers`: a folder of kernel headers.
 
-        Raises UnsupportedError with the reason.
+        Raises UnsupportedError with the reason; `attempt` tells what was found on the way.
         """
-        sources, file_systems, flags = _plan()
+        attempt = attempt or Attempt()
+        sources, file_systems, flags = plan(attempt)
+        with attempt.trying("headers", "found"):
+            sets = tracing.header_sets(headers)
+        before = memory.resident_bytes()
+        with attempt.trying("bcc", "imported"):
+            bcc = loading.import_bcc()
+        with attempt.trying("programs", "compiled, verified, attached"):
+            text = "\n".join((tracing.programs() / name).read_text() for name in sources)
+            loaded, how = loading.load(bcc, sets, text, flags, before)
+        attempt.note("headers", "supported", f"{how.headers}, {how.headers_bytes} bytes")
+        attempt.attached()
         direct_end, faults = "direct.c" in sources, "faults.c" in sources
-        bcc = _import_bcc(tracing.headers(headers))
-        text = "\n".join((tracing.programs() / name).read_text() for name in sources)
-        try:
-            loaded = bcc.BPF(text=text.encode(), cflags=[f"-D{k}={v}" for k, v in flags.items()])
-        except Exception as error:  # bcc raises nothing finer
-            raise UnsupportedError(
-                f"the eBPF programs cannot be loaded: {str(error)[:200]}"
-            ) from error
-        # The compiler is not needed any more; its memory is given back.
-        loaded.free_bcc_memory()
-        ctypes.CDLL(None).malloc_trim(0)
-        return cls(bcc, loaded, file_systems, direct_end, faults, _wider(direct_end, faults))
+        made = cls(bcc, loaded, file_systems, direct_end, faults, _wider(direct_end, faults))
+        made.loading, made.attempt = how, attempt
+        return made
 
     def close(self) -> None:
         """Detach the programs; their maps end with them."""
+        self._attached.release()
         self._loaded.cleanup()
+
+    def check(self) -> str:
+        """Why nothing that these programs tell can be relied on any more, or nothing."""
+        if not self.lost:
+            broken = self._attached.broken()
+            if broken:
+                self.lose(broken)
+        return self.lost
+
+    def lose(self, reason: str) -> None:
+        """Remember that the programs do not tell everything any more, and why."""
+        with self._lock:
+            if self.lost:
+                return
+            self.lost = f"the eBPF programs were lost: {reason}"
+        counters.add("ebpf_programs_lost_total")
+        log.error("ebpf_lost", extra={"reason": reason})
 
     def open_volume(self, device: int) -> int:
         """A number for a volume whose files lie on `device` (as in st_dev).
@@ -317,7 +348,7 @@ class Program:
         return {name: self._count(i) for i, name in enumerate(_COUNTS)}
 
     def _count(self, which: int) -> int:
-        return sum(self._loaded[b"counts"][ctypes.c_int(which)])
+        return self._sums.read(which)
 
     def _state(self, number: int) -> tuple[int, ...]:
         slot = _VOLUME.pack(number % limits.EBPF_VOLUME_SLOTS)
@@ -337,22 +368,28 @@ class Program:
                 marks.lose()
 
 
+def plan(attempt: Attempt) -> tuple[list[str], dict[str, str], dict[str, int]]:
+    """As `_plan`, telling what was found; loads nothing, but mounts tracefs where nobody has."""
+    with attempt.trying("tracefs", "the kernel's tracepoints can be read"):
+        tracing.events()
+    with attempt.trying("tracepoints", "the kernel has those that are needed"):
+        sources, file_systems, flags = _plan()
+    some = {
+        DIRECT_ENDS: _lack("direct.c", sources, "direct I/O is marked when it starts"),
+        FAULTS: _lack("faults.c", sources, "mappings show by their traces alone"),
+        MAPPED: "",
+    }
+    attempt.planned({**file_systems, **some})
+    return sources, file_systems, flags
+
+
+def _lack(source: str, sources: list[str], instead: str) -> str:
+    return "" if source in sources else f"the kernel lacks the tracepoints; {instead}"
+
+
 def _kernel_device(device: int) -> int:
     """A device number as tracepoints have it."""
     return os.major(device) << 20 | os.minor(device)
-
-
-def _import_bcc(headers: object) -> Any:
-    """Debian's bcc, which lies in the system's Python; PyPI has another package of that name."""
-    os.putenv("BCC_KERNEL_SOURCE", str(headers))  # read by its C++ part
-    if _DEBIAN_PACKAGES not in sys.path:
-        sys.path.append(_DEBIAN_PACKAGES)
-    try:
-        import bcc  # costs 70 MB, so only where it is used
-        import bcc.libbcc
-    except ImportError as error:
-        raise UnsupportedError(f"bcc is not installed: {error}") from error
-    return bcc
 
 
 def _plan() -> tuple[list[str], dict[str, str], dict[str, int]]:
@@ -375,7 +412,8 @@ def _plan() -> tuple[list[str], dict[str, str], dict[str, int]]:
     loop = tracing.read("iomap/iomap_iter")
     if loop is None or not {"WRITE", "DIRECT"} <= loop.flags.keys():
         raise UnsupportedError("the kernel does not tell reads of iomap from writes")
-    direct_end = not _missing(_DIRECT)
+    ended = tracing.read("iomap/iomap_dio_complete")
+    direct_end = ended is not None and "WRITE" in ended.flags and not _missing(_DIRECT)
     if direct_end:
         sources += _DIRECT
     elif not (file_systems["xfs"] or _missing(_XFS_DIRECT)):
@@ -384,6 +422,7 @@ def _plan() -> tuple[list[str], dict[str, str], dict[str, int]]:
     macros = {
         "IOMAP_WRITE": loop.flags["WRITE"],
         "IOMAP_DIRECT": loop.flags["DIRECT"],
+        "KI_WRITE": ended.flags["WRITE"] if ended is not None and direct_end else 0,
         "PAGE_BITS": _PAGE_BITS,
         "MAPPED_BITS": mapped_bits(),
         "CHUNKS_MAX": limits.EBPF_CHUNKS_MAX,

@@ -119,6 +119,9 @@ class Source(Protocol):
     def escalate(self, cause: str) -> None:
         """Make the next drain return the whole volume."""
 
+    def broken(self) -> str:
+        """Why what it told since it started may not be everything, or nothing."""
+
     # Sources that see which parts of a file change; the others hold no file.
 
     @property
@@ -158,6 +161,10 @@ class NamesOnly:
     by_range = False
     sees_mappings = False
     window_bits = 0
+
+    def broken(self) -> str:
+        """These know by themselves what they miss."""
+        return ""
 
     def under_way(self) -> bool:
         """Nothing is seen of that."""

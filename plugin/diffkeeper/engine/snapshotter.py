@@ -10,6 +10,7 @@ Invariants:
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from dataclasses import dataclass, field
@@ -32,10 +33,12 @@ from diffkeeper.format.records import SnapshotRecord
 from diffkeeper.format.root import decode_root
 from diffkeeper.freeze.writers import Survey, Target, Writers
 from diffkeeper.fsio import inode, mounts
+from diffkeeper.store.store import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from diffkeeper.capture.features import Feature
     from diffkeeper.engine.content import Content, Reader
     from diffkeeper.engine.volume import VolumeState
     from diffkeeper.format.entry import Entry
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from diffkeeper.freeze.freezer import Freezer
     from diffkeeper.store.store import Store
 
+log = logging.getLogger(__name__)
 _FREEZE_ATTEMPTS_MAX = 3
 _FROZEN_ROUNDS_MAX = 3
 _PRECOPY_ENOUGH_SECONDS = 0.1
@@ -94,7 +98,8 @@ class Snapshotter:
         device, root, self.fs_type = mounts.locate(live)
         self.target = Target(device, root)
         device_number = os.fstat(self._root_fd).st_dev
-        place = probe.Place(device_number, self.fs_type, policy.chunk_bits)
+        own = os.path.dirname(live)
+        place = probe.Place(device_number, self.fs_type, policy.chunk_bits, own)
         choice = tools.sources.choose(policy.source, place)
         self._source: Source = choice.source
         self._mapped = Mapped(self._source.window_bits)
@@ -125,6 +130,12 @@ class Snapshotter:
         """The source in use."""
         return self._source.name
 
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        """What of eBPF matters to the volume; nothing where it is not considered."""
+        considered = probe.considers_ebpf(self._policy.source)
+        return self._tools.sources.matter(self.fs_type) if considered else ()
+
     def close(self) -> None:
         """Stop watching; waits for a capture under way."""
         with self._lock:
@@ -153,7 +164,7 @@ class Snapshotter:
             started, cpu = clock.monotonic(), clock.thread_cpu()
             threads_cpu = self._tools.reader.cpu_seconds
             try:
-                return self._capture(reason, writers, freeze and self._policy.freeze, started)
+                return self._relying(reason, writers, freeze and self._policy.freeze, started)
             except BaseException:
                 self._forget()
                 raise
@@ -161,6 +172,38 @@ class Snapshotter:
                 used = clock.thread_cpu() - cpu + self._tools.reader.cpu_seconds - threads_cpu
                 self.cpu_seconds += used
                 counters.add("capture_cpu_seconds_total", used, volume=self._state.record.name)
+
+    def _relying(
+        self, reason: str, writers: Writers, freeze: bool, started: float
+    ) -> SnapshotRecord | None:
+        """Capture; once more where the source gave up meanwhile, with what replaced it."""
+        while True:
+            source = self._source
+            try:
+                self._rely()
+                return self._capture(reason, writers, freeze, started)
+            except (UnsupportedError, OSError):
+                self._replace_broken()
+                if self._source is source:
+                    raise
+                self._forget()
+
+    def _rely(self) -> None:
+        """Raises UnsupportedError when the source may not have told everything until now."""
+        if self._replace_broken():
+            raise UnsupportedError(self.source_reason)
+
+    def _replace_broken(self) -> bool:
+        """Fall back from a source that is broken; true if it was.
+
+        What was recorded from it meanwhile is not to be trusted either, so that signatures are
+        dropped and everything is read again.
+        """
+        broken = self._source.broken()
+        if broken:
+            self._state.commit(Batch(drop_index={self._state.record.id}))
+            self._fall_back(broken)
+        return bool(broken)
 
     def _forget(self) -> None:
         """Drop all unstored work: the next capture compares everything with the newest snapshot."""
@@ -301,6 +344,11 @@ class Snapshotter:
             self.source_reason = f"{reason}; {choice.reason}"
         else:
             self._source, self.source_reason = ScanSource(), reason
+        volume, name = self._state.record.name, self._source.name
+        counters.add("capture_fallbacks_total", volume=volume, source=name)
+        log.warning(
+            "fell_back", extra={"volume": volume, "source": name, "reason": self.source_reason}
+        )
         self._unhinted.by_range = False
         self._mapped.forget()
 
@@ -440,6 +488,7 @@ class Snapshotter:
 
     def _commit(self, reason: str, outcome: _Outcome, started: float) -> SnapshotRecord | None:
         assert self._tree is not None  # noqa: S101  # loaded at the start of each capture
+        self._rely()
         root = self._tree.settle()
         for placed in self._tree.take_placed():
             parent = placed.parent.inode if placed.parent is not None else 0

@@ -38,6 +38,15 @@ class VolumeView:
 
 
 @dataclass(frozen=True, slots=True)
+class FeatureView:
+    """One feature that eBPF captures need or use, see `capture.features`."""
+
+    name: str
+    support: str  # "supported", "unsupported" or "unknown"
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Fault:
     """One path that failed verification, and why."""
 

@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from diffkeeper import clock, counters, failpoint, limits
+from diffkeeper.capture.probe import Sources
 from diffkeeper.engine.content import Reader
 from diffkeeper.engine.snapshotter import Tools
 from diffkeeper.engine.volume import VolumeState
@@ -32,6 +33,7 @@ from diffkeeper.freeze.freezer import Freezer
 from diffkeeper.freeze.writers import Survey, Target, Writers
 from diffkeeper.fsio import durable
 from diffkeeper.store.store import Batch, Store
+from diffkeeper.volumes import features
 from diffkeeper.volumes import options as volume_options
 from diffkeeper.volumes.status import snapshot_view, verify_report, volume_view
 from diffkeeper.volumes.volume import Places, Volume
@@ -39,7 +41,7 @@ from diffkeeper.volumes.volume import Places, Volume
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from diffkeeper.volumes.model import SnapshotView, VerifyReport, VolumeView
+    from diffkeeper.volumes.model import FeatureView, SnapshotView, VerifyReport, VolumeView
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -58,11 +60,20 @@ class _Slot:
 class VolumeService:
     """All volumes. Create it in the event loop; `start` loads, `stop` ends everything."""
 
-    def __init__(self, state_dir: str, mount_dir: str, *, cgroup_root: str, proc_root: str) -> None:
+    def __init__(
+        self,
+        state_dir: str,
+        mount_dir: str,
+        *,
+        cgroup_root: str,
+        proc_root: str,
+        kernel_headers: str = "",
+    ) -> None:
         self._state_dir = state_dir
         self._mount_dir = mount_dir
         self._cgroup_root = cgroup_root
         self._proc_root = proc_root
+        self._sources = Sources(kernel_headers)
         self._slots: dict[str, _Slot] = {}
         self._creating = asyncio.Lock()
         self._loaded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -110,7 +121,9 @@ class VolumeService:
                 log.warning("thawed", extra={"cgroup": path, "reason": "left by a killed daemon"})
         except FreezeError as error:
             self._troubles["freezer"] = str(error)
-        self._tools = Tools(store, freezer, Reader(), self._cgroup_root, self._proc_root)
+        self._tools = Tools(
+            store, freezer, Reader(), self._cgroup_root, self._proc_root, self._sources
+        )
         self._survey = Survey(self._proc_root, self._cgroup_root)
         self._load(store, Places(volumes, self._mount_dir))
 
@@ -224,6 +237,14 @@ class VolumeService:
             "store_used_bytes": store.used_bytes(),
             "store_file_bytes": store.file_bytes(),
         }
+
+    def features(self, *, look: bool) -> list[FeatureView]:
+        """What of eBPF is supported, as far as it was tried; `look`: what shows without trying."""
+        return features.of_daemon(self._sources, look=look)
+
+    def ebpf_counts(self) -> dict[str, int]:
+        """What the loaded eBPF programs count; nothing while there are none."""
+        return self._sources.counts()
 
     def troubles(self) -> list[str]:
         """What needs a person's attention."""

@@ -10,6 +10,7 @@ from diffkeeper.volumes.model import Fault, Json, SnapshotView, VerifyReport, Vo
 from diffkeeper.volumes.options import format_duration
 
 if TYPE_CHECKING:
+    from diffkeeper.engine.snapshotter import Snapshotter
     from diffkeeper.engine.verify import Result
     from diffkeeper.format.records import SnapshotRecord
     from diffkeeper.volumes.volume import Verification, Volume
@@ -94,12 +95,21 @@ def _capture(volume: Volume) -> Json:
     return {
         "source": snapshotter.source_name if snapshotter is not None else "none",
         "reason": snapshotter.source_reason if snapshotter is not None else "not mounted",
+        **_ebpf(snapshotter),
         "consistency": volume.options.consistency,
         "interval": format_duration(pace.interval),
         "effective_interval": format_duration(round(pace.effective, 3)),
         "delayed": pace.delayed,
         "cpu_seconds": round(snapshotter.cpu_seconds, 3) if snapshotter is not None else 0.0,
     }
+
+
+def _ebpf(snapshotter: Snapshotter | None) -> Json:
+    """What of eBPF matters to the volume, where that was considered."""
+    found = snapshotter.features if snapshotter is not None else ()
+    if not found:
+        return {}
+    return {"ebpf": {each.name: f"{each.support}: {each.reason}" for each in found}}
 
 
 def _last(head: SnapshotRecord) -> Json:
