@@ -266,22 +266,24 @@ class Torture:
         """One capture, and the comparison if there was a freeze and a snapshot."""
         self.freezer.copied = False
         snapshot = self.engine.snapshotter.capture("interval", self.engine.writers())
-        if snapshot is None or not self.freezer.copied:
-            time.sleep(0.05)
-        elif snapshot.consistency == "crash":
+        if snapshot is not None and snapshot.consistency == "fuzzy":
+            self.result.fuzzy.append(snapshot.cause)
+        elif snapshot is not None and self.freezer.copied:
             self.compare(snapshot)
         else:
-            self.result.fuzzy.append(snapshot.cause)
+            time.sleep(0.05)
 
     def check_rest(self) -> None:
         """Nobody writes any more: the next snapshot is what is on disk."""
         self.engine.snapshotter.capture("manual", self.engine.writers())
         head = self.engine.state.head
         assert head is not None
-        replayed = self.engine.replay(head, "rest")
-        found = difference(describe(self.live), describe(replayed))
+        replayed, copy = self.engine.replay(head, "rest"), self.base / "copied"
+        # A copy, since a file may have another name outside.
+        subprocess.run(["cp", "-a", str(self.live), str(copy)], check=True)
+        found = difference(describe(copy), describe(replayed))
         self.result.differences += [f"at rest: {line}" for line in found[:DIFFERENCES_SHOWN]]
-        subprocess.run(["rm", "-rf", str(replayed)], check=True)
+        subprocess.run(["rm", "-rf", str(replayed), str(copy)], check=True)
 
     def compare(self, snapshot: SnapshotRecord) -> None:
         """Entry by entry and byte by byte."""
@@ -299,12 +301,14 @@ class Torture:
         path = os.fsdecode(eval(line.partition(": ")[0])).lstrip("/")  # a repr of ours
         number = self.freezer.inodes.get(path, 0)
         parts = ranges(self.freezer.copy / path, replayed / path)
-        begin = self.freezer.copied_at - LOG_SECONDS
+        begin, end = self.freezer.copied_at - LOG_SECONDS, self.freezer.copied_at
         steps = [
-            f"{float(step.split()[0]) - self.freezer.copied_at:+.6f} {log.name} {step}"
+            f"{float(step.split()[0]) - end:+.6f} {log.name} {step}"
             for log in self.records.glob("log-*")
-            for step in log.read_text(errors="replace").splitlines()
-            if {path, f"#{number}"} & set(step.split()[5:]) and float(step.split()[1]) > begin
+            for step in log.read_text().splitlines()
+            if {path, f"#{number}"} & set(step.split()[5:])
+            and float(step.split()[1]) > begin
+            and float(step.split()[0]) < end
         ]
         steps.sort(key=lambda step: step.split()[2])
         return "\n    ".join([f" inode {number}, bytes {parts}", *steps[-LOG_LINES:]])
