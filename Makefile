@@ -36,7 +36,7 @@ demo: setup ## Postgres survives kill -9: about a minute, on a real engine
 	scripts/with-docker demo/postgres-survive-kill9/run.sh $(ARGS)
 
 bench: setup ## measure mount, capture, freeze and replay on this machine
-	.venv/bin/python tests/bench/run.py $(ARGS)
+	scripts/with-docker .venv/bin/python tests/bench/run.py $(ARGS)
 
 lock: setup ## resolve the dependencies anew into requirements/
 	scripts/lock
