@@ -281,12 +281,12 @@ def test_no_freeze_to_be_had(source: str, disk: Path, tmp_path: Path, shared: So
         with run.busy() as turns:
             run.open()
             snapshotter = run.engine.snapshotter
-            patient = snapshotter._policy
+            patient = snapshotter.policy
             for turn in turns:
                 hasty = replace(patient, freeze_seconds_max=0.000_1)
-                snapshotter._policy = patient if turn % 2 else hasty
+                snapshotter.policy = patient if turn % 2 else hasty
                 run.turn()
-            snapshotter._policy = patient
+            snapshotter.policy = patient
         assert_nothing_lost(run)
         assert run.result.fuzzy, "no freeze ended early"
     finally:

@@ -78,6 +78,7 @@ class _Work:
     # Inside the freeze: what was copied, and what the round under way looks at, which is due
     # again if the freeze ends it early.
     taken: list[Observation] = field(default_factory=list)
+    copied: dict[tuple[int, bytes], Observation] = field(default_factory=dict)  # newest by place
     pending: Dirty = field(default_factory=Dirty)
     pending_hidden: Hidden = field(default_factory=Hidden)
     frozen_hidden: bool = False  # there was something that gives no hint
@@ -400,6 +401,7 @@ class Snapshotter:
     def copy(self, attempt: int, budget: group.Budget) -> bool:
         """Inside the freeze: copy what changed since the last look; whether anything had.
 
+        A hint alone is no change: the kernel touches inodes also when it writes pages out.
         Raises FreezeError when that is more than the freeze allows.
         """
         work = self._work
@@ -418,11 +420,26 @@ class Snapshotter:
         work.frozen_hidden = work.frozen_hidden or bool(work.pending_hidden)
         work.figures.rounds += 1
         observer = self._observer(budget.check, budget.spill, still=True)
+        moved = False
         for seen in observer.run(work.pending, work.pending_hidden):
             work.taken.append(seen)
             budget.add(seen)
+            moved = self._is_news(seen) or moved
         work.pending, work.pending_hidden = Dirty(), Hidden()
-        return True
+        return moved
+
+    def _is_news(self, seen: Observation) -> bool:
+        """Whether a name is not what it was at the last look, in this freeze or before it."""
+        assert self._tree is not None  # noqa: S101  # loaded at the start of each capture
+        place = seen.directory.inode, seen.name
+        before = self._work.copied.get(place)
+        self._work.copied[place] = seen
+        if before is not None:
+            return before.told() != seen.told()
+        if seen.status is None:
+            return self._tree.lookup(seen.directory, seen.name) is not None
+        record = self._index.get(seen.status.st_ino)
+        return record is None or not seen.is_as(record)
 
     def _look_frozen(self) -> None:
         """What gives no hint, as far as there is time for it."""
@@ -444,6 +461,7 @@ class Snapshotter:
         work = self._work
         self._mapped.frozen = False
         taken, work.taken = work.taken, []
+        work.copied.clear()
         self._absorb(taken)
         dirty, hidden = work.pending, work.pending_hidden
         work.pending, work.pending_hidden = Dirty(), Hidden()
