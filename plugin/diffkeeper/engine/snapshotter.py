@@ -215,15 +215,23 @@ class Snapshotter:
         """Take the hints; whether there is anything to look at."""
         self.rely()
         work = self._work
-        work.dirty = self._source.drain()
+        work.dirty = self._drain()
         self._looked_ns = clock.now_ns()
         if started >= self._compare_due:
             work.dirty.escalate("the regular comparison is due")
-        if work.dirty.everything:
             self._mapped.forget()
         work.hidden = self._unhinted.look(work.writers)
         work.again = self._unsettled()
         return bool(work.dirty or work.hidden or work.again)
+
+    def _drain(self, *, frozen: bool = False) -> Dirty:
+        """Take the source's hints, with all that follows from a lack of them."""
+        dirty = self._source.drain(frozen=frozen)
+        if dirty.everything:
+            self._mapped.forget()
+        if dirty.unwatched and self._tree is not None:
+            self._tree.unlist()
+        return dirty
 
     def precopy(self) -> None:
         """Look at everything hinted."""
@@ -377,7 +385,7 @@ class Snapshotter:
         """Without a freeze: look at what changed since the last look; false when anything did."""
         assert self._tree is not None  # noqa: S101  # loaded at the start of each capture
         work, before = self._work, self._work.root
-        dirty = self._source.drain()
+        dirty = self._drain()
         work.root = self._tree.settle()
         hidden = self._unhinted.look(work.writers)
         # What was hinted is always looked at. Without hints, and for what gives none, only
@@ -395,7 +403,7 @@ class Snapshotter:
 
     def precopy_more(self) -> None:
         """Look at what changed since the last look, if hints tell."""
-        if self._source.complete and (dirty := self._source.drain()):
+        if self._source.complete and (dirty := self._drain()):
             self._round(dirty, Hidden())
 
     def copy(self, attempt: int, budget: group.Budget) -> bool:
@@ -409,9 +417,7 @@ class Snapshotter:
         if attempt == 0:
             self._look_frozen()
         self._await_direct(budget)
-        work.pending = self._source.drain(frozen=True)
-        if work.pending.everything:
-            self._mapped.forget()
+        work.pending = self._drain(frozen=True)
         if attempt and not (work.pending and self._source.complete):
             work.pending = Dirty()
             return False
@@ -444,6 +450,7 @@ class Snapshotter:
     def _look_frozen(self) -> None:
         """What gives no hint, as far as there is time for it."""
         work = self._work
+        work.writers = self._unhinted.with_young(work.writers)
         hidden = self._unhinted.look(work.writers)
         if len(hidden.opened) > limits.FROZEN_LOOKS_MAX:
             hidden = self._unhinted.only_open(hidden, work.writers)
