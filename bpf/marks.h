@@ -22,6 +22,7 @@
 #define REUSED 3 /* of files only: the inode was freed, its number may come back as another file */
 #define LOOK 4   /* of files only: size or attributes are about to change */
 #define MAPPED 5 /* of files only: a process that has it mapped touched a page for the first time */
+#define UNDER_WAY 6 /* as STARTED, and it may go on when its thread has gone on or is frozen */
 
 struct file_key {
     u64 inode;
