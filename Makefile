@@ -39,7 +39,7 @@ torture: setup ## random writers against every source on ext4 and XFS, for half 
 	.venv/bin/python -m tests.support.torture_long $(ARGS)
 
 bench: setup ## measure mount, capture, freeze and replay on this machine
-	.venv/bin/python tests/bench/run.py $(ARGS)
+	scripts/with-docker .venv/bin/python tests/bench/run.py $(ARGS)
 
 lock: setup ## resolve the dependencies anew into requirements/
 	scripts/lock

@@ -3,7 +3,27 @@
  *
  * The loop is told before each extent and once more after the last, so what is told of a thread
  * marks the whole range of its buffered write again and again. It is also what tells a direct write
- * (direct.c) from a read. The bits of its flags come from the format. */
+ * (direct.c) from a read. The bits of its flags come from the format.
+ *
+ * Where the kernel tells no end of direct I/O (DIRECT_END is 0) the loop tells its start, before the
+ * first extent and again after each; of a write to the beginning of a file it tells no length the
+ * first time. `direct_files` keeps when it did so of a file last, watched or not: such a write may end
+ * after somebody has begun to watch. */
+
+#if !DIRECT_END
+BPF_F_TABLE("hash", struct file_key, u64, direct_files, WRITES_MAX, BPF_F_NO_PREALLOC);
+
+static void direct_step(u32 device, u64 inode, u64 start, u64 bytes)
+{
+    struct file_key key = {.inode = inode, .device = device};
+    u64 now = bpf_ktime_get_ns(); /* CLOCK_MONOTONIC */
+
+    /* First this: the reader watches a file before it looks here. */
+    if (direct_files.update(&key, &now))
+        count(COUNT_WRITES_FULL);
+    range_changed(device, inode, start, bytes, STARTED);
+}
+#endif
 
 TRACEPOINT_PROBE(iomap, iomap_iter)
 {
@@ -11,11 +31,16 @@ TRACEPOINT_PROBE(iomap, iomap_iter)
     struct write_under_way *write;
     struct watched_file *file;
 
-    if (!(args->flags & IOMAP_WRITE))
+    if (!(args->flags & IOMAP_WRITE)) {
+#if DIRECT_END
+        if (args->flags & IOMAP_DIRECT)
+            writes.delete(&thread); /* What was begun is a read. */
+#endif
         return 0;
+    }
 #if !DIRECT_END
     if (args->flags & IOMAP_DIRECT) {
-        range_changed(args->dev, args->ino, args->pos, args->length, STARTED);
+        direct_step(args->dev, args->ino, args->pos, args->length);
         return 0;
     }
 #endif
@@ -24,8 +49,9 @@ TRACEPOINT_PROBE(iomap, iomap_iter)
         return 0;
 #if DIRECT_END
     if (write->direct) {
-        direct_begins(write);
-        writes.delete(&thread);
+        /* A fault, or zeroing, of the same thread and file may come in between. */
+        if (args->flags & IOMAP_DIRECT)
+            direct_begins(thread, write);
         return 0;
     }
 #endif

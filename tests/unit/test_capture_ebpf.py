@@ -195,6 +195,42 @@ def test_a_file_that_takes_a_number_over_is_not_held(source: EbpfSource, disk: P
     assert not source.hold(number)
 
 
+def test_direct_io_without_an_end_is_told_in_each_freeze(
+    program: Program, source: EbpfSource, disk: Path
+) -> None:
+    """Until it has surely ended; where the kernel tells the end, that is told and no more."""
+    path = disk / "direct"
+    path.write_bytes(b"x" * SIZE)
+    os.sync()
+    number = path.stat().st_ino
+    source.watch_files([number])
+    source.drain(frozen=True)
+    fd = os.open(path, os.O_RDWR)
+    direct_write(fd, 5 * CHUNK)
+    os.close(fd)
+    assert source.drain().files[number].chunks == {5}
+    expected = set() if program.direct_end else {5}
+    for _ in range(2):
+        assert source.drain(frozen=True).files.get(number, Changed()).chunks == expected
+        assert not source.drain(frozen=True).files, "a freeze ends after its first look"
+        assert not source.drain().files
+
+
+def test_direct_io_begun_before_a_file_is_watched(
+    program: Program, source: EbpfSource, disk: Path
+) -> None:
+    """Where the kernel does not tell its end it may still be under way."""
+    path = disk / "before"
+    path.write_bytes(b"x" * SIZE)
+    os.sync()
+    fd = os.open(path, os.O_RDWR)
+    direct_write(fd, 5 * CHUNK)
+    os.close(fd)
+    number = path.stat().st_ino
+    source.watch_files([number])
+    assert source.drain().files.get(number, Changed()).whole == (not program.direct_end)
+
+
 def test_files_outside_are_not_marked(source: EbpfSource, disk: Path) -> None:
     (disk / "other").write_bytes(b"other")
     assert source.drain().files == {}

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from diffkeeper.volumes.model import FeatureView, SnapshotView, VerifyReport, VolumeView
+    from diffkeeper.volumes.model import (
+        FeatureView,
+        GroupMember,
+        SnapshotView,
+        VerifyReport,
+        VolumeView,
+    )
 
 
 class Service(Protocol):
@@ -37,6 +43,8 @@ class Service(Protocol):
     async def verify(self, name: str, snapshot: str | None) -> VerifyReport: ...
 
     async def resolve(self, name: str, reference: str | None) -> SnapshotView: ...
+
+    async def group(self, name: str, reference: str | None) -> Sequence[GroupMember]: ...
 
     async def objects(self, digests: list[tuple[str, bytes]]) -> list[bytes]: ...
 

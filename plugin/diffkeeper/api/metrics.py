@@ -187,6 +187,10 @@ def _at(status: object, *keys: str) -> object:
     return status
 
 
+def _length(value: object) -> int:
+    return len(value) if isinstance(value, list) else 0
+
+
 GAUGES: Final[Mapping[str, tuple[str, Callable[[object], object]]]] = {
     "delta_count": ("Snapshots that are stored.", lambda s: _at(s, "snapshots")),
     "mounts": ("Mounts that are counted.", lambda s: _at(s, "mounts")),
@@ -195,6 +199,30 @@ GAUGES: Final[Mapping[str, tuple[str, Callable[[object], object]]]] = {
     "snapshot_age_seconds": (
         "Age of the newest snapshot. It grows while nothing changes.",
         lambda s: _at(s, "last_snapshot", "age_seconds"),
+    ),
+    "effective_interval_seconds": (
+        "Interval of captures, as stretched by their CPU budget.",
+        lambda s: _at(s, "capture", "effective_interval_seconds"),
+    ),
+    "group_volumes": (
+        "Volumes that are captured in one instant with this one, itself among them; else 0.",
+        lambda s: _length(_at(s, "capture", "group")),
+    ),
+    "last_freeze_seconds": (
+        "How long the last capture froze the writers.",
+        lambda s: _at(s, "capture", "last", "freeze_seconds"),
+    ),
+    "last_capture_seconds": (
+        "How long the last capture took.",
+        lambda s: _at(s, "capture", "last", "capture_seconds"),
+    ),
+    "last_dirty_bytes": (
+        "Bytes that the last capture had to read.",
+        lambda s: _at(s, "capture", "last", "dirty_bytes"),
+    ),
+    "last_rounds": (
+        "Rounds of looking in the last capture.",
+        lambda s: _at(s, "capture", "last", "rounds"),
     ),
     "last_verification_ok": (
         "1 if the last verification found nothing wrong.",

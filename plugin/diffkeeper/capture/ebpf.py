@@ -8,6 +8,7 @@ no room by the comparison of the whole volume, under a new number for which no f
 from __future__ import annotations
 
 import errno
+from collections import deque
 from typing import TYPE_CHECKING
 
 from diffkeeper import clock, counters, limits
@@ -47,8 +48,9 @@ class EbpfSource:
         self._names = InotifySource(writes=False)
         self._number = 0
         self._given_back: dict[int, Changed] = {}
-        # Marks of operations that are told when they start, and when each was drained first.
-        self._started: dict[int, tuple[float, Changed]] = {}
+        # Marks of operations that are told when they start, by the time of the drain, oldest first.
+        self._started: deque[tuple[float, dict[int, Changed]]] = deque()
+        self._frozen = False  # whether the last drain was in a freeze
 
     def start(self) -> None:
         """Begin to gather; raises UnsupportedError naming the limit that is reached."""
@@ -133,23 +135,34 @@ class EbpfSource:
         return dirty
 
     def _take_started(self, new: dict[int, Changed], dirty: Dirty, *, frozen: bool) -> None:
-        """What has started is looked at now, and again when it has surely ended."""
-        now = clock.monotonic()
-        for inode, changed in new.items():
-            dirty.files.setdefault(inode, Changed()).merge(changed)
-        ended = list(self._started) if frozen and self._program.direct_end else list(self._due(now))
-        for inode in ended:
-            dirty.files.setdefault(inode, Changed()).merge(self._started.pop(inode)[1])
-        if frozen and self._program.direct_end:
-            return
-        for inode, changed in new.items():
-            if inode in self._started:
-                changed.merge(self._started[inode][1])
-            self._started[inode] = now, changed
+        """What has started is looked at now, in each freeze, and again when it has surely ended.
 
-    def _due(self, now: float) -> list[int]:
-        limit = now - limits.STARTED_SECONDS
-        return [inode for inode, (since, _) in self._started.items() if since < limit]
+        In a freeze all has ended but direct I/O, and that too where its end is told. Where it is
+        not, an end since the last look may be known to the writers, so a freeze must show it.
+        """
+        now = clock.monotonic()
+        first, self._frozen = frozen and not self._frozen, frozen
+        if new:
+            self._started.append((now, new))
+            self._bound_started()
+        ended = now if frozen and self._program.direct_end else now - limits.STARTED_SECONDS
+        for since, marks in self._started:
+            if first or since <= ended or marks is new:
+                for inode, changed in marks.items():
+                    dirty.files.setdefault(inode, Changed()).merge(changed)
+        while self._started and self._started[0][0] <= ended:
+            self._started.popleft()
+
+    def _bound_started(self) -> None:
+        """Past the bound on marks files are looked at as a whole."""
+        waiting = [changed for _, marks in self._started for changed in marks.values()]
+        if sum(len(changed.chunks) for changed in waiting) > limits.MARKS_PENDING_MAX:
+            for changed in waiting:
+                changed.whole = True
+                changed.chunks.clear()
+
+    def _due(self, now: float) -> bool:
+        return bool(self._started) and self._started[0][0] <= now - limits.STARTED_SECONDS
 
     def under_way(self) -> bool:
         """Whether direct I/O is still writing to a watched file, maybe of a frozen process."""

@@ -138,7 +138,9 @@ class Sources:
         why_not = ""
         if considers_ebpf(wanted):
             try:
-                return Choice(self._ebpf(place), asked)
+                source = self._ebpf(place)
+                wider = self._program.wider if self._program is not None else ""
+                return Choice(source, "; ".join(filter(None, [asked, wider])))
             except UnsupportedError as error:
                 why_not = f"no eBPF: {error}"
         elif wanted == "auto":

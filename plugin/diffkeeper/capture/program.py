@@ -18,7 +18,7 @@ from diffkeeper import clock, counters, limits
 from diffkeeper.capture import loading, memory, tracing
 from diffkeeper.capture.attached import Attached
 from diffkeeper.capture.features import DIRECT_ENDS, FAULTS, MAPPED, Attempt
-from diffkeeper.capture.marks import Marks
+from diffkeeper.capture.marks import STARTED, Marks
 from diffkeeper.capture.sums import Sums
 from diffkeeper.errors import UnsupportedError
 from diffkeeper.fsio import mounts
@@ -34,6 +34,7 @@ _WATCHED: Final = struct.Struct("=IHH")
 _PLACE: Final = struct.Struct("=II")
 _DIRECT_KEY: Final = struct.Struct("=QQII")
 _DIRECT_WRITES: Final = struct.Struct("=QQ")
+_SINCE: Final = struct.Struct("=Q")
 _STATE: Final = struct.Struct("=QQ")
 _COUNTS: Final = ("marks", "full_files", "full_volumes", "long_ranges", "full_writes")
 _PAGE_BITS: Final = os.sysconf("SC_PAGESIZE").bit_length() - 1
@@ -71,10 +72,12 @@ _FILE_SYSTEMS: Final = {
         "xfs_inode.c": ("xfs/xfs_inode_inactivating", "xfs/xfs_setattr"),
     },
 }
-# Told by some kernels only; without it direct I/O is marked when it starts. Comes before the loop.
-_DIRECT: Final = {"direct.c": ("iomap/iomap_dio_rw_begin", "iomap/iomap_dio_complete")}
-# Told by some kernels only; without them a mapping that comes and goes shows by its traces alone.
 _LOOP: Final = {"iomap.c": ("iomap/iomap_iter",)}
+# Told by some kernels only; without it direct I/O is marked when it starts, and of XFS also shortly
+# before its end. Comes before the loop.
+_DIRECT: Final = {"direct.c": ("iomap/iomap_dio_rw_begin", "iomap/iomap_dio_complete")}
+_XFS_DIRECT: Final = {"xfs_direct.c": ("xfs/xfs_end_io_direct_write",)}
+# Told by some kernels only; without them a mapping that comes and goes shows by its traces alone.
 _FAULTS: Final = {"faults.c": ("filemap/mm_filemap_fault", "filemap/mm_filemap_map_pages")}
 
 
@@ -110,6 +113,15 @@ class _Map:
         """One that is not there is no error."""
         self._library.bpf_delete_elem(self._fd, key)
 
+    def delete_many(self, keys: Sequence[bytes]) -> None:
+        """The same for many; where the batch call stops, one by one."""
+        for at in range(0, len(keys), self._batch):
+            part = keys[at : at + self._batch]
+            count = ctypes.c_uint32(len(part))
+            if self._library.bpf_delete_batch(self._fd, b"".join(part), ctypes.byref(count)) < 0:
+                for key in part:
+                    self.delete(key)
+
     def items(self, *, take: bool) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
         """Everything in the map; `take`: each entry is removed in the moment it is read."""
         name = "bpf_lookup_and_delete_batch" if take else "bpf_lookup_batch"
@@ -123,9 +135,11 @@ class _Map:
             error = ctypes.get_errno() if result < 0 else 0
             if error not in (0, errno.ENOENT):
                 raise OSError(error, os.strerror(error))
-            keys = self._key.iter_unpack(self._keys.raw[: count.value * self._key.size])
-            values = self._value.iter_unpack(self._values.raw[: count.value * self._value.size])
-            yield from zip(keys, values, strict=True)
+            # Copies of what was filled in: the buffers serve the next call, whoever makes it.
+            keys = ctypes.string_at(self._keys, count.value * self._key.size)
+            values = ctypes.string_at(self._values, count.value * self._value.size)
+            unpacked = self._key.iter_unpack(keys), self._value.iter_unpack(values)
+            yield from zip(*unpacked, strict=True)
             if error:
                 return
             start = ctypes.byref(position)
@@ -141,17 +155,20 @@ class Program:
         file_systems: dict[str, str],
         direct_end: bool,
         faults: bool,
+        wider: str = "",
     ) -> None:
         """Use `load`. file_systems: name to why it is not supported, or an empty text.
 
         direct_end: the end of direct I/O is told, so that every STARTED mark is of a system call.
         faults: page faults are told, so that no file is mapped without a mark.
+        wider: what is read more widely on this kernel than on others, and why; for a person.
         """
         library = bcc.libbcc.lib
         self._loaded = loaded
         self.file_systems = file_systems
         self.direct_end = direct_end
         self.faults = faults
+        self.wider = wider
         self.window_bits = mapped_bits()
         self._lock = threading.Lock()
         self._watched = _Map(library, loaded[b"watched"].map_fd, _FILE_KEY, _WATCHED)
@@ -161,6 +178,9 @@ class Program:
         self._direct: _Map | None = None
         if direct_end:
             self._direct = _Map(library, loaded[b"direct"].map_fd, _DIRECT_KEY, _DIRECT_WRITES)
+        self._direct_files: _Map | None = None
+        if not direct_end:
+            self._direct_files = _Map(library, loaded[b"direct_files"].map_fd, _FILE_KEY, _SINCE)
         self._places = _Map(library, loaded[b"places"].map_fd, _PLACE, _VOLUME)
         self._marks: dict[int, Marks] = {}
         self._devices: dict[int, int] = {}
@@ -191,7 +211,8 @@ class Program:
             loaded, how = loading.load(bcc, sets, text, flags, before)
         attempt.note("headers", "supported", f"{how.headers}, {how.headers_bytes} bytes")
         attempt.attached()
-        made = cls(bcc, loaded, file_systems, "direct.c" in sources, "faults.c" in sources)
+        direct_end, faults = "direct.c" in sources, "faults.c" in sources
+        made = cls(bcc, loaded, file_systems, direct_end, faults, _wider(direct_end, faults))
         made.loading, made.attempt = how, attempt
         return made
 
@@ -257,14 +278,31 @@ class Program:
                     for key, value in self._watched.items(take=False)
                     if value[0] == number
                 ]
-                for key in ended:
-                    self._watched.delete(key)
+                self._watched.delete_many(ended)
 
     def watch(self, number: int, chunk_bits: int, inodes: Iterable[int], *, held: bool) -> None:
         """Mark changes of these files from now on. OSError (E2BIG) when there is no room."""
         device = self._devices[number]
         keys = [_FILE_KEY.pack(inode, device, 0) for inode in inodes]
         self._watched.put_many(keys, _WATCHED.pack(number, chunk_bits, held))
+        if self._direct_files is not None and not held:
+            with self._lock:
+                self._mark_under_way(self._direct_files, number, set(keys))
+
+    def _mark_under_way(self, recent: _Map, number: int, keys: set[bytes]) -> None:
+        """Direct writes that began before have no mark of this number, and may not have ended.
+
+        What has surely ended is forgotten here: the map has room for what is recent.
+        """
+        ended_ns = (clock.monotonic() - limits.STARTED_SECONDS) * 1e9
+        # Taken and put back, since one that was deleted might have become recent meanwhile.
+        for key, (since_ns,) in list(recent.items(take=True)):
+            if since_ns < ended_ns:
+                continue
+            packed = _FILE_KEY.pack(*key)
+            recent.put_many([packed], _SINCE.pack(since_ns))
+            if packed in keys:
+                self._marks[number].add_file(STARTED, key[0])
 
     def held(self, number: int, inode: int) -> bool | None:
         """What `watch` was told of a file; None when this number does not watch it."""
@@ -384,13 +422,17 @@ def _plan() -> tuple[list[str], dict[str, str], dict[str, int]]:
     loop = tracing.read("iomap/iomap_iter")
     if loop is None or not {"WRITE", "DIRECT"} <= loop.flags.keys():
         raise UnsupportedError("the kernel does not tell reads of iomap from writes")
-    direct_end = not _missing(_DIRECT)
+    ended = tracing.read("iomap/iomap_dio_complete")
+    direct_end = ended is not None and "WRITE" in ended.flags and not _missing(_DIRECT)
     if direct_end:
         sources += _DIRECT
+    elif not (file_systems["xfs"] or _missing(_XFS_DIRECT)):
+        sources += _XFS_DIRECT
     sources += _LOOP
     macros = {
         "IOMAP_WRITE": loop.flags["WRITE"],
         "IOMAP_DIRECT": loop.flags["DIRECT"],
+        "KI_WRITE": ended.flags["WRITE"] if ended is not None and direct_end else 0,
         "PAGE_BITS": _PAGE_BITS,
         "MAPPED_BITS": mapped_bits(),
         "CHUNKS_MAX": limits.EBPF_CHUNKS_MAX,
@@ -404,6 +446,22 @@ def _plan() -> tuple[list[str], dict[str, str], dict[str, int]]:
         "DIRECT_END": int(direct_end),
     }
     return sources, file_systems, macros
+
+
+def _wider(direct_end: bool, faults: bool) -> str:
+    """What is read more widely for lack of tracepoints, for a person."""
+    found = []
+    if not direct_end:
+        found.append(
+            "direct I/O is read in each freeze until it has surely ended, after"
+            f" {limits.STARTED_SECONDS:.0f} s: the kernel has no tracepoint {_missing(_DIRECT)[0]}"
+        )
+    if not faults:
+        found.append(
+            "more is read of files that may have been mapped: the kernel has no tracepoint"
+            f" {_missing(_FAULTS)[0]}"
+        )
+    return "; ".join(found)
 
 
 def mapped_bits() -> int:

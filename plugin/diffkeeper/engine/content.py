@@ -40,6 +40,7 @@ class Content:
     changes: dict[int, bytes] = field(default_factory=dict)
     data: dict[bytes, bytes] = field(default_factory=dict)
     data_bytes: int = 0
+    read_bytes: int = 0  # what had to be read to find the changes
 
     def fold(self, get: Get, put: Put) -> bytes:
         """Put the changes into the tree; returns its root."""
@@ -57,7 +58,7 @@ class _Segment:
     digests: list[bytes]
     buffer: bytearray
     length: int
-    cpu_seconds: float
+    cpu_seconds: float = 0.0
 
 
 class Reader:
@@ -97,6 +98,7 @@ class Reader:
         new_count = chunk_count(size, chunk_bits)
         ranges = _chunk_ranges(fd, size, chunk_bits, content)
         for segment in self._segments(fd, size, chunk_bits, ranges):
+            content.read_bytes += segment.length
             view = memoryview(segment.buffer)
             for position, digest in enumerate(segment.digests):
                 number = segment.first + position
@@ -150,14 +152,13 @@ class Reader:
             ranges = list(_without_holes(fd, size, content, ranges))
         if new_count > content.count:
             ranges += _chunk_ranges(fd, size, bits, content, content.count)
-        root, count = content.root, content.count
+        before = filetree.Lookup(content.root, content.count, get)
         for segment in self._segments(fd, size, bits, iter(ranges)):
+            content.read_bytes += segment.length
             view = memoryview(segment.buffer)
-            last = segment.first + len(segment.digests)
-            before = dict(filetree.runs(root, count, get, segment.first, last))
             for position, digest in enumerate(segment.digests):
                 number = segment.first + position
-                if before.get(number) != digest:
+                if before.at(number) != digest:
                     start = position << bits
                     end = min(start + (1 << bits), segment.length)
                     _change(content, number, digest, view[start:end])
@@ -178,7 +179,7 @@ class Reader:
                     # Handing so little to a thread costs more than hashing it.
                     yield self._hash(fd, size, chunk_bits, first, last)
                     continue
-                flying.append(self._pool.submit(self._hash, fd, size, chunk_bits, first, last))
+                flying.append(self._pool.submit(self._timed, fd, size, chunk_bits, first, last))
                 if len(flying) >= self._in_flight_max:
                     yield self._landed(flying.popleft())
             while flying:
@@ -193,8 +194,14 @@ class Reader:
         self.cpu_seconds += segment.cpu_seconds
         return segment
 
-    def _hash(self, fd: int, size: int, chunk_bits: int, first: int, last: int) -> _Segment:
+    def _timed(self, fd: int, size: int, chunk_bits: int, first: int, last: int) -> _Segment:
+        """In a thread of the pool, whose CPU time is in no caller's."""
         started = clock.thread_cpu()
+        segment = self._hash(fd, size, chunk_bits, first, last)
+        segment.cpu_seconds = clock.thread_cpu() - started
+        return segment
+
+    def _hash(self, fd: int, size: int, chunk_bits: int, first: int, last: int) -> _Segment:
         buffer = self._buffer()
         start = first << chunk_bits
         length = min(last << chunk_bits, size) - start
@@ -205,7 +212,7 @@ class Reader:
         step = 1 << chunk_bits
         digests = [chunk_digest(view[at : min(at + step, length)]) for at in range(0, length, step)]
         del view
-        return _Segment(first, digests, buffer, length, clock.thread_cpu() - started)
+        return _Segment(first, digests, buffer, length)
 
     def _buffer(self) -> bytearray:
         if self._buffers.empty():
@@ -223,6 +230,7 @@ def _read_small(fd: int, content: Content) -> Content:
         digest, plain = HOLE, b""
     else:
         plain = os.pread(fd, size, 0).ljust(size, b"\0")
+        content.read_bytes += size
         digest = chunk_digest(plain)
     if digest != content.root or content.count == 0:
         _change(content, 0, digest, memoryview(plain))

@@ -57,7 +57,9 @@ class Observer:
         check: Callable[[], None],
         spill: Callable[[Content], None],
         mapped: Mapped,
+        looked: dict[int, Changed],
     ) -> None:
+        """looked: what was read of each file since the signatures that `index` has."""
         self._tree = worktree
         self._root_fd = root_fd
         self._device = os.fstat(root_fd).st_dev
@@ -74,6 +76,7 @@ class Observer:
         self._check = check
         self._spill = spill
         self._mapped = mapped
+        self._looked = looked
         self._window_bits = max(source.window_bits, chunk_bits)
         self._changed: dict[int, Changed] = {}
         self._hidden = Hidden()
@@ -411,12 +414,14 @@ class Observer:
         if done is not None and (done[0], done[1].size) == (status.st_ctime_ns, status.st_size):
             return done[1]
         with inode.reading(pin) as fd:
+            looked = self._looked.setdefault(number, Changed())
             if base is not None:
-                parts = self._parts(number, fd, status.st_size, why)
+                looked.chunks |= self._parts(number, fd, status.st_size, why)
                 content = self._reader.read_parts(
-                    fd, status.st_size, base, parts, self._tree.stage.get, self._spill
+                    fd, status.st_size, base, looked.chunks, self._tree.stage.get, self._spill
                 )
             else:
+                looked.whole = True
                 self._mapped.read_whole(number, fd, mapped=self._is_mapped(status))
                 old = self._recorded(directory, name, number)
                 content = self._reader.read(
@@ -431,6 +436,8 @@ class Observer:
         number = status.st_ino
         changed = self._changed.get(number)
         if changed is not None and changed.whole:
+            return None
+        if number in self._looked and self._looked[number].whole:
             return None
         if number not in self._mapped.armed and self._is_mapped(status):
             return None
@@ -514,10 +521,10 @@ class Observer:
         self._check()
         window, listing.window = listing.window, []
         known = listing.recorded != EMPTY
-        records = self._index.get_many([s.st_ino for _, s in window]) if known else {}
+        records = self._index.get_many([s.st_ino for _, s in window])
         same: list[int] = []
         for name, status in window:
-            record = records.get(status.st_ino)
+            record = records.get(status.st_ino) if known else None
             hinted = status.st_ino in self._changed
             if record is not None and not hinted and self._unchanged(listing, name, status, record):
                 listing.found += 1

@@ -143,6 +143,9 @@ class _Places:
                 directory, reason = self._place(pid)
             except OSError:
                 continue
+            if reason and processes.exiting(self._proc_root, pid):
+                # It has left its cgroup already, and runs nothing of its own any more.
+                continue
             alive.append(pid)
             if directory in self._own:
                 reason = "its cgroup holds DiffKeeper itself"

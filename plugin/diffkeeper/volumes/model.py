@@ -23,6 +23,16 @@ class SnapshotView:
     stored_bytes: int  # encoded bytes of new chunks and nodes
     freeze_ms: float
     capture_ms: float
+    group: str = ""  # id of the instant that it shares with other volumes' snapshots
+    members: dict[str, int] = field(default_factory=dict)  # volume to seq at that instant
+
+
+@dataclass(frozen=True, slots=True)
+class GroupMember:
+    """One volume's snapshot at an instant of its group; the volume may have been removed since."""
+
+    volume: str
+    snapshot: SnapshotView
 
 
 @dataclass(frozen=True, slots=True)

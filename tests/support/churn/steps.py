@@ -26,7 +26,7 @@ EXPECTED = frozenset(
         errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.ELOOP,
         errno.EINVAL, errno.EFAULT, errno.ENXIO, errno.ENAMETOOLONG, errno.EBUSY, errno.EPERM,
         errno.EAGAIN, errno.ESPIPE, errno.EBADF, errno.EOPNOTSUPP, errno.ENODEV, errno.EINTR,
-        errno.ENODATA, errno.EMLINK, errno.EXDEV, errno.ENOTCONN, errno.ECHILD, errno.ETXTBSY,
+        errno.ENODATA, errno.EMLINK, errno.EXDEV, errno.EPIPE, errno.ECHILD, errno.ETXTBSY,
         # The kernel tells a sync so of pages that direct I/O could not drop from the cache.
         errno.EIO,
     }
