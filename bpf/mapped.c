@@ -3,10 +3,19 @@
  * No later store is seen until the page was written out; the reader writes out what is marked
  * before it reads it.
  *
+ * The event names the disk, of which a watched file's file system may be one of several partitions.
+ *
  * Pages that a write dirties are not of interest, since the write is traced itself. A large page that
  * starts before the write is taken for the write's own while the write's mark waits for the reader. */
 
-static u32 device_named(const char *name)
+/* File systems that hold volumes, by the disk that they lie on, in slots from 0 on. */
+struct place {
+    u32 disk; /* major << 20 | minor */
+    u32 slot;
+};
+BPF_TABLE("hash", struct place, u32, places, PLACES_MAX);
+
+static u32 disk_named(const char *name)
 {
     u32 major = 0, minor = 0, colon = 0;
     for (u32 i = 0; i < 12; i++) {
@@ -23,22 +32,22 @@ static u32 device_named(const char *name)
     return 0;
 }
 
-static int dirtied_by_write(u64 inode, u64 position)
+static int dirtied_by_write(u32 device, u64 inode, u64 position)
 {
     u32 zero = 0;
     struct last_write *last = last_writes.lookup(&zero);
     struct watched_file *file;
-    struct chunk_key key = {.inode = inode, .kind = DONE};
+    struct chunk_key key = {.inode = inode, .device = device, .kind = DONE};
 
-    if (!last || last->thread != bpf_get_current_pid_tgid() || last->inode != inode)
+    if (!last || last->thread != bpf_get_current_pid_tgid() || last->inode != inode ||
+        last->device != device)
         return 0;
     if (position < (last->start >> MAPPED_BITS << MAPPED_BITS) ||
         position >= last->start + last->bytes)
         return 0;
-    file = watched_at(last->device, inode);
+    file = watched_at(device, inode);
     if (!file)
         return 0;
-    key.device = last->device;
     key.chunk = last->start >> (file->chunk_bits & 31);
     return chunks.lookup(&key) != 0;
 }
@@ -46,11 +55,19 @@ static int dirtied_by_write(u64 inode, u64 position)
 TRACEPOINT_PROBE(writeback, writeback_dirty_folio)
 {
     u64 position = (u64)args->index << PAGE_BITS;
+    struct place place = {};
     char name[16] = {};
+    u32 *device;
 
-    if (dirtied_by_write(args->ino, position))
-        return 0;
     bpf_probe_read_kernel(name, 12, (void *)args->name);
-    range_changed(device_named(name), args->ino, position, 1 << PAGE_BITS, STORED);
+    place.disk = disk_named(name);
+    for (u32 i = 0; i < DISK_PLACES_MAX; i++) {
+        place.slot = i;
+        device = places.lookup(&place);
+        if (!device)
+            break;
+        if (!dirtied_by_write(*device, args->ino, position))
+            range_changed(*device, args->ino, position, 1 << PAGE_BITS, STORED);
+    }
     return 0;
 }

@@ -19,8 +19,9 @@
 #define DONE 0
 #define STARTED 1
 #define STORED 2
-#define LOOK 4   /* of files only: size or attributes are about to change */
 #define REUSED 3 /* of files only: the inode was freed, its number may come back as another file */
+#define LOOK 4   /* of files only: size or attributes are about to change */
+#define MAPPED 5 /* of files only: a process that has it mapped touched a page for the first time */
 
 struct file_key {
     u64 inode;

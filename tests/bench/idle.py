@@ -89,7 +89,7 @@ def _table(
         table.add(f"CPU of the daemon: {what}", percent(cost), target, floor)
     for what, size in memory.items():
         table.add(f"resident size: {what}", size, "-", "-")
-    files, size_bytes = size_of(tracing.headers())
+    files, size_bytes = size_of(tracing.header_sets()[0])
     text = f"{size_bytes / 1e6:.1f} MB, {files} files"
     table.add("kernel headers to compile with", text, "-", "-")
     table.notes.append(f"A tick of the clock that CPU is counted in is {_tick(seconds)}.")

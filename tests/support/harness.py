@@ -22,13 +22,17 @@ CGROUP_ROOT = "/sys/fs/cgroup"
 
 
 class Engine:
-    """A store and one captured volume in `base`; the live directory is `base/live`."""
+    """A store and one captured volume in `base`; the live directory is in it, too, or anywhere."""
 
     def __init__(
-        self, base: Path, policy: Policy | None = None, sources: Sources | None = None
+        self,
+        base: Path,
+        policy: Policy | None = None,
+        sources: Sources | None = None,
+        live: Path | None = None,
     ) -> None:
         self.base = base
-        self.live = base / "live"
+        self.live = live or base / "live"
         self.live.mkdir(exist_ok=True)
         self.policy = policy or Policy(source="inotify")
         self.store = Store.open(str(base / "store"), reserve_bytes=0)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from diffkeeper.api import checks
+from diffkeeper.volumes.model import FeatureView, VolumeView
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,9 +17,9 @@ if TYPE_CHECKING:
 @pytest.fixture
 def places(tmp_path: Path) -> checks.Places:
     """A machine that has nothing at all."""
-    for name in ("state", "cgroup", "proc", "sys", "modules"):
+    names = ("state", "cgroup", "proc")
+    for name in names:
         (tmp_path / name).mkdir()
-    names = ("state", "cgroup", "proc", "sys", "modules")
     return checks.Places(*(str(tmp_path / name) for name in names))
 
 
@@ -38,7 +39,7 @@ def inotify_limits(places: checks.Places, watches: int) -> None:
 def test_a_bare_machine_gets_costs_and_mends(places: checks.Places) -> None:
     found = {check.name: check for check in checks.run(places)}
     bad = {name for name, check in found.items() if check.result != "ok"}
-    assert {"privileges", "freezer", "inotify", "btf", "headers"} <= bad
+    assert {"privileges", "freezer", "inotify"} <= bad
     for check in found.values():
         assert bool(check.cost) == bool(check.mend) == (check.result != "ok")
 
@@ -73,11 +74,39 @@ def test_low_inotify_limits_name_the_sysctl(places: checks.Places) -> None:
     assert checks.inotify(places).result == "ok"
 
 
-def test_headers_and_btf(places: checks.Places) -> None:
-    write(f"{places.modules_root}/{os.uname().release}/build/include/x.h", "")
-    write(f"{places.sys_root}/kernel/btf/vmlinux", "")
-    assert checks.headers(places).result == "ok"
-    assert checks.btf(places).result == "ok"
+def test_ebpf_has_a_check_for_each_feature() -> None:
+    features = [
+        FeatureView("headers", "supported", "found"),
+        FeatureView("programs", "unsupported", "too many cooks"),
+        FeatureView("xfs", "unsupported", "no tracepoint"),
+        FeatureView("bcc", "unknown", "not tried"),
+    ]
+    found = checks.ebpf(features)
+    assert [check.name for check in found] == [f"ebpf-{each.name}" for each in features]
+    assert [check.found for check in found] == [each.reason for each in features]
+    assert [check.result for check in found] == ["ok", "warn", "warn", "unknown"]
+    for check in found:
+        assert bool(check.cost) == bool(check.mend) == (check.result == "warn")
+
+
+def volume(name: str, asked: str, source: str) -> VolumeView:
+    capture = {"source": source, "reason": f"why {source}"}
+    return VolumeView(name, "", "", {"capture": asked}, 1, {"capture": capture})
+
+
+def test_which_source_each_volume_has_and_why() -> None:
+    fine = [volume(f"v{number}", "auto", "inotify") for number in range(30)]
+    check = checks.sources([*fine, volume("idle", "ebpf", "none")])
+    assert check.result == "ok"
+    assert "v0: inotify, why inotify" in check.found
+    assert "idle" not in check.found
+    assert check.found.endswith("and 10 more")
+    for asked, source in (("ebpf", "inotify"), ("auto", "scan")):
+        check = checks.sources([*fine, volume("fallen", asked, source)])
+        assert check.result == "warn"
+        assert check.found.startswith(f"fallen: {source}, why {source}; ")
+    assert checks.sources([volume("asked", "scan", "scan")]).result == "ok"
+    assert checks.sources([]).result == "ok"
 
 
 def test_space_looks_at_the_nearest_existing_parent(places: checks.Places) -> None:

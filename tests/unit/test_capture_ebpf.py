@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import mmap
 import os
 import subprocess
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,12 +21,12 @@ from diffkeeper.capture.source import Changed
 from diffkeeper.engine.snapshotter import Policy
 from diffkeeper.errors import UnsupportedError
 from diffkeeper.fsio import mounts
+from tests.support import disks
 from tests.support.harness import Engine
 from tests.support.trees import describe, difference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 BITS = 16
 CHUNK = 1 << BITS
@@ -48,26 +51,14 @@ def program() -> Iterator[Program]:
     made.close()
 
 
-@pytest.fixture(params=["ext4", "xfs"], scope="module")
+@pytest.fixture(params=disks.KINDS, scope="module")
 def disk(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Path]:
     """A small file system of each kind that tells ranges."""
     base = tmp_path_factory.mktemp(request.param)
-    image, mount = base / "image", base / "disk"
-    mount.mkdir()
-    with open(image, "wb") as file:
-        file.truncate(400 * limits.MIB)
-    make = subprocess.run(
-        [f"mkfs.{request.param}", "-q", str(image)], capture_output=True, text=True, check=False
-    )
-    done = subprocess.run(
-        ["mount", "-o", "loop", str(image), str(mount)], capture_output=True, text=True, check=False
-    )
-    if make.returncode or done.returncode:
-        pytest.skip(f"no {request.param} here: {make.stderr}{done.stderr}")
-    yield mount
-    subprocess.run(["umount", "--lazy", str(mount)], check=True)
+    with disks.file_system(request.param, base) as mount:
+        yield mount
 
 
 @pytest.fixture
@@ -204,6 +195,42 @@ def test_a_file_that_takes_a_number_over_is_not_held(source: EbpfSource, disk: P
     assert not source.hold(number)
 
 
+def test_direct_io_without_an_end_is_told_in_each_freeze(
+    program: Program, source: EbpfSource, disk: Path
+) -> None:
+    """Until it has surely ended; where the kernel tells the end, that is told and no more."""
+    path = disk / "direct"
+    path.write_bytes(b"x" * SIZE)
+    os.sync()
+    number = path.stat().st_ino
+    source.watch_files([number])
+    source.drain(frozen=True)
+    fd = os.open(path, os.O_RDWR)
+    direct_write(fd, 5 * CHUNK)
+    os.close(fd)
+    assert source.drain().files[number].chunks == {5}
+    expected = set() if program.direct_end else {5}
+    for _ in range(2):
+        assert source.drain(frozen=True).files.get(number, Changed()).chunks == expected
+        assert not source.drain(frozen=True).files, "a freeze ends after its first look"
+        assert not source.drain().files
+
+
+def test_direct_io_begun_before_a_file_is_watched(
+    program: Program, source: EbpfSource, disk: Path
+) -> None:
+    """Where the kernel does not tell its end it may still be under way."""
+    path = disk / "before"
+    path.write_bytes(b"x" * SIZE)
+    os.sync()
+    fd = os.open(path, os.O_RDWR)
+    direct_write(fd, 5 * CHUNK)
+    os.close(fd)
+    number = path.stat().st_ino
+    source.watch_files([number])
+    assert source.drain().files.get(number, Changed()).whole == (not program.direct_end)
+
+
 def test_files_outside_are_not_marked(source: EbpfSource, disk: Path) -> None:
     (disk / "other").write_bytes(b"other")
     assert source.drain().files == {}
@@ -260,6 +287,89 @@ def test_one_page_of_a_large_file(program: Program, disk: Path) -> None:
             for opened in (file, live):
                 opened.seek(150 * limits.GIB)
             assert file.read(4 * CHUNK) == live.read(4 * CHUNK)
+
+
+@pytest.mark.parametrize("at", [0, 7 * CHUNK], ids=["in the page", "in the large page"])
+def test_a_store_into_what_was_written_before(program: Program, disk: Path, at: int) -> None:
+    """The page is dirty by a write that was captured; the mapping is gone before the next one."""
+    base = disk / f"beside-{at}"
+    base.mkdir()
+    with Engine(base, Policy(source="ebpf"), Sources.of(program)) as engine:
+        fd = os.open(engine.live / "file", os.O_RDWR | os.O_CREAT)
+        os.pwrite(fd, b"x" * SIZE, 0)
+        engine.capture()
+        for turn in range(3):
+            os.pwrite(fd, b"%d" % turn * SIZE, 0)
+            engine.capture()
+            with mmap.mmap(fd, SIZE) as memory:
+                memory[at + 100 : at + 105] = b"stored"[:5]
+            replayed = engine.replay(engine.capture(), f"r{turn}")
+            assert difference(describe(engine.live), describe(replayed)) == []
+        os.close(fd)
+
+
+def test_reading_through_a_mapping_reads_nothing_again(program: Program, disk: Path) -> None:
+    base = disk / "read"
+    base.mkdir()
+    with Engine(base, Policy(source="ebpf"), Sources.of(program)) as engine:
+        (engine.live / "file").write_bytes(b"x" * SIZE)
+        time.sleep(0.05)  # for timestamps that prove something
+        first = engine.capture()
+        with open(engine.live / "file", "rb") as file:
+            with mmap.mmap(file.fileno(), SIZE, mmap.MAP_SHARED, mmap.PROT_READ) as memory:
+                assert memory[SIZE - 1] == ord("x")
+            before = bytes_read()
+            assert engine.capture() == first
+            assert bytes_read() - before < SIZE // 2
+
+
+def bytes_read() -> int:
+    """What this process has read from anywhere."""
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
+@pytest.fixture
+def partitions(tmp_path: Path) -> Iterator[list[Path]]:
+    """Two ext4 file systems on partitions of one disk."""
+    image = tmp_path / "image"
+    with open(image, "wb") as file:
+        file.truncate(200 * limits.MIB)
+    run = functools.partial(subprocess.run, check=True, capture_output=True, text=True)
+    run(["sfdisk", "-q", str(image)], input="label: gpt\nsize=90MiB\nsize=90MiB\n")
+    disk = run(["losetup", "--find", "--show", str(image)]).stdout.strip()
+    mounted = []
+    try:
+        run(["partx", "--add", disk])
+        for number in (1, 2):
+            partition = Path(f"{disk}p{number}")
+            run(["mkfs.ext4", "-q", str(partition)])
+            mounted.append(tmp_path / f"disk{number}")
+            mounted[-1].mkdir()
+            run(["mount", str(partition), str(mounted[-1])])
+        yield mounted
+    finally:
+        for mount in mounted:
+            run(["umount", "--lazy", str(mount)])
+        run(["partx", "--delete", disk])
+        run(["losetup", "--detach", disk])
+
+
+def test_stores_on_partitions_are_marked(program: Program, partitions: list[Path]) -> None:
+    """The kernel names the disk of a page, not the partition; inode numbers are alike on both."""
+    sources = [EbpfSource(program, mount.stat().st_dev, BITS) for mount in partitions]
+    paths = [mount / "file" for mount in partitions]
+    for source, path in zip(sources, paths, strict=True):
+        path.write_bytes(b"x" * SIZE)
+        source.start()
+        source.watch_files([path.stat().st_ino])
+    os.sync()
+    for source in sources:
+        source.drain()
+    for source, path in zip(sources, paths, strict=True):
+        with open(path, "r+b") as file:
+            store(file.fileno(), 9 * CHUNK)
+        assert source.drain().files[path.stat().st_ino].windows == {0}
+        source.stop()
 
 
 def test_a_file_system_without_ranges_falls_back(program: Program) -> None:

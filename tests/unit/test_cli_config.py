@@ -23,6 +23,7 @@ def test_defaults_of_a_daemon_started_by_hand(tmp_path: Path) -> None:
         log_level="info",
         cgroup_root="/sys/fs/cgroup",
         proc_root="/proc",
+        kernel_headers="",
         failpoints="",
     )
 
@@ -80,6 +81,7 @@ def test_listen(text: str, expected: tuple[str, int] | None) -> None:
         ("log-level", "loud"),
         ("state-dir", "relative"),
         ("proc-root", "proc"),
+        ("kernel-headers", "headers"),
         ("socket", "/" + "x" * 107),
     ],
 )

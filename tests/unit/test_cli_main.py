@@ -124,7 +124,9 @@ def test_doctor_without_a_daemon() -> None:
     findings = {finding["name"]: finding for finding in json.loads(ended.stdout)}
     assert ended.returncode == int(any(f["result"] == "fail" for f in findings.values()))
     assert findings["daemon"]["result"] == "warn"
-    assert {"engine", "kernel", "freezer", "inotify", "headers", "btf", "space"} <= set(findings)
+    assert {"engine", "kernel", "freezer", "inotify", "space"} <= set(findings)
+    assert {f"ebpf-{step}" for step in ("tracefs", "headers", "bcc", "programs")} <= set(findings)
+    assert findings["ebpf-programs"]["result"] == "unknown"
     for finding in findings.values():
         assert set(finding) == {"name", "result", "found", "cost", "mend"}
 

@@ -41,6 +41,7 @@ INDEX = records.IndexRecord(1, 5, 2, 3, 4, 6, ENTRY.content, 7, b"name")
 SNAPSHOT = records.SnapshotRecord(
     3, 2, 1, "ab" * 32, 10**18, "fuzzy", "manual", 4, 5, 6, 7, 0.5, 12.0, "no freezer"
 )
+GROUPED = dataclasses.replace(SNAPSHOT, group={"3": 2, "12": 7})
 VOLUME = records.VolumeRecord(3, "pg", 1, {"interval": "1s"}, 2, 3, 4, {"a": 1}, "b", False)
 
 
@@ -68,6 +69,7 @@ def examples() -> dict[str, bytes]:
         "digest-node": hashing.node_digest(b"hello"),
         "record-index": INDEX.encode(),
         "record-snapshot": SNAPSHOT.encode(),
+        "record-snapshot-of-a-group": GROUPED.encode(),
         "record-volume": VOLUME.encode(),
     }
 
@@ -114,7 +116,7 @@ def layout(title: str) -> tuple[str, list[str]]:
 
 
 def test_constants() -> None:
-    sources = {**vars(limits), **vars(hashing), **vars(node), **vars(tables)}
+    sources = {**vars(limits), **vars(hashing), **vars(node), **vars(tables), **vars(records)}
     listed = {cells[0]: int(cells[1]) for cells in rows("Constants", "Constant")}
     assert listed == {name: sources[name] for name in listed}
     encoded = {"NODE_BYTES_MAX", "RECORD_BYTES_MAX", "FILE_NODE_FANOUT", "FORMAT_VERSION"}
@@ -187,6 +189,7 @@ def test_examples_decode() -> None:
     assert root.decode_root(given["node-root"]) == (DIRECTORY, entry.EMPTY)
     assert records.IndexRecord.decode(given["record-index"]) == INDEX
     assert records.SnapshotRecord.decode(given["record-snapshot"]) == SNAPSHOT
+    assert records.SnapshotRecord.decode(given["record-snapshot-of-a-group"]) == GROUPED
     assert records.VolumeRecord.decode(given["record-volume"]) == VOLUME
 
 

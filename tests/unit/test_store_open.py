@@ -65,7 +65,7 @@ def test_a_newer_format_is_refused(path: str) -> None:
         meta = env.open_db(tables.META.database, txn=txn)
         newer = tables.pack_u64(tables.FORMAT_VERSION + 1)
         txn.put(tables.META_FORMAT, newer, db=meta)
-    with pytest.raises(FormatVersionError, match="format version 2"):
+    with pytest.raises(FormatVersionError, match="format version 3"):
         Store.open(path)
 
 

@@ -41,6 +41,7 @@ class Admin:
             web.get(f"{volume}/snapshots", self.snapshots, allow_head=False),
             web.post(f"{volume}/snapshots", self.snapshot),
             web.get(f"{volume}/resolve", self.resolve, allow_head=False),
+            web.get(f"{volume}/group", self.group, allow_head=False),
             web.post(f"{volume}/verify", self.verify),
             web.post("/v1/objects", self.objects),
             web.get("/v1/stats", self.stats, allow_head=False),
@@ -87,6 +88,12 @@ class Admin:
         name = await self._named(request)
         return json_response(asdict(await self._service.resolve(name, reference)))
 
+    async def group(self, request: web.Request) -> web.Response:
+        """The snapshots of all volumes at the instant of one; without a reference the newest."""
+        reference = wire.check_reference(request.query.get("snapshot"))
+        name = await self._named(request)
+        return json_response([asdict(each) for each in await self._service.group(name, reference)])
+
     async def verify(self, request: web.Request) -> web.Response:
         """Verify the store's copy of a snapshot, or the live directory against the newest."""
         reference = wire.parse_verify(await read_body(request))
@@ -110,6 +117,9 @@ class Admin:
     async def doctor(self, _request: web.Request) -> web.Response:
         """What the daemon finds where it runs; answers while the state loads too."""
         found = await asyncio.to_thread(checks.run, self._places)
+        features = await asyncio.to_thread(self._service.features, look=True)
+        found += checks.ebpf(features)
+        found.append(checks.sources([self._service.view(v.name) for v in self._service.views()]))
         found.append(checks.health(self._health.troubles()))
         return json_response([asdict(check) for check in found])
 

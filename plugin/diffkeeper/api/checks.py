@@ -1,14 +1,14 @@
 """The doctor: what this machine offers, what is missing, what that costs, how to mend it.
 
-Each check looks at the thing itself (a file that opens, a directory that can be written), never at
-a version.
+Each check looks at the thing itself (a file that opens, a directory that can be written, a program
+that was loaded), never at a version.
 """
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from diffkeeper import limits
 from diffkeeper.volumes.options import format_size
@@ -16,18 +16,45 @@ from diffkeeper.volumes.options import format_size
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-Result = Literal["ok", "warn", "fail"]
+    from diffkeeper.volumes.model import FeatureView, VolumeView
+
+Result = Literal["ok", "unknown", "warn", "fail"]
 
 INOTIFY_WATCHES_WANTED = 65_536
 INOTIFY_INSTANCES_WANTED = 128
 INOTIFY_EVENTS_WANTED = 16_384
 FREE_BYTES_WANTED = limits.GIB
 CAP_SYS_ADMIN = 21
+SOURCES_SHOWN_MAX = 20
+# What is lost without a feature of eBPF, and what to do about it.
+EBPF_FALL_BACK = "volumes that ask for eBPF fall back to inotify: changed files are read whole"
+EBPF_MENDS: Final = {
+    "tracefs": (EBPF_FALL_BACK, "grant CAP_SYS_ADMIN, or mount tracefs at /sys/kernel/tracing"),
+    "tracepoints": (EBPF_FALL_BACK, "use a kernel that has what the reason names"),
+    "headers": (EBPF_FALL_BACK, "name a folder of kernel headers with --kernel-headers"),
+    "bcc": (EBPF_FALL_BACK, "install python3-bpfcc; the managed plugin brings it along"),
+    "programs": (
+        EBPF_FALL_BACK,
+        "see the reason; a low limit of locked memory is the service's LimitMEMLOCK",
+    ),
+    "direct-io-ends": (
+        "what is written by direct I/O is read twice, half a minute apart",
+        "use a kernel with the tracepoint iomap/iomap_dio_complete",
+    ),
+    "page-faults": (
+        "more is read of files that may have been mapped",
+        "use a kernel with the tracepoints filemap/mm_filemap_fault and mm_filemap_map_pages",
+    ),
+}
+EBPF_FILE_SYSTEM: Final = (
+    "volumes on this file system fall back to inotify",
+    "nothing, unless volumes lie on it; then load its module before the daemon starts",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One finding. `cost` and `mend` are empty when the result is ok."""
+    """One finding. `cost` and `mend` are empty when the result is ok or unknown."""
 
     name: str
     result: Result
@@ -43,8 +70,6 @@ class Places:
     state_dir: str
     cgroup_root: str
     proc_root: str
-    sys_root: str = "/sys"
-    modules_root: str = "/lib/modules"
 
 
 def run(places: Places) -> list[Check]:
@@ -54,8 +79,6 @@ def run(places: Places) -> list[Check]:
         privileges,
         freezer,
         inotify,
-        btf,
-        headers,
         space,
     ]
     return [check(places) for check in checks]
@@ -136,37 +159,51 @@ def inotify(places: Places) -> Check:
     )
 
 
-def btf(places: Places) -> Check:
-    """The kernel's type information, which eBPF programs need."""
-    path = f"{places.sys_root}/kernel/btf/vmlinux"
-    if os.access(path, os.R_OK):
-        return Check("btf", "ok", path)
+def ebpf(features: Sequence[FeatureView]) -> list[Check]:
+    """A check per feature of eBPF captures, as far as each was tried."""
+    return [_feature(feature) for feature in features]
+
+
+def _feature(feature: FeatureView) -> Check:
+    name = f"ebpf-{feature.name}"
+    if feature.support == "supported":
+        return Check(name, "ok", feature.reason)
+    if feature.support == "unknown":
+        return Check(name, "unknown", feature.reason)
+    cost, mend = EBPF_MENDS.get(feature.name, EBPF_FILE_SYSTEM)
+    return Check(name, "warn", feature.reason, cost, mend)
+
+
+def sources(views: Sequence[VolumeView]) -> Check:
+    """Which source each mounted volume has; those that got another than they asked for first."""
+    found = [(view, _capture_of(view)) for view in views]
+    used = [(view, capture) for view, capture in found if capture.get("source") != "none"]
+    if not used:
+        return Check("capture", "ok", "no volume is mounted")
+    fallen = [each for each in used if _fell_back(*each)]
+    shown = [*fallen, *(each for each in used if each not in fallen)][:SOURCES_SHOWN_MAX]
+    lines = [f"{view.name}: {c.get('source')}, {c.get('reason')}" for view, c in shown]
+    more = [f"and {len(used) - len(shown)} more"] if len(used) > len(shown) else []
+    text = "; ".join([*lines, *more])
+    if not fallen:
+        return Check("capture", "ok", text)
     return Check(
-        "btf",
+        "capture",
         "warn",
-        f"{path} is missing",
-        "changed files are found by inotify or a scan and read whole",
-        "use a kernel with CONFIG_DEBUG_INFO_BTF",
+        text,
+        "changed files of these are read whole, or all files compared",
+        "mend what the reason names, then stop the volume's containers and start them again",
     )
 
 
-def headers(places: Places) -> Check:
-    """Kernel headers, with which bcc compiles its programs."""
-    release = os.uname().release
-    candidates = (
-        f"{places.modules_root}/{release}/build/include",
-        f"{places.sys_root}/kernel/kheaders.tar.xz",
-    )
-    for path in candidates:
-        if os.path.exists(path):
-            return Check("headers", "ok", path)
-    return Check(
-        "headers",
-        "warn",
-        f"no headers of the running kernel {release}",
-        "bcc can not compile for exactly this kernel; inotify and scan need no headers",
-        f"apt-get install linux-headers-{release}, or load the kheaders module",
-    )
+def _capture_of(view: VolumeView) -> dict[str, object]:
+    found = view.status.get("capture")
+    return found if isinstance(found, dict) else {}
+
+
+def _fell_back(view: VolumeView, capture: dict[str, object]) -> bool:
+    asked, source = view.options.get("capture", "auto"), capture.get("source")
+    return source == "scan" != asked or (asked == "ebpf" != source)
 
 
 def space(places: Places) -> Check:

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from diffkeeper.volumes.model import SnapshotView, VerifyReport, VolumeView
+    from diffkeeper.volumes.model import (
+        FeatureView,
+        GroupMember,
+        SnapshotView,
+        VerifyReport,
+        VolumeView,
+    )
 
 
 class Service(Protocol):
@@ -38,8 +44,14 @@ class Service(Protocol):
 
     async def resolve(self, name: str, reference: str | None) -> SnapshotView: ...
 
+    async def group(self, name: str, reference: str | None) -> Sequence[GroupMember]: ...
+
     async def objects(self, digests: list[tuple[str, bytes]]) -> list[bytes]: ...
 
     def stats(self) -> Mapping[str, object]: ...
+
+    def features(self, *, look: bool) -> Sequence[FeatureView]: ...
+
+    def ebpf_counts(self) -> Mapping[str, int]: ...
 
     def troubles(self) -> Sequence[str]: ...

@@ -18,11 +18,11 @@ import diffkeeper
 from diffkeeper import counters
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from diffkeeper.api.contract import Service
     from diffkeeper.api.health import Health
-    from diffkeeper.volumes.model import VolumeView
+    from diffkeeper.volumes.model import FeatureView, VolumeView
 
 PREFIX: Final = "diffkeeper_"
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -31,6 +31,8 @@ COUNTERS: Final[Mapping[str, str]] = {
     "snapshots_total": "Snapshots taken since the daemon started.",
     "capture_cpu_seconds_total": "CPU seconds spent on captures.",
     "capture_errors_total": "Captures that failed, by error.",
+    "capture_fallbacks_total": "Times that a volume's source was replaced by a coarser one.",
+    "ebpf_programs_lost_total": "Times that the loaded eBPF programs were found lost.",
     "ebpf_lost_total": "Times that the kernel had no room for a mark, or it could not be read.",
     "verification_total": "Verifications, by result.",
     "fuzzy_total": "Snapshots that are not one instant.",
@@ -41,6 +43,14 @@ HISTOGRAMS: Final[Mapping[str, str]] = {
     "recovery_seconds": "How long a recovery took.",
     "capture_seconds": "How long a capture took, from the first look to the durable snapshot.",
     "freeze_seconds": "How long the writers were frozen for a snapshot.",
+}
+# What the loaded eBPF programs count by themselves, for all volumes together.
+EBPF_COUNTS: Final[Mapping[str, str]] = {
+    "marks": "Marks that the eBPF programs have set.",
+    "full_files": "Files marked as a whole, since there was no room for a mark of a part.",
+    "full_volumes": "Volumes marked as a whole, since there was no room for a mark of a file.",
+    "long_ranges": "Ranges too long to be marked chunk by chunk, whose file was marked.",
+    "full_writes": "Writes under way that had no room, so that all volumes are compared.",
 }
 STATISTICS: Final[Mapping[str, str]] = {
     "store_used_bytes": "Bytes in use inside the store.",
@@ -76,6 +86,7 @@ class _Page(Collector):
     def _state(self) -> Iterator[Metric]:
         service = self._service
         yield from volume_families([service.view(view.name) for view in service.views()])
+        yield from ebpf_families(service.features(look=False), service.ebpf_counts())
         statistics = service.stats()
         for name, text in STATISTICS.items():
             family = GaugeMetricFamily(PREFIX + name, text)
@@ -142,11 +153,31 @@ def volume_families(views: list[VolumeView]) -> Iterator[Metric]:
                 family.add_metric([view.name], float(value))
         yield family
     source = GaugeMetricFamily(
-        f"{PREFIX}capture_source", "1 for the source in use.", labels=["volume", "source"]
+        f"{PREFIX}capture_source",
+        "1 for the source in use, and why it is.",
+        labels=["volume", "source", "reason"],
     )
     for view in views:
-        source.add_metric([view.name, str(_at(view.status, "capture", "source"))], 1)
+        why = [str(_at(view.status, "capture", key)) for key in ("source", "reason")]
+        source.add_metric([view.name, *why], 1)
     yield source
+
+
+def ebpf_families(features: Sequence[FeatureView], counted: Mapping[str, int]) -> Iterator[Metric]:
+    """What of eBPF is supported, and what its programs count while they are loaded."""
+    family = GaugeMetricFamily(
+        f"{PREFIX}ebpf_feature",
+        "1 for what is known of a feature: supported, unsupported, unknown.",
+        labels=["feature", "support"],
+    )
+    for feature in features:
+        family.add_metric([feature.name, feature.support], 1)
+    yield family
+    for name, text in EBPF_COUNTS.items():
+        count = CounterMetricFamily(f"{PREFIX}ebpf_{name}", text)
+        if name in counted:
+            count.add_metric([], counted[name])
+        yield count
 
 
 def _at(status: object, *keys: str) -> object:
@@ -154,6 +185,10 @@ def _at(status: object, *keys: str) -> object:
     for key in keys:
         status = status.get(key) if isinstance(status, dict) else None
     return status
+
+
+def _length(value: object) -> int:
+    return len(value) if isinstance(value, list) else 0
 
 
 GAUGES: Final[Mapping[str, tuple[str, Callable[[object], object]]]] = {
@@ -164,6 +199,30 @@ GAUGES: Final[Mapping[str, tuple[str, Callable[[object], object]]]] = {
     "snapshot_age_seconds": (
         "Age of the newest snapshot. It grows while nothing changes.",
         lambda s: _at(s, "last_snapshot", "age_seconds"),
+    ),
+    "effective_interval_seconds": (
+        "Interval of captures, as stretched by their CPU budget.",
+        lambda s: _at(s, "capture", "effective_interval_seconds"),
+    ),
+    "group_volumes": (
+        "Volumes that are captured in one instant with this one, itself among them; else 0.",
+        lambda s: _length(_at(s, "capture", "group")),
+    ),
+    "last_freeze_seconds": (
+        "How long the last capture froze the writers.",
+        lambda s: _at(s, "capture", "last", "freeze_seconds"),
+    ),
+    "last_capture_seconds": (
+        "How long the last capture took.",
+        lambda s: _at(s, "capture", "last", "capture_seconds"),
+    ),
+    "last_dirty_bytes": (
+        "Bytes that the last capture had to read.",
+        lambda s: _at(s, "capture", "last", "dirty_bytes"),
+    ),
+    "last_rounds": (
+        "Rounds of looking in the last capture.",
+        lambda s: _at(s, "capture", "last", "rounds"),
     ),
     "last_verification_ok": (
         "1 if the last verification found nothing wrong.",

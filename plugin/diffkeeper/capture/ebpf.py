@@ -8,6 +8,7 @@ no room by the comparison of the whole volume, under a new number for which no f
 from __future__ import annotations
 
 import errno
+from collections import deque
 from typing import TYPE_CHECKING
 
 from diffkeeper import clock, counters, limits
@@ -18,6 +19,7 @@ from diffkeeper.errors import UnsupportedError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from diffkeeper.capture.heartbeat import Heartbeat
     from diffkeeper.capture.program import Program
 
 
@@ -28,26 +30,57 @@ class EbpfSource:
     complete = True
     by_range = True
 
-    def __init__(self, program: Program, device: int, chunk_bits: int) -> None:
+    def __init__(
+        self,
+        program: Program,
+        device: int,
+        chunk_bits: int,
+        heart: Heartbeat | None = None,
+        directory: str = "",
+    ) -> None:
+        """`heart`: proves that writes are seen, by a file below `directory`."""
         self._program = program
+        self._heart, self._directory = heart, directory
         self.window_bits = program.window_bits
+        self.sees_mappings = program.faults
         self._device = device
         self._chunk_bits = chunk_bits
         self._names = InotifySource(writes=False)
         self._number = 0
         self._given_back: dict[int, Changed] = {}
-        # Marks of operations that are told when they start, and when each was drained first.
-        self._started: dict[int, tuple[float, Changed]] = {}
+        # Marks of operations that are told when they start, by the time of the drain, oldest first.
+        self._started: deque[tuple[float, dict[int, Changed]]] = deque()
+        self._frozen = False  # whether the last drain was in a freeze
 
     def start(self) -> None:
         """Begin to gather; raises UnsupportedError naming the limit that is reached."""
-        self._names.start()
-        self._number = self._program.open_volume(self._device)
+        if self._heart is not None:
+            self._heart.join(self._device, self._directory)
+        try:
+            self._names.start()
+            self._number = self._program.open_volume(self._device)
+        except BaseException:
+            self._leave()
+            raise
+
+    def _leave(self) -> None:
+        heart, self._heart = self._heart, None
+        if heart is not None:
+            heart.leave(self._device)
+
+    def broken(self) -> str:
+        """Why what it tells cannot be relied on any more, or nothing; asks the kernel."""
+        return self._silent() or self._program.check()
+
+    def _silent(self) -> str:
+        return self._heart.silent(self._device) if self._heart is not None else ""
 
     def stop(self) -> None:
         """Give back every kernel resource."""
+        self._leave()
         if self._number:
-            self._program.close_volume(self._number, forget=True)
+            # The maps of lost programs may be gone, and mean nothing.
+            self._program.close_volume(self._number, forget=not self._program.lost)
             self._number = 0
         self._names.stop()
 
@@ -62,11 +95,20 @@ class EbpfSource:
     def pending(self) -> bool:
         """Whether a drain would return anything; cheap."""
         return bool(
-            self._given_back
-            or self._program.pending(self._number)
+            self._program.lost
+            or self._silent()
+            or self._given_back
+            or self._marked()
             or self._names.pending()
             or self._due(clock.monotonic())
         )
+
+    def _marked(self) -> bool:
+        try:
+            return self._program.pending(self._number)
+        except OSError:
+            # A capture finds out whether the programs are lost.
+            return True
 
     def drain(self, *, frozen: bool = False) -> Dirty:
         """Take names first: of an inode that was freed since, its mark is then there, too."""
@@ -81,6 +123,10 @@ class EbpfSource:
         dirty.files, self._given_back = self._given_back, {}
         for inode, changed in marks.done.items():
             dirty.files.setdefault(inode, Changed()).merge(changed)
+        if not self.sees_mappings:
+            for inode, changed in marks.started.items():
+                # Timestamps move without a write when a mapped page becomes storable.
+                changed.mapped = changed.mapped or inode not in marks.done
         self._take_started(marks.started, dirty, frozen=frozen)
         for inode in marks.reused:
             dirty.files.setdefault(inode, Changed()).whole = True
@@ -89,23 +135,38 @@ class EbpfSource:
         return dirty
 
     def _take_started(self, new: dict[int, Changed], dirty: Dirty, *, frozen: bool) -> None:
-        """What has started is looked at now, and again when it has surely ended."""
-        now = clock.monotonic()
-        for inode, changed in new.items():
-            dirty.files.setdefault(inode, Changed()).merge(changed)
-        ended = list(self._started) if frozen and self._program.direct_end else list(self._due(now))
-        for inode in ended:
-            dirty.files.setdefault(inode, Changed()).merge(self._started.pop(inode)[1])
-        if frozen and self._program.direct_end:
-            return
-        for inode, changed in new.items():
-            if inode in self._started:
-                changed.merge(self._started[inode][1])
-            self._started[inode] = now, changed
+        """What has started is looked at now, in each freeze, and again when it has surely ended.
 
-    def _due(self, now: float) -> list[int]:
-        limit = now - limits.STARTED_SECONDS
-        return [inode for inode, (since, _) in self._started.items() if since < limit]
+        In a freeze all has ended but direct I/O, and that too where its end is told. Where it is
+        not, an end since the last look may be known to the writers, so a freeze must show it.
+        """
+        now = clock.monotonic()
+        first, self._frozen = frozen and not self._frozen, frozen
+        if new:
+            self._started.append((now, new))
+            self._bound_started()
+        ended = now if frozen and self._program.direct_end else now - limits.STARTED_SECONDS
+        for since, marks in self._started:
+            if first or since <= ended or marks is new:
+                for inode, changed in marks.items():
+                    dirty.files.setdefault(inode, Changed()).merge(changed)
+        while self._started and self._started[0][0] <= ended:
+            self._started.popleft()
+
+    def _bound_started(self) -> None:
+        """Past the bound on marks files are looked at as a whole."""
+        waiting = [changed for _, marks in self._started for changed in marks.values()]
+        if sum(len(changed.chunks) for changed in waiting) > limits.MARKS_PENDING_MAX:
+            for changed in waiting:
+                changed.whole = True
+                changed.chunks.clear()
+
+    def _due(self, now: float) -> bool:
+        return bool(self._started) and self._started[0][0] <= now - limits.STARTED_SECONDS
+
+    def under_way(self) -> bool:
+        """Whether direct I/O is still writing to a watched file, maybe of a frozen process."""
+        return self._program.direct_under_way(self._number)
 
     def give_back(self, inode: int, names: set[bytes]) -> None:
         """Make the next drain return these names of a directory again."""

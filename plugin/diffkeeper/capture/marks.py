@@ -13,6 +13,7 @@ STARTED = 1
 STORED = 2
 REUSED = 3
 LOOK = 4
+MAPPED = 5
 
 
 @dataclass(slots=True)
@@ -51,6 +52,8 @@ class Marks:
         elif kind == LOOK:
             # Told before the change, as what has STARTED; it names no part of the content.
             self._changed(STARTED, inode)
+        elif kind == MAPPED:
+            self._changed(kind, inode).mapped = True
         else:
             self._changed(kind, inode).whole = True
 

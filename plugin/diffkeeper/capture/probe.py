@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from diffkeeper import limits
+from diffkeeper.capture import loading, program, tracing
 from diffkeeper.capture.ebpf import EbpfSource
+from diffkeeper.capture.features import DIRECT_ENDS, FAULTS, MAPPED, STEPS, Attempt, Feature
+from diffkeeper.capture.heartbeat import Heartbeat
 from diffkeeper.capture.inotify import InotifySource
 from diffkeeper.capture.program import Program
 from diffkeeper.capture.scan import ScanSource
@@ -15,14 +21,21 @@ from diffkeeper.errors import UnsupportedError
 if TYPE_CHECKING:
     from diffkeeper.capture.source import Source
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a volume lies: device (as in st_dev), type of the file system; bits of its chunks."""
+    """Where a volume lies: device (as in st_dev), type of the file system; bits of its chunks.
+
+    directory: one of ours on that device, for a file that proves that writes are seen; nothing
+    proves it without.
+    """
 
     device: int
     fs_type: str
     chunk_bits: int
+    directory: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,39 +49,85 @@ class Choice:
 class Sources:
     """The sources that this machine has. Methods may be called from any thread."""
 
-    def __init__(self, headers: str = "") -> None:
-        """`headers`: kernel headers to compile with, otherwise looked for."""
+    def __init__(self, headers: str = "", heartbeat: float = limits.HEARTBEAT_SECONDS) -> None:
+        """`headers`: kernel headers to compile with, otherwise looked for. `heartbeat`: seconds."""
         self._headers = headers
+        self._seconds = heartbeat
         self._lock = threading.Lock()
         self._program: Program | None = None
+        self._heart: Heartbeat | None = None
+        self._attempt: Attempt | None = None
+        self._lost: list[Program] = []
         self._why_not = ""
 
     @classmethod
-    def of(cls, program: Program) -> Sources:
+    def of(cls, program: Program, heartbeat: float = limits.HEARTBEAT_SECONDS) -> Sources:
         """With programs that are loaded, and that the caller unloads."""
-        made = cls()
-        made._program = program
+        made = cls("", heartbeat)
+        made._program, made._attempt = program, program.attempt
+        made._heart = Heartbeat(program, heartbeat)
         return made
 
     def load(self) -> str:
         """Load the eBPF programs unless that was tried; returns why there are none, or nothing."""
         with self._lock:
+            if self._program is not None and self._program.lost:
+                self._put_aside(self._program)
             if self._program is None and not self._why_not:
-                try:
-                    self._program = Program.load(self._headers)
-                except UnsupportedError as error:
-                    self._why_not = str(error)
+                self._load()
             return self._why_not
+
+    def _load(self) -> None:
+        self._attempt = Attempt()
+        try:
+            self._program = Program.load(self._headers, self._attempt)
+        except UnsupportedError as error:
+            self._why_not = str(error)
+            log.warning("ebpf_unavailable", extra={"reason": self._why_not})
+            return
+        self._heart = Heartbeat(self._program, self._seconds)
+        assert self._program.loading is not None  # noqa: S101  # told by each load
+        log.info("ebpf_loaded", extra=self._program.loading.fields())
+
+    def _put_aside(self, lost: Program) -> None:
+        """Volumes may still have lost programs open, so that they are unloaded at the end."""
+        self._lost.append(lost)
+        self._program = self._heart = None
+        if len(self._lost) >= limits.EBPF_LOADS_MAX:
+            self._why_not = f"{len(self._lost)} times over, {lost.lost}"
 
     def close(self) -> None:
         """Unload the programs; after every source was stopped."""
         with self._lock:
-            if self._program is not None:
-                self._program.close()
-            self._program, self._why_not = None, "the daemon stops"
+            for loaded in [*self._lost, *([self._program] if self._program else [])]:
+                loaded.close()
+            self._lost.clear()
+            self._program, self._heart, self._why_not = None, None, "the daemon stops"
+
+    def features(self) -> tuple[Feature, ...]:
+        """What was found of eBPF on this machine, as far as it was tried."""
+        attempt, loaded = self._attempt or Attempt(), self._program
+        if loaded is not None and loaded.lost:
+            attempt.lost(loaded.lost)
+        return attempt.report()
+
+    def look(self) -> tuple[Feature, ...]:
+        """As `features`; where nothing was tried, what shows without loading anything."""
+        return self.features() if self._attempt is not None else look(self._headers)
+
+    def counts(self) -> dict[str, int]:
+        """What the loaded programs count; nothing while there are none."""
+        loaded = self._program
+        if loaded is None or loaded.lost:
+            return {}
+        try:
+            return loaded.counts()
+        except OSError as error:
+            loaded.lose(f"their counters cannot be read: {error.strerror}")
+            return {}
 
     def choose(self, wanted: str, place: Place) -> Choice:
-        """Start a source: `auto` (inotify), `ebpf`, `inotify` or `scan`.
+        """Start a source: `auto` (the finest that works here), `ebpf`, `inotify` or `scan`.
 
         A source that does not work falls back to the next coarser one, down to scan, which always
         works; the reason says so.
@@ -77,13 +136,14 @@ class Sources:
             return Choice(ScanSource(), "asked for by the volume's option capture=scan")
         asked = f"asked for by the volume's option capture={wanted}"
         why_not = ""
-        if wanted == "ebpf":
+        if considers_ebpf(wanted):
             try:
-                return Choice(self._ebpf(place), asked)
+                source = self._ebpf(place)
+                wider = self._program.wider if self._program is not None else ""
+                why = "the finest source, and it works here" if wanted == "auto" else asked
+                return Choice(source, "; ".join(filter(None, [why, wider])))
             except UnsupportedError as error:
                 why_not = f"no eBPF: {error}"
-        elif wanted == "auto":
-            why_not = "the finest source of this release; inotify works on this kernel"
         names = InotifySource()
         try:
             names.start()
@@ -91,15 +151,51 @@ class Sources:
             return Choice(ScanSource(), "; ".join(filter(None, [why_not, str(error)])))
         return Choice(names, why_not or asked)
 
+    def matter(self, fs_type: str) -> tuple[Feature, ...]:
+        """The features that a volume on this type of file system makes use of, or would."""
+        wanted = ("programs", fs_type, DIRECT_ENDS, FAULTS, MAPPED)
+        return tuple(
+            feature
+            for feature in self.features()
+            if feature.name in wanted
+            or (feature.name in STEPS and feature.support == "unsupported")
+        )
+
     def _ebpf(self, place: Place) -> Source:
         why_not = self.load()
-        if why_not or self._program is None:
+        loaded, heart = self._program, self._heart
+        if why_not or loaded is None:
             raise UnsupportedError(why_not)
-        unsupported = self._program.file_systems.get(
+        unsupported = loaded.file_systems.get(
             place.fs_type, f"{place.fs_type} tells no ranges of what is written"
         )
         if unsupported:
             raise UnsupportedError(unsupported)
-        source = EbpfSource(self._program, place.device, place.chunk_bits)
+        pulse = heart if place.directory else None
+        source = EbpfSource(loaded, place.device, place.chunk_bits, pulse, place.directory)
         source.start()
         return source
+
+
+def considers_ebpf(wanted: str) -> bool:
+    """Whether a volume's option `capture` lets eBPF be tried."""
+    return wanted in ("auto", "ebpf")
+
+
+def look(headers: str = "", *, own_process: bool = False) -> tuple[Feature, ...]:
+    """What shows without loading or mounting anything; `own_process`: bcc may be imported."""
+    attempt = Attempt("nothing was loaded")
+    if not tracing.mounted():
+        attempt.note("tracefs", "unknown", "not mounted; the daemon mounts it for itself")
+    else:
+        with suppress(UnsupportedError):  # the attempt has it
+            program.plan(attempt)
+    try:
+        found = tracing.header_sets(headers)
+        attempt.note("headers", "unknown", f"{found[0]} is there; nothing was compiled with it")
+    except UnsupportedError as error:
+        attempt.note("headers", "unsupported", str(error))
+    if own_process:
+        with suppress(UnsupportedError), attempt.trying("bcc", "imported"):
+            loading.import_bcc()
+    return attempt.report()

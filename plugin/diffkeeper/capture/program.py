@@ -8,32 +8,39 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import logging
 import os
 import struct
-import sys
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
-from diffkeeper import limits
-from diffkeeper.capture import tracing
-from diffkeeper.capture.marks import Marks
+from diffkeeper import clock, counters, limits
+from diffkeeper.capture import loading, memory, tracing
+from diffkeeper.capture.attached import Attached
+from diffkeeper.capture.features import DIRECT_ENDS, FAULTS, MAPPED, Attempt
+from diffkeeper.capture.marks import STARTED, Marks
+from diffkeeper.capture.sums import Sums
 from diffkeeper.errors import UnsupportedError
+from diffkeeper.fsio import mounts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-_DEBIAN_PACKAGES: Final = "/usr/lib/python3/dist-packages"
+log = logging.getLogger(__name__)
 _FILE_KEY: Final = struct.Struct("=QII")
 _CHUNK_KEY: Final = struct.Struct("=QIIQ")
 _VOLUME: Final = struct.Struct("=I")
 _WATCHED: Final = struct.Struct("=IHH")
+_PLACE: Final = struct.Struct("=II")
+_DIRECT_KEY: Final = struct.Struct("=QQII")
+_DIRECT_WRITES: Final = struct.Struct("=QQ")
+_SINCE: Final = struct.Struct("=Q")
 _STATE: Final = struct.Struct("=QQ")
 _COUNTS: Final = ("marks", "full_files", "full_volumes", "long_ranges", "full_writes")
 _PAGE_BITS: Final = os.sysconf("SC_PAGESIZE").bit_length() - 1
 
 # Sources by concern, with the tracepoints that each needs.
 _COMMON: Final = {
-    "iomap.c": ("iomap/iomap_iter", "iomap/iomap_dio_rw_begin"),
     "mapped.c": ("writeback/writeback_dirty_folio",),
 }
 _FILE_SYSTEMS: Final = {
@@ -65,8 +72,13 @@ _FILE_SYSTEMS: Final = {
         "xfs_inode.c": ("xfs/xfs_inode_inactivating", "xfs/xfs_setattr"),
     },
 }
-# Told by some kernels only; without it direct I/O is marked when it starts.
-_DIRECT_END: Final = ("direct.c", "iomap/iomap_dio_complete")
+_LOOP: Final = {"iomap.c": ("iomap/iomap_iter",)}
+# Told by some kernels only; without it direct I/O is marked when it starts, and of XFS also shortly
+# before its end. Comes before the loop.
+_DIRECT: Final = {"direct.c": ("iomap/iomap_dio_rw_begin", "iomap/iomap_dio_complete")}
+_XFS_DIRECT: Final = {"xfs_direct.c": ("xfs/xfs_end_io_direct_write",)}
+# Told by some kernels only; without them a mapping that comes and goes shows by its traces alone.
+_FAULTS: Final = {"faults.c": ("filemap/mm_filemap_fault", "filemap/mm_filemap_map_pages")}
 
 
 class _Map:
@@ -82,6 +94,9 @@ class _Map:
     def get(self, key: bytes) -> tuple[int, ...] | None:
         value = ctypes.create_string_buffer(self._value.size)
         if self._library.bpf_lookup_elem(self._fd, key, value) < 0:
+            error = ctypes.get_errno()
+            if error != errno.ENOENT:
+                raise OSError(error, os.strerror(error))
             return None
         return self._value.unpack(value.raw)
 
@@ -139,60 +154,117 @@ class Program:
         loaded: Any,
         file_systems: dict[str, str],
         direct_end: bool,
+        faults: bool,
+        wider: str = "",
     ) -> None:
         """Use `load`. file_systems: name to why it is not supported, or an empty text.
 
         direct_end: the end of direct I/O is told, so that every STARTED mark is of a system call.
+        faults: page faults are told, so that no file is mapped without a mark.
+        wider: what is read more widely on this kernel than on others, and why; for a person.
         """
         library = bcc.libbcc.lib
         self._loaded = loaded
         self.file_systems = file_systems
         self.direct_end = direct_end
+        self.faults = faults
+        self.wider = wider
         self.window_bits = mapped_bits()
         self._lock = threading.Lock()
         self._watched = _Map(library, loaded[b"watched"].map_fd, _FILE_KEY, _WATCHED)
         self._chunks = _Map(library, loaded[b"chunks"].map_fd, _CHUNK_KEY, _VOLUME)
         self._files = _Map(library, loaded[b"files"].map_fd, _FILE_KEY, _VOLUME)
         self._states = _Map(library, loaded[b"volumes"].map_fd, _VOLUME, _STATE)
+        self._direct: _Map | None = None
+        if direct_end:
+            self._direct = _Map(library, loaded[b"direct"].map_fd, _DIRECT_KEY, _DIRECT_WRITES)
+        self._direct_files: _Map | None = None
+        if not direct_end:
+            self._direct_files = _Map(library, loaded[b"direct_files"].map_fd, _FILE_KEY, _SINCE)
+        self._places = _Map(library, loaded[b"places"].map_fd, _PLACE, _VOLUME)
         self._marks: dict[int, Marks] = {}
         self._devices: dict[int, int] = {}
         self._seen: dict[int, tuple[int, ...]] = {}
         self._next = 1
         self._overflown = 0
+        self._sums = Sums(library, loaded[b"counts"])
+        self._attached = Attached(library, loaded)
+        self.loading: loading.Loading | None = None
+        self.attempt: Attempt | None = None
+        self.lost = ""  # why the programs do not tell everything any more
 
     @classmethod
-    def load(cls, headers: str = "") -> Program:
+    def load(cls, headers: str = "", attempt: Attempt | None = None) -> Program:
         """Compile and attach what this kernel has; `headers`: a folder of kernel headers.
 
-        Raises UnsupportedError with the reason.
+        Raises UnsupportedError with the reason; `attempt` tells what was found on the way.
         """
-        sources, file_systems, flags = _plan()
-        bcc = _import_bcc(tracing.headers(headers))
-        text = "\n".join((tracing.programs() / name).read_text() for name in sources)
-        try:
-            loaded = bcc.BPF(text=text.encode(), cflags=[f"-D{k}={v}" for k, v in flags.items()])
-        except Exception as error:  # bcc raises nothing finer
-            raise UnsupportedError(
-                f"the eBPF programs cannot be loaded: {str(error)[:200]}"
-            ) from error
-        # The compiler is not needed any more; its memory is given back.
-        loaded.free_bcc_memory()
-        ctypes.CDLL(None).malloc_trim(0)
-        return cls(bcc, loaded, file_systems, bool(flags["DIRECT_END"]))
+        attempt = attempt or Attempt()
+        sources, file_systems, flags = plan(attempt)
+        with attempt.trying("headers", "found"):
+            sets = tracing.header_sets(headers)
+        before = memory.resident_bytes()
+        with attempt.trying("bcc", "imported"):
+            bcc = loading.import_bcc()
+        with attempt.trying("programs", "compiled, verified, attached"):
+            text = "\n".join((tracing.programs() / name).read_text() for name in sources)
+            loaded, how = loading.load(bcc, sets, text, flags, before)
+        attempt.note("headers", "supported", f"{how.headers}, {how.headers_bytes} bytes")
+        attempt.attached()
+        direct_end, faults = "direct.c" in sources, "faults.c" in sources
+        made = cls(bcc, loaded, file_systems, direct_end, faults, _wider(direct_end, faults))
+        made.loading, made.attempt = how, attempt
+        return made
 
     def close(self) -> None:
         """Detach the programs; their maps end with them."""
+        self._attached.release()
         self._loaded.cleanup()
 
-    def open_volume(self, device: int) -> int:
-        """A number for a volume whose files lie on `device` (as in st_dev)."""
+    def check(self) -> str:
+        """Why nothing that these programs tell can be relied on any more, or nothing."""
+        if not self.lost:
+            broken = self._attached.broken()
+            if broken:
+                self.lose(broken)
+        return self.lost
+
+    def lose(self, reason: str) -> None:
+        """Remember that the programs do not tell everything any more, and why."""
         with self._lock:
+            if self.lost:
+                return
+            self.lost = f"the eBPF programs were lost: {reason}"
+        counters.add("ebpf_programs_lost_total")
+        log.error("ebpf_lost", extra={"reason": reason})
+
+    def open_volume(self, device: int) -> int:
+        """A number for a volume whose files lie on `device` (as in st_dev).
+
+        Raises UnsupportedError when its disk holds too many file systems with volumes.
+        """
+        with self._lock:
+            self._place(device)
             number = self._next
             self._next += 1
             self._marks[number] = Marks()
-            self._devices[number] = os.major(device) << 20 | os.minor(device)
+            self._devices[number] = _kernel_device(device)
             self._seen[number] = self._state(number)
             return number
+
+    def _place(self, device: int) -> None:
+        """Tell on which disk a file system lies."""
+        disk, wanted = _kernel_device(mounts.disk_of(device)), _kernel_device(device)
+        for slot in range(limits.EBPF_DISK_PLACES_MAX):
+            key = _PLACE.pack(disk, slot)
+            found = self._places.get(key)
+            if found is None:
+                self._places.put_many([key], _VOLUME.pack(wanted))
+            if found is None or found[0] == wanted:
+                return
+        raise UnsupportedError(
+            f"more than {limits.EBPF_DISK_PLACES_MAX} file systems of one disk hold volumes"
+        )
 
     def close_volume(self, number: int, *, forget: bool) -> None:
         """End a number; `forget`: also take its files out of the map, which visits all of them."""
@@ -213,6 +285,24 @@ class Program:
         device = self._devices[number]
         keys = [_FILE_KEY.pack(inode, device, 0) for inode in inodes]
         self._watched.put_many(keys, _WATCHED.pack(number, chunk_bits, held))
+        if self._direct_files is not None and not held:
+            with self._lock:
+                self._mark_under_way(self._direct_files, number, set(keys))
+
+    def _mark_under_way(self, recent: _Map, number: int, keys: set[bytes]) -> None:
+        """Direct writes that began before have no mark of this number, and may not have ended.
+
+        What has surely ended is forgotten here: the map has room for what is recent.
+        """
+        ended_ns = (clock.monotonic() - limits.STARTED_SECONDS) * 1e9
+        # Taken and put back, since one that was deleted might have become recent meanwhile.
+        for key, (since_ns,) in list(recent.items(take=True)):
+            if since_ns < ended_ns:
+                continue
+            packed = _FILE_KEY.pack(*key)
+            recent.put_many([packed], _SINCE.pack(since_ns))
+            if packed in keys:
+                self._marks[number].add_file(STARTED, key[0])
 
     def held(self, number: int, inode: int) -> bool | None:
         """What `watch` was told of a file; None when this number does not watch it."""
@@ -249,12 +339,26 @@ class Program:
             taken, self._marks[number] = self._marks[number], Marks()
             return taken
 
+    def direct_under_way(self, number: int) -> bool:
+        """Whether direct I/O is writing to a file that this number watches; False if not told.
+
+        One whose end was missed is not waited for for ever.
+        """
+        if self._direct is None:
+            return False
+        device = self._devices[number]
+        oldest = (clock.monotonic() - limits.STARTED_SECONDS) * 1e9
+        return any(
+            at == device and since > oldest and self.held(number, inode) is not None
+            for (inode, _, at, _), (_, since) in self._direct.items(take=False)
+        )
+
     def counts(self) -> dict[str, int]:
         """Sums over all processors of what the programs count."""
         return {name: self._count(i) for i, name in enumerate(_COUNTS)}
 
     def _count(self, which: int) -> int:
-        return sum(self._loaded[b"counts"][ctypes.c_int(which)])
+        return self._sums.read(which)
 
     def _state(self, number: int) -> tuple[int, ...]:
         slot = _VOLUME.pack(number % limits.EBPF_VOLUME_SLOTS)
@@ -274,22 +378,33 @@ class Program:
                 marks.lose()
 
 
-def _import_bcc(headers: object) -> Any:
-    """Debian's bcc, which lies in the system's Python; PyPI has another package of that name."""
-    os.putenv("BCC_KERNEL_SOURCE", str(headers))  # read by its C++ part
-    if _DEBIAN_PACKAGES not in sys.path:
-        sys.path.append(_DEBIAN_PACKAGES)
-    try:
-        import bcc  # costs 70 MB, so only where it is used
-        import bcc.libbcc
-    except ImportError as error:
-        raise UnsupportedError(f"bcc is not installed: {error}") from error
-    return bcc
+def plan(attempt: Attempt) -> tuple[list[str], dict[str, str], dict[str, int]]:
+    """As `_plan`, telling what was found; loads nothing, but mounts tracefs where nobody has."""
+    with attempt.trying("tracefs", "the kernel's tracepoints can be read"):
+        tracing.events()
+    with attempt.trying("tracepoints", "the kernel has those that are needed"):
+        sources, file_systems, flags = _plan()
+    some = {
+        DIRECT_ENDS: _lack("direct.c", sources, "direct I/O is marked when it starts"),
+        FAULTS: _lack("faults.c", sources, "mappings show by their traces alone"),
+        MAPPED: "",
+    }
+    attempt.planned({**file_systems, **some})
+    return sources, file_systems, flags
+
+
+def _lack(source: str, sources: list[str], instead: str) -> str:
+    return "" if source in sources else f"the kernel lacks the tracepoints; {instead}"
+
+
+def _kernel_device(device: int) -> int:
+    """A device number as tracepoints have it."""
+    return os.major(device) << 20 | os.minor(device)
 
 
 def _plan() -> tuple[list[str], dict[str, str], dict[str, int]]:
     """Sources to compile, support of each file system, and macros; from the kernel's formats."""
-    missing = _missing(_COMMON)
+    missing = _missing(_COMMON | _LOOP)
     if missing:
         raise UnsupportedError(f"the kernel has no tracepoint {missing[0]}")
     sources = ["marks.h", "xfs_types.h"]
@@ -302,26 +417,51 @@ def _plan() -> tuple[list[str], dict[str, str], dict[str, int]]:
     if all(file_systems.values()):
         raise UnsupportedError("; ".join(file_systems.values()))
     sources += _COMMON
-    source, event = _DIRECT_END
-    direct_end = tracing.read(event) is not None
-    if direct_end:
-        sources.append(source)
+    if not _missing(_FAULTS):
+        sources += _FAULTS
     loop = tracing.read("iomap/iomap_iter")
-    if loop is None or "WRITE" not in loop.flags:
+    if loop is None or not {"WRITE", "DIRECT"} <= loop.flags.keys():
         raise UnsupportedError("the kernel does not tell reads of iomap from writes")
+    ended = tracing.read("iomap/iomap_dio_complete")
+    direct_end = ended is not None and "WRITE" in ended.flags and not _missing(_DIRECT)
+    if direct_end:
+        sources += _DIRECT
+    elif not (file_systems["xfs"] or _missing(_XFS_DIRECT)):
+        sources += _XFS_DIRECT
+    sources += _LOOP
     macros = {
         "IOMAP_WRITE": loop.flags["WRITE"],
+        "IOMAP_DIRECT": loop.flags["DIRECT"],
+        "KI_WRITE": ended.flags["WRITE"] if ended is not None and direct_end else 0,
         "PAGE_BITS": _PAGE_BITS,
         "MAPPED_BITS": mapped_bits(),
         "CHUNKS_MAX": limits.EBPF_CHUNKS_MAX,
         "FILES_MAX": limits.EBPF_FILES_MAX,
         "WATCHED_MAX": limits.EBPF_WATCHED_MAX,
+        "PLACES_MAX": limits.EBPF_VOLUME_SLOTS,
+        "DISK_PLACES_MAX": limits.EBPF_DISK_PLACES_MAX,
         "VOLUMES_MAX": limits.EBPF_VOLUME_SLOTS,
         "WRITES_MAX": limits.EBPF_WRITES_MAX,
         "RANGE_CHUNKS_MAX": limits.EBPF_RANGE_CHUNKS_MAX,
         "DIRECT_END": int(direct_end),
     }
     return sources, file_systems, macros
+
+
+def _wider(direct_end: bool, faults: bool) -> str:
+    """What is read more widely for lack of tracepoints, for a person."""
+    found = []
+    if not direct_end:
+        found.append(
+            "direct I/O is read in each freeze until it has surely ended, after"
+            f" {limits.STARTED_SECONDS:.0f} s: the kernel has no tracepoint {_missing(_DIRECT)[0]}"
+        )
+    if not faults:
+        found.append(
+            "more is read of files that may have been mapped: the kernel has no tracepoint"
+            f" {_missing(_FAULTS)[0]}"
+        )
+    return "; ".join(found)
 
 
 def mapped_bits() -> int:
@@ -334,7 +474,7 @@ def mapped_bits() -> int:
     return max(largest, limits.CHUNK_BYTES_MAX).bit_length() - 1
 
 
-def _missing(parts: dict[str, tuple[str, ...]]) -> list[str]:
+def _missing(parts: Mapping[str, tuple[str, ...]]) -> list[str]:
     wanted = [event for events in parts.values() for event in events]
     return [event for event in wanted if not _usable(event)]
 

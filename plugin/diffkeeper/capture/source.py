@@ -18,15 +18,20 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Changed:
-    """Parts of one file that may have changed: all of it, chunks, and windows of a mapping."""
+    """Parts of one file that may have changed: all of it, chunks, and windows of a mapping.
+
+    mapped: some process has, or had, it mapped, so that stores into what was written may be unseen.
+    """
 
     whole: bool = False
+    mapped: bool = False
     chunks: set[int] = field(default_factory=set)
     windows: set[int] = field(default_factory=set)
 
     def merge(self, other: Changed) -> None:
         """Add what the other one has."""
         self.whole = self.whole or other.whole
+        self.mapped = self.mapped or other.mapped
         self.chunks |= other.chunks
         self.windows |= other.windows
 
@@ -105,17 +110,27 @@ class Source(Protocol):
         `frozen`: nobody is inside a system call that changes the volume.
         """
 
+    def under_way(self) -> bool:
+        """Whether a write is seen that goes on although its process is frozen."""
+
     def give_back(self, inode: int, names: set[bytes]) -> None:
         """Make the next drain return these names of a directory again."""
 
     def escalate(self, cause: str) -> None:
         """Make the next drain return the whole volume."""
 
+    def broken(self) -> str:
+        """Why what it told since it started may not be everything, or nothing."""
+
     # Sources that see which parts of a file change; the others hold no file.
 
     @property
     def by_range(self) -> bool:
         """Whether every change of a held file is in `Dirty.files`."""
+
+    @property
+    def sees_mappings(self) -> bool:
+        """Whether every file that was mapped since the last drain is marked so."""
 
     @property
     def window_bits(self) -> int:
@@ -144,7 +159,16 @@ class NamesOnly:
     """The part of a source that sees no file's inside."""
 
     by_range = False
+    sees_mappings = False
     window_bits = 0
+
+    def broken(self) -> str:
+        """These know by themselves what they miss."""
+        return ""
+
+    def under_way(self) -> bool:
+        """Nothing is seen of that."""
+        return False
 
     def watch_files(self, inodes: Iterable[int]) -> None:
         """Nothing is seen of a file."""

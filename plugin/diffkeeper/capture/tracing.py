@@ -16,6 +16,7 @@ _TRACEFS = "/sys/kernel/tracing"
 _ROOTS = (_TRACEFS, "/sys/kernel/debug/tracing")
 _FIELD = re.compile(r"field:(.*?)\s*(\w+)(?:\[\w*\])?;\s*offset:\d+;\s*size:(\d+);")
 _FLAG = re.compile(r"\{\s*\(1 << (\d+)\),\s*\"(\w+)\"\s*\}")
+_HEADERS = ("include/linux/kconfig.h", "include/linux/types.h", "include/generated/autoconf.h")
 _SHIPPED = Path("/usr/share/diffkeeper")
 _CHECKOUT = Path(__file__).parents[3]
 
@@ -26,6 +27,11 @@ class Format:
 
     sizes: dict[str, int]
     flags: dict[str, int]
+
+
+def mounted() -> bool:
+    """Whether tracefs is there without mounting it."""
+    return any(os.path.isdir(f"{root}/events") for root in _ROOTS)
 
 
 @cache
@@ -63,11 +69,33 @@ def programs() -> Path:
     raise UnsupportedError("the sources of the eBPF programs are not installed")
 
 
-def headers(wanted: str = "") -> Path:
-    """Kernel headers for bcc: `wanted`, those of this kernel, or those that are shipped."""
+def header_sets(wanted: str = "") -> list[Path]:
+    """Kernel headers to try for bcc, best first: `wanted` alone, or this kernel's and ours.
+
+    Raises UnsupportedError where there are none.
+    """
+    if wanted:
+        missing = _unfit(Path(wanted))
+        if missing:
+            raise UnsupportedError(f"no kernel headers in {wanted}, the setting: {missing}")
+        return [Path(wanted)]
     own = Path("/lib/modules", platform.release(), "build")
     places = [own, _SHIPPED / "headers", _CHECKOUT / "build" / "headers"]
-    for found in [Path(wanted)] if wanted else places:
-        if (found / "include" / "linux").is_dir():
-            return found
-    raise UnsupportedError("no kernel headers to compile eBPF programs with")
+    found = [place for place in places if not _unfit(place)]
+    if not found:
+        raise UnsupportedError("no kernel headers to compile eBPF programs with")
+    return found
+
+
+def _unfit(place: Path) -> str:
+    """What bcc would miss in a folder of headers; nothing where it has all."""
+    for needed in _HEADERS:
+        if not (place / needed).is_file():
+            return f"{needed} is missing"
+    return ""
+
+
+def header_bytes(place: Path) -> int:
+    """Size of all files of a set of headers."""
+    files = (os.path.join(top, name) for top, _, names in os.walk(place) for name in names)
+    return sum(os.lstat(file).st_size for file in files)

@@ -96,8 +96,10 @@ def snapshot(arguments: argparse.Namespace) -> int:
 
 def show_snapshots(found: list[Json]) -> None:
     """Snapshots as a table."""
-    headers = ("seq", "time", "consistency", "reason", "files", "size", "new", "freeze", "root")
-    output.print_table(headers, [_snapshot_row(each) for each in found])
+    headers = ["seq", "time", "consistency", "reason", "files", "size", "new", "freeze", "root"]
+    if any(each["group"] for each in found):
+        headers.append("group")
+    output.print_table(headers, [_snapshot_row(each)[: len(headers)] for each in found])
 
 
 def _snapshot_row(each: Json) -> list[object]:
@@ -105,7 +107,7 @@ def _snapshot_row(each: Json) -> list[object]:
     freeze = f"{cast('float', each['freeze_ms']):.1f}ms"
     described = [each["seq"], each["time"], each["consistency"], each["reason"], each["files"]]
     root = str(each["root"])[:12]
-    return [*described, format_size(size), format_size(new), freeze, root]
+    return [*described, format_size(size), format_size(new), freeze, root, each["group"] or "-"]
 
 
 def verify(arguments: argparse.Namespace) -> int:
@@ -140,11 +142,12 @@ def _show_report(report: Json) -> None:
 
 
 def restore_volume(arguments: argparse.Namespace) -> int:
-    """Restore a snapshot into a directory."""
+    """Restore a snapshot, or all volumes of its group, into a directory."""
     check_name(restore.split_reference(arguments.volume)[0])
     client = connect(arguments)
     try:
-        result = restore.restore(client, arguments.volume, arguments.to)
+        act = restore.restore_group if arguments.group else restore.restore
+        result = act(client, arguments.volume, arguments.to)
     finally:
         client.close()
     if arguments.json:

@@ -9,6 +9,7 @@ from diffkeeper.api import checks
 from diffkeeper.cli import output
 from diffkeeper.cli.client import Client
 from diffkeeper.errors import DiffKeeperError
+from diffkeeper.volumes.features import of_machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +28,8 @@ def examine(find_socket: Callable[[], str], config: Config) -> list[Finding]:
         found = _ask(path)
     except DiffKeeperError as error:
         places = checks.Places(config.state_dir, config.cgroup_root, config.proc_root)
-        return [*findings, asdict(_no_daemon(error)), *map(asdict, checks.run(places))]
+        here = [*checks.run(places), *checks.ebpf(of_machine(config.kernel_headers))]
+        return [*findings, asdict(_no_daemon(error)), *map(asdict, here)]
     return [*findings, asdict(checks.Check("daemon", "ok", f"answers on {path}")), *found]
 
 
@@ -118,11 +120,11 @@ def _plugin(information: dict[str, Any], plugins: list[dict[str, Any]]) -> check
 
 
 def show(findings: list[Finding]) -> None:
-    """Print the findings, and below them the cost and the mend of each that isn't ok."""
+    """Print the findings, and below them the cost and the mend of each that has one."""
     headers = ("check", "result", "found")
     output.print_table(headers, [[f["name"], f["result"], f["found"]] for f in findings])
     for finding in findings:
-        if finding["result"] != "ok":
+        if finding["cost"]:
             output.print_line("")
             output.print_line(f"{finding['result']} {finding['name']}: {finding['cost']}")
             output.print_line(f"  mend: {finding['mend']}")

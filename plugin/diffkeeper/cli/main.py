@@ -58,6 +58,8 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("volume", metavar="VOLUME[@SNAPSHOT]")
         if name == "restore":
             sub.add_argument("--to", metavar="DIR", required=True, help="new or empty directory")
+            group = "all volumes that were captured with it, as they were at the same instant"
+            sub.add_argument("--group", action="store_true", help=group)
         elif name == "serve":
             config.add_arguments(sub)
     return top

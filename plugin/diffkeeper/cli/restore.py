@@ -17,6 +17,7 @@ from diffkeeper.errors import (
     InvalidInputError,
     NoSpaceError,
 )
+from diffkeeper.volumes.options import check_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,6 +68,33 @@ def restore(client: Client, volume: str, path: str) -> Json:
     target = check_target(path)
     snapshot = resolve(client, name, reference)
     began = clock.monotonic()
+    _restore(client, name, snapshot, target)
+    seconds = round(clock.monotonic() - began, 3)
+    return {"volume": name, "snapshot": snapshot, "to": target, "seconds": seconds}
+
+
+def restore_group(client: Client, volume: str, path: str) -> Json:
+    """Restore all volumes of VOL's or VOL@SEQ's group as they were at its instant.
+
+    Each into a directory of its volume's name below `path`; returns what was restored.
+    """
+    name, reference = split_reference(volume)
+    target = check_target(path)
+    query = "" if reference is None else f"?snapshot={quote(reference, safe='')}"
+    found = cast("list[Json]", client.get(volume_path(name, "group") + query))
+    began = clock.monotonic()
+    members = []
+    for each in found:
+        member, snapshot = check_name(cast("str", each["volume"])), cast("Json", each["snapshot"])
+        below = os.path.join(target, member)
+        _restore(client, member, snapshot, below)
+        members.append({"volume": member, "snapshot": snapshot, "to": below})
+    group = cast("Json", found[0]["snapshot"])["group"] if found else ""
+    seconds = round(clock.monotonic() - began, 3)
+    return {"volume": name, "group": group, "to": target, "seconds": seconds, "members": members}
+
+
+def _restore(client: Client, name: str, snapshot: Json, target: str) -> None:
     label = f"restoring {name}@{snapshot['seq']}"
     with output.progress_bar(label, cast("int", snapshot["bytes"])) as show_bytes:
         try:
@@ -75,8 +103,6 @@ def restore(client: Client, volume: str, path: str) -> Json:
         except OSError as error:
             kind = NoSpaceError if error.errno == errno.ENOSPC else DiffKeeperError
             raise kind(f"{target} is incomplete: {error.strerror or error}") from error
-    seconds = round(clock.monotonic() - began, 3)
-    return {"volume": name, "snapshot": snapshot, "to": target, "seconds": seconds}
 
 
 def _replay(socket: str, root: bytes, target: str, show_bytes: Callable[[int], None]) -> None:
@@ -91,7 +117,11 @@ def _replay(socket: str, root: bytes, target: str, show_bytes: Callable[[int], N
 
 
 def show(result: Json) -> None:
-    """Say in one line what was restored."""
+    """Say in one line for each volume what was restored."""
+    if "members" in result:
+        for member in cast("list[Json]", result["members"]):
+            show({**member, "seconds": result["seconds"]})
+        return
     snapshot = cast("Json", result["snapshot"])
     note = "; it is fuzzy: not one instant" if snapshot["consistency"] == "fuzzy" else ""
     output.print_line(

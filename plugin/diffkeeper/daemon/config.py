@@ -26,6 +26,7 @@ SETTINGS: Final[Mapping[str, str]] = {
     "log-level": "one of " + ", ".join(LOG_LEVELS),
     "cgroup-root": "the host's cgroup tree, writable",
     "proc-root": "a /proc that shows the host's processes",
+    "kernel-headers": "a folder of kernel headers to compile eBPF programs with",
     "failpoints": "for crash tests: NAME=kill|error[:COUNT], comma-separated",
 }
 
@@ -41,6 +42,7 @@ class Config:
     log_level: str
     cgroup_root: str
     proc_root: str
+    kernel_headers: str  # empty: this kernel's, else those that are shipped
     failpoints: str
 
 
@@ -70,6 +72,7 @@ def defaults(host: str = "/host") -> dict[str, str]:
         "log-level": "info",
         "cgroup-root": cgroups if os.path.isdir(cgroups) else "/sys/fs/cgroup",
         "proc-root": "/proc",
+        "kernel-headers": "",
         "failpoints": "",
     }
 
@@ -102,6 +105,7 @@ def load(
         log_level=values["log-level"],
         cgroup_root=_absolute("cgroup-root", values),
         proc_root=_absolute("proc-root", values),
+        kernel_headers=_absolute("kernel-headers", values) if values["kernel-headers"] else "",
         failpoints=values["failpoints"],
     )
 

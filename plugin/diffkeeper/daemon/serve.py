@@ -53,6 +53,7 @@ async def _serve(config: Config) -> int:
         config.mount_dir,
         cgroup_root=config.cgroup_root,
         proc_root=config.proc_root,
+        kernel_headers=config.kernel_headers,
     )
     health = Health(service)
     places = Places(config.state_dir, config.cgroup_root, config.proc_root)

@@ -40,6 +40,7 @@ class Content:
     changes: dict[int, bytes] = field(default_factory=dict)
     data: dict[bytes, bytes] = field(default_factory=dict)
     data_bytes: int = 0
+    read_bytes: int = 0  # what had to be read to find the changes
 
     def fold(self, get: Get, put: Put) -> bytes:
         """Put the changes into the tree; returns its root."""
@@ -97,6 +98,7 @@ class Reader:
         new_count = chunk_count(size, chunk_bits)
         ranges = _chunk_ranges(fd, size, chunk_bits, content)
         for segment in self._segments(fd, size, chunk_bits, ranges):
+            content.read_bytes += segment.length
             view = memoryview(segment.buffer)
             for position, digest in enumerate(segment.digests):
                 number = segment.first + position
@@ -140,7 +142,7 @@ class Reader:
         new_count = chunk_count(size, bits)
         if size <= 1 << bits and content.count <= 1:
             return _read_small(fd, content)
-        content.sparse = size > 0 and os.lseek(fd, 0, os.SEEK_HOLE) < size
+        content.sparse = inode.has_hole(fd, size)
         numbers = {number for number in parts if number < new_count}
         kept = min(content.count, new_count)
         if size != old.size and kept:
@@ -152,6 +154,7 @@ class Reader:
             ranges += _chunk_ranges(fd, size, bits, content, content.count)
         before = filetree.Lookup(content.root, content.count, get)
         for segment in self._segments(fd, size, bits, iter(ranges)):
+            content.read_bytes += segment.length
             view = memoryview(segment.buffer)
             for position, digest in enumerate(segment.digests):
                 number = segment.first + position
@@ -222,11 +225,12 @@ def _read_small(fd: int, content: Content) -> Content:
     size = content.size
     if size == 0:
         return content
-    content.sparse = os.lseek(fd, 0, os.SEEK_HOLE) < size
+    content.sparse = inode.has_hole(fd, size)
     if content.sparse and not any(inode.data_extents(fd, size)):
         digest, plain = HOLE, b""
     else:
         plain = os.pread(fd, size, 0).ljust(size, b"\0")
+        content.read_bytes += size
         digest = chunk_digest(plain)
     if digest != content.root or content.count == 0:
         _change(content, 0, digest, memoryview(plain))

@@ -13,6 +13,8 @@ from diffkeeper.capture.source import Changed
 from diffkeeper.fsio import linux
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from diffkeeper.capture.source import Source
 
 
@@ -24,14 +26,27 @@ class Mapped:
         self._later: dict[int, Changed] = {}
         # Files whose dirty pages were all hinted, or written out, since they are mapped.
         self.armed: set[int] = set()
+        # Files that were told to be mapped in this capture and in the one before: the telling comes
+        # before the store, which may come after the look that the telling has caused.
+        self._told: set[int] = set()
+        self._told_before: set[int] = set()
         self.frozen = False
 
+    def tell(self, numbers: Iterable[int]) -> None:
+        """These files were mapped, maybe by a process that is gone by now."""
+        self._told.update(numbers)
+
+    def was_told(self, number: int) -> bool:
+        """Whether stores to this file may have come since it was looked at."""
+        return number in self._told or number in self._told_before
+
     def read_whole(self, number: int, fd: int, *, mapped: bool) -> None:
-        """A file is about to be read as a whole; `mapped`: and it is mapped."""
+        """A file is about to be read as a whole; `mapped`: and it is, or was, mapped."""
         if not mapped and number not in self.armed:
             return
         if self.frozen:
             self.armed.discard(number)
+            self._later[number] = Changed(whole=True, mapped=True)
         else:
             linux.write_out(fd, 0, 0)
             self.armed.add(number)
@@ -49,6 +64,7 @@ class Mapped:
         for number, changed in self._later.items():
             source.give_back_file(number, changed)
         self._later.clear()
+        self._told_before, self._told = self._told, set()
 
     def forget(self) -> None:
         """Hints were lost, or are not of use any more."""

@@ -57,7 +57,9 @@ class Observer:
         check: Callable[[], None],
         spill: Callable[[Content], None],
         mapped: Mapped,
+        looked: dict[int, Changed],
     ) -> None:
+        """looked: what was read of each file since the signatures that `index` has."""
         self._tree = worktree
         self._root_fd = root_fd
         self._device = os.fstat(root_fd).st_dev
@@ -74,6 +76,7 @@ class Observer:
         self._check = check
         self._spill = spill
         self._mapped = mapped
+        self._looked = looked
         self._window_bits = max(source.window_bits, chunk_bits)
         self._changed: dict[int, Changed] = {}
         self._hidden = Hidden()
@@ -95,6 +98,7 @@ class Observer:
         if os.fstat(self._root_fd).st_nlink == 0:
             raise LostError("the live directory was deleted while it was mounted")
         self._changed, self._hidden = dirty.files, hidden
+        self._mapped.tell(number for number, changed in dirty.files.items() if changed.mapped)
         if dirty.everything:
             self._deep = True
             self._unlisted.append(self._tree.root)
@@ -354,7 +358,7 @@ class Observer:
         if stat.S_ISLNK(status.st_mode):
             found.target = inode.link_target(pin)
         elif stat.S_ISREG(status.st_mode):
-            base = self._base(status.st_ino, why) if held else None
+            base = self._base(status, why) if held else None
             found.content = self._content(directory, name, pin, status, why, base)
         if status.st_nlink > 1:
             self._find_first_name(status.st_ino)
@@ -410,13 +414,15 @@ class Observer:
         if done is not None and (done[0], done[1].size) == (status.st_ctime_ns, status.st_size):
             return done[1]
         with inode.reading(pin) as fd:
+            looked = self._looked.setdefault(number, Changed())
             if base is not None:
-                parts = self._parts(number, fd, status.st_size, why)
+                looked.chunks |= self._parts(number, fd, status.st_size, why)
                 content = self._reader.read_parts(
-                    fd, status.st_size, base, parts, self._tree.stage.get, self._spill
+                    fd, status.st_size, base, looked.chunks, self._tree.stage.get, self._spill
                 )
             else:
-                self._mapped.read_whole(number, fd, mapped=number in self._hidden.mapped)
+                looked.whole = True
+                self._mapped.read_whole(number, fd, mapped=self._is_mapped(status))
                 old = self._recorded(directory, name, number)
                 content = self._reader.read(
                     fd, status.st_size, self._chunk_bits, old, self._tree.stage.get, self._spill
@@ -425,10 +431,15 @@ class Observer:
             self._contents[number] = (status.st_ctime_ns, content)
         return content
 
-    def _base(self, number: int, why: Why) -> Entry | None:
+    def _base(self, status: os.stat_result, why: Why) -> Entry | None:
         """What the file held when it was last read, if all that changed since is hinted."""
+        number = status.st_ino
         changed = self._changed.get(number)
-        if number in self._hidden.mapped or (changed is not None and changed.whole):
+        if changed is not None and changed.whole:
+            return None
+        if number in self._looked and self._looked[number].whole:
+            return None
+        if number not in self._mapped.armed and self._is_mapped(status):
             return None
         if changed is None and (why is Why.LISTING or self._deep):
             return None
@@ -439,15 +450,27 @@ class Observer:
             Kind.FILE, size=record.size, content=record.content, chunk_bits=self._chunk_bits
         )
 
+    def _is_mapped(self, status: os.stat_result) -> bool:
+        """Whether someone may have stored to pages of it that were dirty already.
+
+        Through a mapping that came and went since the last look, only if a timestamp moved.
+        """
+        if status.st_ino in self._hidden.mapped:
+            return True
+        if not self._mapped.was_told(status.st_ino):
+            return False
+        record = self._index.get(status.st_ino)
+        return record is None or not _unmoved(record, status, self._trust.granule_ns)
+
     def _parts(self, number: int, fd: int, size: int, why: Why) -> set[int]:
         """Numbers of the chunks to read of a file whose changes are hinted."""
         changed = self._changed.get(number) or Changed()
         windows = set(changed.windows)
         armed = number in self._mapped.armed
         between = self._window_bits - self._chunk_bits
-        if armed or why is Why.NAME:
-            # Who has a file mapped, or has closed it just now, may have stored beside what was
-            # written, without a hint: a page that is dirty already gives none.
+        if armed or (why is Why.NAME and not self._source.sees_mappings):
+            # Who has a file mapped, or had it until a close just now, may have stored beside what
+            # was written, without a hint: a page that is dirty already gives none.
             windows.update(chunk >> between for chunk in changed.chunks)
         if armed and windows:
             self._mapped.read_windows(number, fd, windows)

@@ -1,100 +1,110 @@
-"""Takes the snapshots of one volume: pre-copy, freeze, copy the rest, thaw, commit.
+"""One volume's part in a capture: pre-copy, copy inside the freeze, what there is to commit.
+
+`engine.group` runs these phases for one volume or several; nothing here freezes or stores.
 
 Invariants:
 - What a source hinted is looked at in the capture that drained it. A capture that fails for any
   reason forgets the tree in memory and compares the whole volume the next time.
 - A snapshot is `crash` only if nothing was seen to change between the first look of its last
-  round and the end of that round: its writers were frozen, or there were none and all was quiet.
+  round and the end of that round, in any volume of its group: the writers were frozen, or there
+  were none and all was quiet.
 - Signatures, objects, snapshot and head become visible in one transaction.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from diffkeeper import clock, counters, failpoint, limits
+from diffkeeper import clock, counters, limits
 from diffkeeper.capture import probe
 from diffkeeper.capture.scan import ScanSource
-from diffkeeper.capture.source import Dirty, Source
+from diffkeeper.capture.source import Changed, Dirty, Source
+from diffkeeper.engine import group
 from diffkeeper.engine.mapped import Mapped
 from diffkeeper.engine.observation import Hidden, Observation, Trust
 from diffkeeper.engine.observe import Observer
 from diffkeeper.engine.recorder import Recorder
 from diffkeeper.engine.signatures import Index
 from diffkeeper.engine.stage import Stage
+from diffkeeper.engine.tools import Policy, Tools
 from diffkeeper.engine.unhinted import Unhinted
+from diffkeeper.engine.volume import Change
 from diffkeeper.engine.worktree import Directory, Worktree
-from diffkeeper.errors import FreezeError, UnsupportedError
+from diffkeeper.errors import UnsupportedError
 from diffkeeper.format.records import SnapshotRecord
 from diffkeeper.format.root import decode_root
 from diffkeeper.freeze.writers import Survey, Target, Writers
 from diffkeeper.fsio import inode, mounts
+from diffkeeper.store.store import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from diffkeeper.engine.content import Content, Reader
+    from diffkeeper.capture.features import Feature
+    from diffkeeper.engine.content import Content
     from diffkeeper.engine.volume import VolumeState
     from diffkeeper.format.entry import Entry
     from diffkeeper.format.records import IndexRecord
-    from diffkeeper.freeze.freezer import Freezer
-    from diffkeeper.store.store import Store
 
-_FREEZE_ATTEMPTS_MAX = 3
-_FROZEN_ROUNDS_MAX = 3
-_PRECOPY_ENOUGH_SECONDS = 0.1
+__all__ = ["Policy", "Snapshotter", "Tools"]
 
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """How one volume is captured; from its options."""
-
-    source: str = "auto"
-    freeze: bool = True
-    freeze_seconds_max: float = limits.FREEZE_SECONDS_DEFAULT
-    level: int | None = 1  # zstd; None stores chunks raw
-    chunk_bits: int = limits.CHUNK_BYTES_DEFAULT.bit_length() - 1
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class Tools:
-    """What all volumes share."""
+class Figures:
+    """What the last capture cost. `dirty_bytes`: what it had to read; `rounds`: of looking."""
 
-    store: Store
-    freezer: Freezer
-    reader: Reader
-    cgroup_root: str
-    proc_root: str
-    sources: probe.Sources = field(default_factory=probe.Sources)
-
-
-@dataclass(slots=True)
-class _Outcome:
-    """How one capture went."""
-
-    fuzzy: str = ""
-    time_ns: int = 0  # the instant that the snapshot shows; 0 while there is none
-    freeze_ms: float = 0.0
+    freeze_seconds: float = 0.0
+    capture_seconds: float = 0.0
+    dirty_bytes: int = 0
     rounds: int = 0
-    unfreezable: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Work:
+    """The capture under way."""
+
+    writers: Writers = field(default_factory=Writers)
+    still: bool = True  # there will be no freeze
+    dirty: Dirty = field(default_factory=Dirty)  # what its first drain brought
+    hidden: Hidden = field(default_factory=Hidden)
+    again: bool = False  # the newest snapshot is to be taken again
+    root: bytes = b""  # of the last look without a freeze
+    # Inside the freeze: what was copied, and what the round under way looks at, which is due
+    # again if the freeze ends it early.
+    taken: list[Observation] = field(default_factory=list)
+    copied: dict[tuple[int, bytes], Observation] = field(default_factory=dict)  # newest by place
+    pending: Dirty = field(default_factory=Dirty)
+    pending_hidden: Hidden = field(default_factory=Hidden)
+    frozen_hidden: bool = False  # there was something that gives no hint
+    figures: Figures = field(default_factory=Figures)
 
 
 class Snapshotter:
-    """Captures one live directory. Methods may be called from any thread; captures take turns."""
+    """Captures one live directory. `pending`, `capture` and `close` may be called from any thread.
+
+    `lock` is held for a capture, `closed` says that there is none any more. The phases below are
+    called in their order by `engine.group`, which holds the lock.
+    """
 
     def __init__(self, tools: Tools, state: VolumeState, live: str, policy: Policy) -> None:
-        self._tools = tools
+        self.tools = tools
         self._state = state
-        self._policy = policy
-        self._lock = threading.Lock()
+        self.policy = policy
+        self.lock = threading.Lock()
+        self.closed = False
+        self.faulty = False  # its own part made the last capture fail
         self._root_fd = os.open(live, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         device, root, self.fs_type = mounts.locate(live)
         self.target = Target(device, root)
         device_number = os.fstat(self._root_fd).st_dev
-        place = probe.Place(device_number, self.fs_type, policy.chunk_bits)
+        own = os.path.dirname(live)
+        place = probe.Place(device_number, self.fs_type, policy.chunk_bits, own)
         choice = tools.sources.choose(policy.source, place)
         self._source: Source = choice.source
         self._mapped = Mapped(self._source.window_bits)
@@ -105,8 +115,11 @@ class Snapshotter:
         self._recorder = Recorder(self._stage, self._index, self._note_name)
         self._tree: Worktree | None = None
         self._nameless: dict[int, int] = {}
-        self._still = True
+        self._work = _Work()
+        self.figures = Figures()
         self._places: dict[int, tuple[int, bytes]] = {}
+        # What was read of files since signatures were taken over: a further look reads it again.
+        self._looked: dict[int, Changed] = {}
         survey = Survey(tools.proc_root, tools.cgroup_root)
         self._unhinted = Unhinted(survey, device, self._mapped.armed)
         self._unhinted.by_range = self._source.by_range
@@ -123,9 +136,36 @@ class Snapshotter:
         """The source in use."""
         return self._source.name
 
+    @property
+    def source(self) -> Source:
+        """The source itself, which a coarser one may replace."""
+        return self._source
+
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        """What of eBPF matters to the volume; nothing where it is not considered."""
+        considered = probe.considers_ebpf(self.policy.source)
+        return self.tools.sources.matter(self.fs_type) if considered else ()
+
+    @property
+    def volume(self) -> str:
+        """The volume's name."""
+        return self._state.record.name
+
+    @property
+    def volume_id(self) -> int:
+        """The volume's id."""
+        return self._state.record.id
+
+    @property
+    def writers(self) -> Writers:
+        """Who has the volume mounted, as the capture under way knows it."""
+        return self._work.writers
+
     def close(self) -> None:
         """Stop watching; waits for a capture under way."""
-        with self._lock:
+        with self.lock:
+            self.closed = True
             self._source.stop()
             os.close(self._root_fd)
 
@@ -142,79 +182,95 @@ class Snapshotter:
     def capture(
         self, reason: str, writers: Writers, *, freeze: bool = True
     ) -> SnapshotRecord | None:
-        """Record what changed as a new snapshot; None when the newest one still holds.
+        """Capture this volume alone, see `group.capture`."""
+        return group.capture([group.Member(self, writers)], reason, freeze=freeze)[0]
 
-        `writers`: who has the volume mounted. Raises NoSpaceError, LostError, OSError, …; what
-        was not recorded stays due.
+    # Phases of a capture
+
+    def begin(self, writers: Writers, *, still: bool, share: int) -> None:
+        """A capture begins. `still`: there will be no freeze; `share`: of how many volumes it is,
+        which share the memory for what waits to be stored.
         """
-        with self._lock:
-            started, cpu = clock.monotonic(), clock.thread_cpu()
-            threads_cpu = self._tools.reader.cpu_seconds
-            try:
-                return self._capture(reason, writers, freeze and self._policy.freeze, started)
-            except BaseException:
-                self._forget()
-                raise
-            finally:
-                used = clock.thread_cpu() - cpu + self._tools.reader.cpu_seconds - threads_cpu
-                self.cpu_seconds += used
-                counters.add("capture_cpu_seconds_total", used, volume=self._state.record.name)
+        self._work = _Work(writers, still)
+        self._stage.bytes_max = limits.BATCH_BYTES_MAX // share
 
-    def _forget(self) -> None:
+    def rely(self) -> None:
+        """Raises UnsupportedError when the source may not have told everything until now."""
+        if self.replace_broken():
+            raise UnsupportedError(self.source_reason)
+
+    def replace_broken(self) -> bool:
+        """Fall back from a source that is broken; true if it was.
+
+        What was recorded from it meanwhile is not to be trusted either, so that signatures are
+        dropped and everything is read again.
+        """
+        broken = self._source.broken()
+        if broken:
+            self._state.commit(Batch(drop_index={self._state.record.id}))
+            self._fall_back(broken)
+        return bool(broken)
+
+    def drain(self, started: float) -> bool:
+        """Take the hints; whether there is anything to look at."""
+        self.rely()
+        work = self._work
+        work.dirty = self._source.drain()
+        self._looked_ns = clock.now_ns()
+        if started >= self._compare_due:
+            work.dirty.escalate("the regular comparison is due")
+        if work.dirty.everything:
+            self._mapped.forget()
+        work.hidden = self._unhinted.look(work.writers)
+        work.again = self._unsettled()
+        return bool(work.dirty or work.hidden or work.again)
+
+    def precopy(self) -> None:
+        """Look at everything hinted."""
+        work = self._work
+        self._unhinted.begin(work.writers)
+        tree = self._tree or self._load()
+        self._settled = self._source.complete and tree.root.listed
+        if work.dirty.everything:
+            tree.marked.clear()
+        self._round(work.dirty, work.hidden)
+        self._settled = True
+
+    def same(self) -> bool:
+        """Whether only a look without a hint was due, and it found nothing."""
+        assert self._tree is not None  # noqa: S101  # loaded at the start of each capture
+        head, work = self._state.head, self._work
+        same = head is not None and self._tree.settle().hex() == head.root
+        return same and not work.dirty and not work.again
+
+    def end(self) -> None:
+        """The capture ends before its freeze: nothing had changed."""
+        self._unhinted.end()
+        self._unhinted.taken()
+
+    def looked(self, started: float) -> None:
+        """All looks are done."""
+        assert self._tree is not None  # noqa: S101  # loaded at the start of each capture
+        dirty = self._work.dirty
+        if dirty.everything:
+            self._compared(self._tree, clock.monotonic() - started)
+        elif self._tree.lost_links or dirty.orphans:
+            # What links hold stays recorded until a comparison shows that no name is left, and
+            # a file that was written under no name and closed is found by a comparison alone.
+            self._compare_due = min(self._compare_due, started + self._compare_soon)
+        self._unhinted.end()
+
+    def forget(self) -> None:
         """Drop all unstored work: the next capture compares everything with the newest snapshot."""
+        self._work = _Work()
         self._tree = None
         self._mapped.frozen = False
         self._mapped.forget()
         self._index.clear()
         self._stage.clear()
         self._stage.reset_counts()
+        self._looked.clear()
         self._source.escalate("the last capture failed")
-
-    def _capture(
-        self, reason: str, writers: Writers, freeze: bool, started: float
-    ) -> SnapshotRecord | None:
-        outcome = _Outcome()
-        dirty = self._source.drain()
-        self._looked_ns = clock.now_ns()
-        if started >= self._compare_due:
-            dirty.escalate("the regular comparison is due")
-        if dirty.everything:
-            self._mapped.forget()
-        hidden = self._unhinted.look(writers)
-        again = self._unsettled()
-        if not dirty and not hidden and not again:
-            return None
-        self._unhinted.begin(writers)
-        failpoint.hit("capture.drained")
-        tree = self._tree or self._load()
-        self._settled = self._source.complete and tree.root.listed
-        self._still = not (freeze and writers.cgroups)
-        if dirty.everything:
-            tree.marked.clear()
-        self._round(dirty, hidden, writers)
-        self._settled = True
-        head = self._state.head
-        same = head is not None and tree.settle().hex() == head.root
-        if same and not dirty and not again:
-            self._unhinted.end()
-            self._unhinted.taken()
-            return None
-        failpoint.hit("capture.precopied")
-        if freeze and writers.cgroups:
-            self._frozen(writers, outcome)
-        else:
-            self._until_quiet(writers, outcome)
-        failpoint.hit("capture.thawed")
-        if dirty.everything:
-            self._compared(tree, clock.monotonic() - started)
-        elif tree.lost_links or dirty.orphans:
-            # What links hold stays recorded until a comparison shows that no name is left, and
-            # a file that was written under no name and closed is found by a comparison alone.
-            self._compare_due = min(self._compare_due, started + self._compare_soon)
-        self._unhinted.end()
-        if writers.unfreezable and freeze and outcome.fuzzy:
-            outcome.fuzzy += f"; not freezable: {', '.join(writers.unfreezable)}"
-        return self._commit(reason, outcome, started)
 
     def _compared(self, tree: Worktree, seconds: float) -> None:
         """Everything was compared, in this capture's rounds together."""
@@ -252,23 +308,26 @@ class Snapshotter:
             self._tree,
             self._root_fd,
             self._source,
-            self._tools.reader,
+            self.tools.reader,
             self._index,
-            self._policy.chunk_bits,
+            self.policy.chunk_bits,
             Trust(limits.TIMESTAMP_GRANULE_NS, horizon),
             self._nameless if still else None,
             self._places,
             check,
             spill,
             self._mapped,
+            self._looked,
         )
 
     def _note_name(self, number: int, old: IndexRecord | None, new: IndexRecord) -> None:
         if not self._unhinted.note(number, old, new):
             self._compare_due = min(self._compare_due, clock.monotonic() + self._compare_soon)
 
-    def _round(self, dirty: Dirty, hidden: Hidden, writers: Writers) -> None:
+    def _round(self, dirty: Dirty, hidden: Hidden) -> None:
         """Look at everything hinted, and take it over as it comes."""
+        writers = self._work.writers
+        self._work.figures.rounds += 1
         if dirty.orphans and not writers.pids:
             dirty.escalate("a file was written under a name that is gone")
         elif dirty.orphans:
@@ -276,7 +335,7 @@ class Snapshotter:
         window: list[Observation] = []
         size = 0
         try:
-            observer = self._observer(lambda: None, self._spill, still=self._still)
+            observer = self._observer(lambda: None, self._spill, still=self._work.still)
             for seen in observer.run(dirty, hidden):
                 window.append(seen)
                 size += seen.content.data_bytes if seen.content else 0
@@ -292,12 +351,17 @@ class Snapshotter:
         """The source gave up: the next coarser one from now on."""
         self._source.stop()
         if self._source.by_range:
-            place = probe.Place(0, self.fs_type, self._policy.chunk_bits)
-            choice = self._tools.sources.choose("inotify", place)
+            place = probe.Place(0, self.fs_type, self.policy.chunk_bits)
+            choice = self.tools.sources.choose("inotify", place)
             self._source = choice.source
             self.source_reason = f"{reason}; {choice.reason}"
         else:
             self._source, self.source_reason = ScanSource(), reason
+        volume, name = self._state.record.name, self._source.name
+        counters.add("capture_fallbacks_total", volume=volume, source=name)
+        log.warning(
+            "fell_back", extra={"volume": volume, "source": name, "reason": self.source_reason}
+        )
         self._unhinted.by_range = False
         self._mapped.forget()
 
@@ -309,103 +373,106 @@ class Snapshotter:
         content.fold(self._stage.get, self._stage.put)
         self._stage.relieve()
 
-    def _until_quiet(self, writers: Writers, outcome: _Outcome) -> None:
-        """Rounds without a freeze until one sees nothing change while it looks."""
+    def look_again(self) -> bool:
+        """Without a freeze: look at what changed since the last look; false when anything did."""
         assert self._tree is not None  # noqa: S101  # loaded at the start of each capture
-        root = b""
-        for _ in range(limits.PRECOPY_ROUNDS_MAX):
-            outcome.rounds += 1
-            outcome.time_ns = clock.now_ns()
-            dirty, before = self._source.drain(), root
-            root = self._tree.settle()
-            hidden = self._unhinted.look(writers)
-            # What was hinted is always looked at. Without hints, and for what gives none, only
-            # the same result twice shows quiet.
-            hinted = dirty and self._source.complete
-            if not hinted and (root == before or not (dirty or hidden)):
-                return
-            self._round(dirty, hidden, writers)
-        if self._tree.settle() != root:
-            outcome.fuzzy = "written to while it was read, by a process that was not frozen"
+        work, before = self._work, self._work.root
+        dirty = self._source.drain()
+        work.root = self._tree.settle()
+        hidden = self._unhinted.look(work.writers)
+        # What was hinted is always looked at. Without hints, and for what gives none, only
+        # the same result twice shows quiet.
+        hinted = dirty and self._source.complete
+        if not hinted and (work.root == before or not (dirty or hidden)):
+            return True
+        self._round(dirty, hidden)
+        return False
 
-    def _frozen(self, writers: Writers, outcome: _Outcome) -> None:
-        """Freeze the writers, copy what is still dirty to memory, thaw, take it over.
+    def moved(self) -> bool:
+        """Whether the last look without a freeze found something that the one before had not."""
+        assert self._tree is not None  # noqa: S101  # loaded at the start of each capture
+        return self._tree.settle() != self._work.root
 
-        A freeze that fails is tried again: a writer that waits for its disk cannot be frozen just
-        then, and what was too much to copy has been copied meanwhile.
+    def precopy_more(self) -> None:
+        """Look at what changed since the last look, if hints tell."""
+        if self._source.complete and (dirty := self._source.drain()):
+            self._round(dirty, Hidden())
+
+    def copy(self, attempt: int, budget: group.Budget) -> bool:
+        """Inside the freeze: copy what changed since the last look; whether anything had.
+
+        A hint alone is no change: the kernel touches inodes also when it writes pages out.
+        Raises FreezeError when that is more than the freeze allows.
         """
-        for _ in range(_FREEZE_ATTEMPTS_MAX):
-            self._converge(writers)
-            if self._freeze(writers, outcome):
-                break
-        if outcome.freeze_ms:
-            counters.observe(
-                "freeze_seconds", outcome.freeze_ms / 1000, volume=self._state.record.name
-            )
-
-    def _freeze(self, writers: Writers, outcome: _Outcome) -> bool:
-        """One freeze, within its limit; false when it could not be had."""
-        limit = self._policy.freeze_seconds_max
-        taken: list[Observation] = []
-        pending = _Pending(Dirty(), Hidden())
-        try:
-            with self._tools.freezer.frozen(writers.cgroups, limit) as frozen:
-                failpoint.hit("capture.frozen")
-                outcome.time_ns = clock.now_ns()
-                outcome.fuzzy = self._copy(writers, _Budget(frozen.remaining), taken, pending)
-            self._mapped.frozen = False
-            if frozen.expired:
-                outcome.fuzzy = f"the freeze ended after its limit of {limit * 1000:.0f} ms"
-            outcome.freeze_ms = frozen.seconds * 1000
-            self._absorb(taken)
-            return not frozen.expired
-        except FreezeError as error:
-            self._mapped.frozen = False
-            outcome.fuzzy = str(error)
-            self._absorb(taken)
-            self._round(pending.dirty, pending.hidden, writers)
-            return False
-
-    def _copy(
-        self, writers: Writers, budget: _Budget, taken: list[Observation], pending: _Pending
-    ) -> str:
-        """Inside the freeze: copy what changed. Returns why it is not one instant, or nothing."""
+        work = self._work
         self._mapped.frozen = True
-        pending.hidden = self._unhinted.look(writers)
-        if len(pending.hidden.opened) > limits.FROZEN_LOOKS_MAX:
-            pending.hidden = self._unhinted.only_open(pending.hidden, writers)
-        for attempt in range(_FROZEN_ROUNDS_MAX):
-            pending.dirty = self._source.drain(frozen=True)
-            if pending.dirty.everything:
-                self._mapped.forget()
-            if attempt and not (pending.dirty and self._source.complete):
-                pending.dirty = Dirty()
-                break
-            if pending.dirty.orphans:
-                pending.hidden = self._unhinted.with_open(pending.hidden, writers)
-            for seen in self._observer(budget.check, budget.spill, still=True).run(
-                pending.dirty,
-                Hidden() if attempt else pending.hidden,
-            ):
-                taken.append(seen)
-                budget.add(seen)
-        else:
-            return "written to during the freeze, by a process that was not frozen"
-        if writers.unfreezable and (pending.hidden or not self._source.complete):
+        if attempt == 0:
+            self._look_frozen()
+        self._await_direct(budget)
+        work.pending = self._source.drain(frozen=True)
+        if work.pending.everything:
+            self._mapped.forget()
+        if attempt and not (work.pending and self._source.complete):
+            work.pending = Dirty()
+            return False
+        if work.pending.orphans:
+            work.pending_hidden = self._unhinted.with_open(work.pending_hidden, work.writers)
+        work.frozen_hidden = work.frozen_hidden or bool(work.pending_hidden)
+        work.figures.rounds += 1
+        observer = self._observer(budget.check, budget.spill, still=True)
+        moved = False
+        for seen in observer.run(work.pending, work.pending_hidden):
+            work.taken.append(seen)
+            budget.add(seen)
+            moved = self._is_news(seen) or moved
+        work.pending, work.pending_hidden = Dirty(), Hidden()
+        return moved
+
+    def _is_news(self, seen: Observation) -> bool:
+        """Whether a name is not what it was at the last look, in this freeze or before it."""
+        assert self._tree is not None  # noqa: S101  # loaded at the start of each capture
+        place = seen.directory.inode, seen.name
+        before = self._work.copied.get(place)
+        self._work.copied[place] = seen
+        if before is not None:
+            return before.told() != seen.told()
+        if seen.status is None:
+            return self._tree.lookup(seen.directory, seen.name) is not None
+        record = self._index.get(seen.status.st_ino)
+        return record is None or not seen.is_as(record)
+
+    def _look_frozen(self) -> None:
+        """What gives no hint, as far as there is time for it."""
+        work = self._work
+        hidden = self._unhinted.look(work.writers)
+        if len(hidden.opened) > limits.FROZEN_LOOKS_MAX:
+            hidden = self._unhinted.only_open(hidden, work.writers)
+        work.pending_hidden, work.frozen_hidden = hidden, bool(hidden)
+
+    def doubt(self) -> str:
+        """Why a copy that saw nothing change may be none of one instant all the same."""
+        work = self._work
+        if work.writers.unfreezable and (work.frozen_hidden or not self._source.complete):
             return "mapped or watched without hints, and written by a process that was not frozen"
         return ""
 
-    def _converge(self, writers: Writers) -> None:
-        """Further pre-copy rounds while they are long, so that little is left for the freeze."""
-        for _ in range(limits.PRECOPY_ROUNDS_MAX):
-            if not self._source.complete:
-                return
-            started = clock.monotonic()
-            dirty = self._source.drain()
-            if dirty:
-                self._round(dirty, Hidden(), writers)
-            if clock.monotonic() - started < _PRECOPY_ENOUGH_SECONDS:
-                return
+    def thawed(self) -> None:
+        """The freeze is over: take over what was copied, and look at what it left."""
+        work = self._work
+        self._mapped.frozen = False
+        taken, work.taken = work.taken, []
+        work.copied.clear()
+        self._absorb(taken)
+        dirty, hidden = work.pending, work.pending_hidden
+        work.pending, work.pending_hidden = Dirty(), Hidden()
+        if dirty or hidden:
+            self._round(dirty, hidden)
+
+    def _await_direct(self, budget: group.Budget) -> None:
+        """Direct I/O that was begun before the freeze ends by itself, as it does after a kill."""
+        while self._source.under_way():
+            budget.check()
+            clock.sleep(limits.EBPF_DIRECT_POLL_SECONDS)
 
     # Taking over
 
@@ -417,6 +484,8 @@ class Snapshotter:
         )
         changes: dict[Directory, dict[bytes, Entry | None]] = {}
         for observation in seen:
+            if observation.content is not None:
+                self._work.figures.dirty_bytes += observation.content.read_bytes
             names = changes.setdefault(observation.directory, {})
             names[observation.name] = self._recorder.entry(observation, self._tree)
         for directory, names in changes.items():
@@ -425,27 +494,34 @@ class Snapshotter:
             read = [o.status.st_ino for o in seen if o.status is not None]
             self._source.settle([number for number in read if self._index.is_new(number)])
         self._places.clear()
+        self._looked.clear()
         self._stage.relieve()
 
-    def _commit(self, reason: str, outcome: _Outcome, started: float) -> SnapshotRecord | None:
+    def change(self, reason: str, outcome: group.Outcome, started: float) -> Change:
+        """What is to be committed: a snapshot, or signatures alone where the newest one holds."""
         assert self._tree is not None  # noqa: S101  # loaded at the start of each capture
+        self.rely()
         root = self._tree.settle()
         for placed in self._tree.take_placed():
             parent = placed.parent.inode if placed.parent is not None else 0
             self._index.put_directory(placed.inode, parent, placed.name, placed.content)
         batch = self._stage.batch([root])
         self._source.release(self._index.add_to(batch, self._stage))
+        fields = {"next_link_id": self._recorder.next_link_id}
         head = self._state.head
         unchanged = head is not None and head.root == root.hex()
         healed = unchanged and head is not None and head.consistency == "fuzzy"
         if unchanged and not (healed and not outcome.fuzzy):
-            if len(self._index):
-                self._state.commit(batch, next_link_id=self._recorder.next_link_id)
-            self._done()
-            return None
+            return Change(self._state, batch if len(self._index) else Batch(), None, fields)
+        snapshot = self._snapshot(root, reason, outcome, clock.monotonic() - started)
+        return Change(self._state, batch, snapshot, fields)
+
+    def _snapshot(
+        self, root: bytes, reason: str, outcome: group.Outcome, seconds: float
+    ) -> SnapshotRecord:
+        assert self._tree is not None  # noqa: S101  # loaded at the start of each capture
         record = self._state.record
-        capture_ms = (clock.monotonic() - started) * 1000
-        snapshot = SnapshotRecord(
+        return SnapshotRecord(
             volume_id=record.id,
             seq=record.next_seq,
             parent=record.head,
@@ -458,58 +534,19 @@ class Snapshotter:
             new_bytes=self._stage.new_bytes,
             stored_bytes=self._stage.stored_bytes,
             freeze_ms=round(outcome.freeze_ms, 3),
-            capture_ms=round(capture_ms, 3),
+            capture_ms=round(seconds * 1000, 3),
             cause=outcome.fuzzy,
         )
-        failpoint.hit("capture.before_commit")
-        self._state.commit(batch, snapshot, next_link_id=self._recorder.next_link_id)
-        self._done()
-        _count(record.name, snapshot)
-        return snapshot
 
-    def _done(self) -> None:
+    def recorded(self, outcome: group.Outcome, started: float) -> None:
+        """All is stored."""
+        self.faulty = False
         self._unhinted.taken()
         self._mapped.give_back(self._source)
         self._index.clear()
         self._stage.clear()
         self._stage.reset_counts()
-
-
-@dataclass(slots=True)
-class _Pending:
-    """What the round under way looks at: due again if the freeze ends it early."""
-
-    dirty: Dirty
-    hidden: Hidden
-
-
-class _Budget:
-    """Time and memory of one freeze; exceeding either ends the freeze early."""
-
-    def __init__(self, remaining: Callable[[], float]) -> None:
-        self._remaining = remaining
-        self._bytes = 0
-
-    def check(self) -> None:
-        if self._remaining() <= 0:
-            raise FreezeError("more had changed than could be copied within the freeze limit")
-
-    def spill(self, content: Content) -> None:
-        self.check()
-        if self._bytes + content.data_bytes > limits.FROZEN_COPY_BYTES_MAX:
-            raise FreezeError(
-                f"more than {limits.FROZEN_COPY_BYTES_MAX} bytes had changed within the freeze"
-            )
-
-    def add(self, seen: Observation) -> None:
-        self._bytes += seen.content.data_bytes if seen.content else 0
-        self.check()
-
-
-def _count(volume: str, snapshot: SnapshotRecord) -> None:
-    counters.add(
-        "snapshots_total", volume=volume, consistency=snapshot.consistency, reason=snapshot.reason
-    )
-    counters.observe("capture_seconds", snapshot.capture_ms / 1000, volume=volume)
-    if snapshot.consistency == "fuzzy":
-        counters.add("fuzzy_total", volume=volume)
+        self.figures = self._work.figures
+        self.figures.freeze_seconds = outcome.freeze_ms / 1000
+        self.figures.capture_seconds = clock.monotonic() - started
+        self._work = _Work()

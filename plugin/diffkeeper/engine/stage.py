@@ -27,6 +27,7 @@ class Stage:
         self._chunks: dict[bytes, bytes] = {}
         self._nodes: dict[bytes, bytes] = {}
         self._bytes = 0
+        self.bytes_max = limits.BATCH_BYTES_MAX
         self.new_bytes = 0
         self.stored_bytes = 0
 
@@ -58,7 +59,7 @@ class Stage:
 
     def relieve(self) -> None:
         """Store what is staged if it is more than the bound on memory."""
-        if self._bytes > limits.BATCH_BYTES_MAX:
+        if self._bytes > self.bytes_max:
             batch = self._batch(self._chunks, self._nodes)
             self._store.commit(batch)
             failpoint.hit("store.objects_flushed")

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from diffkeeper import limits
+from diffkeeper import clock, limits
 from diffkeeper.engine.observation import Hidden
 from diffkeeper.format.entry import Kind
 
@@ -36,6 +36,7 @@ class Unhinted:
         self._renamed: set[int] = set()
         self._closed: set[int] = set()
         self.by_range = False  # the source watches files
+        self._disarm_due = 0.0
 
     def look(self, writers: Writers) -> Hidden:
         """The files to look at now. Fit for the inside of a freeze."""
@@ -49,7 +50,6 @@ class Unhinted:
         mapped = self._mapped_now | self._mapped
         if not self.by_range:
             return Hidden(frozenset(mapped), frozenset(opened))
-        self._armed &= mapped
         return Hidden(frozenset(mapped - self._armed))
 
     def with_open(self, hidden: Hidden, writers: Writers) -> Hidden:
@@ -92,3 +92,8 @@ class Unhinted:
     def taken(self) -> None:
         """All is recorded. What was mapped meanwhile is looked at once more in the next capture."""
         self._mapped, self._mapped_now = self._mapped_now, set()
+        now = clock.monotonic()
+        if self.by_range and self._armed and now >= self._disarm_due:
+            # Somebody who is no writer may still have one mapped, and made all his faults already.
+            self._armed &= self._mapped | self._survey.mapped_by_anybody(self._device)
+            self._disarm_due = now + limits.ARMED_SECONDS

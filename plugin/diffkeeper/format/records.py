@@ -1,7 +1,8 @@
 """Snapshot and volume records as canonical JSON, index records as packed integers.
 
 Decoding is strict: unknown, missing or mistyped fields, other spacing or another order of keys
-are CorruptionError, so that every record has exactly one encoding.
+are CorruptionError, so that every record has exactly one encoding. A snapshot's `group` is left out
+where it is empty, which is the encoding of format version 1.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from typing import Final, TypeAlias
 
 from diffkeeper.errors import CorruptionError, InvalidInputError
 from diffkeeper.format.entry import EMPTY, SIZE_MAX
-from diffkeeper.hashing import DIGEST_BYTES
-from diffkeeper.limits import NAME_BYTES_MAX, RECORD_BYTES_MAX
+from diffkeeper.hashing import DIGEST_BYTES, chunk_digest
+from diffkeeper.limits import GROUP_VOLUMES_MAX, NAME_BYTES_MAX, RECORD_BYTES_MAX
 
 Encoded: TypeAlias = bytes  # SnapshotRecord has a field named bytes
 CONSISTENCIES: Final = ("crash", "fuzzy")
+GROUP_ID_DIGITS: Final = 16
 INDEX = struct.Struct("<BQqqqQQ32s")
 INDEX_FIXED_BYTES = INDEX.size
 
@@ -99,6 +101,15 @@ class _Fields:
             raise self._wrong(name)
         return dict(value)
 
+    def group(self) -> dict[str, int]:
+        """Volume ids to sequence numbers; absent where there is none."""
+        if "group" not in self._fields:
+            return {}
+        found = self.numbers("group")
+        if not 2 <= len(found) <= GROUP_VOLUMES_MAX or not all(map(_is_number, found)):
+            raise self._wrong("group")
+        return found
+
     def digest(self, name: str) -> str:
         value = self.text(name)
         if len(value) != 2 * DIGEST_BYTES or not set(value) <= set("0123456789abcdef"):
@@ -113,6 +124,11 @@ class _Fields:
 def _is_text(value: object) -> bool:
     """A string that has a UTF-8 form, which a lone surrogate has not."""
     return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
+
+
+def _is_number(text: str) -> bool:
+    """Decimal digits as `str` writes them."""
+    return text.isascii() and text.isdecimal() and str(int(text)) == text
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +149,19 @@ class SnapshotRecord:
     freeze_ms: float
     capture_ms: float
     cause: str = ""  # why it is fuzzy
+    group: dict[str, int] = field(default_factory=dict)  # volume id to seq at the same instant
+
+    @property
+    def group_id(self) -> str:
+        """Names the instant that volumes captured together share; "" for a volume alone."""
+        return chunk_digest(_encode(dict(self.group))).hex()[:GROUP_ID_DIGITS] if self.group else ""
 
     def encode(self) -> Encoded:
         """Canonical JSON; InvalidInputError when a field does not read back."""
         fields = {**asdict(self), "freeze_ms": float(self.freeze_ms)}
         fields["capture_ms"] = float(self.capture_ms)
+        if not self.group:
+            del fields["group"]
         return _checked(fields, "snapshot")
 
     @classmethod
@@ -159,8 +183,11 @@ class SnapshotRecord:
             freeze_ms=f.real("freeze_ms"),
             capture_ms=f.real("capture_ms"),
             cause=f.text("cause"),
+            group=f.group(),
         )
         f.end()
+        if record.group and record.group.get(str(record.volume_id)) != record.seq:
+            raise CorruptionError("snapshot record: its group does not name it")
         if record.consistency not in CONSISTENCIES:
             raise CorruptionError(f"snapshot record: consistency {record.consistency!r}")
         return record

@@ -21,13 +21,15 @@ if TYPE_CHECKING:
 # build_id_size; vma_name_addr, build_id_addr.
 _QUERY = struct.Struct("=QQQ QQQQQQ II II QQ")
 _QUERY_IOCTL = (3 << 30) | (_QUERY.size << 16) | (ord("f") << 8) | 17
-_QUERY_FLAGS = 0x02 | 0x08 | 0x10 | 0x20  # writable, shared, at the address or next, file-backed
+_WRITABLE = 0x02
+_QUERY_FLAGS = 0x08 | 0x10 | 0x20  # shared, at the address or next, file-backed
 _NO_QUERY = frozenset({errno.ENOTTY, errno.EINVAL, errno.E2BIG})
 _ADDRESS_MAX = 2**64 - 1
 _NAME_BYTES = 4096
 # Address range, permissions, offset, device (in hexadecimal, unlike mountinfo's), inode, name.
 _LINE = re.compile(
-    rb"^[0-9a-f]+-[0-9a-f]+ .w.s [0-9a-f]+ ([0-9a-f]+):([0-9a-f]+) (\d+)[ \t]*(.*)$", re.MULTILINE
+    rb"^[0-9a-f]+-[0-9a-f]+ .([w-]).s [0-9a-f]+ ([0-9a-f]+):([0-9a-f]+) (\d+)[ \t]*(.*)$",
+    re.MULTILINE,
 )
 
 
@@ -50,10 +52,11 @@ class MappingScanner:
         self._name = ctypes.create_string_buffer(_NAME_BYTES)
         self.by_query = True
 
-    def scan(self, pids: Iterable[int], dev: str) -> Mapped:
+    def scan(self, pids: Iterable[int], dev: str, *, writable: bool = True) -> Mapped:
         """Mappings of `pids` on the file system `dev` ("major:minor"); vanished ones have none.
 
-        Raises UnsupportedError when we may not look.
+        writable: only those that need no mprotect(2) to be stored to. Raises UnsupportedError when
+        we may not look.
         """
         major, minor = map(int, dev.split(":"))
         mapped = Mapped()
@@ -64,7 +67,7 @@ class MappingScanner:
                 vanished(error)
                 continue
             try:
-                for device, inode, name in self._mappings(descriptor):
+                for device, inode, name in self._mappings(descriptor, writable):
                     if device == (major, minor):
                         mapped.inodes.add(inode)
                     elif name.startswith((b"/[aio]", b"anon_inode:[io_uring]")):
@@ -75,38 +78,39 @@ class MappingScanner:
                 os.close(descriptor)
         return mapped
 
-    def _mappings(self, maps: int) -> list[tuple[tuple[int, int], int, bytes]]:
+    def _mappings(self, maps: int, writable: bool) -> list[tuple[tuple[int, int], int, bytes]]:
         """(device, inode, name) of each."""
         if self.by_query:
             try:
-                return self._query(maps)
+                return self._query(maps, _QUERY_FLAGS | _WRITABLE if writable else _QUERY_FLAGS)
             except OSError as error:
                 if error.errno not in _NO_QUERY:
                     raise
                 self.by_query = False
         return [
             ((int(major, 16), int(minor, 16)), int(inode), name)
-            for major, minor, inode, name in _LINE.findall(read_all(maps))
+            for may, major, minor, inode, name in _LINE.findall(read_all(maps))
+            if may == b"w" or not writable
         ]
 
-    def _query(self, maps: int) -> list[tuple[tuple[int, int], int, bytes]]:
+    def _query(self, maps: int, flags: int) -> list[tuple[tuple[int, int], int, bytes]]:
         found: list[tuple[tuple[int, int], int, bytes]] = []
         address = 0
         while address < _ADDRESS_MAX:
-            query = self._next(maps, address)
+            query = self._next(maps, address, flags)
             if query is None:
                 break
             address, inode, major, minor = query[4], query[8], query[9], query[10]
             found.append(((major, minor), inode, self._name.value if query[11] else b""))
         return found
 
-    def _next(self, maps: int, address: int) -> tuple[int, ...] | None:
+    def _next(self, maps: int, address: int, flags: int) -> tuple[int, ...] | None:
         """The first mapping that ends above `address`, or None."""
         for name_bytes in (_NAME_BYTES, 0):
             where = ctypes.addressof(self._name) if name_bytes else 0
             query = bytearray(
                 _QUERY.pack(
-                    *(_QUERY.size, _QUERY_FLAGS, address, 0, 0, 0, 0, 0, 0, 0, 0),
+                    *(_QUERY.size, flags, address, 0, 0, 0, 0, 0, 0, 0, 0),
                     *(name_bytes, 0, where, 0),
                 )
             )

@@ -6,9 +6,12 @@ and needs no socket of one.
 
 from __future__ import annotations
 
+import contextlib
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from diffkeeper.errors import UnsupportedError
 from diffkeeper.freeze import processes
 from diffkeeper.freeze.cgroups import Hierarchy, topmost
 from diffkeeper.freeze.mappings import Mapped, MappingScanner
@@ -79,6 +82,18 @@ class Survey:
         """Inodes on the file system `dev` that one of `pids` can store into through a mapping."""
         return self._mappings.scan(pids, dev).inodes
 
+    def mapped_by_anybody(self, dev: str) -> set[int]:
+        """Inodes on `dev` that any process of this machine has mapped, shared, writable or not.
+
+        Far too slow for the inside of a freeze.
+        """
+        found: set[int] = set()
+        for name in filter(str.isdecimal, os.listdir(self._proc_root)):
+            # Whoever may do more than we is no process of a container's.
+            with contextlib.suppress(UnsupportedError):
+                found |= self._mappings.scan([int(name)], dev, writable=False).inodes
+        return found
+
     def aio_pids(self, pids: Sequence[int]) -> set[int]:
         """Those of `pids` with asynchronous I/O set up, whose writes a freeze does not stop.
 
@@ -127,6 +142,9 @@ class _Places:
             try:
                 directory, reason = self._place(pid)
             except OSError:
+                continue
+            if reason and processes.exiting(self._proc_root, pid):
+                # It has left its cgroup already, and runs nothing of its own any more.
                 continue
             alive.append(pid)
             if directory in self._own:

@@ -98,17 +98,28 @@ def data_extents(fd: int, size: int, position: int = 0) -> Iterator[tuple[int, i
     while position < size:
         try:
             start = os.lseek(fd, position, os.SEEK_DATA)
+            if start >= size:
+                return
+            position = min(size, os.lseek(fd, start, os.SEEK_HOLE))
         except OSError as error:
+            # No data follow, or the file was cut while it was looked at.
             if error.errno == errno.ENXIO:
                 return
             raise
-        if start >= size:
-            return
-        position = min(size, os.lseek(fd, start, os.SEEK_HOLE))
         if position <= start:
-            # The file was cut while it was looked at; the cut is a change of its own.
+            # The same: the cut is a change of its own.
             return
         yield start, position
+
+
+def has_hole(fd: int, size: int) -> bool:
+    """Whether there is a hole before `size`; also when the file was cut to nothing meanwhile."""
+    try:
+        return os.lseek(fd, 0, os.SEEK_HOLE) < size
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return size > 0
+        raise
 
 
 def read_exactly(fd: int, view: memoryview, offset: int) -> int:

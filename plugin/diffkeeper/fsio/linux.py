@@ -100,9 +100,15 @@ def mount_tracefs(target: str) -> None:
 
 
 def write_out(fd: int, start: int, length: int) -> None:
-    """sync_file_range(2): write dirty pages out and wait; a later store to one faults again."""
+    """sync_file_range(2): write dirty pages out and wait; a later store to one faults again.
+
+    An error of an earlier writing is told once to whoever asks next, so that only the second one is
+    of this call. It is told to the file's own users all the same.
+    """
     flags = 1 | 2 | 4  # WAIT_BEFORE, WRITE, WAIT_AFTER
-    _check(_libc.sync_file_range(fd, ctypes.c_int64(start), ctypes.c_int64(length), flags))
+    place = ctypes.c_int64(start), ctypes.c_int64(length)
+    if _libc.sync_file_range(fd, *place, flags) < 0:
+        _check(_libc.sync_file_range(fd, *place, flags))
 
 
 def unmount(target: str, flags: int = 0) -> None:

@@ -69,6 +69,16 @@ def locate(directory: str) -> tuple[str, str, str]:
     return best.device, root, best.fs_type
 
 
+def disk_of(device: int) -> int:
+    """The disk (as in st_dev) that the partition `device` is on; of anything else, itself."""
+    path = f"/sys/dev/block/{os.major(device)}:{os.minor(device)}"
+    if not os.path.exists(f"{path}/partition"):
+        return device
+    with open(f"{path}/../dev", encoding="ascii") as file:
+        major, minor = file.read().split(":")
+    return os.makedev(int(major), int(minor))
+
+
 def bind(source: str, point: str) -> None:
     """Bind `source` at `point` (created when missing) unless something is mounted there already."""
     os.makedirs(point, mode=0o700, exist_ok=True)

@@ -79,6 +79,18 @@ class Batch:
             self.snapshots or self.volumes or self.names_put or self.names_del
         )
 
+    def merge(self, other: Batch) -> None:
+        """Add all that the other one holds."""
+        self.chunks.update(other.chunks)
+        self.nodes.update(other.nodes)
+        self.index_put.update(other.index_put)
+        self.index_del |= other.index_del
+        self.volumes += other.volumes
+        self.snapshots += other.snapshots
+        self.names_put.update(other.names_put)
+        self.names_del |= other.names_del
+        self.drop_index |= other.drop_index
+
     def put_node(self, encoded: bytes, level: int | None = chunk.LEVEL_DEFAULT) -> bytes:
         """Add a plain node; its digest. Fits `put` of the tree builders."""
         digest = node_digest(encoded)

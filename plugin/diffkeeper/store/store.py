@@ -121,6 +121,10 @@ class Store:
                 f"{self._environment.path} has format version {version};"
                 f" this release reads up to {tables.FORMAT_VERSION}"
             )
+        elif version < tables.FORMAT_VERSION:
+            # All that an older version wrote is read as it is; what is written from now on is not.
+            with self._environment.write() as txn:
+                txn.put(tables.META, tables.META_FORMAT, tables.pack_u64(tables.FORMAT_VERSION))
         with self._environment.read() as txn:
             self._next_id = _number(txn, tables.META, tables.META_NEXT_VOLUME_ID) or 1
         if self._environment.was_cut:

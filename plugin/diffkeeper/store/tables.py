@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 _U64 = struct.Struct("<Q")
 _ID = struct.Struct(">Q")  # big-endian, so that LMDB's byte order is the order of the numbers

@@ -23,6 +23,16 @@ class SnapshotView:
     stored_bytes: int  # encoded bytes of new chunks and nodes
     freeze_ms: float
     capture_ms: float
+    group: str = ""  # id of the instant that it shares with other volumes' snapshots
+    members: dict[str, int] = field(default_factory=dict)  # volume to seq at that instant
+
+
+@dataclass(frozen=True, slots=True)
+class GroupMember:
+    """One volume's snapshot at an instant of its group; the volume may have been removed since."""
+
+    volume: str
+    snapshot: SnapshotView
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +45,15 @@ class VolumeView:
     options: dict[str, str] = field(default_factory=dict)
     mounts: int = 0
     status: Json = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureView:
+    """One feature that eBPF captures need or use, see `capture.features`."""
+
+    name: str
+    support: str  # "supported", "unsupported" or "unknown"
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from diffkeeper import clock, counters, failpoint, limits
+from diffkeeper.capture.probe import Sources
 from diffkeeper.engine.content import Reader
 from diffkeeper.engine.snapshotter import Tools
 from diffkeeper.engine.volume import VolumeState
@@ -29,17 +30,27 @@ from diffkeeper.errors import (
 )
 from diffkeeper.format.records import SnapshotRecord, VolumeRecord
 from diffkeeper.freeze.freezer import Freezer
-from diffkeeper.freeze.writers import Survey, Target, Writers
+from diffkeeper.freeze.writers import Survey
 from diffkeeper.fsio import durable
 from diffkeeper.store.store import Batch, Store
+from diffkeeper.volumes import features
 from diffkeeper.volumes import options as volume_options
-from diffkeeper.volumes.status import snapshot_view, verify_report, volume_view
-from diffkeeper.volumes.volume import Places, Volume
+from diffkeeper.volumes.captures import Captures
+from diffkeeper.volumes.history import History
+from diffkeeper.volumes.scheduler import Scheduler
+from diffkeeper.volumes.status import verify_report, volume_view
+from diffkeeper.volumes.volume import Places, Verification, Volume
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from diffkeeper.volumes.model import SnapshotView, VerifyReport, VolumeView
+    from diffkeeper.volumes.model import (
+        FeatureView,
+        GroupMember,
+        SnapshotView,
+        VerifyReport,
+        VolumeView,
+    )
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -58,11 +69,20 @@ class _Slot:
 class VolumeService:
     """All volumes. Create it in the event loop; `start` loads, `stop` ends everything."""
 
-    def __init__(self, state_dir: str, mount_dir: str, *, cgroup_root: str, proc_root: str) -> None:
+    def __init__(
+        self,
+        state_dir: str,
+        mount_dir: str,
+        *,
+        cgroup_root: str,
+        proc_root: str,
+        kernel_headers: str = "",
+    ) -> None:
         self._state_dir = state_dir
         self._mount_dir = mount_dir
         self._cgroup_root = cgroup_root
         self._proc_root = proc_root
+        self._sources = Sources(kernel_headers)
         self._slots: dict[str, _Slot] = {}
         self._creating = asyncio.Lock()
         self._loaded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -71,11 +91,9 @@ class VolumeService:
         self._reads = ThreadPoolExecutor(limits.READ_THREADS, thread_name_prefix="read")
         self._background: set[asyncio.Task[None]] = set()
         self._tools: Tools | None = None
-        self._survey: Survey | None = None
-        self._surveyed: tuple[float, dict[Target, Writers]] = (0.0, {})
-        self._survey_lock = asyncio.Lock()
+        self._groups: Captures | None = None
+        self._scheduler: Scheduler | None = None
         self._troubles: dict[str, str] = {}
-        self._stopping = False
 
     # Start and stop
 
@@ -88,10 +106,14 @@ class VolumeService:
             self._loaded.exception()  # seen here; callers of `ready` see it again
             raise
         self._loaded.set_result(None)
-        for slot in self._slots.values():
-            if slot.volume.mounted:
-                self._spawn(self._take_over(slot))
+        mounted = [slot for slot in self._slots.values() if slot.volume.mounted]
+        self._spawn(self._take_over(mounted))
+        self._spawn(self._load_sources())
         self._spawn(self._tidy())
+
+    async def _load_sources(self) -> None:
+        """Compile the eBPF programs, so that no mount has to wait for that."""
+        await self._in(self._reads, self._sources.load)
 
     def _open(self) -> None:
         if not os.path.isdir(os.path.dirname(self._state_dir)):
@@ -110,8 +132,12 @@ class VolumeService:
                 log.warning("thawed", extra={"cgroup": path, "reason": "left by a killed daemon"})
         except FreezeError as error:
             self._troubles["freezer"] = str(error)
-        self._tools = Tools(store, freezer, Reader(), self._cgroup_root, self._proc_root)
-        self._survey = Survey(self._proc_root, self._cgroup_root)
+        self._tools = Tools(
+            store, freezer, Reader(), self._cgroup_root, self._proc_root, self._sources
+        )
+        survey = Survey(self._proc_root, self._cgroup_root)
+        self._groups = Captures(survey, self._volumes)
+        self._scheduler = Scheduler(self._groups, self._captures)
         self._load(store, Places(volumes, self._mount_dir))
 
     def _load(self, store: Store, places: Places) -> None:
@@ -133,10 +159,26 @@ class VolumeService:
             raise BusyError("the daemon is still loading its state")
         return self._tools
 
-    async def _take_over(self, slot: _Slot) -> None:
+    def _volumes(self) -> list[Volume]:
+        return [slot.volume for slot in list(self._slots.values())]
+
+    def _capture(self, volume: Volume, reason: str, *, freeze: bool = True) -> None:
+        assert self._groups is not None  # noqa: S101  # made before any volume is mounted
+        self._groups.capture(volume, reason, freeze=freeze)
+
+    async def _take_over(self, slots: list[_Slot]) -> None:
+        """All are watched before the first one is captured: it may be one of a group."""
+        tasks = [self._spawn(self._watch(slot)) for slot in slots]
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for slot in slots:
+            async with slot.lock:
+                if slot.volume.snapshotter is not None:
+                    self._begin(slot)
+
+    async def _watch(self, slot: _Slot) -> None:
         async with slot.lock:
-            await self._in(self._steps, slot.volume.take_over)
-            self._begin(slot)
+            if slot.volume.mounted and slot.volume.snapshotter is None:
+                await self._in(self._steps, slot.volume.take_over)
 
     async def _tidy(self) -> None:
         """Add up what is stored, and delete what removed volumes left behind."""
@@ -150,7 +192,6 @@ class VolumeService:
 
     async def stop(self) -> None:
         """End captures and close everything; mounts stay for the containers that have them."""
-        self._stopping = True
         if not self._loaded.done():
             self._loaded.set_exception(BusyError("the daemon is stopping"))
             self._loaded.exception()
@@ -224,6 +265,14 @@ class VolumeService:
             "store_used_bytes": store.used_bytes(),
             "store_file_bytes": store.file_bytes(),
         }
+
+    def features(self, *, look: bool) -> list[FeatureView]:
+        """What of eBPF is supported, as far as it was tried; `look`: what shows without trying."""
+        return features.of_daemon(self._sources, look=look)
+
+    def ebpf_counts(self) -> dict[str, int]:
+        """What the loaded eBPF programs count; nothing while there are none."""
+        return self._sources.counts()
 
     def troubles(self) -> list[str]:
         """What needs a person's attention."""
@@ -342,9 +391,9 @@ class VolumeService:
         """Final capture and verification. What fails is told; the unmount goes on."""
         try:
             volume.open()
-            volume.capture("unmount", freeze=False)
+            self._capture(volume, "unmount", freeze=False)
             if volume.options.verify == "unmount":
-                volume.verify_live(limits.VERIFY_UNMOUNT_SECONDS_MAX, since_verified=True)
+                self._verify_live(volume, limits.VERIFY_UNMOUNT_SECONDS_MAX, since_verified=True)
         except (DiffKeeperError, OSError) as error:
             volume.troubles["unmount"] = f"the last capture or verification failed: {error}"
             log.error("unmount_capture_failed", extra={"volume": volume.name, "error": str(error)})
@@ -375,7 +424,7 @@ class VolumeService:
     def _remove(self, volume: Volume) -> str:
         if volume.present:
             volume.open()
-            volume.capture("remove", freeze=False)
+            self._capture(volume, "remove", freeze=False)
         volume.close()
         failpoint.hit("volume.before_remove")
         volume.released()
@@ -389,7 +438,8 @@ class VolumeService:
 
     def _begin(self, slot: _Slot) -> None:
         if slot.loop_task is None or slot.loop_task.done():
-            slot.loop_task = asyncio.create_task(self._capture_loop(slot.volume))
+            assert self._scheduler is not None  # noqa: S101  # made before any volume is mounted
+            slot.loop_task = asyncio.create_task(self._scheduler.run(slot.volume))
 
     async def _end_loop(self, slot: _Slot) -> None:
         task, slot.loop_task = slot.loop_task, None
@@ -398,61 +448,21 @@ class VolumeService:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
-    async def _capture_loop(self, volume: Volume) -> None:
-        """Capture a mounted volume whenever its pace says so and something changed."""
-        due = clock.monotonic()
-        reason = "mount"
-        while not self._stopping:
-            await asyncio.sleep(max(0.0, due - clock.monotonic()))
-            started = clock.monotonic()
-            try:
-                await self._tick(volume, reason)
-                reason = "interval"
-            except (DiffKeeperError, OSError) as error:
-                log.error("capture_failed", extra={"volume": volume.name, "error": str(error)})
-            except Exception as error:
-                # A defect must not end the captures of a volume: it shows, and is tried again.
-                log.exception("capture_failed", extra={"volume": volume.name, "error": str(error)})
-            due = started + volume.pace.effective
-
-    async def _tick(self, volume: Volume, reason: str) -> None:
-        snapshotter = volume.snapshotter
-        if snapshotter is None:
-            return
-        writers = (await self._all_writers()).get(snapshotter.target, Writers())
-        if await self._in(self._captures, volume.pending, writers):
-            await self._in(self._captures, volume.capture, reason)
-
-    async def _all_writers(self) -> dict[Target, Writers]:
-        """Writers of all mounted volumes, from one survey that several volumes share."""
-        async with self._survey_lock:
-            at, found = self._surveyed
-            targets = [
-                s.volume.snapshotter.target
-                for s in self._slots.values()
-                if s.volume.snapshotter is not None
-            ]
-            fresh = clock.monotonic() - at < limits.SURVEY_SECONDS_MAX
-            if not (fresh and all(target in found for target in targets)):
-                assert self._survey is not None  # noqa: S101  # made before any volume is mounted
-                found = await self._in(self._captures, self._survey.find, targets)
-                self._surveyed = (clock.monotonic(), found)
-            return found
-
     async def snapshot(self, name: str) -> SnapshotView:
         """Take a snapshot now; the newest one where nothing changed. Durable when it returns."""
         slot = self._slot(name)
         async with slot.lock:
             self._require(name, slot)
-            return snapshot_view(await self._in(self._captures, self._snapshot, slot.volume))
+            head = await self._in(self._captures, self._snapshot, slot.volume)
+        return await self._in(self._reads, History(self._opened.store).view, head)
 
     def _snapshot(self, volume: Volume) -> SnapshotRecord:
         if volume.snapshotter is not None:
-            volume.capture("manual")
+            self._capture(volume, "manual")
         elif volume.present:
             volume.open()
             try:
-                volume.capture("manual")
+                self._capture(volume, "manual")
             finally:
                 volume.close()
         head = volume.state.head
@@ -465,7 +475,8 @@ class VolumeService:
         slot = self._slot(name)
         volume = slot.volume
         if snapshot is not None:
-            record = await self._in(self._reads, self._resolve, volume, snapshot)
+            history = History(self._opened.store)
+            record = await self._in(self._reads, history.resolve, volume.state.record, snapshot)
             result = await self._in(self._reads, volume.verify_stored, record)
             return verify_report(name, record.seq, record.root, result)
         async with slot.lock:
@@ -476,7 +487,7 @@ class VolumeService:
         head = self._snapshot(volume)
         if not volume.present:
             return verify_report(volume.name, head.seq, head.root, volume.verify_stored(head))
-        found = volume.verify_live(None, since_verified=False)
+        found = self._verify_live(volume, None, since_verified=False)
         assert found is not None  # noqa: S101  # there is a snapshot
         stored = volume.verify_stored(head)
         live = found.result
@@ -484,44 +495,32 @@ class VolumeService:
         live.seconds += stored.seconds
         return verify_report(volume.name, found.seq, found.root, live)
 
+    def _verify_live(
+        self, volume: Volume, seconds: float | None, *, since_verified: bool
+    ) -> Verification | None:
+        def capture() -> None:
+            self._capture(volume, "verify", freeze=False)
+
+        return volume.verify_live(seconds, capture, since_verified=since_verified)
+
     # History
 
     async def snapshots(self, name: str) -> list[SnapshotView]:
         """All snapshots of a volume, oldest first."""
-        volume = self._slot(name).volume
-        return await self._in(self._reads, self._snapshots, volume)
-
-    def _snapshots(self, volume: Volume) -> list[SnapshotView]:
-        found = self._opened.store.snapshots(volume.state.record.id)
-        return [snapshot_view(record) for record in found]
+        record = self._slot(name).volume.state.record
+        return await self._in(self._reads, History(self._opened.store).views, record)
 
     async def resolve(self, name: str, reference: str | None) -> SnapshotView:
-        """The snapshot that a sequence number or the start of a root names; default: the newest
-        crash-consistent one."""
-        volume = self._slot(name).volume
-        return snapshot_view(await self._in(self._reads, self._resolve, volume, reference))
+        """The snapshot that a reference names, see `History.resolve`."""
+        record = self._slot(name).volume.state.record
+        history = History(self._opened.store)
+        found = await self._in(self._reads, history.resolve, record, reference)
+        return await self._in(self._reads, history.view, found)
 
-    def _resolve(self, volume: Volume, reference: str | None) -> SnapshotRecord:
-        store, number = self._opened.store, volume.state.record.id
-        if reference is None:
-            newest = store.newest_crash(number)
-            if newest is None:
-                raise NotFoundError(f"volume {volume.name} has no crash-consistent snapshot")
-            return newest
-        if reference.isdecimal() and len(reference) <= limits.SEQ_DIGITS_MAX:
-            try:
-                return store.snapshot(number, int(reference))
-            except NotFoundError:
-                raise NotFoundError(f"volume {volume.name} has no snapshot {reference}") from None
-        if len(reference) >= limits.ROOT_PREFIX_MIN and set(reference) <= set("0123456789abcdef"):
-            for record in store.snapshots(number, reverse=True):
-                if record.root.startswith(reference):
-                    return record
-            raise NotFoundError(f"volume {volume.name} has no snapshot with root {reference}…")
-        raise InvalidInputError(
-            f"{volume_options.shown(reference)} names no snapshot: give a sequence number or at"
-            f" least {limits.ROOT_PREFIX_MIN} hex digits of a root"
-        )
+    async def group(self, name: str, reference: str | None) -> list[GroupMember]:
+        """All volumes' snapshots of one instant, see `History.group`."""
+        record = self._slot(name).volume.state.record
+        return await self._in(self._reads, History(self._opened.store).group, record, reference)
 
     async def objects(self, digests: list[tuple[str, bytes]]) -> list[bytes]:
         """Objects as they rest in the store, unchecked, in order; the receiver checks them."""

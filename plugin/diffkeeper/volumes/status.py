@@ -10,13 +10,16 @@ from diffkeeper.volumes.model import Fault, Json, SnapshotView, VerifyReport, Vo
 from diffkeeper.volumes.options import format_duration
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from diffkeeper.engine.snapshotter import Figures, Snapshotter
     from diffkeeper.engine.verify import Result
     from diffkeeper.format.records import SnapshotRecord
     from diffkeeper.volumes.volume import Verification, Volume
 
 
-def snapshot_view(record: SnapshotRecord) -> SnapshotView:
-    """A stored snapshot as it is shown."""
+def snapshot_view(record: SnapshotRecord, names: Mapping[int, str]) -> SnapshotView:
+    """A stored snapshot as it is shown; `names`: of all volumes by id."""
     return SnapshotView(
         seq=record.seq,
         time=clock.rfc3339(record.time_ns),
@@ -30,6 +33,8 @@ def snapshot_view(record: SnapshotRecord) -> SnapshotView:
         stored_bytes=record.stored_bytes,
         freeze_ms=record.freeze_ms,
         capture_ms=record.capture_ms,
+        group=record.group_id,
+        members={names[int(number)]: seq for number, seq in record.group.items()},
     )
 
 
@@ -94,11 +99,33 @@ def _capture(volume: Volume) -> Json:
     return {
         "source": snapshotter.source_name if snapshotter is not None else "none",
         "reason": snapshotter.source_reason if snapshotter is not None else "not mounted",
+        **_ebpf(snapshotter),
         "consistency": volume.options.consistency,
         "interval": format_duration(pace.interval),
         "effective_interval": format_duration(round(pace.effective, 3)),
+        "effective_interval_seconds": round(pace.effective, 3),
         "delayed": pace.delayed,
+        "group": list(volume.group),
+        "group_note": volume.group_note,
+        "last": _figures(snapshotter.figures) if snapshotter is not None else None,
         "cpu_seconds": round(snapshotter.cpu_seconds, 3) if snapshotter is not None else 0.0,
+    }
+
+
+def _ebpf(snapshotter: Snapshotter | None) -> Json:
+    """What of eBPF matters to the volume, where that was considered."""
+    found = snapshotter.features if snapshotter is not None else ()
+    if not found:
+        return {}
+    return {"ebpf": {each.name: f"{each.support}: {each.reason}" for each in found}}
+
+
+def _figures(figures: Figures) -> Json:
+    return {
+        "freeze_seconds": round(figures.freeze_seconds, 6),
+        "capture_seconds": round(figures.capture_seconds, 6),
+        "dirty_bytes": figures.dirty_bytes,
+        "rounds": figures.rounds,
     }
 
 
@@ -112,6 +139,7 @@ def _last(head: SnapshotRecord) -> Json:
         "reason": head.reason,
         "freeze_ms": head.freeze_ms,
         "capture_ms": head.capture_ms,
+        "group": head.group_id,
     }
 
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from diffkeeper import clock, counters, failpoint, limits
@@ -24,8 +23,11 @@ from diffkeeper.freeze.writers import Survey, Writers
 from diffkeeper.fsio import durable, mounts
 from diffkeeper.store.store import Batch
 from diffkeeper.volumes.options import VolumeOptions, parse_options
+from diffkeeper.volumes.pace import Pace
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from diffkeeper.engine.volume import VolumeState
     from diffkeeper.format.records import IndexRecord, SnapshotRecord
 
@@ -67,17 +69,6 @@ class Verification:
         return not self.result.mismatches
 
 
-@dataclass(slots=True)
-class Pace:
-    """When the next capture is due."""
-
-    interval: float
-    effective: float
-    failures: int = 0
-    delayed: str = ""
-    recent: deque[float] = field(default_factory=lambda: deque(maxlen=limits.PACE_CAPTURES))
-
-
 class Volume:
     """One volume of this daemon."""
 
@@ -96,6 +87,9 @@ class Volume:
         self.verification: Verification | None = None
         self.troubles: dict[str, str] = {}
         self.pace = Pace(self.options.interval_seconds, self.options.interval_seconds)
+        self.group: tuple[str, ...] = ()  # names of the volumes that are captured with this one
+        self.group_note = ""
+        self.fresh = False  # nothing was looked at since it was mounted
         self.stored_bytes = 0
         # Mounts by id from before this daemon: their containers may be gone without an Unmount.
         self._doubtful: dict[str, int] = {}
@@ -228,6 +222,7 @@ class Volume:
     def close(self) -> None:
         """Stop watching; waits for a capture under way."""
         snapshotter, self.snapshotter = self.snapshotter, None
+        self.group, self.group_note = (), ""
         if snapshotter is not None:
             snapshotter.close()
 
@@ -324,51 +319,20 @@ class Volume:
             self._seen.update(self.state.record.mounts)
         return self.snapshotter is not None and self.snapshotter.pending(writers)
 
-    def capture(self, reason: str, *, freeze: bool = True) -> SnapshotRecord | None:
-        """Take a snapshot of what changed; None when nothing did. Keeps the pace and troubles."""
-        snapshotter = self.snapshotter
-        if snapshotter is None:
-            return None
-        before = snapshotter.cpu_seconds
-        try:
-            snapshot = snapshotter.capture(reason, self.writers(), freeze=freeze)
-        except Exception as error:
-            self._failed(error)
-            raise
-        self.pace.failures = 0
-        self.troubles.pop("capture", None)
-        # What the last unmount could not record is recorded now.
-        self.troubles.pop("unmount", None)
-        self._keep_pace(snapshotter.cpu_seconds - before)
-        if snapshot is not None:
-            self._took(snapshot)
-        return snapshot
-
-    def _failed(self, error: Exception) -> None:
+    def capture_failed(self, error: Exception, shortest: float) -> None:
+        """No snapshot could be taken. `shortest`: interval of those captured together."""
         kind = "no_space" if isinstance(error, NoSpaceError) else type(error).__name__
         counters.add("capture_errors_total", volume=self.name, error=kind)
         self.troubles["capture"] = f"no snapshot could be taken: {error}"
-        self.pace.failures += 1
-        retry = self.pace.interval * 2 ** min(self.pace.failures, 16)
-        self.pace.effective = max(self.pace.interval, min(retry, limits.CAPTURE_RETRY_SECONDS_MAX))
+        self.pace.failed(shortest)
 
-    def _keep_pace(self, cpu_seconds: float) -> None:
-        """Stretch the interval so that captures stay within their share of one core.
-
-        The share holds for a few captures together: one expensive one, such as the comparison
-        after a mount, does not make the next ones late.
-        """
-        self.pace.recent.append(cpu_seconds)
-        mean = sum(self.pace.recent) / limits.PACE_CAPTURES
-        needed = mean / limits.CPU_FRACTION_MAX
-        self.pace.effective = max(self.pace.interval, min(needed, limits.STRETCH_SECONDS_MAX))
-        self.pace.delayed = (
-            f"captures take {mean * 1000:.0f} ms of CPU each"
-            if (self.pace.effective > self.pace.interval)
-            else ""
-        )
-
-    def _took(self, snapshot: SnapshotRecord) -> None:
+    def captured(self, snapshot: SnapshotRecord | None) -> None:
+        """A capture succeeded; None when nothing had changed."""
+        self.troubles.pop("capture", None)
+        # What the last unmount could not record is recorded now.
+        self.troubles.pop("unmount", None)
+        if snapshot is None:
+            return
         self.stored_bytes += snapshot.stored_bytes
         if snapshot.consistency == "fuzzy":
             self.troubles["fuzzy"] = f"the last snapshot is fuzzy: {snapshot.cause}"
@@ -385,17 +349,20 @@ class Volume:
                 "new_bytes": snapshot.new_bytes,
                 "freeze_ms": snapshot.freeze_ms,
                 "capture_ms": snapshot.capture_ms,
+                **({"group": snapshot.group_id} if snapshot.group else {}),
                 **({"cause": snapshot.cause} if snapshot.cause else {}),
             },
         )
 
     # Verification
 
-    def verify_live(self, seconds: float | None, *, since_verified: bool) -> Verification | None:
+    def verify_live(
+        self, seconds: float | None, capture: Callable[[], object], *, since_verified: bool
+    ) -> Verification | None:
         """Compare the live directory with the newest snapshot; None when there is none.
 
         With `since_verified`, only what changed since the last good verification. A path that
-        its users changed meanwhile is no fault: the capture that follows records the change.
+        its users changed meanwhile is no fault: the `capture` that follows records the change.
         """
         head = self.state.head
         if head is None:
@@ -409,7 +376,7 @@ class Volume:
         verifier = Verifier(self._tools.store, self._tools.reader, seconds=seconds)
         result = verifier.live(self.live, root, unless)
         if result.mismatches and self.snapshotter is not None:
-            self.capture("verify", freeze=False)
+            capture()
             after = self.state.head
             assert after is not None  # noqa: S101  # there was one before
             store, later = self._tools.store, bytes.fromhex(after.root)

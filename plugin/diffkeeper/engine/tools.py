@@ -1,0 +1,37 @@
+"""How a volume is captured, and what all volumes share for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from diffkeeper import limits
+from diffkeeper.capture import probe
+
+if TYPE_CHECKING:
+    from diffkeeper.engine.content import Reader
+    from diffkeeper.freeze.freezer import Freezer
+    from diffkeeper.store.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How one volume is captured; from its options."""
+
+    source: str = "auto"
+    freeze: bool = True
+    freeze_seconds_max: float = limits.FREEZE_SECONDS_DEFAULT
+    level: int | None = 1  # zstd; None stores chunks raw
+    chunk_bits: int = limits.CHUNK_BYTES_DEFAULT.bit_length() - 1
+
+
+@dataclass(slots=True)
+class Tools:
+    """What all volumes share."""
+
+    store: Store
+    freezer: Freezer
+    reader: Reader
+    cgroup_root: str
+    proc_root: str
+    sources: probe.Sources = field(default_factory=probe.Sources)

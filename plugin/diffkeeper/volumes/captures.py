@@ -1,0 +1,123 @@
+"""Takes the snapshots of volumes, those that are written together in one capture.
+
+Methods block and are called from worker threads; `together` and `targets` only look at memory.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from diffkeeper import limits
+from diffkeeper.engine import group
+from diffkeeper.freeze.writers import Survey, Target, Writers
+from diffkeeper.volumes import membership
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from diffkeeper.engine.snapshotter import Snapshotter
+    from diffkeeper.format.records import SnapshotRecord
+    from diffkeeper.volumes.volume import Volume
+
+
+@dataclass(frozen=True, slots=True)
+class Team:
+    """Volumes that are captured together; `note` says why it is not all that are written so."""
+
+    volumes: tuple[Volume, ...]
+    note: str = ""
+
+    @property
+    def shortest(self) -> float:
+        """The shortest of the intervals, which rules."""
+        return min(volume.pace.interval for volume in self.volumes)
+
+    def watched(self) -> list[tuple[Volume, Snapshotter]]:
+        """Those that are still watched."""
+        return [(v, s) for v in self.volumes if (s := v.snapshotter) is not None]
+
+    def settle(self) -> None:
+        """Give all the same pace, and have their status show the group."""
+        names = tuple(volume.name for volume in self.volumes) if len(self.volumes) > 1 else ()
+        mean = max(volume.pace.mean for volume in self.volumes)
+        for volume in self.volumes:
+            volume.pace.settle(self.shortest, mean)
+            volume.group, volume.group_note = names, self.note
+
+
+class Captures:
+    """The captures of one daemon. `volumes` gives all of them."""
+
+    def __init__(self, survey: Survey, volumes: Callable[[], Sequence[Volume]]) -> None:
+        self._survey = survey
+        self._survey_lock = threading.Lock()
+        self._volumes = volumes
+
+    def together(self, volume: Volume, found: Mapping[Target, Writers]) -> Team:
+        """The volumes that are captured with this one, itself among them."""
+        watched = {
+            v.state.record.id: (v, s) for v in self._volumes() if (s := v.snapshotter) is not None
+        }
+        number = volume.state.record.id
+        if number not in watched:
+            return Team((volume,))
+        parties = {n: _party(v, s, found) for n, (v, s) in watched.items()}
+        whole = next(g for g in membership.groups(parties) if number in g)
+        part = next(p for p in membership.bounded(whole) if number in p)
+        note = ""
+        if len(part) < len(whole):
+            note = (
+                f"{len(whole)} volumes are written together; they are captured in parts of at"
+                f" most {limits.GROUP_VOLUMES_MAX}, each of one instant"
+            )
+        elif parties[number].apart and watched[number][1].faulty:
+            note = "captured alone until its captures succeed again"
+        return Team(tuple(watched[n][0] for n in part), note)
+
+    def writers(self) -> dict[Target, Writers]:
+        """Who has any watched volume mounted, now."""
+        with self._survey_lock:
+            return self._survey.find(self.targets())
+
+    def targets(self) -> list[Target]:
+        """All watched volumes, as the survey knows them."""
+        return [s.target for v in self._volumes() if (s := v.snapshotter) is not None]
+
+    def capture(self, volume: Volume, reason: str, *, freeze: bool = True) -> SnapshotRecord | None:
+        """Take a snapshot of what changed in the volume, and in those that are written with it.
+
+        None when nothing changed in this one. Keeps pace and troubles of all. Without `freeze`
+        the writers of a volume alone run on; volumes of a group may only be captured frozen.
+        """
+        if volume.snapshotter is None:
+            return None
+        found = self.writers()
+        team = self.together(volume, found)
+        parts = team.watched()
+        members = [group.Member(s, found.get(s.target, Writers())) for _, s in parts]
+        before = sum(s.cpu_seconds for _, s in parts)
+        try:
+            taken = group.capture(members, reason, freeze=freeze or len(members) > 1)
+        except Exception as error:
+            for member, _ in parts:
+                member.capture_failed(error, team.shortest)
+            raise
+        used = sum(s.cpu_seconds for _, s in parts) - before
+        for (member, _), snapshot in zip(parts, taken, strict=True):
+            member.pace.used(used)
+            member.captured(snapshot)
+        team.settle()
+        return next((t for (v, _), t in zip(parts, taken, strict=True) if v is volume), None)
+
+
+def _party(
+    volume: Volume, snapshotter: Snapshotter, found: Mapping[Target, Writers]
+) -> membership.Party:
+    head = volume.state.head
+    return membership.Party(
+        pids=frozenset(found.get(snapshotter.target, Writers()).pids),
+        recorded=frozenset(map(int, head.group)) if head is not None else frozenset(),
+        apart=not snapshotter.policy.freeze or snapshotter.faulty,
+    )

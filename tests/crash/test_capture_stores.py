@@ -1,0 +1,90 @@
+"""Stores that leave little trace, one by one: each must be in the next snapshot."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from diffkeeper.capture.probe import Sources
+from diffkeeper.engine.snapshotter import Policy
+from tests.support import disks
+from tests.support.churn import syscalls
+from tests.support.churn.actor import PAGE
+from tests.support.churn.syscalls import READ, WRITE
+from tests.support.harness import Engine
+from tests.support.trees import describe, difference
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+FILE_BYTES = 300_000
+AT = 65_536
+
+
+@pytest.fixture(scope="module")
+def sources() -> Iterator[Sources]:
+    """The real programs are compiled once."""
+    made = Sources()
+    if made.load():
+        pytest.skip(made.load())
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=disks.KINDS, scope="module")
+def disk(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    """A file system of each kind."""
+    base = tmp_path_factory.mktemp(request.param)
+    with disks.file_system(request.param, base) as mount:
+        yield mount
+
+
+@pytest.fixture
+def engine(disk: Path, tmp_path: Path, sources: Sources) -> Iterator[Engine]:
+    """An engine whose volume lies on the disk."""
+    live = disk / tmp_path.name
+    with Engine(tmp_path, Policy(source="ebpf"), sources, live=live) as made:
+        assert made.snapshotter.source_name == "ebpf", made.snapshotter.source_reason
+        yield made
+
+
+def store(fd: int, at: int, data: bytes) -> None:
+    """Through a mapping that comes and goes."""
+    start = syscalls.mmap(fd, PAGE, READ | WRITE, at)
+    syscalls.store(start + 100, data)
+    syscalls.munmap(start, PAGE)
+
+
+def check(engine: Engine) -> None:
+    """The next snapshot is what is on disk."""
+    replayed = engine.replay(engine.capture(), f"replayed-{os.urandom(4).hex()}")
+    assert difference(describe(engine.live), describe(replayed)) == []
+
+
+@pytest.mark.parametrize("beside", [0, PAGE, AT], ids=["page", "next page", "next chunk"])
+@pytest.mark.parametrize("synced", [True, False], ids=["synced", "dirty"])
+@pytest.mark.parametrize("closed", [True, False], ids=["closed", "open"])
+def test_a_store_beside_what_was_written(
+    engine: Engine, beside: int, synced: bool, closed: bool
+) -> None:
+    """The page, or the large folio that it is part of, may be dirty: no fault tells then."""
+    path = engine.live / "file"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    os.pwrite(fd, b"x" * FILE_BYTES, 0)
+    os.fsync(fd)
+    engine.capture()
+    os.pwrite(fd, b"written", AT + 10)
+    engine.capture()
+    if synced:
+        os.fsync(fd)
+    store(fd, AT + beside, b"stored")
+    if closed:
+        os.close(fd)
+    check(engine)
+    if not closed:
+        os.close(fd)

@@ -1,0 +1,134 @@
+"""A snapshot of a volume in use: its writer stands still inside, by either freezer, and runs on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from diffkeeper.engine.snapshotter import Policy
+from diffkeeper.freeze.cgroups import Hierarchy
+from tests.support.harness import CGROUP_ROOT, Engine
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from diffkeeper.freeze.freezer import Freezer, Frozen
+
+SNAPSHOTS = 5
+FREEZE_SECONDS = 2.0  # an emulated machine is slow
+# Writes each number into one file, then into the other. argv: directory.
+PROGRAM = """
+import os, sys, time
+files = [os.open(os.path.join(sys.argv[1], name), os.O_RDWR | os.O_CREAT) for name in "ab"]
+number = 0
+while True:
+    number += 1
+    for file in files:
+        os.pwrite(file, b"%020d" % number, 0)
+    time.sleep(0.001)
+"""
+
+
+def is_frozen(cgroup: str) -> bool:
+    """What the kernel tells of it, read without our own code."""
+    if os.path.exists(f"{cgroup}/cgroup.events"):
+        return "frozen 1" in Path(cgroup, "cgroup.events").read_text()
+    return Path(cgroup, "freezer.state").read_text() == "FROZEN\n"
+
+
+class WatchedFreezer:
+    """The real freezer; what the kernel tells inside each freeze, and the files' content."""
+
+    def __init__(self, real: Freezer, live: Path) -> None:
+        self._real = real
+        self._live = live
+        self.inside: list[bool] = []
+        self.content: tuple[bytes, ...] = ()
+
+    @contextlib.contextmanager
+    def frozen(self, cgroups: Sequence[str], limit_seconds: float) -> Iterator[Frozen]:
+        """As the real one."""
+        with self._real.frozen(cgroups, limit_seconds) as frozen:
+            yield frozen
+            self.inside = [is_frozen(cgroup) for cgroup in cgroups]
+            self.content = content(self._live)
+
+
+def content(directory: Path) -> tuple[bytes, ...]:
+    return tuple((directory / name).read_bytes() for name in "ab")
+
+
+def wait_for_writes(live: Path) -> None:
+    """The writer gets on."""
+    before = (live / "a").read_bytes() if (live / "a").exists() else b""
+    deadline = time.monotonic() + 30
+    while not (live / "b").exists() or (live / "a").read_bytes() == before:
+        assert time.monotonic() < deadline, "the writer does not run"
+        time.sleep(0.005)
+
+
+@pytest.fixture(params=["v1", "v2"])
+def cgroup(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A cgroup of its own of this version."""
+    hierarchy = Hierarchy(CGROUP_ROOT)
+    mount = hierarchy.v1 if request.param == "v1" else hierarchy.v2
+    if not mount or os.geteuid() != 0:
+        pytest.skip(f"needs root and a cgroup {request.param} freezer")
+    directory = f"{mount}/diffkeeper-snapshot-{os.getpid()}"
+    os.mkdir(directory)
+    yield directory
+    deadline = time.monotonic() + 20
+    while os.path.exists(directory):
+        with contextlib.suppress(OSError):
+            os.rmdir(directory)
+        assert time.monotonic() < deadline, f"{directory} stays busy"
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def live(cgroup: str, tmp_path: Path) -> Iterator[Path]:
+    """A directory that a process in the cgroup has mounted and writes to."""
+    directory, mount = tmp_path / "live", tmp_path / "mount"
+    directory.mkdir()
+    mount.mkdir()
+    script = f"echo $$ > {cgroup}/cgroup.procs && mount --bind {directory} {mount}"
+    command = f'{script} && exec {sys.executable} -c "$1" {mount}'
+    writer = subprocess.Popen(
+        ["unshare", "-m", "--propagation", "private", "sh", "-c", command, "sh", PROGRAM]
+    )
+    try:
+        wait_for_writes(directory)
+        yield directory
+    finally:
+        writer.kill()
+        writer.wait()
+
+
+@pytest.mark.parametrize("source", ["auto", "ebpf"])
+def test_a_snapshot_freezes_its_writer(
+    source: str, cgroup: str, live: Path, tmp_path: Path
+) -> None:
+    with Engine(tmp_path, Policy(source, freeze_seconds_max=FREEZE_SECONDS), live=live) as engine:
+        chosen = f"{engine.snapshotter.source_name} ({engine.snapshotter.source_reason})"
+        print(f"{source} on {engine.snapshotter.fs_type}: {chosen}")
+        freezer = WatchedFreezer(engine.tools.freezer, live)
+        engine.tools.freezer = freezer  # type: ignore[assignment]  # the real one inside
+        for number in range(SNAPSHOTS):
+            wait_for_writes(live)
+            found = engine.writers()
+            assert found.cgroups == (cgroup,)
+            snapshot = engine.snapshotter.capture("interval", found)
+            assert snapshot is not None
+            assert freezer.inside == [True]
+            assert not is_frozen(cgroup)
+            assert (snapshot.consistency, snapshot.cause) == ("crash", "")
+            assert content(engine.replay(snapshot, f"replay{number}")) == freezer.content
+            print(f"snapshot {snapshot.seq}: frozen {snapshot.freeze_ms:.1f} ms")
+        wait_for_writes(live)

@@ -1,0 +1,177 @@
+"""Processes write to two volumes while these are captured: each capture is one instant of both.
+
+The truth is a copy of both directories made inside the very freeze that the snapshots show.
+Counters that span the volumes are held against each other besides: a copy of the truth that was
+itself no instant would show there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from diffkeeper.engine import group
+from diffkeeper.engine.snapshotter import Policy
+from tests.support import torture
+from tests.support.churn.steps import chosen
+from tests.support.spanning import Container, Volumes, check_counter, counter
+from tests.support.trees import describe, difference
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from diffkeeper.format.records import SnapshotRecord
+    from diffkeeper.freeze.freezer import Freezer, Frozen
+
+CAPTURES = int(os.environ.get("TORTURE_SNAPSHOTS", "20"))
+SEED = int(os.environ.get("TORTURE_SEED", "1"))
+NAMES = ("a", "b")
+# Long enough for the copies of the truth inside the freeze.
+FREEZE_SECONDS = 5.0
+REPOSITORY = Path(__file__).parents[2]
+
+
+class CopyingFreezer:
+    """The real freezer; before each thaw it copies the live directories."""
+
+    def __init__(self, real: Freezer, live: dict[str, Path], to: Path) -> None:
+        self._real = real
+        self._live = live
+        self.copies = {name: to / name for name in live}
+        self.frozen_at: set[str] = set()
+        self.copied = False
+
+    @contextlib.contextmanager
+    def frozen(self, cgroups: Sequence[str], limit_seconds: float) -> Iterator[Frozen]:
+        """As the real one."""
+        with self._real.frozen(cgroups, limit_seconds) as frozen:
+            yield frozen
+            self.copied = False
+            for name, copy in self.copies.items():
+                shutil.rmtree(copy, ignore_errors=True)
+                copy.parent.mkdir(exist_ok=True)
+                subprocess.run(["cp", "-a", str(self._live[name]), str(copy)], check=True)
+            self.frozen_at = set(cgroups)
+            self.copied = not frozen.expired
+
+
+def churning(place: Path, seed: int, source: str) -> str:
+    """Every kind of change that the source can see, by two processes."""
+    beside = place.parent.parent / "beside" / str(seed)
+    records = place.parent.parent / "records" / str(seed)
+    for made in (beside, records):
+        made.mkdir(parents=True)
+    kinds = ",".join(chosen((), list(torture.LEFT_OUT[source])))
+    return (
+        f"{sys.executable} -m tests.support.churn {place} {seed} --outside {beside}"
+        f" --records {records} --processes 2 --threads 1 --kinds {kinds}"
+    )
+
+
+def start(containers: Sequence[Container], volumes: Volumes, source: str) -> None:
+    """One container that spans both volumes, and one that has only the second."""
+    inside = {name: volumes.base / "in" / name for name in NAMES}
+    a, b = inside["a"], inside["b"]
+    commands = [
+        counter(a / "count", b / "count"),
+        counter(b / "back", a / "back"),
+        churning(a, SEED, source),
+        churning(b, SEED + 100, source),
+    ]
+    spanning = "".join(f"{command} &\n" for command in commands)
+    containers[0].start(
+        {volumes.live[name]: inside[name] for name in NAMES}, f"cd {REPOSITORY}\n{spanning}wait"
+    )
+    place = volumes.base / "other" / "b"
+    containers[1].start(
+        {volumes.live["b"]: place}, f"cd {REPOSITORY}\n{churning(place, SEED + 200, source)}"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+@pytest.mark.parametrize("source", ["ebpf", "inotify", "scan"])
+def test_every_capture_is_one_instant_of_both(source: str, tmp_path: Path) -> None:
+    policy = Policy(source=source, freeze_seconds_max=FREEZE_SECONDS)
+    with (
+        Volumes(tmp_path, NAMES, policy) as volumes,
+        Container() as spanning,
+        Container() as other,
+    ):
+        for snapshotter in volumes.snapshotters.values():
+            if snapshotter.source_name != source:
+                pytest.skip(snapshotter.source_reason)
+        freezer = CopyingFreezer(volumes.tools.freezer, volumes.live, tmp_path / "copy")
+        volumes.tools.freezer = freezer  # type: ignore[assignment]  # the real one inside
+        start((spanning, other), volumes, source)
+        numbers: list[tuple[int, int]] = []
+        freezes: list[float] = []
+        fuzzy: list[str] = []
+        deadline = time.monotonic() + 240
+        try:
+            while len(numbers) < CAPTURES:
+                assert time.monotonic() < deadline, f"{len(numbers)} captures compared in time"
+                freezer.frozen_at = set()
+                taken = volumes.capture()
+                assert taken.keys() == set(NAMES), "all that runs changes both"
+                fuzzy += [record.cause for record in taken.values() if record.cause]
+                if not any(record.cause for record in taken.values()):
+                    assert len(freezer.frozen_at) == 2, "both containers are frozen"
+                    numbers.append(compare(volumes, freezer, taken, tmp_path / "replayed"))
+                    freezes.append(taken["a"].freeze_ms)
+        finally:
+            volumes.tools.freezer = freezer._real
+        assert len(fuzzy) <= 2 + CAPTURES // 10, fuzzy
+        assert numbers == sorted(numbers)
+        assert len(set(numbers)) == len(numbers), "the counters stood still"
+        print(f"{source}: {len(numbers)} captures compared, seed {SEED}, counters {numbers[-1]}")
+
+
+def compare(
+    volumes: Volumes, freezer: CopyingFreezer, taken: dict[str, SnapshotRecord], to: Path
+) -> tuple[int, int]:
+    """Each snapshot is its directory in the freeze, and both agree; returns the counters."""
+    groups = {record.group_id for record in taken.values()}
+    assert len(groups) == 1
+    assert taken["a"].group == {str(r.volume_id): r.seq for r in taken.values()}
+    for name, record in taken.items():
+        replayed = volumes.replay(record, to / name)
+        wrong = difference(describe(freezer.copies[name]), describe(replayed))
+        assert not wrong, f"seed {SEED}, {name}, snapshot {record.seq}: {wrong[:5]}"
+    forth = check_counter(to / "a", to / "b", "count")
+    back = check_counter(to / "b", to / "a", "back")
+    shutil.rmtree(to)
+    return forth, back
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_captured_one_by_one_the_counters_disagree(tmp_path: Path) -> None:
+    """What the test above relies on: without a group the very same load is no instant of both."""
+    policy = Policy(freeze_seconds_max=FREEZE_SECONDS)
+    with Volumes(tmp_path, NAMES, policy) as volumes, Container() as spanning:
+        inside = {name: tmp_path / "in" / name for name in NAMES}
+        script = counter(inside["a"] / "count", inside["b"] / "count")
+        spanning.start({volumes.live[name]: inside[name] for name in NAMES}, script)
+        apart = 0
+        for attempt in range(20):
+            records = []
+            for member in volumes.members():
+                records += [r for r in group.capture([member], "manual") if r is not None]
+            to = tmp_path / "out" / str(attempt)
+            for record in records:
+                name = NAMES[record.volume_id - 1]
+                volumes.replay(record, to / name)
+            with contextlib.suppress(AssertionError):
+                check_counter(to / "a", to / "b", "count")
+                continue
+            apart += 1
+        assert apart > 0

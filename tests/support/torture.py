@@ -1,0 +1,335 @@
+"""The churn runs on a volume while it is captured; each snapshot is held against the truth.
+
+The truth is a copy of the directory made inside the very freeze that the snapshot was taken in,
+after the engine's own look: what lands in the freeze and after the look shows as a difference.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diffkeeper.engine.snapshotter import Policy
+from diffkeeper.freeze.cgroups import Hierarchy
+from tests.support.churn import tally
+from tests.support.churn.steps import chosen
+from tests.support.harness import Engine
+from tests.support.trees import describe, difference
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from diffkeeper.capture.probe import Sources
+    from diffkeeper.format.records import SnapshotRecord
+    from diffkeeper.freeze.freezer import Freezer, Frozen
+
+# Long enough for the copy of the truth inside the freeze.
+FREEZE_SECONDS = 5.0
+HIERARCHY = Hierarchy("/sys/fs/cgroup")
+CGROUPS = HIERARCHY.v1 or HIERARCHY.v2  # where a freezer is; empty without one
+DIFFERENCES_SHOWN = 5
+RANGES_SHOWN = 6
+LOG_SECONDS = 20.0  # of the steps that are shown with a difference
+LOG_LINES = 40
+HEAD_START_SECONDS = 0.5
+
+# Kinds that a source cannot see by its nature, or that a freeze does not stop.
+_LANDS_LATE = "direct I/O under way lands in the freeze, and only eBPF tells of its end"
+LEFT_OUT: dict[str, dict[str, str]] = {
+    "ebpf": {},
+    "inotify": {
+        "aio_direct": _LANDS_LATE,
+        "uring_direct": _LANDS_LATE,
+        "map_beside": "a mapping that came and went, of a file that stays open, gives no hint",
+        "link_outside": "a write under a name in a directory that is not watched gives no hint",
+    },
+    "scan": {"aio_direct": _LANDS_LATE, "uring_direct": _LANDS_LATE},
+}
+
+
+class CopyingFreezer:
+    """The real freezer; before each thaw it copies the live directory."""
+
+    def __init__(self, real: Freezer, live: Path, copy: Path) -> None:
+        self.real = real
+        self._live = live
+        self.copy = copy
+        self.copied = False
+        self.copied_at = 0.0
+        self.inodes: dict[str, int] = {}  # of the names that were copied
+        self.seconds_max = 0.0  # of a freeze, without the copy
+
+    @contextlib.contextmanager
+    def frozen(self, cgroups: Sequence[str], limit_seconds: float) -> Iterator[Frozen]:
+        """As the real one."""
+        subprocess.run(["rm", "-rf", str(self.copy)], check=True)
+        with self.real.frozen(cgroups, limit_seconds) as frozen:
+            yield frozen
+            self.seconds_max = max(self.seconds_max, time.monotonic() - frozen.started)
+            done = subprocess.run(["cp", "-a", str(self._live), str(self.copy)], check=False)
+            if frozen.expired:
+                return  # the snapshot claims no instant
+            done.check_returncode()
+            self.inodes = {
+                os.path.relpath(os.path.join(top, name), self._live): os.lstat(
+                    os.path.join(top, name)
+                ).st_ino
+                for top, _, names in os.walk(self._live)
+                for name in names
+            }
+            self.copied_at = time.monotonic()
+            self.copied = True
+
+
+@contextlib.contextmanager
+def writers(live: Path, command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A command in a mount namespace and a cgroup of its own, with `live` mounted there.
+
+    It sees `live` at its own place as well, and what lies beside it, so that it can rename between
+    the two: across mounts nothing is renamed.
+    """
+    mount = log.parent / "mount"
+    mount.mkdir(exist_ok=True)
+    cgroup = Path(CGROUPS, f"diffkeeper-torture-{os.getpid()}")
+    cgroup.mkdir()
+    script = (
+        f"echo $$ > {cgroup}/cgroup.procs && mount --bind {live} {mount} && exec"
+        f" {' '.join(command)}"
+    )
+    with open(log, "wb") as output:
+        child = subprocess.Popen(
+            ["unshare", "-m", "--propagation", "private", "sh", "-c", script],
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.wait()
+        deadline = time.monotonic() + 10
+        while pids := (cgroup / "cgroup.procs").read_text().split():
+            assert time.monotonic() < deadline, "the writers do not end"
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+            time.sleep(0.02)
+        # Of cgroup v2, one whose processes are just ending is still busy.
+        while cgroup.exists():
+            assert time.monotonic() < deadline, f"{cgroup} stays busy"
+            with contextlib.suppress(OSError):
+                cgroup.rmdir()
+            time.sleep(0.02)
+
+
+@dataclass
+class Plan:
+    """What runs: everything that a difference is to be found again with."""
+
+    fs: str
+    source: str
+    seed: str
+    snapshots: int
+    processes: int = 2
+    threads: int = 2
+    only: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    seconds_max: float = 300.0
+
+    @property
+    def kinds(self) -> list[str]:
+        """Names of the kinds that take part."""
+        return chosen(self.only, [*self.without, *LEFT_OUT[self.source]])
+
+    def __str__(self) -> str:
+        shape = f"{self.processes} processes of {self.threads} threads"
+        chosen_kinds = f"only {','.join(self.only)}" if self.only else "all kinds"
+        left = ",".join([*self.without, *LEFT_OUT[self.source]])
+        run = f"{self.fs}, {self.source}, seed {self.seed}, {shape}"
+        return f"{run}, {chosen_kinds} but {left or 'none'}"
+
+
+@dataclass
+class Result:
+    """How a run went."""
+
+    compared: int = 0
+    differences: list[str] = field(default_factory=list)
+    fuzzy: list[str] = field(default_factory=list)  # why, of snapshots that claim no instant
+    freeze_ms_max: float = 0.0
+    counts: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        done = ", ".join(f"{kind} {done}/{failed}" for kind, (done, failed) in self.counts.items())
+        return (
+            f"{self.compared} snapshots compared, {len(self.differences)} differences,"
+            f" {len(self.fuzzy)} fuzzy,"
+            f" freeze at most {self.freeze_ms_max:.1f} ms; done/failed: {done}"
+        )
+
+
+class WrongSource(Exception):
+    """The source that a plan asks for is not to be had here."""
+
+
+class Torture:
+    """One run; `disk` holds the live directory, `base` everything else."""
+
+    def __init__(self, plan: Plan, disk: Path, base: Path, sources: Sources) -> None:
+        self.plan = plan
+        self.base = base
+        self.sources = sources
+        self.live = disk / "live"
+        self.outside = disk / "outside"
+        self.records = base / "records"
+        for directory in (self.records, self.live, self.outside):
+            directory.mkdir()
+        self.random = random.Random(plan.seed)
+        self.result = Result()
+        self.opened: Engine | None = None
+
+    def close(self) -> None:
+        """Gives everything back, and removes the live directory."""
+        self.shut()
+        subprocess.run(["rm", "-rf", str(self.live), str(self.outside)], check=True)
+
+    @property
+    def engine(self) -> Engine:
+        """The engine, which is open."""
+        assert self.opened is not None
+        return self.opened
+
+    def open(self) -> None:
+        """An engine on what is there; raises WrongSource."""
+        policy = Policy(source=self.plan.source, freeze_seconds_max=FREEZE_SECONDS)
+        self.opened = Engine(self.base, policy, self.sources, live=self.live)
+        self.freezer = CopyingFreezer(self.opened.tools.freezer, self.live, self.base / "copy")
+        self.opened.tools.freezer = self.freezer  # type: ignore[assignment]  # the real one inside
+        if self.opened.snapshotter.source_name != self.plan.source:
+            raise WrongSource(self.opened.snapshotter.source_reason)
+
+    def shut(self) -> None:
+        """The engine ends as it does with the daemon; the volume goes on to change."""
+        if self.opened is not None:
+            self.result.freeze_ms_max = max(
+                self.result.freeze_ms_max, self.freezer.seconds_max * 1000
+            )
+            self.opened.tools.freezer = self.freezer.real
+            self.opened.close()
+            self.opened = None
+
+    def command(self) -> list[str]:
+        """The churn's command line."""
+        plan = self.plan
+        command = [sys.executable, "-m", "tests.support.churn", str(self.live), plan.seed]
+        command += ["--outside", str(self.outside), "--records", str(self.records)]
+        command += ["--processes", str(plan.processes), "--threads", str(plan.threads)]
+        return [*command, "--kinds", ",".join(plan.kinds)]
+
+    @contextlib.contextmanager
+    def busy(self) -> Iterator[Iterator[int]]:
+        """While the churn runs: numbers of turns, until enough was compared or time is up."""
+        output = self.base / "output"
+        deadline = time.monotonic() + self.plan.seconds_max
+        with writers(self.live, self.command(), output) as child:
+
+            def turns() -> Iterator[int]:
+                for turn in itertools.count():
+                    if self.result.compared >= self.plan.snapshots or self.result.differences:
+                        return
+                    if time.monotonic() > deadline:
+                        return
+                    assert child.poll() is None, (
+                        f"{self.plan}: the churn ended: {output.read_text()}"
+                    )
+                    yield turn
+
+            yield turns()
+        self.result.counts = tally.read(self.records / "counts", self.plan.kinds)
+
+    def run(self) -> Result:
+        """The engine starts while the volume is busy, and captures it at irregular intervals."""
+        with self.busy() as turns:
+            time.sleep(self.random.random() * HEAD_START_SECONDS)
+            self.open()
+            for _ in turns:
+                self.turn()
+                time.sleep(self.random.choice((0.0, 0.0, 0.05, 0.2)))
+        self.shut()
+        return self.result
+
+    def turn(self) -> None:
+        """One capture, and the comparison if there was a freeze and a snapshot."""
+        self.freezer.copied = False
+        snapshot = self.engine.snapshotter.capture("interval", self.engine.writers())
+        if snapshot is not None and snapshot.consistency == "fuzzy":
+            self.result.fuzzy.append(snapshot.cause)
+        elif snapshot is not None and self.freezer.copied:
+            self.compare(snapshot)
+        else:
+            time.sleep(0.05)
+
+    def check_rest(self) -> None:
+        """Nobody writes any more: the next snapshot is what is on disk."""
+        self.engine.snapshotter.capture("manual", self.engine.writers())
+        head = self.engine.state.head
+        assert head is not None
+        replayed, copy = self.engine.replay(head, "rest"), self.base / "copied"
+        # A copy, since a file may have another name outside.
+        subprocess.run(["cp", "-a", str(self.live), str(copy)], check=True)
+        found = difference(describe(copy), describe(replayed))
+        self.result.differences += [f"at rest: {line}" for line in found[:DIFFERENCES_SHOWN]]
+        subprocess.run(["rm", "-rf", str(replayed), str(copy)], check=True)
+
+    def compare(self, snapshot: SnapshotRecord) -> None:
+        """Entry by entry and byte by byte."""
+        replayed = self.engine.replay(snapshot, "replay")
+        found = difference(describe(self.freezer.copy), describe(replayed))
+        for line in found[:DIFFERENCES_SHOWN]:
+            self.result.differences.append(
+                f"snapshot {snapshot.seq}: {line}{self.explained(line, replayed)}"
+            )
+        subprocess.run(["rm", "-rf", str(replayed)], check=True)
+        self.result.compared += 1
+
+    def explained(self, line: str, replayed: Path) -> str:
+        """Which bytes differ, and what was done to the file lately."""
+        path = os.fsdecode(eval(line.partition(": ")[0])).lstrip("/")  # a repr of ours
+        number = self.freezer.inodes.get(path, 0)
+        parts = ranges(self.freezer.copy / path, replayed / path)
+        begin, end = self.freezer.copied_at - LOG_SECONDS, self.freezer.copied_at
+        steps = [
+            f"{float(step.split()[0]) - end:+.6f} {log.name} {step}"
+            for log in self.records.glob("log-*")
+            for step in log.read_text().splitlines()
+            if {path, f"#{number}"} & set(step.split()[5:])
+            and float(step.split()[1]) > begin
+            and float(step.split()[0]) < end
+        ]
+        steps.sort(key=lambda step: step.split()[2])
+        return "\n    ".join([f" inode {number}, bytes {parts}", *steps[-LOG_LINES:]])
+
+
+def ranges(left: Path, right: Path) -> str:
+    """The ranges of two files that differ, in pages."""
+    if not (left.is_file() and right.is_file()):
+        return ""
+    one, other = left.read_bytes(), right.read_bytes()
+    found: list[list[int]] = []
+    for at in range(0, max(len(one), len(other)), 4096):
+        if one[at : at + 4096] != other[at : at + 4096]:
+            if found and found[-1][1] == at:
+                found[-1][1] = at + 4096
+            else:
+                found.append([at, at + 4096])
+    shown = ", ".join(f"{start}-{end}" for start, end in found[:RANGES_SHOWN])
+    return f"{shown} in {len(found)} ranges"

@@ -1,0 +1,299 @@
+"""The eBPF programs are lost behind our back: noticed, fallen back from, nothing missed."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from diffkeeper import counters, limits
+from diffkeeper.capture import loading, tracing
+from diffkeeper.capture.attached import Attached
+from diffkeeper.capture.heartbeat import Heartbeat
+from diffkeeper.capture.probe import Place, Sources
+from diffkeeper.capture.program import Program
+from diffkeeper.engine.snapshotter import Policy
+from diffkeeper.errors import UnsupportedError
+from tests.support.harness import Engine
+from tests.support.trees import describe, difference
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+BEAT_SECONDS = 0.5
+NOTICE_SECONDS_MAX = 5.0
+CHUNK = 64 * limits.KIB
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Iterator[Program]:
+    """Programs of the test's own, to be harmed."""
+    try:
+        made = Program.load()
+    except UnsupportedError as error:
+        pytest.skip(f"no eBPF: {error}")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def engine(request: pytest.FixtureRequest, program: Program, tmp_path: Path) -> Iterator[Engine]:
+    """A volume with eBPF, on the disk of the tests; its parameter are seconds between beats."""
+    sources = Sources.of(program, heartbeat=getattr(request, "param", BEAT_SECONDS))
+    with Engine(tmp_path, Policy(source="ebpf"), sources) as made:
+        if made.snapshotter.source_name != "ebpf":
+            pytest.skip(made.snapshotter.source_reason)
+        yield made
+
+
+def loaded_of(program: Program) -> Any:
+    """What bcc has loaded."""
+    return program._loaded
+
+
+def detach_all(program: Program) -> None:
+    for event in list(loaded_of(program).tracepoint_fds):
+        loaded_of(program).detach_tracepoint(event)
+
+
+def detach_one(program: Program) -> None:
+    loaded_of(program).detach_tracepoint(b"ext4:ext4_punch_hole")
+
+
+def take_over(fd: int) -> None:
+    """The descriptor is another file's from now on, as after a close behind its owner's back."""
+    other = os.open("/dev/null", os.O_RDONLY)
+    os.dup2(other, fd)
+    os.close(other)
+
+
+def take_event(program: Program) -> None:
+    take_over(loaded_of(program).tracepoint_fds[b"ext4:ext4_da_write_end"])
+
+
+def take_program(program: Program) -> None:
+    take_over(loaded_of(program).funcs[b"tracepoint__ext4__ext4_da_write_end"].fd)
+
+
+def take_map(name: bytes) -> Callable[[Program], None]:
+    return lambda program: take_over(loaded_of(program)[name].map_fd)
+
+
+def empty_watched(program: Program) -> None:
+    """All is loaded and attached, and yet nothing is marked any more."""
+    loaded_of(program)[b"watched"].clear()
+
+
+SEEN_AT_ONCE = {
+    "all detached": detach_all,
+    "one detached": detach_one,
+    "an event's descriptor": take_event,
+    "a program's descriptor": take_program,
+    "the map of what is watched": take_map(b"watched"),
+    "the map of chunks": take_map(b"chunks"),
+    "the map of volumes": take_map(b"volumes"),
+}
+LOSSES = {**SEEN_AT_ONCE, "nothing is watched": empty_watched}
+
+
+def test_whole_programs_are_not_called_broken(program: Program, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    for turn in range(20):
+        file.write_bytes(b"x" * turn * CHUNK)
+        assert program.check() == ""
+
+
+@pytest.mark.parametrize("lose", SEEN_AT_ONCE.values(), ids=SEEN_AT_ONCE.keys())
+def test_the_kernel_is_asked(program: Program, lose: Callable[[Program], None]) -> None:
+    before = lost_count()
+    lose(program)
+    assert program.check().startswith("the eBPF programs were lost: ")
+    assert program.check() == program.lost
+    assert lost_count() == before + 1
+
+
+NESTED = b"""
+int sampled(void *context) { bpf_trace_printk("x"); return 0; }
+TRACEPOINT_PROBE(bpf_trace, bpf_trace_printk) { return 0; }
+"""
+CLOCK = {"ev_type": 1, "ev_config": 0, "sample_freq": 500}  # the software event of the CPU's clock
+
+
+def test_runs_that_the_kernel_left_out_are_seen() -> None:
+    """A program whose tracepoint is met inside another eBPF program does not run."""
+    try:
+        bcc = loading.import_bcc()
+        os.putenv("BCC_KERNEL_SOURCE", str(tracing.header_sets()[0]))
+        loaded = bcc.BPF(text=NESTED)
+        attached = Attached(bcc.libbcc.lib, loaded)
+        before = attached.broken()
+        loaded.attach_perf_event(fn_name=b"sampled", **CLOCK)
+    except Exception as error:  # bcc raises nothing finer
+        pytest.skip(f"no eBPF, or no sampling of the clock: {error}")
+    assert before == ""
+    deadline = time.monotonic() + NOTICE_SECONDS_MAX
+    while "left runs of bpf_trace:bpf_trace_printk out" not in attached.broken():
+        assert time.monotonic() < deadline, "what was left out is not seen"
+    loaded.cleanup()
+    assert attached.broken()
+
+
+def lost_count() -> float:
+    return counters.counts().get(("ebpf_programs_lost_total", ()), 0)
+
+
+@pytest.mark.parametrize("lose", LOSSES.values(), ids=LOSSES.keys())
+def test_it_falls_back_in_time(
+    engine: Engine, program: Program, lose: Callable[[Program], None]
+) -> None:
+    """Noticed with nobody asking for a snapshot, while the volume is written to."""
+    write(engine, 0)
+    engine.capture()
+    lose(program)
+    deadline = time.monotonic() + NOTICE_SECONDS_MAX
+    turn = 1
+    while engine.snapshotter.source_name == "ebpf":
+        assert time.monotonic() < deadline, "the loss is not noticed"
+        write(engine, turn)
+        if engine.snapshotter.pending(engine.writers()) and program.lost:
+            engine.capture()
+        turn += 1
+        time.sleep(0.01)
+    assert engine.snapshotter.source_name == "inotify"
+    assert "the eBPF programs were lost" in engine.snapshotter.source_reason
+    support = {feature.name: feature for feature in engine.snapshotter.features}
+    assert support["programs"].support == "unsupported"
+    assert "were lost" in support["programs"].reason
+    for more in range(2):
+        write(engine, turn + more)
+        assert_holds_live(engine)
+
+
+@pytest.mark.parametrize("lose", [detach_all, take_event, take_map(b"chunks")])
+def test_no_snapshot_is_taken_from_what_lost_programs_told(
+    engine: Engine, program: Program, lose: Callable[[Program], None]
+) -> None:
+    """Lost just before what is written, and captured before any heartbeat."""
+    write(engine, 0)
+    engine.capture()
+    lose(program)
+    write(engine, 1)
+    assert_holds_live(engine)
+    assert engine.snapshotter.source_name == "inotify"
+    write(engine, 2)
+    assert_holds_live(engine)
+
+
+def test_what_is_lost_within_a_capture(
+    engine: Engine, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It sees a file that was made after writes it does not see: not the state of any instant."""
+    write(engine, 0)
+    engine.capture()
+    write(engine, 1)
+    once = engine.snapshotter._round
+
+    def lose_and_write(*arguments: Any) -> None:
+        monkeypatch.undo()
+        detach_all(program)
+        write(engine, 2)
+        (engine.live / "after").write_bytes(b"after")
+        once(*arguments)
+
+    monkeypatch.setattr(engine.snapshotter, "_round", lose_and_write)
+    assert_holds_live(engine)
+    assert engine.snapshotter.source_name == "inotify"
+    assert_holds_live(engine)
+
+
+@pytest.mark.parametrize("engine", [4.0], indirect=True)
+def test_only_the_heartbeat_notices(
+    engine: Engine, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the kernel says that all is as it was, and yet no mark is set.
+
+    What was captured until it was noticed has new timestamps with old content: it is read again.
+    """
+    # Else, what changed within half a minute would be read again for its possible mappings.
+    engine.snapshotter._horizon_ns = 0
+    write(engine, 0)
+    engine.capture()
+    monkeypatch.setattr(Attached, "broken", lambda _: "")
+    detach_all(program)
+    write(engine, 1)
+    time.sleep(0.1)  # until the timestamps are old enough to be relied on
+    engine.capture()
+    assert engine.snapshotter.source_name == "ebpf", "the heartbeat was too fast for this test"
+    deadline = time.monotonic() + NOTICE_SECONDS_MAX
+    while not program.lost:
+        assert time.monotonic() < deadline, "the loss is not noticed"
+        time.sleep(0.01)
+    assert_holds_live(engine)
+    assert engine.snapshotter.source_name == "inotify"
+
+
+def write(engine: Engine, turn: int) -> None:
+    """One page in each of a few files, without closing them, so that no name is hinted."""
+    for number in range(4):
+        path = engine.live / f"f{number}"
+        if not turn:
+            path.write_bytes(os.urandom(8 * CHUNK))
+        file = os.open(path, os.O_RDWR)
+        os.pwrite(file, b"%d" % turn, (turn % 8) * CHUNK + number)
+        os.close(file)
+
+
+def assert_holds_live(engine: Engine) -> None:
+    snapshot = engine.capture()
+    replayed = engine.replay(snapshot, f"r{snapshot.seq}-{time.monotonic_ns()}")
+    assert difference(describe(engine.live), describe(replayed)) == []
+
+
+def test_a_device_without_marks_is_refused(program: Program, tmp_path: Path) -> None:
+    """A place where a write leaves no mark is not one for eBPF, whatever its name."""
+    sources = Sources.of(program)
+    device = os.stat("/dev/shm").st_dev
+    choice = sources.choose("ebpf", Place(device, "ext4", 16, "/dev/shm"))
+    choice.source.stop()
+    assert choice.source.name == "inotify"
+    assert "a write left no mark" in choice.reason
+    assert not program.lost, "others have theirs"
+
+
+def test_without_proof_for_long_it_is_not_relied_on(
+    engine: Engine, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a disk that hangs: neither a mark, nor its absence, proves anything."""
+    write(engine, 0)
+    engine.capture()
+    monkeypatch.setattr(Heartbeat, "_run", lambda _: None)
+    monkeypatch.setattr(limits, "HEARTBEAT_SILENT_SECONDS_MAX", 0.0)
+    assert engine.snapshotter.pending(engine.writers())
+    assert_holds_live(engine)
+    assert engine.snapshotter.source_name == "inotify"
+    assert "no proof" in engine.snapshotter.source_reason
+    assert not program.lost
+
+
+def test_lost_programs_are_loaded_anew_a_few_times(tmp_path: Path) -> None:
+    """For the volumes that ask from then on; those that fell back stay so."""
+    sources = Sources()
+    place = Place(tmp_path.stat().st_dev, "ext4", 16, str(tmp_path))
+    if sources.load():
+        pytest.skip(sources.load())
+    for _ in range(limits.EBPF_LOADS_MAX):
+        choice = sources.choose("ebpf", place)
+        if choice.source.name != "ebpf":
+            pytest.skip(choice.reason)
+        choice.source.stop()
+        loaded = sources._program
+        assert loaded is not None
+        loaded.lose("by the test")
+    choice = sources.choose("ebpf", place)
+    choice.source.stop()
+    assert choice.source.name == "inotify"
+    assert "by the test" in choice.reason
+    sources.close()

@@ -1,0 +1,296 @@
+"""Volumes that are written together: who belongs together, one commit, what older stores hold."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import lmdb
+import pytest
+
+from diffkeeper import failpoint, limits
+from diffkeeper.engine import group
+from diffkeeper.engine.observation import LostError
+from diffkeeper.engine.snapshotter import Policy
+from diffkeeper.engine.volume import Change, VolumeState, commit_together
+from diffkeeper.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError
+from diffkeeper.format.records import SnapshotRecord, VolumeRecord
+from diffkeeper.store import tables
+from diffkeeper.store.store import Batch, Store
+from diffkeeper.volumes.history import History
+from diffkeeper.volumes.membership import Party, bounded, groups
+from diffkeeper.volumes.pace import Pace
+from tests.support.spanning import Container, Volumes
+from tests.support.trees import describe, difference
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+def party(*pids: int, recorded: tuple[int, ...] = (), apart: bool = False) -> Party:
+    return Party(frozenset(pids), frozenset(recorded), apart)
+
+
+# Who belongs together
+
+
+def test_who_shares_a_process_belongs_together() -> None:
+    """Also by way of a third one; what is mounted alone, beside or as well, changes nothing."""
+    parties = {
+        1: party(10, 11),
+        2: party(12),
+        3: party(11, 13),
+        4: party(13, 14),
+        5: party(),
+        6: party(15),
+    }
+    assert groups(parties) == [[1, 3, 4], [2], [5], [6]]
+
+
+def test_membership_is_the_same_whatever_the_order() -> None:
+    parties = {n: party(n, n + 1) for n in range(1, 30)}
+    backwards = dict(reversed(parties.items()))
+    assert groups(parties) == groups(backwards) == [list(range(1, 30))]
+
+
+def test_what_nobody_writes_to_stays_with_its_last_group() -> None:
+    """Whichever of the two recorded it. With writers of its own, it goes its own way."""
+    assert groups({1: party(recorded=(1, 2)), 2: party()}) == [[1, 2]]
+    assert groups({1: party(), 2: party(20, recorded=(1, 2))}) == [[1, 2]]
+    assert groups({1: party(10, recorded=(1, 2)), 2: party(20)}) == [[1], [2]]
+    assert groups({1: party(recorded=(1, 2))}) == [[1]], "the other one is not watched any more"
+
+
+def test_some_volumes_are_captured_apart() -> None:
+    assert groups({1: party(10), 2: party(10, apart=True), 3: party(10)}) == [[1, 3], [2]]
+    assert groups({1: party(recorded=(1, 2)), 2: party(apart=True)}) == [[1], [2]]
+
+
+def test_a_group_is_bounded() -> None:
+    parts = bounded(list(range(2 * limits.GROUP_VOLUMES_MAX + 3)))
+    assert [len(part) for part in parts] == [limits.GROUP_VOLUMES_MAX] * 2 + [3]
+
+
+# Pace
+
+
+def test_the_interval_is_stretched_by_what_the_whole_group_takes() -> None:
+    pace = Pace(10.0, 10.0)
+    for _ in range(limits.PACE_CAPTURES):
+        pace.used(0.1)
+    pace.settle(1.0, pace.mean)
+    assert pace.effective == pytest.approx(0.1 / limits.CPU_FRACTION_MAX)
+    assert "100 ms" in pace.delayed
+    pace.failed(1.0)
+    assert pace.effective == 2.0
+    pace.settle(1.0, pace.mean)
+    assert pace.effective == 2.0, "nothing but a capture that succeeds ends the waiting"
+    pace.used(0.0)
+    pace.settle(10.0, 0.0)
+    assert (pace.effective, pace.delayed) == (10.0, ""), "alone again, its own interval rules"
+
+
+# Records and commits
+
+
+def snapshot(volume_id: int, seq: int, together: dict[str, int] | None = None) -> SnapshotRecord:
+    return SnapshotRecord(
+        volume_id, seq, None, "ab" * 32, seq, "crash", "manual", 1, 1, 1, 1, 0.0, 1.0, "",
+        together or {},
+    )  # fmt: skip
+
+
+def test_a_record_of_a_group_reads_back() -> None:
+    record = snapshot(3, 2, {"3": 2, "12": 7})
+    assert SnapshotRecord.decode(record.encode()) == record
+    assert record.group_id == snapshot(12, 7, {"12": 7, "3": 2}).group_id != ""
+    assert record.group_id != snapshot(3, 3, {"3": 3, "12": 7}).group_id
+    assert snapshot(3, 2).group_id == ""
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"3": 2},
+        {"3": 2, "x": 1},
+        {"3": 2, "04": 1},
+        {"3": 1, "4": 1},
+        {"4": 2, "5": 2},
+        {"3": 2, "4": -1},
+        {"3": 2, **{str(n): 1 for n in range(100, 100 + limits.GROUP_VOLUMES_MAX)}},
+    ],
+)
+def test_a_group_that_no_capture_makes_is_refused(given: dict[str, int]) -> None:
+    with pytest.raises(InvalidInputError):
+        snapshot(3, 2, given).encode()
+    good = snapshot(3, 2, {"3": 2, "9": 9}).encode()
+    text = str(given).replace("'", '"').replace(" ", "").encode()
+    with pytest.raises(CorruptionError):
+        SnapshotRecord.decode(good.replace(b'{"3":2,"9":9}', text))
+
+
+def test_an_empty_group_is_no_field() -> None:
+    """So a record of format version 1 is a record, and still the only encoding of itself."""
+    encoded = snapshot(3, 2).encode()
+    assert b"group" not in encoded
+    assert SnapshotRecord.decode(encoded).group == {}
+    with pytest.raises(CorruptionError):
+        SnapshotRecord.decode(encoded.replace(b'"new_bytes"', b'"group":{},"new_bytes"'))
+
+
+def test_a_store_of_version_1_opens_and_is_raised(tmp_path: Path) -> None:
+    path = str(tmp_path / "store")
+    store = Store.open(path, reserve_bytes=0)
+    store.commit(Batch(volumes=[VolumeRecord(1, "v", 1, head=2, next_seq=3)]))
+    store.commit(Batch(snapshots=[snapshot(1, 1), snapshot(1, 2)]))
+    store.close()
+    with lmdb.open(path, max_dbs=16) as env, env.begin(write=True) as txn:
+        meta = env.open_db(tables.META.database, txn=txn)
+        txn.put(tables.META_FORMAT, tables.pack_u64(1), db=meta)
+    store = Store.open(path, reserve_bytes=0)
+    assert [s.group for s in store.snapshots(1)] == [{}, {}]
+    store.close()
+    with lmdb.open(path, max_dbs=16) as env, env.begin() as txn:
+        found = txn.get(tables.META_FORMAT, db=env.open_db(tables.META.database, txn=txn))
+    assert found is not None
+    assert tables.unpack_u64(found) == tables.FORMAT_VERSION, "an older release is warned off"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    made = Store.open(str(tmp_path / "store"), reserve_bytes=0)
+    for number, name in ((1, "data"), (2, "wal"), (3, "other")):
+        made.commit(Batch(volumes=[VolumeRecord(number, name, 1)], names_put={name: number}))
+    yield made
+    made.close()
+
+
+def states(store: Store) -> list[VolumeState]:
+    return [VolumeState(store, record) for record in store.volumes()]
+
+
+def test_several_volumes_are_committed_together_or_not_at_all(store: Store) -> None:
+    data, wal, _ = states(store)
+    both = {"1": 1, "2": 1}
+    commit_together(
+        [
+            Change(wal, Batch(), snapshot(2, 1, both)),
+            Change(data, Batch(), snapshot(1, 1, both), {"next_link_id": 5}),
+        ]
+    )
+    assert (data.record.head, data.record.next_link_id, wal.record.head) == (1, 5, 1)
+    assert [record.head for record in store.volumes()] == [1, 1, None]
+    # A second snapshot of the same number is refused, and takes the other one with it.
+    with pytest.raises(ConflictError):
+        commit_together(
+            [
+                Change(data, Batch(), snapshot(1, 2)),
+                Change(wal, Batch(), snapshot(2, 1)),
+            ]
+        )
+    assert (data.record.head, wal.record.head) == (1, 1)
+    assert data.head is not None
+    assert data.head.seq == 1
+    assert [s.seq for s in store.snapshots(1)] == [1]
+
+
+def test_the_group_of_a_snapshot(store: Store) -> None:
+    data, wal, other = states(store)
+    history = History(store)
+    commit_together(
+        [
+            Change(data, Batch(), snapshot(1, 1, {"1": 1, "2": 1})),
+            Change(wal, Batch(), snapshot(2, 1, {"1": 1, "2": 1})),
+            Change(other, Batch(), snapshot(3, 1)),
+        ]
+    )
+    # Nothing changed in `wal`: it has no snapshot of the later instant.
+    commit_together([Change(data, Batch(), snapshot(1, 2, {"1": 2, "2": 1}))])
+
+    def seqs(state: VolumeState, reference: str | None) -> dict[str, int]:
+        found = history.group(state.record, reference)
+        assert len({member.snapshot.members["data"] for member in found}) <= 2
+        return {member.volume: member.snapshot.seq for member in found}
+
+    assert seqs(data, "1") == seqs(wal, "1") == {"data": 1, "wal": 1}
+    assert seqs(data, None) == seqs(wal, None) == seqs(data, "2") == {"data": 2, "wal": 1}
+    with pytest.raises(NotFoundError, match="snapshot 1 of other belongs to no group"):
+        history.group(other.record, None)
+    view = history.view(snapshot(1, 2, {"1": 2, "2": 1}))
+    assert (view.members, len(view.group)) == ({"data": 2, "wal": 1}, 16)
+
+
+# Captures of several volumes
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+
+
+@needs_root
+@pytest.mark.parametrize("source", ["inotify", "scan"])
+def test_one_capture_of_two_volumes(source: str, tmp_path: Path) -> None:
+    with Volumes(tmp_path, ("a", "b"), Policy(source=source)) as volumes, Container() as container:
+        container.start(
+            {live: tmp_path / "in" / name for name, live in volumes.live.items()}, "sleep 300"
+        )
+        (volumes.live["a"] / "f").write_bytes(b"1" * 100_000)
+        first = volumes.capture()
+        assert first.keys() == {"a", "b"}
+        assert all(s.consistency == "crash" and s.group == {"1": 1, "2": 1} for s in first.values())
+        assert first["a"].time_ns == first["b"].time_ns
+        assert first["a"].freeze_ms == first["b"].freeze_ms > 0
+        figures = volumes.snapshotters["a"].figures
+        assert figures.dirty_bytes >= 100_000
+        assert figures.rounds >= 2
+        assert figures.freeze_seconds == pytest.approx(first["a"].freeze_ms / 1000, abs=1e-4)
+        # A member in which nothing changed is named at its head.
+        (volumes.live["b"] / "g").write_bytes(b"2")
+        second = volumes.capture()
+        assert second.keys() == {"b"}
+        assert second["b"].group == {"1": 1, "2": 2}
+        assert volumes.capture() == {}
+
+
+@needs_root
+@pytest.mark.parametrize("name", ["capture.drained", "capture.frozen", "capture.before_commit"])
+def test_a_capture_that_fails_loses_nothing_of_any_member(name: str, tmp_path: Path) -> None:
+    """What was drained of all is due again."""
+    with Volumes(tmp_path, ("a", "b"), Policy()) as volumes, Container() as container:
+        container.start(
+            {live: tmp_path / "in" / name for name, live in volumes.live.items()}, "sleep 300"
+        )
+        volumes.capture()
+        for live in volumes.live.values():
+            (live / "f").write_bytes(os.urandom(200_000))
+        failpoint.arm(f"{name}=error")
+        with pytest.raises(failpoint.FailpointError):
+            volumes.capture()
+        assert all(member.snapshotter.pending(member.writers) for member in volumes.members())
+        taken = volumes.capture()
+        assert taken["a"].group == taken["b"].group == {"1": 2, "2": 2}
+        for number, record in taken.items():
+            replayed = volumes.replay(record, tmp_path / "out" / number)
+            assert difference(describe(volumes.live[number]), describe(replayed)) == []
+
+
+def test_a_closed_member_is_left_out(tmp_path: Path) -> None:
+    """It was unmounted while the capture of its group waited."""
+    with Volumes(tmp_path, ("a", "b"), Policy()) as volumes:
+        members = volumes.members()
+        (volumes.live["a"] / "f").write_bytes(b"1")
+        volumes.snapshotters.pop("b").close()
+        closed, taken = group.capture(members, "manual")
+        assert closed is None
+        assert taken is not None
+        assert taken.group == {}
+
+
+def test_a_faulty_member_is_named(tmp_path: Path) -> None:
+    with Volumes(tmp_path, ("a", "b"), Policy()) as volumes:
+        volumes.capture()
+        (volumes.live["a"] / "f").write_bytes(b"1")
+        volumes.live["b"].rmdir()
+        with pytest.raises(LostError):
+            volumes.capture()
+        assert volumes.snapshotters["b"].faulty
+        assert not volumes.snapshotters["a"].faulty
