@@ -19,7 +19,7 @@ from diffkeeper.freeze.mounts import Mount, Target
 from diffkeeper.freeze.namespaces import Namespaces, View
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 __all__ = ["Mapped", "Survey", "Target", "Writers"]
 
@@ -54,9 +54,9 @@ class Survey:
 
     def find(self, targets: Sequence[Target]) -> dict[Target, Writers]:
         """The writers of each target, in one pass over all processes (a few ms for hundreds)."""
-        by_dev: dict[str, list[Target]] = {}
+        by_dev: dict[str, dict[str, Target]] = {}
         for target in targets:
-            by_dev.setdefault(target.dev, []).append(target)
+            by_dev.setdefault(target.dev, {})[target.root] = target
         found: dict[Target, list[int]] = {target: [] for target in targets}
         if targets:
             host = _Host(self._namespaces)
@@ -183,12 +183,20 @@ class _Places:
             return "ended"
 
 
-def _seen(view: View, by_dev: dict[str, list[Target]], host: _Host) -> set[Target]:
-    """The targets that a namespace can write to."""
+def _seen(view: View, by_dev: dict[str, dict[str, Target]], host: _Host) -> set[Target]:
+    """The targets that a namespace can write to; `by_dev`: file system to root to target."""
     return {
-        target
-        for dev, targets in by_dev.items()
+        roots[above]
+        for dev, roots in by_dev.items()
         for mount in view.mounts.get(dev, [])
-        for target in targets
-        if target.holds(mount.root) and not host.has(view, mount)
+        for above in _at_and_above(mount.root)
+        if above in roots and not host.has(view, mount)
     }
+
+
+def _at_and_above(root: str) -> Iterator[str]:
+    """A path inside a file system and all that hold it, as `Target.holds` has it."""
+    yield root
+    while root != "/":
+        root = root.rpartition("/")[0] or "/"
+        yield root
