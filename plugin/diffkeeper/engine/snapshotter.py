@@ -24,6 +24,7 @@ from diffkeeper.capture import probe
 from diffkeeper.capture.scan import ScanSource
 from diffkeeper.capture.source import Changed, Dirty, Source
 from diffkeeper.engine import group
+from diffkeeper.engine.files import Files
 from diffkeeper.engine.mapped import Mapped
 from diffkeeper.engine.observation import Hidden, Observation, Trust
 from diffkeeper.engine.observe import Observer
@@ -312,20 +313,26 @@ class Snapshotter:
         if self._settled:
             since_ns = clock.now_ns() - self._looked_ns + limits.TIMESTAMP_GRANULE_NS
             horizon = 0 if self._source.complete else since_ns
-        return Observer(
+        files = Files(
             self._tree,
-            self._root_fd,
             self._source,
             self.tools.reader,
             self._index,
             self.policy.chunk_bits,
             Trust(limits.TIMESTAMP_GRANULE_NS, horizon),
-            self._nameless if still else None,
-            self._places,
-            check,
             spill,
             self._mapped,
             self._looked,
+        )
+        return Observer(
+            self._tree,
+            self._root_fd,
+            self._source,
+            self._index,
+            self._nameless if still else None,
+            self._places,
+            check,
+            files,
         )
 
     def _note_name(self, number: int, old: IndexRecord | None, new: IndexRecord) -> None:
