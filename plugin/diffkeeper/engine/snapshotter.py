@@ -16,7 +16,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from diffkeeper import clock, counters, limits
@@ -34,9 +33,9 @@ from diffkeeper.engine.stage import Stage
 from diffkeeper.engine.tools import Policy, Tools
 from diffkeeper.engine.unhinted import Unhinted
 from diffkeeper.engine.volume import Change
+from diffkeeper.engine.work import Figures, Work, as_record
 from diffkeeper.engine.worktree import Directory, Worktree
 from diffkeeper.errors import UnsupportedError
-from diffkeeper.format.records import SnapshotRecord
 from diffkeeper.format.root import decode_root
 from diffkeeper.freeze.writers import Survey, Target, Writers
 from diffkeeper.fsio import inode, mounts
@@ -49,41 +48,11 @@ if TYPE_CHECKING:
     from diffkeeper.engine.content import Content
     from diffkeeper.engine.volume import VolumeState
     from diffkeeper.format.entry import Entry
-    from diffkeeper.format.records import IndexRecord
+    from diffkeeper.format.records import IndexRecord, SnapshotRecord
 
 __all__ = ["Policy", "Snapshotter", "Tools"]
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Figures:
-    """What the last capture cost. `dirty_bytes`: what it had to read; `rounds`: of looking."""
-
-    freeze_seconds: float = 0.0
-    capture_seconds: float = 0.0
-    dirty_bytes: int = 0
-    rounds: int = 0
-
-
-@dataclass(slots=True)
-class _Work:
-    """The capture under way."""
-
-    writers: Writers = field(default_factory=Writers)
-    still: bool = True  # there will be no freeze
-    dirty: Dirty = field(default_factory=Dirty)  # what its first drain brought
-    hidden: Hidden = field(default_factory=Hidden)
-    again: bool = False  # the newest snapshot is to be taken again
-    root: bytes = b""  # of the last look without a freeze
-    # Inside the freeze: what was copied, and what the round under way looks at, which is due
-    # again if the freeze ends it early.
-    taken: list[Observation] = field(default_factory=list)
-    copied: dict[tuple[int, bytes], Observation] = field(default_factory=dict)  # newest by place
-    pending: Dirty = field(default_factory=Dirty)
-    pending_hidden: Hidden = field(default_factory=Hidden)
-    frozen_hidden: bool = False  # there was something that gives no hint
-    figures: Figures = field(default_factory=Figures)
 
 
 class Snapshotter:
@@ -116,7 +85,7 @@ class Snapshotter:
         self._recorder = Recorder(self._stage, self._index, self._note_name)
         self._tree: Worktree | None = None
         self._nameless: dict[int, int] = {}
-        self._work = _Work()
+        self._work = Work()
         self.figures = Figures()
         self._places: dict[int, tuple[int, bytes]] = {}
         # What was read of files since signatures were taken over: a further look reads it again.
@@ -192,7 +161,7 @@ class Snapshotter:
         """A capture begins. `still`: there will be no freeze; `share`: of how many volumes it is,
         which share the memory for what waits to be stored.
         """
-        self._work = _Work(writers, still)
+        self._work = Work(writers, still)
         self._stage.bytes_max = limits.BATCH_BYTES_MAX // share
 
     def rely(self) -> None:
@@ -271,7 +240,7 @@ class Snapshotter:
 
     def forget(self) -> None:
         """Drop all unstored work: the next capture compares everything with the newest snapshot."""
-        self._work = _Work()
+        self._work = Work()
         self._tree = None
         self._mapped.frozen = False
         self._mapped.forget()
@@ -527,30 +496,9 @@ class Snapshotter:
         healed = unchanged and head is not None and head.consistency == "fuzzy"
         if unchanged and not (healed and not outcome.fuzzy):
             return Change(self._state, batch if len(self._index) else Batch(), None, fields)
-        snapshot = self._snapshot(root, reason, outcome, clock.monotonic() - started)
+        seconds = clock.monotonic() - started
+        snapshot = as_record(self._state.record, self._tree, self._stage, reason, outcome, seconds)
         return Change(self._state, batch, snapshot, fields)
-
-    def _snapshot(
-        self, root: bytes, reason: str, outcome: group.Outcome, seconds: float
-    ) -> SnapshotRecord:
-        assert self._tree is not None  # noqa: S101  # loaded at the start of each capture
-        record = self._state.record
-        return SnapshotRecord(
-            volume_id=record.id,
-            seq=record.next_seq,
-            parent=record.head,
-            root=root.hex(),
-            time_ns=outcome.time_ns or clock.now_ns(),
-            consistency="fuzzy" if outcome.fuzzy else "crash",
-            reason=reason,
-            files=self._tree.files,
-            bytes=self._tree.size,
-            new_bytes=self._stage.new_bytes,
-            stored_bytes=self._stage.stored_bytes,
-            freeze_ms=round(outcome.freeze_ms, 3),
-            capture_ms=round(seconds * 1000, 3),
-            cause=outcome.fuzzy,
-        )
 
     def recorded(self, outcome: group.Outcome, started: float) -> None:
         """All is stored."""
@@ -563,4 +511,4 @@ class Snapshotter:
         self.figures = self._work.figures
         self.figures.freeze_seconds = outcome.freeze_ms / 1000
         self.figures.capture_seconds = clock.monotonic() - started
-        self._work = _Work()
+        self._work = Work()
