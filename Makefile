@@ -42,7 +42,7 @@ test-vm: setup ## the same on Debian's stock kernel with cgroup v2 alone, in an 
 	scripts/test-vm $(ARGS)
 
 bench: setup ## measure mount, capture, freeze and replay on this machine
-	.venv/bin/python tests/bench/run.py $(ARGS)
+	scripts/with-docker .venv/bin/python tests/bench/run.py $(ARGS)
 
 lock: setup ## resolve the dependencies anew into requirements/
 	scripts/lock

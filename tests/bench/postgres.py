@@ -1,152 +1,91 @@
 """Snapshots of PostgreSQL under pgbench: how long it is frozen, and what it loses.
 
-The server runs as a container's would: in a mount namespace and a cgroup of its own, with the
-volume bound at a place that the host does not have.
+Two containers of a real Docker Engine, the one on a volume of the `local` driver, the other on one
+of ours, which a daemon of this run serves: so its CPU time and memory can be read.
 """
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffkeeper.freeze.cgroups import Hierarchy
-from tests.bench.data import cluster
+from tests.bench.ages import Ages
+from tests.bench.containers import CLIENTS, Server, image
 from tests.bench.figures import Sample, Table, ratio, short
+from tests.bench.goals import Goal, goals
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.bench.daemon import Daemon
 
-CLIENTS = 4
-START_SECONDS_MAX = 60.0
-SETTINGS = "-c max_wal_size=256MB -c checkpoint_timeout=30s -c shared_buffers=64MB"
-# $1 cgroup, $2 data, $3 place, $4 postgres, $5 folder of its socket.
-SERVER = f"""
-echo $$ > "$1/cgroup.procs"
-mount --bind "$2" "$3"
-exec setpriv --reuid=postgres --regid=postgres --clear-groups \
-    "$4" -D "$3/data" -k "$5" -c listen_addresses= {SETTINGS}
-"""
+# Interval to the least median of TPS over the local driver's.
+RATIOS = {"1s": 0.98, "250ms": 0.97}
+FREEZE_P50 = Goal(1.5, " ms")
+FREEZE_P99 = Goal(5, " ms")
+# The first seconds belong to the tables that were just made, and to the first comparison.
+WARM_SECONDS = 5
 
 
 @dataclass
-class Server:
-    """PostgreSQL on the folder `data` below `source`."""
+class Run:
+    """What was gathered while the volume's server was under load."""
 
-    name: str
-    binaries: Path
-    base: Path
-    source: Path
-    cgroup: Path
-    process: subprocess.Popen[bytes] | None = None
-    tps: list[float] = field(default_factory=list)
-
-    def start(self) -> None:
-        """Start it and wait until it answers."""
-        place, run = self.base / f"{self.name}-place", self.base / f"{self.name}-run"
-        for directory in (place, run):
-            directory.mkdir()
-        run.chmod(0o777)
-        self.cgroup.mkdir()
-        server = str(self.binaries / "postgres")
-        arguments = [str(self.cgroup), str(self.source), str(place), server, str(run)]
-        with open(self.base / f"{self.name}.log", "wb") as log:
-            self.process = subprocess.Popen(
-                ["unshare", "--mount", "--propagation", "private", "sh", "-euc", SERVER, "sh"]
-                + arguments,
-                stdout=log,
-                stderr=log,
-                cwd="/",
-            )
-        deadline = time.monotonic() + START_SECONDS_MAX
-        while self._client("psql", "-Atc", "SELECT 1").returncode != 0:
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit((self.base / f"{self.name}.log").read_text())
-            time.sleep(0.1)
-
-    def _client(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [str(self.binaries / program), "-h", str(self.base / f"{self.name}-run")]
-        command += ["-U", "postgres", *arguments, "postgres"]
-        return subprocess.run(command, capture_output=True, text=True)
-
-    def fill(self, scale: int) -> None:
-        """Tables of pgbench."""
-        done = self._client("pgbench", "-i", "-q", "-s", str(scale))
-        if done.returncode != 0:
-            raise SystemExit(done.stderr)
-
-    def load(self, seconds: int) -> None:
-        """pgbench for that long; adds its transactions per second."""
-        done = self._client("pgbench", "-n", "-c", str(CLIENTS), "-j", "2", "-T", str(seconds))
-        found = re.search(r"tps = ([0-9.]+)", done.stdout)
-        if done.returncode != 0 or found is None:
-            raise SystemExit(done.stdout + done.stderr)
-        self.tps.append(float(found[1]))
-
-    def stop(self) -> None:
-        """A fast shutdown, and the cgroup is gone."""
-        if self.process is not None:
-            os.kill(self.process.pid, 2)
-            self.process.wait(60)
-        deadline = time.monotonic() + 10
-        while self.cgroup.exists():
-            try:
-                self.cgroup.rmdir()
-            except OSError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.05)
+    cpu: float = 0.0
+    elapsed: float = 0.0
+    spans: list[tuple[float, float]] = field(default_factory=list)
+    capture_cpu: float = 0.0
 
 
-def measure(daemon: Daemon, binaries: Path, pairs: int, seconds: int, scale: int) -> Table:
-    """`pairs` runs of pgbench on the volume and on a plain directory, in turns."""
-    base = daemon.base / "postgres"
-    base.mkdir()
-    servers = _servers(daemon, binaries, base, scale)
-    volume, plain = servers
+def measure(
+    daemon: Daemon, interval: str, pairs: int, seconds: int, scale: int, capture: str
+) -> Table:
+    """`pairs` runs of pgbench on both volumes, in turns."""
+    assert daemon.socket is not None
+    options = {"interval": interval, "verify": "off", "capture": capture}
+    name = f"{daemon.base.name}-{interval}"
+    ours = Server(name, daemon.socket.stem, options)
+    plain = Server(f"{name}-local", "local")
+    tag = image()
     try:
-        for server in servers:
-            server.start()
-            server.fill(scale)
-        daemon.snapshot("postgres")
-        before = daemon.snapshots("postgres")[-1]["seq"]
-        cpu = elapsed = 0.0
-        for number in range(pairs):
-            # Which one goes first changes, so that neither always meets a warmer machine.
-            for server in (volume, plain) if number % 2 == 0 else (plain, volume):
-                used, started = daemon.cpu_seconds(), time.monotonic()
-                server.load(seconds)
-                if server is volume:
-                    cpu += daemon.cpu_seconds() - used
-                    elapsed += time.monotonic() - started
-        status = daemon.status("postgres")
-        floor = _floor(volume.cgroup)
+        for server in (ours, plain):
+            server.start(tag, scale)
+            server.load(min(WARM_SECONDS, seconds))
+            server.tps.clear()
+        before = daemon.snapshots(name)[-1]["seq"]
+        with Ages(daemon.log_path, name) as ages:
+            run = _pairs(daemon, ours, plain, pairs, seconds)
+        status = daemon.status(name)["capture"]
+        taken = [s for s in daemon.snapshots(name) if s["seq"] > before]
+        age = ages.sample(taken, run.spans)
+        floor = _floor(ours.cgroup())
     finally:
-        for server in servers:
-            server.stop()
-    taken = [s for s in daemon.snapshots("postgres") if s["seq"] > before]
-    daemon.unmount("postgres")
-    effective = str(status["capture"]["effective_interval"])
-    return _table(taken, servers, floor, (cpu, elapsed), effective)
+        for server in (ours, plain):
+            server.remove()
+    table = _table(interval, (ours, plain), taken, floor, run, str(status["source"]))
+    _tell_age(table, age, interval, str(status["effective_interval"]))
+    table.notes.append(f"The daemon afterwards: {daemon.memory()}.")
+    return table
 
 
-def _servers(daemon: Daemon, binaries: Path, base: Path, scale: int) -> tuple[Server, Server]:
-    source = cluster(binaries, base)
-    daemon.create("postgres", verify="off")
-    places = {"volume": daemon.mount("postgres"), "plain": base / "plain"}
-    places["plain"].mkdir()
-    hierarchy = Hierarchy("/sys/fs/cgroup")
-    root = Path(hierarchy.v1 or hierarchy.v2)
-    made = []
-    for name, place in places.items():
-        subprocess.run(["cp", "-a", str(source), str(place / "data")], check=True)
-        cgroup = root / f"{daemon.base.name}-{name}"
-        made.append(Server(name, binaries, base, place, cgroup))
-    return made[0], made[1]
+def _pairs(daemon: Daemon, ours: Server, plain: Server, pairs: int, seconds: int) -> Run:
+    run = Run()
+    for number in range(pairs):
+        # Which one goes first changes, so that neither always meets a warmer machine.
+        for server in (ours, plain) if number % 2 == 0 else (plain, ours):
+            server.checkpoint()
+            used, started = daemon.cpu_seconds(), time.time()
+            captured = daemon.status(ours.volume)["capture"]["cpu_seconds"]
+            server.load(seconds)
+            if server is ours:
+                ended = time.time()
+                run.cpu += daemon.cpu_seconds() - used
+                run.capture_cpu += daemon.status(ours.volume)["capture"]["cpu_seconds"] - captured
+                run.elapsed += ended - started
+                # Starting pgbench is no load yet.
+                run.spans.append((ended - seconds + 1, ended))
+    return run
 
 
 def _floor(cgroup: Path) -> Sample:
@@ -169,45 +108,66 @@ def _floor(cgroup: Path) -> Sample:
 
 
 def _table(
-    taken: list[dict[str, object]],
+    interval: str,
     servers: tuple[Server, Server],
+    taken: list[dict[str, object]],
     floor: Sample,
-    cpu: tuple[float, float],
-    effective: str,
+    run: Run,
+    source: str,
 ) -> Table:
-    volume, plain = servers
+    ours, plain = servers
+    table = goals(f"PostgreSQL, pgbench -c {CLIENTS}, snapshots every {interval} ({source})")
     freeze, capture = Sample(_numbers(taken, "freeze_ms")), Sample(_numbers(taken, "capture_ms"))
-    fuzzy = sum(each["consistency"] == "fuzzy" for each in taken)
-    ratios = Sample([a / b for a, b in zip(volume.tps, plain.tps, strict=True)])
-    table = Table(
-        f"PostgreSQL under pgbench -c {CLIENTS}, interval 1 s",
-        ("what", "figure", "limit in the same run"),
-    )
-    rows = (
-        ("frozen, p50 / p99 / max ms", freeze.tail(), f"by hand, idle: {floor.tail()}"),
-        ("capture, p50 / p99 / max ms", capture.tail(), ""),
-        ("snapshots, of them fuzzy", f"{len(taken)}, {fuzzy}", f"interval at the end {effective}"),
-        ("stored per snapshot, MB", _megabytes(taken), ""),
-        (
-            "CPU seconds of the daemon per second",
-            f"{cpu[0] / cpu[1]:.3f}",
-            "budget of captures 0.05",
-        ),
-        ("TPS on the volume", Sample(volume.tps).spread(), f"plain: {Sample(plain.tps).spread()}"),
-        ("volume over plain, by pairs", ratios.spread(), "1"),
-    )
-    for row in rows:
-        table.add(*row)
+    ratios = Sample([a / b for a, b in zip(ours.tps, plain.tps, strict=True)])
+    hand = f"by hand, idle: {floor.tail()}"
     if freeze.values:
-        over = ratio(freeze.median, floor.median)
-        table.notes.append(f"The median freeze is {over} times one by hand.")
+        table.add("freeze to thaw, p50 ms", short(freeze.median), _p50(freeze), hand)
+        table.add("freeze to thaw, p99 ms", short(freeze.percentile(99)), _p99(freeze), hand)
+        table.add("freeze to thaw, max ms", short(max(freeze.values)), "-", hand)
+        table.notes.append(
+            f"The median freeze is {ratio(freeze.median, floor.median)} of one by hand."
+        )
+    if capture.values:
+        table.add("capture, p50 / p99 / max ms", capture.tail(), "-", "-")
+    fuzzy = sum(each["consistency"] == "fuzzy" for each in taken)
+    table.add("snapshots, of them fuzzy", f"{len(taken)}, {fuzzy}", "-", "-")
+    stored = sum(_numbers(taken, "stored_bytes")) / max(1, len(taken)) / 1e6
+    table.add("stored per snapshot, MB", short(stored), "-", "-")
+    cpu, inside = run.cpu / run.elapsed, run.capture_cpu / run.elapsed
+    table.add("CPU seconds of the daemon per second", f"{cpu:.3f}", "-", "-")
+    table.add("of these in captures", f"{inside:.3f}", "-", "budget of captures: 0.05")
+    local = f"local: {Sample(plain.tps).spread()}"
+    table.add("TPS on the volume", Sample(ours.tps).spread(), "-", local)
+    goal = Goal(RATIOS.get(interval, 0.97), "", least=True)
+    table.add("over the local driver, by pairs", _ratios(ratios), goal.verdict(ratios.median), "1")
     table.notes.append("One pair of ten seconds resolves about 10 %: for less, take more pairs.")
     return table
 
 
+def _p50(freeze: Sample) -> str:
+    return FREEZE_P50.verdict(freeze.median)
+
+
+def _p99(freeze: Sample) -> str:
+    return FREEZE_P99.verdict(freeze.percentile(99))
+
+
+def _ratios(ratios: Sample) -> str:
+    """With one digit more than other figures: it is the third that counts here."""
+    low, high = min(ratios.values), max(ratios.values)
+    middle = f"{ratios.percentile(25):.3f} and {ratios.percentile(75):.3f}"
+    return f"{ratios.median:.3f} ({low:.3f} to {high:.3f}, quartiles {middle})"
+
+
+def _tell_age(table: Table, age: Sample, interval: str, effective: str) -> None:
+    if age.values:
+        table.add(
+            "age of the newest snapshot, p50 / p99 / max ms",
+            age.tail(),
+            "-",
+            f"interval {interval}, at the end {effective}",
+        )
+
+
 def _numbers(taken: list[dict[str, object]], key: str) -> list[float]:
     return [float(str(each[key])) for each in taken if key != "freeze_ms" or each[key]]
-
-
-def _megabytes(taken: list[dict[str, object]]) -> str:
-    return short(sum(_numbers(taken, "stored_bytes")) / max(1, len(taken)) / 1e6)

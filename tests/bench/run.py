@@ -20,7 +20,17 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from typing import TYPE_CHECKING
 
-from tests.bench import captures, mounts, postgres, replays
+from tests.bench import (
+    captures,
+    containers,
+    idle,
+    many,
+    mounts,
+    pages,
+    postgres,
+    replays,
+    writes,
+)
 from tests.bench.daemon import Daemon
 from tests.bench.data import postgres_binaries
 
@@ -29,11 +39,16 @@ if TYPE_CHECKING:
 
     from tests.bench.figures import Table
 
-PARTS = ("mounts", "replays", "captures", "postgres")
+PARTS = ("mounts", "replays", "captures", "pages", "many", "writes", "idle", "postgres")
+# Where every Docker Engine looks for plugins that it did not install.
+PLUGINS = Path("/run/docker/plugins")
 QUICK = {
     "mount_files": 2000,
+    "many_files": 2000,
     "mounts": 20,
     "cycles": 2,
+    "idle_volumes": 3,
+    "idle_seconds": 3,
     "rounds": 2,
     "files": 1000,
     "mebibytes": 64,
@@ -48,15 +63,20 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--parts", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs")
+    parser.add_argument("--capture", default="ebpf", help="source of the volumes (ebpf)")
+    parser.add_argument("--intervals", default="1s,250ms", help="of the volumes under pgbench")
     parser.add_argument("--json", metavar="FILE", help="also write the tables there")
     numbers = {
         "mount-files": (100_000, "files of the volume that is mounted"),
+        "many-files": (100_000, "files of the volume that is captured"),
         "mounts": (200, "Mount calls"),
         "cycles": (3, "whole cycles of Mount and last Unmount"),
         "rounds": (5, "repetitions of replays and captures"),
         "files": (20_000, "small files"),
         "mebibytes": (1024, "size of the large file"),
-        "pairs": (4, "pairs of pgbench runs"),
+        "idle-volumes": (20, "mounted volumes that nobody writes to"),
+        "idle-seconds": (30, "how long they are watched"),
+        "pairs": (10, "pairs of pgbench runs for each interval"),
         "seconds": (10, "length of one pgbench run"),
         "scale": (10, "scale of pgbench"),
     }
@@ -93,17 +113,54 @@ def _model() -> str:
 
 def part(name: str, chosen: argparse.Namespace, daemon: Daemon) -> list[Table]:
     """One part on a daemon of its own; empty, with a reason printed, where it cannot run."""
-    binaries = postgres_binaries()
+    capture = chosen.capture
     if name == "mounts":
         return [mounts.measure(daemon, chosen.mount_files, chosen.mounts, chosen.cycles)]
     if name == "captures":
-        return captures.measure(daemon, chosen.files, chosen.mebibytes, chosen.rounds)
+        return captures.measure(daemon, chosen.files, chosen.mebibytes, chosen.rounds, capture)
+    if name == "pages":
+        return [pages.measure(daemon, chosen.mebibytes, chosen.rounds, capture)]
+    if name == "many":
+        return [many.measure(daemon, chosen.many_files, chosen.rounds, capture)]
+    if name == "idle":
+        return [idle.measure(daemon, chosen.idle_volumes, chosen.idle_seconds, capture)]
+    binaries = postgres_binaries()
     if binaries is None:
-        print(f"\n{name}: not run, needs Debian's postgresql: make setup as root")
-        return []
-    if name == "replays":
-        return [replays.measure(daemon, binaries, chosen.rounds)]
-    return [postgres.measure(daemon, binaries, chosen.pairs, chosen.seconds, chosen.scale)]
+        return _not_run(name, "needs Debian's postgresql: make setup as root")
+    return [replays.measure(daemon, binaries, chosen.rounds)]
+
+
+def _not_run(name: str, reason: str) -> list[Table]:
+    print(f"\n{name}: not run, {reason}", flush=True)
+    return []
+
+
+def _postgres(chosen: argparse.Namespace) -> list[Table]:
+    reason = containers.missing()
+    if reason:
+        return _not_run("postgres", reason)
+    numbers = chosen.pairs, chosen.seconds, chosen.scale
+    tables = []
+    for interval in chosen.intervals.split(","):
+        run = partial(_one_interval, interval=interval, numbers=numbers, capture=chosen.capture)
+        tables += _with_daemon(run, found_by_engine=True)
+    return tables
+
+
+def _one_interval(
+    daemon: Daemon, interval: str, numbers: tuple[int, int, int], capture: str
+) -> list[Table]:
+    return [postgres.measure(daemon, interval, *numbers, capture)]
+
+
+def _writes(chosen: argparse.Namespace) -> list[Table]:
+    reason = writes.missing()
+    if reason:
+        return _not_run("writes", reason)
+    tables = writes.run(chosen.rounds, chosen.many_files)
+    for table in tables:
+        table.show()
+    return tables
 
 
 def main() -> int:
@@ -117,15 +174,25 @@ def main() -> int:
     began = time.monotonic()
     tables: list[Table] = []
     for name in chosen.parts.split(","):
-        tables += _with_daemon(partial(part, name, chosen))
+        if name == "writes":
+            tables += _writes(chosen)
+        elif name == "postgres":
+            tables += _postgres(chosen)
+        else:
+            tables += _with_daemon(partial(part, name, chosen))
     print(f"{time.monotonic() - began:.0f} s in all")
     if chosen.json:
         Path(chosen.json).write_text(json.dumps([table.as_json() for table in tables], indent=1))
     return 0
 
 
-def _with_daemon(run: Callable[[Daemon], list[Table]]) -> list[Table]:
+def _with_daemon(
+    run: Callable[[Daemon], list[Table]], *, found_by_engine: bool = False
+) -> list[Table]:
     daemon = Daemon()
+    if found_by_engine:
+        PLUGINS.mkdir(parents=True, exist_ok=True)
+        daemon.socket = PLUGINS / f"{daemon.base.name}.sock"
     try:
         daemon.start()
         tables = run(daemon)

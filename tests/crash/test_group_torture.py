@@ -20,6 +20,8 @@ import pytest
 
 from diffkeeper.engine import group
 from diffkeeper.engine.snapshotter import Policy
+from tests.support import torture
+from tests.support.churn.steps import chosen
 from tests.support.spanning import Container, Volumes, check_counter, counter
 from tests.support.trees import describe, difference
 
@@ -45,41 +47,52 @@ class CopyingFreezer:
         self._live = live
         self.copies = {name: to / name for name in live}
         self.frozen_at: set[str] = set()
+        self.copied = False
 
     @contextlib.contextmanager
     def frozen(self, cgroups: Sequence[str], limit_seconds: float) -> Iterator[Frozen]:
         """As the real one."""
         with self._real.frozen(cgroups, limit_seconds) as frozen:
             yield frozen
+            self.copied = False
             for name, copy in self.copies.items():
                 shutil.rmtree(copy, ignore_errors=True)
                 copy.parent.mkdir(exist_ok=True)
                 subprocess.run(["cp", "-a", str(self._live[name]), str(copy)], check=True)
             self.frozen_at = set(cgroups)
+            self.copied = not frozen.expired
 
 
-def churning(place: Path, seed: int) -> str:
-    """Every kind of change, by two processes."""
-    return f"{sys.executable} -m tests.support.churn {place} {seed} 2"
+def churning(place: Path, seed: int, source: str) -> str:
+    """Every kind of change that the source can see, by two processes."""
+    beside = place.parent.parent / "beside" / str(seed)
+    records = place.parent.parent / "records" / str(seed)
+    for made in (beside, records):
+        made.mkdir(parents=True)
+    kinds = ",".join(chosen((), list(torture.LEFT_OUT[source])))
+    return (
+        f"{sys.executable} -m tests.support.churn {place} {seed} --outside {beside}"
+        f" --records {records} --processes 2 --threads 1 --kinds {kinds}"
+    )
 
 
-def start(containers: Sequence[Container], volumes: Volumes) -> None:
+def start(containers: Sequence[Container], volumes: Volumes, source: str) -> None:
     """One container that spans both volumes, and one that has only the second."""
     inside = {name: volumes.base / "in" / name for name in NAMES}
     a, b = inside["a"], inside["b"]
     commands = [
         counter(a / "count", b / "count"),
         counter(b / "back", a / "back"),
-        churning(a, SEED),
-        churning(b, SEED + 100),
+        churning(a, SEED, source),
+        churning(b, SEED + 100, source),
     ]
     spanning = "".join(f"{command} &\n" for command in commands)
     containers[0].start(
         {volumes.live[name]: inside[name] for name in NAMES}, f"cd {REPOSITORY}\n{spanning}wait"
     )
-    place = volumes.base / "other"
+    place = volumes.base / "other" / "b"
     containers[1].start(
-        {volumes.live["b"]: place}, f"cd {REPOSITORY}\n{churning(place, SEED + 200)}"
+        {volumes.live["b"]: place}, f"cd {REPOSITORY}\n{churning(place, SEED + 200, source)}"
     )
 
 
@@ -99,7 +112,7 @@ def test_every_capture_is_one_instant_of_both(source: str, tmp_path: Path) -> No
                 pytest.skip(snapshotter.source_reason)
         freezer = CopyingFreezer(volumes.tools.freezer, volumes.live, tmp_path / "copy")
         volumes.tools.freezer = freezer  # type: ignore[assignment]  # the real one inside
-        start((spanning, other), volumes)
+        start((spanning, other), volumes, source)
         numbers: list[tuple[int, int]] = []
         freezes: list[float] = []
         fuzzy: list[str] = []

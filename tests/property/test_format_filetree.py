@@ -95,3 +95,22 @@ def test_one_change_in_a_huge_sparse_file_costs_one_path(count: int, data: st.Da
     assert list(filetree.runs(root, count, nodes.get)) == [(index, ref)]
     assert nodes.gets == filetree.height(count)
     assert filetree.update(root, count, count, {index: HOLE}, nodes.get, nodes.put) == HOLE
+
+
+@settings(deadline=None)
+@given(COUNTS, st.lists(st.integers(-2, FILE_NODE_FANOUT**2 + 2), max_size=50))
+def test_lookup_is_the_list(count: int, asked: list[int]) -> None:
+    nodes = Nodes()
+    refs = [HOLE if i % 7 == 0 else chunk_digest(b"%d" % i) for i in range(count)]
+    lookup = filetree.Lookup(filetree.build(refs, count, nodes.put), count, nodes.get)
+    for index in asked:
+        assert lookup.at(index) == (refs[index] if 0 <= index < count else HOLE)
+
+
+def test_lookup_in_rising_order_reads_each_node_once() -> None:
+    nodes = Nodes()
+    count = 3 * FILE_NODE_FANOUT
+    refs = [chunk_digest(b"%d" % i) for i in range(count)]
+    lookup = filetree.Lookup(filetree.build(refs, count, nodes.put), count, nodes.get)
+    assert [lookup.at(index) for index in range(count)] == refs
+    assert nodes.gets == len(nodes.nodes)

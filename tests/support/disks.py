@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -38,3 +39,17 @@ def file_system(kind: str, base: Path, size: int = IMAGE_BYTES) -> Iterator[Path
     finally:
         subprocess.run(["umount", "--lazy", str(mount)], check=True)
         image.unlink()
+
+
+def fill(path: Path) -> None:
+    """Take all the room of a file system with one file."""
+    with open(path, "wb", buffering=0) as file:
+        for piece in (limits.MIB, 4096):
+            written = piece
+            while written == piece:
+                try:
+                    written = file.write(bytes(piece))
+                except OSError as error:
+                    if error.errno != errno.ENOSPC:
+                        raise
+                    break

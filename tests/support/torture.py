@@ -7,7 +7,9 @@ after the engine's own look: what lands in the freeze and after the look shows a
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -38,6 +40,7 @@ DIFFERENCES_SHOWN = 5
 RANGES_SHOWN = 6
 LOG_SECONDS = 20.0  # of the steps that are shown with a difference
 LOG_LINES = 40
+HEAD_START_SECONDS = 0.5
 
 # Kinds that a source cannot see by its nature, or that a freeze does not stop.
 _LANDS_LATE = "direct I/O under way lands in the freeze, and only eBPF tells of its end"
@@ -57,7 +60,7 @@ class CopyingFreezer:
     """The real freezer; before each thaw it copies the live directory."""
 
     def __init__(self, real: Freezer, live: Path, copy: Path) -> None:
-        self._real = real
+        self.real = real
         self._live = live
         self.copy = copy
         self.copied = False
@@ -69,7 +72,7 @@ class CopyingFreezer:
     def frozen(self, cgroups: Sequence[str], limit_seconds: float) -> Iterator[Frozen]:
         """As the real one."""
         subprocess.run(["rm", "-rf", str(self.copy)], check=True)
-        with self._real.frozen(cgroups, limit_seconds) as frozen:
+        with self.real.frozen(cgroups, limit_seconds) as frozen:
             yield frozen
             self.seconds_max = max(self.seconds_max, time.monotonic() - frozen.started)
             done = subprocess.run(["cp", "-a", str(self._live), str(self.copy)], check=False)
@@ -174,29 +177,55 @@ class Result:
         )
 
 
+class WrongSource(Exception):
+    """The source that a plan asks for is not to be had here."""
+
+
 class Torture:
     """One run; `disk` holds the live directory, `base` everything else."""
 
     def __init__(self, plan: Plan, disk: Path, base: Path, sources: Sources) -> None:
         self.plan = plan
         self.base = base
+        self.sources = sources
         self.live = disk / "live"
         self.outside = disk / "outside"
         self.records = base / "records"
-        self.records.mkdir()
-        self.live.mkdir()
-        self.outside.mkdir()
-        policy = Policy(source=plan.source, freeze_seconds_max=FREEZE_SECONDS)
-        self.engine = Engine(base, policy, sources, live=self.live)
-        self.freezer = CopyingFreezer(self.engine.tools.freezer, self.live, base / "copy")
-        self.engine.tools.freezer = self.freezer  # type: ignore[assignment]  # the real one inside
+        for directory in (self.records, self.live, self.outside):
+            directory.mkdir()
+        self.random = random.Random(plan.seed)
         self.result = Result()
+        self.opened: Engine | None = None
 
     def close(self) -> None:
         """Gives everything back, and removes the live directory."""
-        self.engine.tools.freezer = self.freezer._real
-        self.engine.close()
+        self.shut()
         subprocess.run(["rm", "-rf", str(self.live), str(self.outside)], check=True)
+
+    @property
+    def engine(self) -> Engine:
+        """The engine, which is open."""
+        assert self.opened is not None
+        return self.opened
+
+    def open(self) -> None:
+        """An engine on what is there; raises WrongSource."""
+        policy = Policy(source=self.plan.source, freeze_seconds_max=FREEZE_SECONDS)
+        self.opened = Engine(self.base, policy, self.sources, live=self.live)
+        self.freezer = CopyingFreezer(self.opened.tools.freezer, self.live, self.base / "copy")
+        self.opened.tools.freezer = self.freezer  # type: ignore[assignment]  # the real one inside
+        if self.opened.snapshotter.source_name != self.plan.source:
+            raise WrongSource(self.opened.snapshotter.source_reason)
+
+    def shut(self) -> None:
+        """The engine ends as it does with the daemon; the volume goes on to change."""
+        if self.opened is not None:
+            self.result.freeze_ms_max = max(
+                self.result.freeze_ms_max, self.freezer.seconds_max * 1000
+            )
+            self.opened.tools.freezer = self.freezer.real
+            self.opened.close()
+            self.opened = None
 
     def command(self) -> list[str]:
         """The churn's command line."""
@@ -206,31 +235,60 @@ class Torture:
         command += ["--processes", str(plan.processes), "--threads", str(plan.threads)]
         return [*command, "--kinds", ",".join(plan.kinds)]
 
-    def run(self) -> Result:
-        """Until so many snapshots were compared, one differs, or time is up."""
+    @contextlib.contextmanager
+    def busy(self) -> Iterator[Iterator[int]]:
+        """While the churn runs: numbers of turns, until enough was compared or time is up."""
         output = self.base / "output"
         deadline = time.monotonic() + self.plan.seconds_max
         with writers(self.live, self.command(), output) as child:
-            while self.result.compared < self.plan.snapshots and not self.result.differences:
-                assert child.poll() is None, f"{self.plan}: the churn ended: {output.read_text()}"
-                if time.monotonic() > deadline:
-                    break
-                self.turn()
-        self.result.freeze_ms_max = self.freezer.seconds_max * 1000
+
+            def turns() -> Iterator[int]:
+                for turn in itertools.count():
+                    if self.result.compared >= self.plan.snapshots or self.result.differences:
+                        return
+                    if time.monotonic() > deadline:
+                        return
+                    assert child.poll() is None, (
+                        f"{self.plan}: the churn ended: {output.read_text()}"
+                    )
+                    yield turn
+
+            yield turns()
         self.result.counts = tally.read(self.records / "counts", self.plan.kinds)
+
+    def run(self) -> Result:
+        """The engine starts while the volume is busy, and captures it at irregular intervals."""
+        with self.busy() as turns:
+            time.sleep(self.random.random() * HEAD_START_SECONDS)
+            self.open()
+            for _ in turns:
+                self.turn()
+                time.sleep(self.random.choice((0.0, 0.0, 0.05, 0.2)))
+        self.shut()
         return self.result
 
     def turn(self) -> None:
         """One capture, and the comparison if there was a freeze and a snapshot."""
         self.freezer.copied = False
         snapshot = self.engine.snapshotter.capture("interval", self.engine.writers())
-        if snapshot is None or not self.freezer.copied:
-            time.sleep(0.05)
-            return
-        if snapshot.consistency == "crash":
+        if snapshot is not None and snapshot.consistency == "fuzzy":
+            self.result.fuzzy.append(snapshot.cause)
+        elif snapshot is not None and self.freezer.copied:
             self.compare(snapshot)
         else:
-            self.result.fuzzy.append(snapshot.cause)
+            time.sleep(0.05)
+
+    def check_rest(self) -> None:
+        """Nobody writes any more: the next snapshot is what is on disk."""
+        self.engine.snapshotter.capture("manual", self.engine.writers())
+        head = self.engine.state.head
+        assert head is not None
+        replayed, copy = self.engine.replay(head, "rest"), self.base / "copied"
+        # A copy, since a file may have another name outside.
+        subprocess.run(["cp", "-a", str(self.live), str(copy)], check=True)
+        found = difference(describe(copy), describe(replayed))
+        self.result.differences += [f"at rest: {line}" for line in found[:DIFFERENCES_SHOWN]]
+        subprocess.run(["rm", "-rf", str(replayed), str(copy)], check=True)
 
     def compare(self, snapshot: SnapshotRecord) -> None:
         """Entry by entry and byte by byte."""
@@ -248,12 +306,14 @@ class Torture:
         path = os.fsdecode(eval(line.partition(": ")[0])).lstrip("/")  # a repr of ours
         number = self.freezer.inodes.get(path, 0)
         parts = ranges(self.freezer.copy / path, replayed / path)
-        begin = self.freezer.copied_at - LOG_SECONDS
+        begin, end = self.freezer.copied_at - LOG_SECONDS, self.freezer.copied_at
         steps = [
-            f"{float(step.split()[0]) - self.freezer.copied_at:+.6f} {log.name} {step}"
+            f"{float(step.split()[0]) - end:+.6f} {log.name} {step}"
             for log in self.records.glob("log-*")
-            for step in log.read_text(errors="replace").splitlines()
-            if {path, f"#{number}"} & set(step.split()[5:]) and float(step.split()[1]) > begin
+            for step in log.read_text().splitlines()
+            if {path, f"#{number}"} & set(step.split()[5:])
+            and float(step.split()[1]) > begin
+            and float(step.split()[0]) < end
         ]
         steps.sort(key=lambda step: step.split()[2])
         return "\n    ".join([f" inode {number}, bytes {parts}", *steps[-LOG_LINES:]])

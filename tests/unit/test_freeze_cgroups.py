@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import os
 import statistics
 import struct
@@ -164,6 +165,16 @@ def test_freeze_stops_and_thaw_resumes(
     assert not frozen.expired
     assert 0.2 < frozen.seconds < 2
     assert not is_paused(parent)
+
+
+def test_no_cycle_collection_inside(parent: str, freezer: Freezer) -> None:
+    assert gc.isenabled()
+    with freezer.frozen([parent], 2.0):
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    with pytest.raises(ZeroDivisionError), freezer.frozen([parent], 2.0):
+        _ = 1 // 0
+    assert gc.isenabled()
 
 
 def test_priority_only_inside(parent: str, freezer: Freezer) -> None:

@@ -18,6 +18,7 @@ import pytest
 
 from diffkeeper import clock, limits
 from diffkeeper.errors import NotFoundError
+from diffkeeper.freeze import processes
 from diffkeeper.freeze.cgroups import Hierarchy
 from diffkeeper.freeze.mappings import MappingScanner
 from diffkeeper.freeze.mounts import parse
@@ -494,3 +495,33 @@ def test_no_descriptor_is_kept(tmp_path: Path) -> None:
     survey.aio_pids([os.getpid()])
     survey.open_for_write([os.getpid()], target.dev)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize(
+    ("script", "ending"),
+    [
+        ("import time; time.sleep(60)", False),
+        ("pass", True),
+        (
+            "import ctypes, threading, time\n"
+            "threading.Thread(target=time.sleep, args=[60]).start()\n"
+            "ctypes.CDLL(None).pthread_exit(None)",
+            False,
+        ),
+    ],
+    ids=["runs", "has ended", "its first thread has ended"],
+)
+def test_a_process_that_ends(script: str, ending: bool) -> None:
+    """Nobody has asked for its exit code yet."""
+    child = subprocess.Popen([sys.executable, "-c", script])
+    try:
+        state = Path(f"/proc/{child.pid}/stat")
+        if script.count("exit") or ending:
+            deadline = time.monotonic() + 20
+            while b") Z " not in state.read_bytes():
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        assert processes.exiting("/proc", child.pid) is ending
+    finally:
+        child.kill()
+        child.wait()

@@ -118,6 +118,7 @@ class EbpfSource:
             counters.add("ebpf_lost_total", 1)
             self._renew()
             dirty.files.clear()
+            dirty.unwatched = True
             dirty.escalate("the kernel had no room for a mark")
             return dirty
         dirty.files, self._given_back = self._given_back, {}

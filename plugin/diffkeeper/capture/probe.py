@@ -127,7 +127,7 @@ class Sources:
             return {}
 
     def choose(self, wanted: str, place: Place) -> Choice:
-        """Start a source: `auto` (inotify), `ebpf`, `inotify` or `scan`.
+        """Start a source: `auto` (the finest that works here), `ebpf`, `inotify` or `scan`.
 
         A source that does not work falls back to the next coarser one, down to scan, which always
         works; the reason says so.
@@ -140,11 +140,10 @@ class Sources:
             try:
                 source = self._ebpf(place)
                 wider = self._program.wider if self._program is not None else ""
-                return Choice(source, "; ".join(filter(None, [asked, wider])))
+                why = "the finest source, and it works here" if wanted == "auto" else asked
+                return Choice(source, "; ".join(filter(None, [why, wider])))
             except UnsupportedError as error:
                 why_not = f"no eBPF: {error}"
-        elif wanted == "auto":
-            why_not = "the finest source of this release; inotify works on this kernel"
         names = InotifySource()
         try:
             names.start()
@@ -180,7 +179,7 @@ class Sources:
 
 def considers_ebpf(wanted: str) -> bool:
     """Whether a volume's option `capture` lets eBPF be tried."""
-    return wanted == "ebpf"
+    return wanted in ("auto", "ebpf")
 
 
 def look(headers: str = "", *, own_process: bool = False) -> tuple[Feature, ...]:

@@ -113,6 +113,15 @@ class _Map:
         """One that is not there is no error."""
         self._library.bpf_delete_elem(self._fd, key)
 
+    def delete_many(self, keys: Sequence[bytes]) -> None:
+        """The same for many; where the batch call stops, one by one."""
+        for at in range(0, len(keys), self._batch):
+            part = keys[at : at + self._batch]
+            count = ctypes.c_uint32(len(part))
+            if self._library.bpf_delete_batch(self._fd, b"".join(part), ctypes.byref(count)) < 0:
+                for key in part:
+                    self.delete(key)
+
     def items(self, *, take: bool) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
         """Everything in the map; `take`: each entry is removed in the moment it is read."""
         name = "bpf_lookup_and_delete_batch" if take else "bpf_lookup_batch"
@@ -126,9 +135,11 @@ class _Map:
             error = ctypes.get_errno() if result < 0 else 0
             if error not in (0, errno.ENOENT):
                 raise OSError(error, os.strerror(error))
-            keys = self._key.iter_unpack(self._keys.raw[: count.value * self._key.size])
-            values = self._value.iter_unpack(self._values.raw[: count.value * self._value.size])
-            yield from zip(keys, values, strict=True)
+            # Copies of what was filled in: the buffers serve the next call, whoever makes it.
+            keys = ctypes.string_at(self._keys, count.value * self._key.size)
+            values = ctypes.string_at(self._values, count.value * self._value.size)
+            unpacked = self._key.iter_unpack(keys), self._value.iter_unpack(values)
+            yield from zip(*unpacked, strict=True)
             if error:
                 return
             start = ctypes.byref(position)
@@ -267,8 +278,7 @@ class Program:
                     for key, value in self._watched.items(take=False)
                     if value[0] == number
                 ]
-                for key in ended:
-                    self._watched.delete(key)
+                self._watched.delete_many(ended)
 
     def watch(self, number: int, chunk_bits: int, inodes: Iterable[int], *, held: bool) -> None:
         """Mark changes of these files from now on. OSError (E2BIG) when there is no room."""

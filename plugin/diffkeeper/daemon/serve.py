@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -116,6 +117,9 @@ async def _load(service: VolumeService, health: Health, stopping: asyncio.Event)
         return
     waiting.cancel()
     await starting
+    # What is there now stays to the end: no later collection of cycles has to walk through it.
+    gc.collect()
+    gc.freeze()
     health.loading = False
     fields = {"volumes": len(service.views()), "seconds": clock.monotonic() - began}
     log.info("ready", extra=fields)

@@ -58,7 +58,7 @@ class _Segment:
     digests: list[bytes]
     buffer: bytearray
     length: int
-    cpu_seconds: float
+    cpu_seconds: float = 0.0
 
 
 class Reader:
@@ -152,15 +152,13 @@ class Reader:
             ranges = list(_without_holes(fd, size, content, ranges))
         if new_count > content.count:
             ranges += _chunk_ranges(fd, size, bits, content, content.count)
-        root, count = content.root, content.count
+        before = filetree.Lookup(content.root, content.count, get)
         for segment in self._segments(fd, size, bits, iter(ranges)):
             content.read_bytes += segment.length
             view = memoryview(segment.buffer)
-            last = segment.first + len(segment.digests)
-            before = dict(filetree.runs(root, count, get, segment.first, last))
             for position, digest in enumerate(segment.digests):
                 number = segment.first + position
-                if before.get(number) != digest:
+                if before.at(number) != digest:
                     start = position << bits
                     end = min(start + (1 << bits), segment.length)
                     _change(content, number, digest, view[start:end])
@@ -181,7 +179,7 @@ class Reader:
                     # Handing so little to a thread costs more than hashing it.
                     yield self._hash(fd, size, chunk_bits, first, last)
                     continue
-                flying.append(self._pool.submit(self._hash, fd, size, chunk_bits, first, last))
+                flying.append(self._pool.submit(self._timed, fd, size, chunk_bits, first, last))
                 if len(flying) >= self._in_flight_max:
                     yield self._landed(flying.popleft())
             while flying:
@@ -196,8 +194,14 @@ class Reader:
         self.cpu_seconds += segment.cpu_seconds
         return segment
 
-    def _hash(self, fd: int, size: int, chunk_bits: int, first: int, last: int) -> _Segment:
+    def _timed(self, fd: int, size: int, chunk_bits: int, first: int, last: int) -> _Segment:
+        """In a thread of the pool, whose CPU time is in no caller's."""
         started = clock.thread_cpu()
+        segment = self._hash(fd, size, chunk_bits, first, last)
+        segment.cpu_seconds = clock.thread_cpu() - started
+        return segment
+
+    def _hash(self, fd: int, size: int, chunk_bits: int, first: int, last: int) -> _Segment:
         buffer = self._buffer()
         start = first << chunk_bits
         length = min(last << chunk_bits, size) - start
@@ -208,7 +212,7 @@ class Reader:
         step = 1 << chunk_bits
         digests = [chunk_digest(view[at : min(at + step, length)]) for at in range(0, length, step)]
         del view
-        return _Segment(first, digests, buffer, length, clock.thread_cpu() - started)
+        return _Segment(first, digests, buffer, length)
 
     def _buffer(self) -> bytearray:
         if self._buffers.empty():

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from diffkeeper.engine.content import Content
     from diffkeeper.engine.worktree import Directory
+    from diffkeeper.format.records import IndexRecord
 
 KINDS = {
     stat.S_IFREG: Kind.FILE,
@@ -41,6 +42,27 @@ class Observation:
     attributes: dict[bytes, bytes] = field(default_factory=dict)
     target: bytes = b""
     content: Content | None = None
+
+    def told(self) -> tuple[object, ...]:
+        """All that two looks at the same name agree in when nothing has changed."""
+        if self.status is None:
+            return ()
+        times = self.status.st_mtime_ns, self.status.st_ctime_ns
+        found = self.content
+        held = (found.root, found.count, found.changes) if found is not None else ()
+        return self.status.st_ino, self.status.st_nlink, self.status.st_size, times, held
+
+    def is_as(self, record: IndexRecord) -> bool:
+        """Whether the file is what was recorded of it, at the same name."""
+        status = self.status
+        return (
+            status is not None
+            and not (self.content is not None and self.content.changes)
+            and (record.size, record.content)
+            == (status.st_size, self.content.root if self.content is not None else record.content)
+            and (record.mtime_ns, record.ctime_ns) == (status.st_mtime_ns, status.st_ctime_ns)
+            and (record.parent_ino, record.name) == (self.directory.inode, self.name)
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -521,10 +521,10 @@ class Observer:
         self._check()
         window, listing.window = listing.window, []
         known = listing.recorded != EMPTY
-        records = self._index.get_many([s.st_ino for _, s in window]) if known else {}
+        records = self._index.get_many([s.st_ino for _, s in window])
         same: list[int] = []
         for name, status in window:
-            record = records.get(status.st_ino)
+            record = records.get(status.st_ino) if known else None
             hinted = status.st_ino in self._changed
             if record is not None and not hinted and self._unchanged(listing, name, status, record):
                 listing.found += 1

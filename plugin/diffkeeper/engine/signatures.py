@@ -26,15 +26,26 @@ class Index:
         self._store = store
         self._volume = volume
         self._new: dict[int, IndexRecord] = {}
+        # What the store has of those asked for together of late: each is asked for again, and more
+        # than once, when it is looked at, and a transaction for each costs more than the look.
+        self._window: dict[int, IndexRecord | None] = {}
         self.overflowed = False  # there are files without a signature
 
     def get(self, inode: int) -> IndexRecord | None:
         """The newest signature of an inode."""
-        return self._new.get(inode) or self._store.index(self._volume, inode)
+        new = self._new.get(inode)
+        if new is not None:
+            return new
+        if inode in self._window:
+            return self._window[inode]
+        return self._store.index(self._volume, inode)
 
     def get_many(self, inodes: Sequence[int]) -> dict[int, IndexRecord]:
         """The newest signatures of those inodes that have one."""
-        found = dict(self._store.index_many(self._volume, inodes))
+        found = self._store.index_many(self._volume, inodes)
+        if len(self._window) + len(inodes) > limits.SIGNATURES_WINDOW_MAX:
+            self._window.clear()
+        self._window.update((inode, found.get(inode)) for inode in inodes)
         found.update({inode: self._new[inode] for inode in inodes if inode in self._new})
         return found
 
@@ -91,6 +102,7 @@ class Index:
     def clear(self) -> None:
         """Forget the new signatures: they were stored, or what they describe was given up."""
         self._new.clear()
+        self._window.clear()
 
 
 def directory_signature(parent: int, name: bytes, content: bytes) -> IndexRecord:

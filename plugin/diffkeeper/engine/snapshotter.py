@@ -78,6 +78,7 @@ class _Work:
     # Inside the freeze: what was copied, and what the round under way looks at, which is due
     # again if the freeze ends it early.
     taken: list[Observation] = field(default_factory=list)
+    copied: dict[tuple[int, bytes], Observation] = field(default_factory=dict)  # newest by place
     pending: Dirty = field(default_factory=Dirty)
     pending_hidden: Hidden = field(default_factory=Hidden)
     frozen_hidden: bool = False  # there was something that gives no hint
@@ -214,15 +215,23 @@ class Snapshotter:
         """Take the hints; whether there is anything to look at."""
         self.rely()
         work = self._work
-        work.dirty = self._source.drain()
+        work.dirty = self._drain()
         self._looked_ns = clock.now_ns()
         if started >= self._compare_due:
             work.dirty.escalate("the regular comparison is due")
-        if work.dirty.everything:
             self._mapped.forget()
         work.hidden = self._unhinted.look(work.writers)
         work.again = self._unsettled()
         return bool(work.dirty or work.hidden or work.again)
+
+    def _drain(self, *, frozen: bool = False) -> Dirty:
+        """Take the source's hints, with all that follows from a lack of them."""
+        dirty = self._source.drain(frozen=frozen)
+        if dirty.everything:
+            self._mapped.forget()
+        if dirty.unwatched and self._tree is not None:
+            self._tree.unlist()
+        return dirty
 
     def precopy(self) -> None:
         """Look at everything hinted."""
@@ -376,7 +385,7 @@ class Snapshotter:
         """Without a freeze: look at what changed since the last look; false when anything did."""
         assert self._tree is not None  # noqa: S101  # loaded at the start of each capture
         work, before = self._work, self._work.root
-        dirty = self._source.drain()
+        dirty = self._drain()
         work.root = self._tree.settle()
         hidden = self._unhinted.look(work.writers)
         # What was hinted is always looked at. Without hints, and for what gives none, only
@@ -394,12 +403,13 @@ class Snapshotter:
 
     def precopy_more(self) -> None:
         """Look at what changed since the last look, if hints tell."""
-        if self._source.complete and (dirty := self._source.drain()):
+        if self._source.complete and (dirty := self._drain()):
             self._round(dirty, Hidden())
 
     def copy(self, attempt: int, budget: group.Budget) -> bool:
         """Inside the freeze: copy what changed since the last look; whether anything had.
 
+        A hint alone is no change: the kernel touches inodes also when it writes pages out.
         Raises FreezeError when that is more than the freeze allows.
         """
         work = self._work
@@ -407,9 +417,7 @@ class Snapshotter:
         if attempt == 0:
             self._look_frozen()
         self._await_direct(budget)
-        work.pending = self._source.drain(frozen=True)
-        if work.pending.everything:
-            self._mapped.forget()
+        work.pending = self._drain(frozen=True)
         if attempt and not (work.pending and self._source.complete):
             work.pending = Dirty()
             return False
@@ -418,15 +426,31 @@ class Snapshotter:
         work.frozen_hidden = work.frozen_hidden or bool(work.pending_hidden)
         work.figures.rounds += 1
         observer = self._observer(budget.check, budget.spill, still=True)
+        moved = False
         for seen in observer.run(work.pending, work.pending_hidden):
             work.taken.append(seen)
             budget.add(seen)
+            moved = self._is_news(seen) or moved
         work.pending, work.pending_hidden = Dirty(), Hidden()
-        return True
+        return moved
+
+    def _is_news(self, seen: Observation) -> bool:
+        """Whether a name is not what it was at the last look, in this freeze or before it."""
+        assert self._tree is not None  # noqa: S101  # loaded at the start of each capture
+        place = seen.directory.inode, seen.name
+        before = self._work.copied.get(place)
+        self._work.copied[place] = seen
+        if before is not None:
+            return before.told() != seen.told()
+        if seen.status is None:
+            return self._tree.lookup(seen.directory, seen.name) is not None
+        record = self._index.get(seen.status.st_ino)
+        return record is None or not seen.is_as(record)
 
     def _look_frozen(self) -> None:
         """What gives no hint, as far as there is time for it."""
         work = self._work
+        work.writers = self._unhinted.with_young(work.writers)
         hidden = self._unhinted.look(work.writers)
         if len(hidden.opened) > limits.FROZEN_LOOKS_MAX:
             hidden = self._unhinted.only_open(hidden, work.writers)
@@ -444,6 +468,7 @@ class Snapshotter:
         work = self._work
         self._mapped.frozen = False
         taken, work.taken = work.taken, []
+        work.copied.clear()
         self._absorb(taken)
         dirty, hidden = work.pending, work.pending_hidden
         work.pending, work.pending_hidden = Dirty(), Hidden()

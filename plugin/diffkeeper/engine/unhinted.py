@@ -52,6 +52,11 @@ class Unhinted:
             return Hidden(frozenset(mapped), frozenset(opened))
         return Hidden(frozenset(mapped - self._armed))
 
+    def with_young(self, writers: Writers) -> Writers:
+        """With the processes that frozen cgroups got since the survey; they get no more now."""
+        pids = {*writers.pids, *self._survey.members(writers.cgroups)}
+        return replace(writers, pids=tuple(sorted(pids)))
+
     def with_open(self, hidden: Hidden, writers: Writers) -> Hidden:
         """With every file that is open for writing: one of them was written under no name."""
         opened = self._survey.open_for_write(writers.pids, self._device)

@@ -195,6 +195,31 @@ def refs(
     yield from repeat(HOLE, max(0, end - at))
 
 
+class Lookup:
+    """References of single chunks of one tree; asked in rising order, a node is decoded once."""
+
+    def __init__(self, root: bytes, count: int, get: Get) -> None:
+        self._root, self._count, self._get = root, count, get
+        self._path: dict[int, tuple[int, list[bytes]]] = {}  # level to first chunk and references
+
+    def at(self, index: int) -> bytes:
+        """The reference of a chunk; HOLE past the end."""
+        if not 0 <= index < self._count:
+            return HOLE
+        digest, first = self._root, 0
+        for level in range(height(self._count), 0, -1):
+            if digest == HOLE:
+                return HOLE
+            known = self._path.get(level)
+            if known is None or known[0] != first:
+                known = first, _children(digest, level, self._count - first, self._get)
+                self._path[level] = known
+            below = FILE_NODE_FANOUT ** (level - 1)
+            offset = (index - first) // below
+            digest, first = known[1][offset], first + offset * below
+        return digest
+
+
 def runs(
     root: bytes, count: int, get: Get, start: int = 0, stop: int | None = None
 ) -> Iterator[tuple[int, bytes]]:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 _GONE = frozenset({errno.ENOENT, errno.ESRCH})
 
+# Of /proc/PID/stat, after the name: proc_pid_stat(5).
+_STAT_STATE, _STAT_FLAGS, _STAT_THREADS = 0, 6, 17
+_PF_EXITING = 0x4
 _READ_BYTES = 8192  # The kernel hands out a page of such a file at a time.
 _INFO = re.compile(rb"^(mnt_id|ino):\s*(\d+)", re.MULTILINE)
 
@@ -111,6 +114,21 @@ def _is_ring(name: str, directory: int) -> bool:
     except OSError as error:
         vanished(error)
         return False
+
+
+def exiting(proc_root: str, pid: int) -> bool:
+    """Whether a process has ended, or is ending: by its state, or PF_EXITING of linux/sched.h.
+
+    Its first thread may have ended before others: that is no end.
+    """
+    try:
+        with open(f"{proc_root}/{pid}/stat", "rb", buffering=0) as file:
+            fields = read_all(file.fileno()).rpartition(b")")[2].split()
+    except OSError as error:
+        vanished(error)
+        return True
+    ending = fields[_STAT_STATE] in (b"Z", b"X") or int(fields[_STAT_FLAGS]) & _PF_EXITING
+    return bool(ending) and int(fields[_STAT_THREADS]) <= 1
 
 
 def read_all(descriptor: int) -> bytes:

@@ -19,7 +19,7 @@ from diffkeeper.freeze.mounts import Mount, Target
 from diffkeeper.freeze.namespaces import Namespaces, View
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 __all__ = ["Mapped", "Survey", "Target", "Writers"]
 
@@ -54,9 +54,9 @@ class Survey:
 
     def find(self, targets: Sequence[Target]) -> dict[Target, Writers]:
         """The writers of each target, in one pass over all processes (a few ms for hundreds)."""
-        by_dev: dict[str, list[Target]] = {}
+        by_dev: dict[str, dict[str, Target]] = {}
         for target in targets:
-            by_dev.setdefault(target.dev, []).append(target)
+            by_dev.setdefault(target.dev, {})[target.root] = target
         found: dict[Target, list[int]] = {target: [] for target in targets}
         if targets:
             host = _Host(self._namespaces)
@@ -93,6 +93,16 @@ class Survey:
             with contextlib.suppress(UnsupportedError):
                 found |= self._mappings.scan([int(name)], dev, writable=False).inodes
         return found
+
+    def members(self, cgroups: Iterable[str]) -> set[int]:
+        """The processes in these cgroups and below."""
+        return {
+            pid
+            for directory in cgroups
+            for below, _, _ in os.walk(directory)
+            for pid in self._hierarchy.members(below)
+            if self._hierarchy.same_pids
+        }
 
     def aio_pids(self, pids: Sequence[int]) -> set[int]:
         """Those of `pids` with asynchronous I/O set up, whose writes a freeze does not stop.
@@ -143,6 +153,9 @@ class _Places:
                 directory, reason = self._place(pid)
             except OSError:
                 continue
+            if reason and processes.exiting(self._proc_root, pid):
+                # It has left its cgroup already, and runs nothing of its own any more.
+                continue
             alive.append(pid)
             if directory in self._own:
                 reason = "its cgroup holds DiffKeeper itself"
@@ -170,12 +183,20 @@ class _Places:
             return "ended"
 
 
-def _seen(view: View, by_dev: dict[str, list[Target]], host: _Host) -> set[Target]:
-    """The targets that a namespace can write to."""
+def _seen(view: View, by_dev: dict[str, dict[str, Target]], host: _Host) -> set[Target]:
+    """The targets that a namespace can write to; `by_dev`: file system to root to target."""
     return {
-        target
-        for dev, targets in by_dev.items()
+        roots[above]
+        for dev, roots in by_dev.items()
         for mount in view.mounts.get(dev, [])
-        for target in targets
-        if target.holds(mount.root) and not host.has(view, mount)
+        for above in _at_and_above(mount.root)
+        if above in roots and not host.has(view, mount)
     }
+
+
+def _at_and_above(root: str) -> Iterator[str]:
+    """A path inside a file system and all that hold it, as `Target.holds` has it."""
+    yield root
+    while root != "/":
+        root = root.rpartition("/")[0] or "/"
+        yield root

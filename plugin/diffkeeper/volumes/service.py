@@ -108,7 +108,12 @@ class VolumeService:
         self._loaded.set_result(None)
         mounted = [slot for slot in self._slots.values() if slot.volume.mounted]
         self._spawn(self._take_over(mounted))
+        self._spawn(self._load_sources())
         self._spawn(self._tidy())
+
+    async def _load_sources(self) -> None:
+        """Compile the eBPF programs, so that no mount has to wait for that."""
+        await self._in(self._reads, self._sources.load)
 
     def _open(self) -> None:
         if not os.path.isdir(os.path.dirname(self._state_dir)):

@@ -157,10 +157,14 @@ def map_debugged(actor: Actor) -> None:
     syscalls.store_remotely(os.getpid(), mapping.start + offset, actor.random.randbytes(8))
 
 
+def _inherited(actor: Actor) -> Mapping | None:
+    return actor.mapped(actor.maps) if actor.maps and actor.random.random() < 0.7 else None
+
+
 @kind(2)
 def map_child(actor: Actor) -> None:
     """A second process stores, through an inherited mapping or one of its own, and ends."""
-    path, mapping = actor.name(), actor.random.choice([*actor.maps, None])
+    path, mapping = actor.name(), _inherited(actor)
     actor.random_source()
     child = os.fork()
     if child == 0:
@@ -172,7 +176,7 @@ def map_child(actor: Actor) -> None:
 def map_child_stays(actor: Actor) -> None:
     """A process that is too young to be known stores for a while."""
     actor.reap()
-    path, mapping = actor.name(), actor.random.choice([*actor.maps, None])
+    path, mapping = actor.name(), _inherited(actor)
     actor.random_source()
     if len(actor.children) < CHILDREN_MAX:
         seconds = actor.random.random()

@@ -1,0 +1,324 @@
+"""What is lost on the way is noticed, and nothing of the volume is: no room, no watches, kills.
+
+The volume is busy all the while (`tests/support/churn`), and each snapshot that is taken is held
+against a copy made in the same freeze.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from diffkeeper import counters, failpoint, limits
+from diffkeeper.capture import ebpf, probe
+from diffkeeper.capture.inotify import InotifySource
+from diffkeeper.capture.probe import Sources
+from diffkeeper.engine.snapshotter import Policy
+from diffkeeper.errors import NoSpaceError
+from diffkeeper.failpoint import FailpointError
+from tests.support import disks, torture
+from tests.support.harness import Engine
+from tests.support.torture import LEFT_OUT, Plan, Torture
+from tests.support.trees import describe, difference
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SNAPSHOTS = int(os.environ.get("TORTURE_LOSS_SNAPSHOTS", "5"))
+SEED = os.environ.get("TORTURE_SEED", "1")
+WATCHES_MAX = 10
+POINTS = (
+    "capture.drained",
+    "capture.precopied",
+    "capture.frozen",
+    "capture.thawed",
+    "capture.before_commit",
+)
+
+pytestmark = [
+    pytest.mark.skipif(
+        os.geteuid() != 0 or not torture.CGROUPS, reason="needs root and a cgroup freezer"
+    ),
+    pytest.mark.timeout(600),
+    pytest.mark.slow,
+]
+
+
+@pytest.fixture(params=disks.KINDS, scope="module")
+def disk(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    """A file system of each kind."""
+    base = tmp_path_factory.mktemp(request.param)
+    with disks.file_system(request.param, base) as mount:
+        yield mount
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Sources]:
+    """The real programs are compiled once, for what needs no small maps."""
+    made = Sources()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def sources() -> Iterator[Sources]:
+    """Programs of this test's own, compiled with the limits that it set."""
+    made = Sources()
+    yield made
+    made.close()
+
+
+@pytest.fixture(autouse=True)
+def disarmed() -> Iterator[None]:
+    """No failpoint is left armed."""
+    yield
+    failpoint.disarm()
+
+
+def plan_for(disk: Path, source: str, *, coarser: str = "") -> Plan:
+    """`coarser`: the source that it may fall back to, whose blind spots count then."""
+    kind = "xfs" if "xfs" in str(disk) else "ext4"
+    return Plan(kind, source, SEED, SNAPSHOTS, without=tuple(LEFT_OUT.get(coarser, ())))
+
+
+def counted(name: str) -> float:
+    """A counter's sum over all labels."""
+    return sum(value for (found, _), value in counters.counts().items() if found == name)
+
+
+def assert_nothing_lost(run: Torture) -> None:
+    """Neither while it was busy nor at rest."""
+    run.check_rest()
+    shown = "\n".join(run.result.differences)
+    assert not run.result.differences, f"{run.plan}:\n{shown}"
+    assert run.result.compared > 0, f"{run.plan}: {run.result}"
+
+
+# Maps without room
+
+
+TINY = [
+    ("EBPF_CHUNKS_MAX", 4, "full_files"),
+    ("EBPF_FILES_MAX", 1, "full_volumes"),
+    ("EBPF_WRITES_MAX", 1, "lost"),
+    ("MARKS_PENDING_MAX", 20, "lost"),
+]
+
+
+@pytest.mark.parametrize(("limit", "value", "shown"), TINY, ids=[t[0] for t in TINY])
+def test_maps_of_a_handful_of_entries(
+    limit: str, value: int, shown: str, disk: Path, tmp_path: Path, sources: Sources,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A chunk without room marks its file, a file its volume; what is lost widens the search."""
+    monkeypatch.setattr(limits, limit, value)
+    if limit == "EBPF_FILES_MAX":
+        monkeypatch.setattr(limits, "EBPF_CHUNKS_MAX", value)
+    if sources.load():
+        pytest.skip(sources.load())
+    assert sources._program is not None
+    lost = counted("ebpf_lost_total")
+    run = Torture(plan_for(disk, "ebpf"), disk, tmp_path, sources)
+    try:
+        with run.busy() as turns:
+            run.open()
+            for _ in turns:
+                run.turn()
+        assert_nothing_lost(run)
+    finally:
+        run.close()
+    seen = sources._program.counts() | {"lost": counted("ebpf_lost_total") - lost}
+    assert seen[shown] > 0, f"nothing was lost: {seen}"
+
+
+def test_files_to_watch_without_room(
+    disk: Path, tmp_path: Path, sources: Sources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More files than eBPF can watch: inotify takes over, and says why."""
+    monkeypatch.setattr(limits, "EBPF_WATCHED_MAX", 8)
+    if sources.load():
+        pytest.skip(sources.load())
+    run = Torture(plan_for(disk, "ebpf", coarser="inotify"), disk, tmp_path, sources)
+    fall_back(run, "inotify", "files to watch with eBPF")
+
+
+# Watches without room
+
+
+def fall_back(run: Torture, to: str, why: str) -> None:
+    """Captures go on with a coarser source after the one that says why."""
+    try:
+        with run.busy() as turns:
+            run.open()
+            for _ in turns:
+                run.turn()
+        assert_nothing_lost(run)
+        snapshotter = run.engine.snapshotter
+        assert snapshotter.source_name == to
+        assert why in snapshotter.source_reason
+    finally:
+        run.close()
+
+
+@pytest.mark.parametrize("source", ["ebpf", "inotify"])
+def test_ten_watches(
+    source: str, disk: Path, tmp_path: Path, shared: Sources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More directories than watches: in the end the whole volume is compared each time."""
+    few = functools.partial(InotifySource, WATCHES_MAX)
+    monkeypatch.setattr(probe, "InotifySource", few)
+    monkeypatch.setattr(ebpf, "InotifySource", few)
+    plan = plan_for(disk, source, coarser="inotify")
+    run = Torture(plan, disk, tmp_path, shared)
+    for number in range(2 * WATCHES_MAX):
+        (run.live / f"kept{number}").mkdir()
+    fall_back(run, "scan", f"more than {WATCHES_MAX} directories to watch")
+
+
+LIMITED = """
+import sys
+from pathlib import Path
+from diffkeeper.engine.snapshotter import Policy
+from tests.support.harness import Engine
+from tests.support.trees import describe, difference
+Path("/proc/sys/user/max_inotify_watches").write_text("10")
+with Engine(Path(sys.argv[1]), Policy(source="inotify")) as engine:
+    for number in range(20):
+        (engine.live / f"d{number}").mkdir()
+        (engine.live / f"d{number}" / "f").write_text(str(number))
+    engine.capture()
+    print(engine.snapshotter.source_name, engine.snapshotter.source_reason)
+    replayed = engine.replay(engine.capture(), "replayed")
+    print(difference(describe(engine.live), describe(replayed)))
+"""
+
+
+def test_the_kernel_s_own_watch_limit(tmp_path: Path) -> None:
+    """In a user namespace, whose limit is its own."""
+    base = tmp_path / "base"
+    base.mkdir()
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", sys.executable, "-c", LIMITED, str(base)],
+        capture_output=True, text=True, check=False, timeout=60,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )  # fmt: skip
+    if "unshare failed" in done.stderr:
+        pytest.skip(done.stderr)
+    assert done.returncode == 0, done.stderr
+    source, differs = done.stdout.splitlines()
+    assert source.startswith("scan ")
+    assert "fs.inotify.max_user_watches" in source
+    assert differs == "[]"
+
+
+# Start-up
+
+
+@pytest.mark.parametrize("source", ["ebpf", "inotify"])
+def test_starts_while_it_is_busy(source: str, disk: Path, tmp_path: Path, shared: Sources) -> None:
+    """Again and again: what comes before, during and right after a start is in the snapshots."""
+    run = Torture(plan_for(disk, source), disk, tmp_path, shared)
+    try:
+        with run.busy() as turns:
+            for _ in turns:
+                run.open()
+                for _ in range(2):
+                    run.turn()
+                run.shut()
+        run.open()
+        assert_nothing_lost(run)
+    finally:
+        run.close()
+
+
+# Captures that fail half way
+
+
+@pytest.mark.parametrize("source", ["ebpf", "inotify"])
+def test_failures_at_every_point(source: str, disk: Path, tmp_path: Path, shared: Sources) -> None:
+    """What a capture drained before it failed is in the next one."""
+    run = Torture(plan_for(disk, source), disk, tmp_path, shared)
+    failed = dict.fromkeys(POINTS, 0)
+    try:
+        with run.busy() as turns:
+            run.open()
+            run.turn()
+            for turn in turns:
+                point = POINTS[turn % len(POINTS)]
+                failpoint.arm(f"{point}=error")
+                try:
+                    run.turn()
+                except FailpointError:
+                    failed[point] += 1
+                failpoint.disarm()
+                time.sleep(0.05)
+                run.turn()
+            for point, count in failed.items():
+                if not count:
+                    failpoint.arm(f"{point}=error")
+                    with pytest.raises(FailpointError):
+                        run.turn()
+        assert_nothing_lost(run)
+    finally:
+        run.close()
+
+
+@pytest.mark.parametrize("source", ["ebpf", "inotify"])
+def test_no_freeze_to_be_had(source: str, disk: Path, tmp_path: Path, shared: Sources) -> None:
+    """Every freeze ends early: such snapshots claim no instant, and the next one has it all."""
+    run = Torture(plan_for(disk, source), disk, tmp_path, shared)
+    try:
+        with run.busy() as turns:
+            run.open()
+            snapshotter = run.engine.snapshotter
+            patient = snapshotter.policy
+            for turn in turns:
+                hasty = replace(patient, freeze_seconds_max=0.000_1)
+                snapshotter.policy = patient if turn % 2 else hasty
+                run.turn()
+            snapshotter.policy = patient
+        assert_nothing_lost(run)
+        assert run.result.fuzzy, "no freeze ended early"
+    finally:
+        run.close()
+
+
+def test_no_room_for_a_snapshot(tmp_path: Path, shared: Sources) -> None:
+    """The store's disk is full in the middle; with room again the next snapshot has it all."""
+    small = tmp_path / "small"
+    small.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(small)]
+    subprocess.run(command, check=True)
+    live = tmp_path / "live"
+    try:
+        with Engine(small, Policy(source="ebpf"), shared, live=live) as engine:
+            (live / "large").write_bytes(os.urandom(8 * limits.MIB))
+            engine.capture()
+            disks.fill(small / "filler")
+            for turn in range(3):
+                overwrite(live, turn)
+                with pytest.raises(NoSpaceError):
+                    engine.capture()
+            (small / "filler").unlink()
+            replayed = engine.replay(engine.capture(), "replayed")
+            assert difference(describe(live), describe(replayed)) == []
+    finally:
+        subprocess.run(["umount", "--lazy", str(small)], check=True)
+
+
+def overwrite(live: Path, turn: int) -> None:
+    """A part of the large file that no later turn touches, and a file of its own."""
+    with open(live / "large", "r+b") as file:
+        file.seek(turn * limits.MIB)
+        file.write(os.urandom(limits.MIB))
+    (live / f"new{turn}").write_bytes(os.urandom(100_000))
