@@ -6,6 +6,7 @@
  *
  * DONE marks are set when the change is visible to a reader. STARTED marks are set before, where
  * the kernel tells nothing after; the reader has to come back until the operation has surely ended.
+ * UNDER_WAY marks are the same of what doesn't end in a freeze: direct I/O whose end is not told.
  *
  * A full map widens: a chunk that has no room marks its file, and a file that has no room marks its
  * volume, in an array that cannot be full.
