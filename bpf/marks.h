@@ -115,8 +115,9 @@ static struct watched_file *watched_at(u32 device, u64 inode)
 static void mark_file(struct watched_file *file, u32 device, u64 inode, u32 kind)
 {
     struct file_key key = {.inode = inode, .device = device, .kind = kind};
-    u32 volume = file->volume;
-    if (files.lookup(&key))
+    u32 volume = file->volume, *marked = files.lookup(&key);
+    /* A mark of a volume's number that was given up is nobody's. */
+    if (marked && *marked == volume)
         return;
     count(COUNT_MARKS);
     mark_volume(volume, files.update(&key, &volume) != 0);
@@ -129,7 +130,7 @@ static void mark_range(struct watched_file *file, u32 device, u64 inode, u64 sta
     u32 bits = kind == STORED ? MAPPED_BITS : file->chunk_bits & 31;
     u64 first = start >> bits;
     u64 more = ((start + (bytes ? bytes - 1 : 0)) >> bits) - first;
-    u32 volume = file->volume, set = 0;
+    u32 volume = file->volume, set = 0, *marked;
     long full = 0;
 
     if (more >= RANGE_CHUNKS_MAX) {
@@ -142,7 +143,8 @@ static void mark_range(struct watched_file *file, u32 device, u64 inode, u64 sta
         if (i > more)
             break;
         key.chunk = first + i;
-        if (!chunks.lookup(&key)) {
+        marked = chunks.lookup(&key);
+        if (!marked || *marked != volume) {
             full |= chunks.update(&key, &volume);
             set = 1;
         }

@@ -231,6 +231,26 @@ def test_direct_io_begun_before_a_file_is_watched(
     assert source.drain().files.get(number, Changed()).whole == (not program.direct_end)
 
 
+def test_a_mark_of_a_number_given_up_hides_none(source: EbpfSource, disk: Path) -> None:
+    """It may stay in the kernel's map for as long as nothing else is marked."""
+    path = disk / "given-up"
+    path.write_bytes(b"x" * SIZE)
+    number = path.stat().st_ino
+    source.watch_files([number])
+    os.truncate(path, SIZE - 1)
+    with open(path, "r+b") as file:
+        file.write(b"before")
+    source.escalate("a capture failed")
+    source.watch_files([number])
+    source.drain(frozen=True)
+    os.truncate(path, SIZE - 2)
+    with open(path, "r+b") as file:
+        file.write(b"after")
+    assert source.pending()
+    changed = source.drain().files[number]
+    assert (changed.whole, changed.chunks) == (True, {0})
+
+
 def test_files_outside_are_not_marked(source: EbpfSource, disk: Path) -> None:
     (disk / "other").write_bytes(b"other")
     assert source.drain().files == {}
