@@ -144,6 +144,17 @@ class Snapshotter:
         due = clock.monotonic() >= self._compare_due or self._unsettled()
         return due or self._source.pending() or bool(self._unhinted.look(writers))
 
+    def quiet(self) -> bool:
+        """Whether `pending` could find nothing but files that were mapped since it looked last.
+
+        Looks at no process. Even of such a file the first store moves the time stamp, which is
+        hinted; only one that follows within the clock's granule waits for the look at processes.
+        """
+        if not (self._source.by_range and self._source.complete):
+            return False
+        due = clock.monotonic() >= self._compare_due or self._unsettled()
+        return not (due or self._source.pending() or self._unhinted.unarmed())
+
     def _unsettled(self) -> bool:
         """Whether the newest snapshot is fuzzy, so that one instant of the same is still due."""
         head = self._state.head
