@@ -65,11 +65,6 @@ class Files:
         self.hidden = Hidden()
         self.deep = False
 
-    def tell(self, changed: dict[int, Changed], hidden: Hidden) -> None:
-        """The round begins."""
-        self.changed, self.hidden = changed, hidden
-        self._mapped.tell(number for number, each in changed.items() if each.mapped)
-
     def content(
         self,
         directory: Directory,
@@ -127,14 +122,17 @@ class Files:
     def _is_mapped(self, status: os.stat_result) -> bool:
         """Whether someone may have stored to pages of it that were dirty already.
 
-        Through a mapping that came and went since the last look, only if a timestamp moved.
+        Through a mapping that came and went, only if a timestamp moved after a look from before it.
         """
         if status.st_ino in self.hidden.mapped:
             return True
-        if not self._mapped.was_told(status.st_ino):
+        since_ns = self._mapped.told(status.st_ino)
+        if since_ns is None:
             return False
         record = self._index.get(status.st_ino)
-        return record is None or not unmoved(record, status, self.trust.granule_ns)
+        if record is None or record.seen_ns > since_ns:
+            return True
+        return not unmoved(record, status, self.trust.granule_ns)
 
     def _parts(self, number: int, fd: int, size: int, why: Why) -> set[int]:
         """Numbers of the chunks to read of a file whose changes are hinted."""

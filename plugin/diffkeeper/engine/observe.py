@@ -72,7 +72,7 @@ class Observer:
         """
         if os.fstat(self._root_fd).st_nlink == 0:
             raise LostError("the live directory was deleted while it was mounted")
-        self._files.tell(dirty.files, hidden)
+        self._files.changed, self._files.hidden = dirty.files, hidden
         if dirty.everything:
             self._files.deep = True
             self._unlisted.append(self._tree.root)

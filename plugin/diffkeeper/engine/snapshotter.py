@@ -94,6 +94,7 @@ class Snapshotter:
         self._unhinted = Unhinted(survey, device, self._mapped.armed)
         self._unhinted.by_range = self._source.by_range
         self._settled = False
+        self._drained_ns = 0  # when the last drain began
         self._looked_ns = 0  # when this capture began to look
         # Hints are never truth: from time to time everything is compared, whatever was hinted.
         self._compare_due = clock.monotonic() + limits.COMPARE_SECONDS
@@ -207,7 +208,10 @@ class Snapshotter:
 
     def _drain(self, *, frozen: bool = False) -> Dirty:
         """Take the source's hints, with all that follows from a lack of them."""
+        before, self._drained_ns = self._drained_ns, clock.now_ns()
         dirty = self._source.drain(frozen=frozen)
+        told = [number for number, changed in dirty.files.items() if changed.mapped]
+        self._mapped.tell(told, before)
         if dirty.everything:
             self._mapped.forget()
         if dirty.unwatched and self._tree is not None:
