@@ -7,6 +7,7 @@ import functools
 import mmap
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -148,7 +149,7 @@ def test_a_store_marks_its_window_once(source: EbpfSource, disk: Path) -> None:
     path.write_bytes(b"x" * SIZE)
     os.sync()
     number = path.stat().st_ino
-    source.watch_files([number])
+    source.watch_new([number])
     fd = os.open(path, os.O_RDWR)
     with mmap.mmap(fd, SIZE) as memory:
         for value in (1, 2):
@@ -166,7 +167,7 @@ def marked(source: EbpfSource, disk: Path, do: Callable[[int], object]) -> Chang
     path.write_bytes(b"x" * SIZE)
     os.sync()
     number = path.stat().st_ino
-    source.watch_files([number])
+    source.watch_new([number])
     source.drain(frozen=True)
     assert not source.pending()
     fd = os.open(path, os.O_RDWR)
@@ -203,7 +204,7 @@ def test_direct_io_without_an_end_is_told_in_each_freeze(
     path.write_bytes(b"x" * SIZE)
     os.sync()
     number = path.stat().st_ino
-    source.watch_files([number])
+    source.watch_new([number])
     source.drain(frozen=True)
     fd = os.open(path, os.O_RDWR)
     direct_write(fd, 5 * CHUNK)
@@ -227,7 +228,7 @@ def test_direct_io_begun_before_a_file_is_watched(
     direct_write(fd, 5 * CHUNK)
     os.close(fd)
     number = path.stat().st_ino
-    source.watch_files([number])
+    source.watch_new([number])
     assert source.drain().files.get(number, Changed()).whole == (not program.direct_end)
 
 
@@ -236,12 +237,12 @@ def test_a_mark_of_a_number_given_up_hides_none(source: EbpfSource, disk: Path) 
     path = disk / "given-up"
     path.write_bytes(b"x" * SIZE)
     number = path.stat().st_ino
-    source.watch_files([number])
+    source.watch_new([number])
     os.truncate(path, SIZE - 1)
     with open(path, "r+b") as file:
         file.write(b"before")
     source.escalate("a capture failed")
-    source.watch_files([number])
+    source.watch_new([number])
     source.drain(frozen=True)
     os.truncate(path, SIZE - 2)
     with open(path, "r+b") as file:
@@ -359,6 +360,71 @@ def test_a_store_that_was_seen_before_it_was_told(program: Program, disk: Path) 
         os.close(fd)
 
 
+STORES = """
+import mmap, os, sys
+def say(word):
+    print(word, flush=True)
+    sys.stdin.readline()
+fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+os.pwrite(fd, b"x" * 262144, 0)
+say("created")
+memory = mmap.mmap(fd, 8192)
+memory[0] = 1
+say("mapped")
+memory[1] = 1
+memory.close()
+say("unmapped")
+"""
+
+
+class Child:
+    """A process in a mount namespace of its own, which goes on when it is told to."""
+
+    def __init__(self, live: Path, mount: Path) -> None:
+        mount.mkdir()
+        script = f"mount --bind {live} {mount} && exec {sys.executable} -c '{STORES}' {mount}/file"
+        self.process = subprocess.Popen(
+            ["unshare", "-m", "--propagation", "private", "sh", "-c", script],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self.hears("created")
+
+    def hears(self, word: str) -> None:
+        """Wait until it says so."""
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == f"{word}\n"
+
+    def goes_on(self, word: str) -> None:
+        """Let it go on until it says so."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        self.hears(word)
+
+
+def test_a_mapping_from_before_its_file_was_watched(program: Program, disk: Path) -> None:
+    """Unknown when the capture began, there when the new file is read, gone before the end."""
+    base = disk / "before-watched"
+    base.mkdir()
+    with Engine(base, Policy(source="ebpf"), Sources.of(program)) as engine:
+        engine.capture()
+        child = Child(engine.live, base / "mount")
+        snapshotter = engine.snapshotter
+        precopy = snapshotter.precopy
+
+        def mapped_meanwhile() -> None:
+            child.goes_on("mapped")
+            precopy()
+            child.goes_on("unmapped")
+
+        snapshotter.precopy = mapped_meanwhile  # type: ignore[method-assign]  # the real one inside
+        engine.capture()
+        snapshotter.precopy = precopy  # type: ignore[method-assign]  # as it was
+        child.process.communicate("\n", timeout=20)
+        replayed = engine.replay(engine.capture(), "replayed")
+        assert difference(describe(engine.live), describe(replayed)) == []
+
+
 def test_reading_through_a_mapping_reads_nothing_again(program: Program, disk: Path) -> None:
     base = disk / "read"
     base.mkdir()
@@ -412,7 +478,7 @@ def test_stores_on_partitions_are_marked(program: Program, partitions: list[Path
     for source, path in zip(sources, paths, strict=True):
         path.write_bytes(b"x" * SIZE)
         source.start()
-        source.watch_files([path.stat().st_ino])
+        source.watch_new([path.stat().st_ino])
     os.sync()
     for source in sources:
         source.drain()

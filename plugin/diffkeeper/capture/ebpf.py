@@ -182,9 +182,12 @@ class EbpfSource:
         self._started.clear()
         self._under_way.clear()
 
-    def watch_files(self, inodes: Iterable[int]) -> None:
+    def watch_new(self, inodes: Iterable[int]) -> bool:
         """See changes of these files from now on. Raises UnsupportedError without room."""
-        self._watch(inodes, held=False)
+        new = [inode for inode in inodes if self._program.held(self._number, inode) is None]
+        if new:
+            self._watch(new, held=False)
+        return bool(new)
 
     def _watch(self, inodes: Iterable[int], *, held: bool) -> None:
         try:

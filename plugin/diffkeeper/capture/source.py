@@ -138,8 +138,11 @@ class Source(Protocol):
     def window_bits(self) -> int:
         """log2 of the bytes of a window in `Changed`."""
 
-    def watch_files(self, inodes: Iterable[int]) -> None:
-        """See changes of these files from now on; called before anything is read of them."""
+    def watch_new(self, inodes: Iterable[int]) -> bool:
+        """See changes of these files from now on; whether one of them was not watched before.
+
+        Called before anything is read of them.
+        """
 
     def hold(self, inode: int) -> bool:
         """Whether all changes were seen since the file's content was last read, see `settle`.
@@ -172,8 +175,9 @@ class NamesOnly:
         """Nothing is seen of that."""
         return False
 
-    def watch_files(self, inodes: Iterable[int]) -> None:
+    def watch_new(self, inodes: Iterable[int]) -> bool:
         """Nothing is seen of a file."""
+        return False
 
     def hold(self, inode: int) -> bool:
         """Never."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -48,8 +49,12 @@ class Files:
         spill: Callable[[Content], None],
         mapped: Mapped,
         looked: dict[int, Changed],
+        survey: Callable[[], frozenset[int]] | None,
     ) -> None:
-        """looked: what was read of each file since the signatures that `index` has."""
+        """looked: what was read of each file since the signatures that `index` has.
+
+        survey: the files that are mapped now; None in a freeze, where no more can be.
+        """
         self._tree = worktree
         self._source = source
         self._reader = reader
@@ -59,11 +64,17 @@ class Files:
         self._spill = spill
         self._mapped = mapped
         self._looked = looked
+        self._survey = survey
         self._window_bits = max(source.window_bits, chunk_bits)
         self._contents: dict[int, tuple[int, Content]] = {}
         self.changed: dict[int, Changed] = {}
         self.hidden = Hidden()
         self.deep = False
+
+    def see_mappings(self) -> None:
+        """Files are watched from now on that may have been mapped before."""
+        if self._survey is not None:
+            self.hidden = replace(self.hidden, mapped=self.hidden.mapped | self._survey())
 
     def content(
         self,

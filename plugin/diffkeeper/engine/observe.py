@@ -143,8 +143,19 @@ class Observer:
                     continue
                 if not directory.listed:
                     self._unlisted.append(directory)
+                if self._source.by_range:
+                    found = [_lstat(opened, name) for name in names[directory.inode]]
+                    self._watch_new([s.st_ino for s in found if s and not stat.S_ISDIR(s.st_mode)])
                 for name in names[directory.inode]:
                     yield from self._look(directory, opened, name, why=Why.NAME)
+
+    def _watch_new(self, inodes: list[int]) -> None:
+        """Before files are read: see their changes, then who has them mapped already.
+
+        Of a mapping that was there before the file was watched, no fault may tell any more.
+        """
+        if self._source.watch_new(inodes):
+            self._files.see_mappings()
 
     def _misplaced(self, directory: Directory, names: set[bytes]) -> None:
         """A directory is not where it was: look there, and come back to its names later."""
@@ -322,6 +333,7 @@ class Observer:
         self, directory: Directory, name: bytes, pin: int, status: os.stat_result, why: Why
     ) -> Observation:
         # Before anything is told of it: a later change is hinted, an earlier one is seen.
+        self._watch_new([status.st_ino])
         held = self._source.hold(status.st_ino)
         if self._source.by_range and not held:
             if stat.S_ISREG(status.st_mode):
@@ -381,7 +393,7 @@ class Observer:
             # The watch comes first: a later change is hinted, an earlier one is listed.
             self._source.watch(directory.inode, fd)
             listing = _Listing(directory, directory.content)
-            before = None if directory.listed else self._source.watch_files
+            before = None if directory.listed else self._watch_new
             for name, status in inode.statuses(fd, before):
                 listing.on_disk.add(name)
                 listing.window.append((name, status))

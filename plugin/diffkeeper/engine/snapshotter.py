@@ -287,7 +287,12 @@ class Snapshotter:
     # Looking
 
     def _observer(
-        self, check: Callable[[], None], spill: Callable[[Content], None], *, still: bool
+        self,
+        check: Callable[[], None],
+        spill: Callable[[Content], None],
+        *,
+        still: bool,
+        frozen: bool = False,
     ) -> Observer:
         """A round of looking; `still`: the writers are frozen, or there will be no freeze."""
         assert self._tree is not None  # noqa: S101  # loaded at the start of each capture
@@ -307,6 +312,7 @@ class Snapshotter:
             spill,
             self._mapped,
             self._looked,
+            None if frozen else lambda: self._unhinted.mapped_now(self._work.writers),
         )
         return Observer(
             self._tree,
@@ -416,7 +422,7 @@ class Snapshotter:
             work.pending_hidden = self._unhinted.with_open(work.pending_hidden, work.writers)
         work.frozen_hidden = work.frozen_hidden or bool(work.pending_hidden)
         work.figures.rounds += 1
-        observer = self._observer(budget.check, budget.spill, still=True)
+        observer = self._observer(budget.check, budget.spill, still=True, frozen=True)
         moved = False
         for seen in observer.run(work.pending, work.pending_hidden):
             work.taken.append(seen)

@@ -52,8 +52,15 @@ class Unhinted:
             return Hidden(frozenset(mapped), frozenset(opened))
         return Hidden(frozenset(mapped - self._armed))
 
+    def mapped_now(self, writers: Writers) -> frozenset[int]:
+        """The files that are mapped now, and of which stores may be unseen."""
+        pids = self.with_young(writers).pids
+        if pids:
+            self._mapped_now |= self._survey.hidden_writes(pids, self._device).inodes
+        return frozenset(self._mapped_now - self._armed)
+
     def with_young(self, writers: Writers) -> Writers:
-        """With the processes that frozen cgroups got since the survey; they get no more now."""
+        """With the processes that their cgroups got since; in a freeze they get no more."""
         pids = {*writers.pids, *self._survey.members(writers.cgroups)}
         return replace(writers, pids=tuple(sorted(pids)))
 
