@@ -25,13 +25,17 @@ EVERY = int(os.environ.get("TORTURE_FAULT_EVERY", "1000"))
 SEED = os.environ.get("TORTURE_SEED", "1")
 SNAPSHOTS_MAX = 2_000
 SECONDS_MAX = 240.0
+# Of a file that is mapped more is read than what was hinted, and one whose name changes is read
+# anew: a lost part shows where nobody does either.
+PARTS_ONLY = ("writes", "space", "aio", "uring")
+MAPPING = ("write_from_mapping", "unlink_open")
 # A scan has one hint only, so that one in a thousand of it takes a thousand captures.
 FAULTS = [
-    ("ebpf", "chunk", EVERY),
-    ("ebpf", "file", EVERY),
-    ("ebpf", "name", EVERY),
-    ("inotify", "name", EVERY),
-    ("scan", "volume", min(EVERY, 10)),
+    ("ebpf", "chunk", EVERY, PARTS_ONLY),
+    ("ebpf", "file", EVERY, PARTS_ONLY),
+    ("ebpf", "name", EVERY, ()),
+    ("inotify", "name", EVERY, ()),
+    ("scan", "volume", min(EVERY, 10), ()),
 ]
 
 pytestmark = [
@@ -59,13 +63,15 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize(
-    ("source", "level", "every"), FAULTS, ids=[f"{s}-{v}" for s, v, _ in FAULTS]
+    ("source", "level", "every", "only"), FAULTS, ids=[f"{f[0]}-{f[1]}" for f in FAULTS]
 )
 def test_a_lost_hint_is_seen(
-    source: str, level: str, every: int, disk: Path, tmp_path: Path, sources: Sources
-) -> None:
+    source: str, level: str, every: int, only: tuple[str, ...], disk: Path, tmp_path: Path,
+    sources: Sources,
+) -> None:  # fmt: skip
     """By the torture while it is busy; at rest nothing of it stays unknown."""
-    plan = Plan("ext4", source, SEED, SNAPSHOTS_MAX, seconds_max=SECONDS_MAX)
+    without = MAPPING if only else ()
+    plan = Plan("ext4", source, SEED, SNAPSHOTS_MAX, 2, 2, only, without, seconds_max=SECONDS_MAX)
     run = Torture(plan, disk, tmp_path, sources)
     try:
         with run.busy() as turns:

@@ -57,6 +57,10 @@ class Unhinted:
         pids = {*writers.pids, *self._survey.members(writers.cgroups)}
         return replace(writers, pids=tuple(sorted(pids)))
 
+    def unarmed(self) -> bool:
+        """Whether a file is known to be mapped that may be stored to unseen."""
+        return bool((self._mapped_now | self._mapped) - self._armed)
+
     def with_open(self, hidden: Hidden, writers: Writers) -> Hidden:
         """With every file that is open for writing: one of them was written under no name."""
         opened = self._survey.open_for_write(writers.pids, self._device)

@@ -31,7 +31,7 @@ class Scheduler:
 
     async def run(self, volume: Volume) -> None:
         """Capture a mounted volume whenever its pace says so and something changed; for ever."""
-        pace = volume.pace
+        pace, looked = volume.pace, float("-inf")
         pace.due, volume.fresh = clock.monotonic(), True
         while True:
             await asyncio.sleep(max(0.0, pace.due - clock.monotonic()))
@@ -39,7 +39,11 @@ class Scheduler:
                 continue  # it was captured meanwhile, with another one
             started = clock.monotonic()
             try:
-                await self._tick(volume)
+                # The processes are looked at in the same moments for all volumes, which then share
+                # the survey.
+                if _turn(started) != _turn(looked) or not volume.quiet():
+                    await self._tick(volume)
+                    looked = started
             except (DiffKeeperError, OSError) as error:
                 log.error("capture_failed", extra={"volume": volume.name, "error": str(error)})
             except Exception as error:
@@ -86,3 +90,8 @@ class Scheduler:
                 found = await loop.run_in_executor(self._pool, self._captures.writers)
                 self._surveyed = (clock.monotonic(), found)
             return found
+
+
+def _turn(moment: float) -> float:
+    """Which one of the looks at processes that a quiet volume gets, too, is due at the moment."""
+    return moment // limits.QUIET_LOOK_SECONDS

@@ -319,6 +319,10 @@ class Volume:
             self._seen.update(self.state.record.mounts)
         return self.snapshotter is not None and self.snapshotter.pending(writers)
 
+    def quiet(self) -> bool:
+        """Whether nothing is hinted, and only what the writers map now might change unseen."""
+        return self.snapshotter is not None and self.snapshotter.quiet()
+
     def capture_failed(self, error: Exception, shortest: float) -> None:
         """No snapshot could be taken. `shortest`: interval of those captured together."""
         kind = "no_space" if isinstance(error, NoSpaceError) else type(error).__name__
