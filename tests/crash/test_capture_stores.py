@@ -9,6 +9,7 @@ import pytest
 
 from diffkeeper.capture.probe import Sources
 from diffkeeper.engine.snapshotter import Policy
+from diffkeeper.freeze.writers import Writers
 from tests.support import disks
 from tests.support.churn import syscalls
 from tests.support.churn.actor import PAGE
@@ -88,3 +89,29 @@ def test_a_store_beside_what_was_written(
     check(engine)
     if not closed:
         os.close(fd)
+
+
+@pytest.mark.parametrize("source", ["inotify", "scan", "ebpf"])
+def test_a_store_to_a_file_whose_first_name_left_with_its_directory(
+    source: str, disk: Path, tmp_path: Path, sources: Sources
+) -> None:
+    """It is mapped all the while, and has another name that stays."""
+    live = disk / tmp_path.name
+    writers = Writers(pids=(os.getpid(),))
+    with Engine(tmp_path, Policy(source=source), sources, live=live) as engine:
+        for name in ("gone", "kept"):
+            (live / name).mkdir()
+        (live / "gone" / "first").write_bytes(b"x" * FILE_BYTES)
+        os.link(live / "gone" / "first", live / "kept" / "second")
+        with open(live / "gone" / "first", "r+b") as file:
+            start = syscalls.mmap(file.fileno(), PAGE, READ | WRITE)
+        engine.snapshotter.capture("manual", writers)
+        os.rename(live / "gone", disk / f"{tmp_path.name}-outside")
+        engine.snapshotter.capture("manual", writers)
+        syscalls.store(start, b"stored")
+        engine.snapshotter.capture("manual", writers)
+        syscalls.munmap(start, PAGE)
+        head = engine.state.head
+        assert head is not None
+        replayed = engine.replay(head, "replayed")
+        assert (replayed / "kept" / "second").read_bytes()[:6] == b"stored"

@@ -41,6 +41,8 @@ RANGES_SHOWN = 6
 LOG_SECONDS = 20.0  # of the steps that are shown with a difference
 LOG_LINES = 40
 HEAD_START_SECONDS = 0.5
+# Steps that may move a file together with its directory; shown whatever they name.
+MOVES = ("rename_directory", "remake_directory", "exchange", "move_out", "move_in", "swap_out")
 
 # Kinds that a source cannot see by its nature, or that a freeze does not stop.
 _LANDS_LATE = "direct I/O under way lands in the freeze, and only eBPF tells of its end"
@@ -337,7 +339,7 @@ class Torture:
             f"{float(step.split()[0]) - end:+.6f} {log.name} {step}"
             for log in self.records.glob("log-*")
             for step in log.read_text().splitlines()
-            if {path, f"#{number}"} & set(step.split()[5:])
+            if ({path, f"#{number}"} & set(step.split()[5:]) or step.split()[2] in MOVES)
             and float(step.split()[1]) > begin
             and float(step.split()[0]) < end
         ]
