@@ -1,12 +1,12 @@
 # Each target works alone and does its own set-up.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup test check lint types rootfs plugin uninstall demo torture bench lock clean
+.PHONY: help setup test check lint types rootfs plugin uninstall demo torture test-vm bench lock clean
 
 PYTHONS := plugin tests $(wildcard demo)
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
 
 setup: ## create .venv with diffkeeper in it; as root also install missing system packages
 	@scripts/setup
@@ -37,6 +37,9 @@ demo: setup ## Postgres survives kill -9: about a minute, on a real engine
 
 torture: setup ## random writers against every source on ext4 and XFS, for half an hour (ARGS="--minutes 5")
 	.venv/bin/python -m tests.support.torture_long $(ARGS)
+
+test-vm: setup ## the same on Debian's stock kernel with cgroup v2 alone, in an emulated machine (ARGS="capture")
+	scripts/test-vm $(ARGS)
 
 bench: setup ## measure mount, capture, freeze and replay on this machine
 	scripts/with-docker .venv/bin/python tests/bench/run.py $(ARGS)

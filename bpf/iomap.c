@@ -21,7 +21,7 @@ static void direct_step(u32 device, u64 inode, u64 start, u64 bytes)
     /* First this: the reader watches a file before it looks here. */
     if (direct_files.update(&key, &now))
         count(COUNT_WRITES_FULL);
-    range_changed(device, inode, start, bytes, STARTED);
+    range_changed(device, inode, start, bytes, UNDER_WAY);
 }
 #endif
 

@@ -34,7 +34,7 @@ static u32 disk_named(const char *name)
 
 static int dirtied_by_write(u32 device, u64 inode, u64 position)
 {
-    u32 zero = 0;
+    u32 zero = 0, *marked;
     struct last_write *last = last_writes.lookup(&zero);
     struct watched_file *file;
     struct chunk_key key = {.inode = inode, .device = device, .kind = DONE};
@@ -49,7 +49,8 @@ static int dirtied_by_write(u32 device, u64 inode, u64 position)
     if (!file)
         return 0;
     key.chunk = last->start >> (file->chunk_bits & 31);
-    return chunks.lookup(&key) != 0;
+    marked = chunks.lookup(&key);
+    return marked && *marked == file->volume;
 }
 
 TRACEPOINT_PROBE(writeback, writeback_dirty_folio)

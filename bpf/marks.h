@@ -6,6 +6,7 @@
  *
  * DONE marks are set when the change is visible to a reader. STARTED marks are set before, where
  * the kernel tells nothing after; the reader has to come back until the operation has surely ended.
+ * UNDER_WAY marks are the same of what doesn't end in a freeze: direct I/O whose end is not told.
  *
  * A full map widens: a chunk that has no room marks its file, and a file that has no room marks its
  * volume, in an array that cannot be full.
@@ -22,6 +23,7 @@
 #define REUSED 3 /* of files only: the inode was freed, its number may come back as another file */
 #define LOOK 4   /* of files only: size or attributes are about to change */
 #define MAPPED 5 /* of files only: a process that has it mapped touched a page for the first time */
+#define UNDER_WAY 6 /* as STARTED, and it may go on when its thread has gone on or is frozen */
 
 struct file_key {
     u64 inode;
@@ -114,8 +116,9 @@ static struct watched_file *watched_at(u32 device, u64 inode)
 static void mark_file(struct watched_file *file, u32 device, u64 inode, u32 kind)
 {
     struct file_key key = {.inode = inode, .device = device, .kind = kind};
-    u32 volume = file->volume;
-    if (files.lookup(&key))
+    u32 volume = file->volume, *marked = files.lookup(&key);
+    /* A mark of a volume's number that was given up is nobody's. */
+    if (marked && *marked == volume)
         return;
     count(COUNT_MARKS);
     mark_volume(volume, files.update(&key, &volume) != 0);
@@ -128,7 +131,7 @@ static void mark_range(struct watched_file *file, u32 device, u64 inode, u64 sta
     u32 bits = kind == STORED ? MAPPED_BITS : file->chunk_bits & 31;
     u64 first = start >> bits;
     u64 more = ((start + (bytes ? bytes - 1 : 0)) >> bits) - first;
-    u32 volume = file->volume, set = 0;
+    u32 volume = file->volume, set = 0, *marked;
     long full = 0;
 
     if (more >= RANGE_CHUNKS_MAX) {
@@ -141,7 +144,8 @@ static void mark_range(struct watched_file *file, u32 device, u64 inode, u64 sta
         if (i > more)
             break;
         key.chunk = first + i;
-        if (!chunks.lookup(&key)) {
+        marked = chunks.lookup(&key);
+        if (!marked || *marked != volume) {
             full |= chunks.update(&key, &volume);
             set = 1;
         }

@@ -3,6 +3,6 @@
 
 TRACEPOINT_PROBE(xfs, xfs_end_io_direct_write)
 {
-    range_changed(args->dev, args->ino, args->offset, args->count, STARTED);
+    range_changed(args->dev, args->ino, args->offset, args->count, UNDER_WAY);
     return 0;
 }

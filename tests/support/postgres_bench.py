@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tests.docker.engine import Engine
 
 PLACE: Final = "/var/lib/postgresql/data"
+WAL_PLACE: Final = "/var/lib/postgresql/wal"
 # Frequent checkpoints and a small log keep heap, indexes and log all changing at once.
 SETTINGS: Final = ("-c", "checkpoint_timeout=30s", "-c", "max_wal_size=64MB")
 SUMS: Final = """
@@ -26,12 +27,16 @@ SELECT (SELECT sum(abalance) FROM pgbench_accounts),
 
 @dataclass
 class Server:
-    """A container with PostgreSQL on `source`: a volume's name, or a directory of the host."""
+    """A container with PostgreSQL on `source`: a volume's name, or a directory of the host.
+
+    `wal`: another one for its write-ahead log, if it has one of its own.
+    """
 
     engine: Engine
     image: str
     source: str
     container: str = ""
+    wal: str = ""
 
     def start(self) -> None:
         """Starts the container, the same one again after the first time."""
@@ -39,6 +44,9 @@ class Server:
             self.engine.docker("start", self.container)
         else:
             run = ["run", "--detach", "--network", "none", "--volume", f"{self.source}:{PLACE}"]
+            if self.wal:
+                run += ["--volume", f"{self.wal}:{WAL_PLACE}"]
+                run += ["--env", f"POSTGRES_INITDB_ARGS=--waldir={WAL_PLACE}/log"]
             run += ["--env", "POSTGRES_HOST_AUTH_METHOD=trust", self.image, "postgres", *SETTINGS]
             self.container = self.engine.docker(*run)
         wait_for(self.answers, "PostgreSQL answers", 90)

@@ -90,6 +90,33 @@ class CopyingFreezer:
             self.copied = True
 
 
+def cgroup_of_writers() -> Path:
+    """The cgroup that all writers of this process are in."""
+    return Path(CGROUPS, f"diffkeeper-torture-{os.getpid()}")
+
+
+@contextlib.contextmanager
+def stopped() -> Iterator[None]:
+    """All writers stand still, while snapshots are compared.
+
+    Else, on a slow machine, so much changes between two captures that every file is hinted many
+    times over, and no single hint is ever needed.
+    """
+    members = cgroup_of_writers() / "cgroup.procs"
+    pids = [int(pid) for pid in members.read_text().split()]
+    _signal(pids, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        _signal(pids, signal.SIGCONT)
+
+
+def _signal(pids: Sequence[int], number: int) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
 @contextlib.contextmanager
 def writers(live: Path, command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A command in a mount namespace and a cgroup of its own, with `live` mounted there.
@@ -99,7 +126,7 @@ def writers(live: Path, command: Sequence[str], log: Path) -> Iterator[subproces
     """
     mount = log.parent / "mount"
     mount.mkdir(exist_ok=True)
-    cgroup = Path(CGROUPS, f"diffkeeper-torture-{os.getpid()}")
+    cgroup = cgroup_of_writers()
     cgroup.mkdir()
     script = (
         f"echo $$ > {cgroup}/cgroup.procs && mount --bind {live} {mount} && exec"
@@ -119,9 +146,7 @@ def writers(live: Path, command: Sequence[str], log: Path) -> Iterator[subproces
         deadline = time.monotonic() + 10
         while pids := (cgroup / "cgroup.procs").read_text().split():
             assert time.monotonic() < deadline, "the writers do not end"
-            for pid in pids:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(pid), signal.SIGKILL)
+            _signal([int(pid) for pid in pids], signal.SIGKILL)
             time.sleep(0.02)
         # Of cgroup v2, one whose processes are just ending is still busy.
         while cgroup.exists():
@@ -274,7 +299,8 @@ class Torture:
         if snapshot is not None and snapshot.consistency == "fuzzy":
             self.result.fuzzy.append(snapshot.cause)
         elif snapshot is not None and self.freezer.copied:
-            self.compare(snapshot)
+            with stopped():
+                self.compare(snapshot)
         else:
             time.sleep(0.05)
 

@@ -17,7 +17,7 @@ from diffkeeper import limits
 from diffkeeper.capture.ebpf import EbpfSource
 from diffkeeper.capture.probe import Place, Sources
 from diffkeeper.capture.program import Program
-from diffkeeper.capture.source import Changed
+from diffkeeper.capture.source import Changed, Dirty
 from diffkeeper.engine.snapshotter import Policy
 from diffkeeper.errors import UnsupportedError
 from diffkeeper.fsio import mounts
@@ -231,6 +231,26 @@ def test_direct_io_begun_before_a_file_is_watched(
     assert source.drain().files.get(number, Changed()).whole == (not program.direct_end)
 
 
+def test_a_mark_of_a_number_given_up_hides_none(source: EbpfSource, disk: Path) -> None:
+    """It may stay in the kernel's map for as long as nothing else is marked."""
+    path = disk / "given-up"
+    path.write_bytes(b"x" * SIZE)
+    number = path.stat().st_ino
+    source.watch_files([number])
+    os.truncate(path, SIZE - 1)
+    with open(path, "r+b") as file:
+        file.write(b"before")
+    source.escalate("a capture failed")
+    source.watch_files([number])
+    source.drain(frozen=True)
+    os.truncate(path, SIZE - 2)
+    with open(path, "r+b") as file:
+        file.write(b"after")
+    assert source.pending()
+    changed = source.drain().files[number]
+    assert (changed.whole, changed.chunks) == (True, {0})
+
+
 def test_files_outside_are_not_marked(source: EbpfSource, disk: Path) -> None:
     (disk / "other").write_bytes(b"other")
     assert source.drain().files == {}
@@ -305,6 +325,37 @@ def test_a_store_into_what_was_written_before(program: Program, disk: Path, at: 
                 memory[at + 100 : at + 105] = b"stored"[:5]
             replayed = engine.replay(engine.capture(), f"r{turn}")
             assert difference(describe(engine.live), describe(replayed)) == []
+        os.close(fd)
+
+
+def test_a_store_that_was_seen_before_it_was_told(program: Program, disk: Path) -> None:
+    """A look finds the timestamp of the store already; only the next drain tells the mapping."""
+    base = disk / "told-late"
+    base.mkdir()
+    with Engine(base, Policy(source="ebpf"), Sources.of(program)) as engine:
+        fd = os.open(engine.live / "file", os.O_RDWR | os.O_CREAT)
+        os.pwrite(fd, b"x" * SIZE, 0)
+        engine.capture()
+        os.pwrite(fd, b"y" * SIZE, 0)
+        engine.capture()
+        source = engine.snapshotter.source
+        drain, stored = source.drain, False
+
+        def drain_and_store(*, frozen: bool = False) -> Dirty:
+            nonlocal stored
+            dirty = drain(frozen=frozen)
+            if not stored:
+                stored = True
+                with mmap.mmap(fd, SIZE) as memory:
+                    memory[100] = 0
+                time.sleep(0.05)  # for a timestamp that proves something
+            return dirty
+
+        source.drain = drain_and_store  # type: ignore[method-assign]  # the real one inside
+        os.fchmod(fd, 0o600)
+        engine.capture()
+        replayed = engine.replay(engine.capture(), "replayed")
+        assert difference(describe(engine.live), describe(replayed)) == []
         os.close(fd)
 
 

@@ -144,11 +144,11 @@ def test_the_demo_variables_are_the_code() -> None:
 
 def test_every_make_target_is_described_and_exists() -> None:
     makefile = (REPOSITORY / "Makefile").read_text()
-    targets = re.findall(r"^([a-z]+):.*## ", makefile, re.MULTILINE)
+    targets = re.findall(r"^([a-z-]+):.*## ", makefile, re.MULTILINE)
     described = [row[0] for row in table_headed("docs/options.md", "target")]
     assert sorted(described) == sorted(f"`make {target}`" for target in targets)
     for text in (each for document in TEXTS.values() for each in code(document)):
-        for word in re.findall(r"(?:^|[\n$(;&]\s*|sudo )make ([a-z]+)", text):
+        for word in re.findall(r"(?:^|[\n$(;&]\s*|sudo )make ([a-z-]+)", text):
             assert word in targets, f"make {word}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -104,6 +105,27 @@ def test_whole_programs_are_not_called_broken(program: Program, tmp_path: Path) 
     for turn in range(20):
         file.write_bytes(b"x" * turn * CHUNK)
         assert program.check() == ""
+
+
+def test_the_heart_beats_for_open_volumes_only(program: Program, tmp_path: Path) -> None:
+    sources = Sources.of(program, heartbeat=0.05)
+    place = Place(tmp_path.stat().st_dev, "ext4", 16, str(tmp_path))
+    chosen = [sources.choose("ebpf", place).source for _ in range(2)]
+    if chosen[0].name != "ebpf":
+        pytest.skip("the disk of the tests is not ext4")
+    assert beating() == 1
+    chosen[0].stop()
+    before = program.counts()["marks"]
+    deadline = time.monotonic() + NOTICE_SECONDS_MAX
+    while program.counts()["marks"] < before + 3:
+        assert time.monotonic() < deadline, "no heartbeat"
+    chosen[1].stop()
+    assert beating() == 0
+    assert list(tmp_path.iterdir()) == [], "its file has no name"
+
+
+def beating() -> int:
+    return sum(thread.name == "heartbeat" for thread in threading.enumerate())
 
 
 @pytest.mark.parametrize("lose", SEEN_AT_ONCE.values(), ids=SEEN_AT_ONCE.keys())

@@ -131,7 +131,7 @@ def test_beyond_the_watches_it_scans_and_says_why(
     """The limit of this machine is far away; a source with room for ten directories is near it."""
     few = InotifySource(watches_max=10)
     monkeypatch.setattr(probe, "InotifySource", lambda: few)
-    with Engine(tmp_path, Policy(source="auto")) as engine:
+    with Engine(tmp_path, Policy(source="inotify")) as engine:
         for number in range(9):
             (engine.live / f"d{number}").mkdir()
         assert_holds_live(engine, engine.capture())

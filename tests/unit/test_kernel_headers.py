@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from diffkeeper.capture import loading
 from diffkeeper.capture.features import STEPS, Attempt
 from diffkeeper.capture.program import Program
 from diffkeeper.errors import UnsupportedError
@@ -59,6 +60,22 @@ def test_the_programs_compile_with_them(headers: Path) -> None:
     assert program.loading.headers == headers
     found = {each.name: each.support for each in attempt.report()}
     assert {found[step] for step in STEPS} == {"supported"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_those_that_do_not_compile_are_passed_over(headers: Path, tmp_path: Path) -> None:
+    """As those of a kernel that is too new for the compiler; none left: each is told."""
+    bad = tmp_path / "bad"
+    subprocess.run(["cp", "-a", headers, bad], check=True)
+    (bad / "include" / "linux" / "types.h").write_text("#error too new\n")
+    bcc = loading.import_bcc()
+    text = "int nothing(void *context) { return 0; }"
+    loaded, how = loading.load(bcc, [bad, headers], text, {}, 0)
+    loaded.cleanup()
+    assert how.headers == headers
+    assert how.headers_bytes > 0
+    with pytest.raises(UnsupportedError, match=f"headers in {bad}: .*error: too new"):
+        loading.load(bcc, [bad], text, {}, 0)
 
 
 def test_what_a_program_includes_comes_along(headers: Path, tmp_path: Path) -> None:

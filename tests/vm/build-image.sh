@@ -69,8 +69,7 @@ mkdir -p "$work"
 build_root
 build_wheels
 build_initramfs
-install -D -m 755 tests/vm/guest-init "$root/sbin/diffkeeper-init"
-mkdir -p "$root/srv/checkout" "$root/mnt/ext4" "$root/mnt/xfs"
+mkdir -p "$root/srv/checkout" "$root/disks/ext4" "$root/disks/xfs"
 mv "$root"/boot/vmlinuz-* "$work/kernel"
 truncate -s "${image_megabytes}M" "$work/root.ext4"
 mkfs.ext4 -q -d "$root" "$work/root.ext4"

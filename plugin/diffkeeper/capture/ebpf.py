@@ -8,11 +8,11 @@ no room by the comparison of the whole volume, under a new number for which no f
 from __future__ import annotations
 
 import errno
-from collections import deque
 from typing import TYPE_CHECKING
 
 from diffkeeper import clock, counters, limits
 from diffkeeper.capture.inotify import InotifySource
+from diffkeeper.capture.marks import Waiting
 from diffkeeper.capture.source import Changed, Dirty
 from diffkeeper.errors import UnsupportedError
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from diffkeeper.capture.heartbeat import Heartbeat
+    from diffkeeper.capture.marks import Marks
     from diffkeeper.capture.program import Program
 
 
@@ -48,8 +49,7 @@ class EbpfSource:
         self._names = InotifySource(writes=False)
         self._number = 0
         self._given_back: dict[int, Changed] = {}
-        # Marks of operations that are told when they start, by the time of the drain, oldest first.
-        self._started: deque[tuple[float, dict[int, Changed]]] = deque()
+        self._started, self._under_way = Waiting(), Waiting()
         self._frozen = False  # whether the last drain was in a freeze
 
     def start(self) -> None:
@@ -118,6 +118,7 @@ class EbpfSource:
             counters.add("ebpf_lost_total", 1)
             self._renew()
             dirty.files.clear()
+            dirty.unwatched = True
             dirty.escalate("the kernel had no room for a mark")
             return dirty
         dirty.files, self._given_back = self._given_back, {}
@@ -127,42 +128,34 @@ class EbpfSource:
             for inode, changed in marks.started.items():
                 # Timestamps move without a write when a mapped page becomes storable.
                 changed.mapped = changed.mapped or inode not in marks.done
-        self._take_started(marks.started, dirty, frozen=frozen)
+        self._take_started(marks, dirty, frozen=frozen)
         for inode in marks.reused:
             dirty.files.setdefault(inode, Changed()).whole = True
             if self._program.held(self._number, inode) is not None:
                 self._watch([inode], held=False)
         return dirty
 
-    def _take_started(self, new: dict[int, Changed], dirty: Dirty, *, frozen: bool) -> None:
-        """What has started is looked at now, in each freeze, and again when it has surely ended.
+    def _take_started(self, marks: Marks, dirty: Dirty, *, frozen: bool) -> None:
+        """What has started is looked at now, and again when it has ended: in a freeze or surely.
 
-        In a freeze all has ended but direct I/O, and that too where its end is told. Where it is
-        not, an end since the last look may be known to the writers, so a freeze must show it.
+        Direct I/O whose end is not told may go on in a freeze, and may have ended before it, which
+        the writers know: so each freeze looks, until it has surely ended.
         """
         now = clock.monotonic()
-        first, self._frozen = frozen and not self._frozen, frozen
-        if new:
-            self._started.append((now, new))
-            self._bound_started()
-        ended = now if frozen and self._program.direct_end else now - limits.STARTED_SECONDS
-        for since, marks in self._started:
-            if first or since <= ended or marks is new:
-                for inode, changed in marks.items():
-                    dirty.files.setdefault(inode, Changed()).merge(changed)
-        while self._started and self._started[0][0] <= ended:
-            self._started.popleft()
-
-    def _bound_started(self) -> None:
-        """Past the bound on marks files are looked at as a whole."""
-        waiting = [changed for _, marks in self._started for changed in marks.values()]
-        if sum(len(changed.chunks) for changed in waiting) > limits.MARKS_PENDING_MAX:
-            for changed in waiting:
-                changed.whole = True
-                changed.chunks.clear()
+        surely = now - limits.STARTED_SECONDS
+        since = 0.0 if frozen and not self._frozen else now
+        self._frozen = frozen
+        self._started.add(now, marks.started)
+        self._under_way.add(now, marks.under_way)
+        for inode, changed in (
+            *self._started.look(now, now if frozen else surely),
+            *self._under_way.look(since, surely),
+        ):
+            dirty.files.setdefault(inode, Changed()).merge(changed)
 
     def _due(self, now: float) -> bool:
-        return bool(self._started) and self._started[0][0] <= now - limits.STARTED_SECONDS
+        surely = now - limits.STARTED_SECONDS
+        return self._started.due(surely) or self._under_way.due(surely)
 
     def under_way(self) -> bool:
         """Whether direct I/O is still writing to a watched file, maybe of a frozen process."""
@@ -187,6 +180,7 @@ class EbpfSource:
         self._number = self._program.open_volume(self._device)
         self._given_back.clear()
         self._started.clear()
+        self._under_way.clear()
 
     def watch_files(self, inodes: Iterable[int]) -> None:
         """See changes of these files from now on. Raises UnsupportedError without room."""

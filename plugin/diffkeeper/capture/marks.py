@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from diffkeeper import limits
 from diffkeeper.capture.source import Changed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # Kinds of marks; as in bpf/marks.h.
 DONE = 0
@@ -14,6 +19,7 @@ STORED = 2
 REUSED = 3
 LOOK = 4
 MAPPED = 5
+UNDER_WAY = 6
 
 
 @dataclass(slots=True)
@@ -22,17 +28,19 @@ class Marks:
 
     done: dict[int, Changed] = field(default_factory=dict)
     started: dict[int, Changed] = field(default_factory=dict)
+    under_way: dict[int, Changed] = field(default_factory=dict)
     reused: set[int] = field(default_factory=set)
     lost: bool = False
     count: int = 0
 
     def __bool__(self) -> bool:
-        return bool(self.lost or self.done or self.started or self.reused)
+        return bool(self.lost or self.done or self.started or self.under_way or self.reused)
 
     def lose(self) -> None:
         """A mark is missing: only a comparison of the whole volume tells what changed."""
         self.done.clear()
         self.started.clear()
+        self.under_way.clear()
         self.reused.clear()
         self.lost = True
 
@@ -58,7 +66,7 @@ class Marks:
             self._changed(kind, inode).whole = True
 
     def _changed(self, kind: int, inode: int) -> Changed:
-        table = self.started if kind == STARTED else self.done
+        table = {STARTED: self.started, UNDER_WAY: self.under_way}.get(kind, self.done)
         found = table.get(inode)
         if found is None:
             found = table[inode] = Changed()
@@ -69,3 +77,37 @@ class Marks:
         if self.count > limits.MARKS_PENDING_MAX and not self.lost:
             self.lose()
         return not self.lost
+
+
+class Waiting:
+    """Marks of operations that are told when they start, by the time of their drain; bounded."""
+
+    def __init__(self) -> None:
+        self._drained: deque[tuple[float, dict[int, Changed]]] = deque()
+
+    def add(self, now: float, marks: dict[int, Changed]) -> None:
+        """What a drain has brought; past the bound files are looked at as a whole."""
+        if not marks:
+            return
+        self._drained.append((now, marks))
+        waiting = [changed for _, drained in self._drained for changed in drained.values()]
+        if sum(len(changed.chunks) for changed in waiting) > limits.MARKS_PENDING_MAX:
+            for changed in waiting:
+                changed.whole = True
+                changed.chunks.clear()
+
+    def due(self, ended: float) -> bool:
+        """Whether something that was drained up to then waits."""
+        return bool(self._drained) and self._drained[0][0] <= ended
+
+    def look(self, since: float, ended: float) -> Iterator[tuple[int, Changed]]:
+        """What was drained from `since` on or up to `ended`; the latter waits no more."""
+        for drained, marks in self._drained:
+            if drained >= since or drained <= ended:
+                yield from marks.items()
+        while self.due(ended):
+            self._drained.popleft()
+
+    def clear(self) -> None:
+        """Nothing waits."""
+        self._drained.clear()

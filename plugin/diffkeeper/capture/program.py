@@ -18,7 +18,7 @@ from diffkeeper import clock, counters, limits
 from diffkeeper.capture import loading, memory, tracing
 from diffkeeper.capture.attached import Attached
 from diffkeeper.capture.features import DIRECT_ENDS, FAULTS, MAPPED, Attempt
-from diffkeeper.capture.marks import STARTED, Marks
+from diffkeeper.capture.marks import UNDER_WAY, Marks
 from diffkeeper.capture.sums import Sums
 from diffkeeper.errors import UnsupportedError
 from diffkeeper.fsio import mounts
@@ -159,7 +159,7 @@ class Program:
     ) -> None:
         """Use `load`. file_systems: name to why it is not supported, or an empty text.
 
-        direct_end: the end of direct I/O is told, so that every STARTED mark is of a system call.
+        direct_end: the end of direct I/O is told, so that there are no UNDER_WAY marks.
         faults: page faults are told, so that no file is mapped without a mark.
         wider: what is read more widely on this kernel than on others, and why; for a person.
         """
@@ -302,7 +302,7 @@ class Program:
             packed = _FILE_KEY.pack(*key)
             recent.put_many([packed], _SINCE.pack(since_ns))
             if packed in keys:
-                self._marks[number].add_file(STARTED, key[0])
+                self._marks[number].add_file(UNDER_WAY, key[0])
 
     def held(self, number: int, inode: int) -> bool | None:
         """What `watch` was told of a file; None when this number does not watch it."""

@@ -41,6 +41,7 @@ class Dirty:
     """What may have changed since the last drain.
 
     everything: the volume is to be compared as a whole (the reason is in `cause`).
+    unwatched: no file is watched any more, so that each is to be watched before it is compared.
     directories: inode numbers of directories whose own attributes (mode, owner, …) may differ.
     names: directory inode number to names in it that were written, created, removed or renamed.
     files: inode number to what changed in the file, where a source sees that.
@@ -50,6 +51,7 @@ class Dirty:
 
     everything: bool = False
     cause: str = ""
+    unwatched: bool = False
     directories: set[int] = field(default_factory=set)
     names: dict[int, set[bytes]] = field(default_factory=dict)
     files: dict[int, Changed] = field(default_factory=dict)

@@ -27,18 +27,20 @@ class Mapped:
         # Files whose dirty pages were all hinted, or written out, since they are mapped.
         self.armed: set[int] = set()
         # Files that were told to be mapped in this capture and in the one before: the telling comes
-        # before the store, which may come after the look that the telling has caused.
-        self._told: set[int] = set()
-        self._told_before: set[int] = set()
+        # before the store, which may come after the look that the telling has caused. With each, a
+        # moment before that it was not mapped yet.
+        self._told: dict[int, int] = {}
+        self._told_before: dict[int, int] = {}
         self.frozen = False
 
-    def tell(self, numbers: Iterable[int]) -> None:
-        """These files were mapped, maybe by a process that is gone by now."""
-        self._told.update(numbers)
+    def tell(self, numbers: Iterable[int], since_ns: int) -> None:
+        """These files were mapped after `since_ns`, maybe by a process that is gone by now."""
+        for number in numbers:
+            self._told.setdefault(number, self._told_before.get(number, since_ns))
 
-    def was_told(self, number: int) -> bool:
-        """Whether stores to this file may have come since it was looked at."""
-        return number in self._told or number in self._told_before
+    def told(self, number: int) -> int | None:
+        """A moment (clock, ns) since when this file may have been stored to; None if never."""
+        return self._told.get(number, self._told_before.get(number))
 
     def read_whole(self, number: int, fd: int, *, mapped: bool) -> None:
         """A file is about to be read as a whole; `mapped`: and it is, or was, mapped."""
@@ -64,7 +66,7 @@ class Mapped:
         for number, changed in self._later.items():
             source.give_back_file(number, changed)
         self._later.clear()
-        self._told_before, self._told = self._told, set()
+        self._told_before, self._told = self._told, {}
 
     def forget(self) -> None:
         """Hints were lost, or are not of use any more."""

@@ -10,12 +10,11 @@ import errno
 import os
 import stat
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import TYPE_CHECKING
 
 from diffkeeper import clock, limits
-from diffkeeper.capture.source import Changed
-from diffkeeper.engine.observation import KINDS, Hidden, LostError, Observation, Trust
+from diffkeeper.engine.files import Why, is_at, unmoved
+from diffkeeper.engine.observation import LostError, Observation
 from diffkeeper.engine.worktree import Directory, Worktree
 from diffkeeper.errors import DiffKeeperError
 from diffkeeper.format import xattrs
@@ -26,18 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from diffkeeper.capture.source import Dirty, Source
-    from diffkeeper.engine.content import Content, Reader
-    from diffkeeper.engine.mapped import Mapped
+    from diffkeeper.engine.files import Files
+    from diffkeeper.engine.observation import Hidden
     from diffkeeper.engine.signatures import Index
     from diffkeeper.format.records import IndexRecord
-
-
-class Why(Enum):
-    """What brought about a look at a file."""
-
-    NAME = "its name was hinted"
-    PLACE = "its inode was hinted, or it belongs to something that was"
-    LISTING = "its directory is compared"
 
 
 class Observer:
@@ -48,47 +39,31 @@ class Observer:
         worktree: Worktree,
         root_fd: int,
         source: Source,
-        reader: Reader,
         index: Index,
-        chunk_bits: int,
-        trust: Trust,
         nameless: dict[int, int] | None,
         places: dict[int, tuple[int, bytes]],
         check: Callable[[], None],
-        spill: Callable[[Content], None],
-        mapped: Mapped,
-        looked: dict[int, Changed],
+        files: Files,
     ) -> None:
-        """looked: what was read of each file since the signatures that `index` has."""
         self._tree = worktree
         self._root_fd = root_fd
         self._device = os.fstat(root_fd).st_dev
         self._source = source
-        self._reader = reader
         self._index = index
-        self._chunk_bits = chunk_bits
-        self._trust = trust
         # Inodes that no name was found for, by the time stamp that they had then. None: while
         # names may move, a search proves nothing, and one that stands still follows.
         self._nameless = nameless
         # Where files with one name were seen, until their signatures are taken over.
         self._places = places
         self._check = check
-        self._spill = spill
-        self._mapped = mapped
-        self._looked = looked
-        self._window_bits = max(source.window_bits, chunk_bits)
-        self._changed: dict[int, Changed] = {}
-        self._hidden = Hidden()
+        self._files = files
         # Files whose content was seen to in this round.
         self._read: set[int] = set()
         self._seen: dict[int, set[bytes]] = {}
-        self._contents: dict[int, tuple[int, Content]] = {}
         self._more: list[tuple[int, bytes]] = []
         self._unlisted: list[Directory] = []
         self._ended: list[tuple[Directory, Directory, bytes]] = []
         self._stuck: dict[Directory, set[bytes]] = {}
-        self._deep = False
 
     def run(self, dirty: Dirty, hidden: Hidden) -> Iterator[Observation]:
         """Observations of everything that `dirty` and `hidden` point to.
@@ -97,10 +72,9 @@ class Observer:
         """
         if os.fstat(self._root_fd).st_nlink == 0:
             raise LostError("the live directory was deleted while it was mounted")
-        self._changed, self._hidden = dirty.files, hidden
-        self._mapped.tell(number for number, changed in dirty.files.items() if changed.mapped)
+        self._files.changed, self._files.hidden = dirty.files, hidden
         if dirty.everything:
-            self._deep = True
+            self._files.deep = True
             self._unlisted.append(self._tree.root)
         else:
             yield from self._hinted(dirty)
@@ -233,12 +207,12 @@ class Observer:
             status = _lstat(opened, record.name)
             if status is None or status.st_ino != number:
                 self._displaced(number, record)
-            elif not (sure and _unmoved(record, status, self._trust.granule_ns)):
+            elif not (sure and unmoved(record, status, self._files.trust.granule_ns)):
                 yield from self._look(directory, opened, record.name)
 
     def _give_back(self, number: int) -> None:
-        if number in self._changed:
-            self._source.give_back_file(number, self._changed[number])
+        if number in self._files.changed:
+            self._source.give_back_file(number, self._files.changed[number])
 
     def _displaced(self, number: int, record: IndexRecord) -> None:
         """The file is not at its known name: maybe moved, maybe gone."""
@@ -268,8 +242,8 @@ class Observer:
         self._search_all()
 
     def _search_all(self) -> None:
-        if not self._deep:
-            self._deep = True
+        if not self._files.deep:
+            self._files.deep = True
             self._unlisted.append(self._tree.root)
 
     def _look(
@@ -324,7 +298,7 @@ class Observer:
             return
         self._unplace(parent, name, number)
         known = self._tree.by_inode.get(number)
-        listing = self._deep or (known is not None and not known.listed)
+        listing = self._files.deep or (known is not None and not known.listed)
         if known is None:
             old = self._tree.lookup(parent, name)
             if old is not None and old.kind is not Kind.DIRECTORY:
@@ -358,8 +332,7 @@ class Observer:
         if stat.S_ISLNK(status.st_mode):
             found.target = inode.link_target(pin)
         elif stat.S_ISREG(status.st_mode):
-            base = self._base(status, why) if held else None
-            found.content = self._content(directory, name, pin, status, why, base)
+            found.content = self._files.content(directory, name, pin, status, why, held=held)
         if status.st_nlink > 1:
             self._find_first_name(status.st_ino)
         else:
@@ -399,99 +372,6 @@ class Observer:
         if name not in self._seen.get(inode, ()):
             self._more.append((inode, name))
 
-    def _content(
-        self,
-        directory: Directory,
-        name: bytes,
-        pin: int,
-        status: os.stat_result,
-        why: Why,
-        base: Entry | None,
-    ) -> Content:
-        number = status.st_ino
-        done = self._contents.get(number)
-        # A write under way has moved the timestamp before it moves the size.
-        if done is not None and (done[0], done[1].size) == (status.st_ctime_ns, status.st_size):
-            return done[1]
-        with inode.reading(pin) as fd:
-            looked = self._looked.setdefault(number, Changed())
-            if base is not None:
-                looked.chunks |= self._parts(number, fd, status.st_size, why)
-                content = self._reader.read_parts(
-                    fd, status.st_size, base, looked.chunks, self._tree.stage.get, self._spill
-                )
-            else:
-                looked.whole = True
-                self._mapped.read_whole(number, fd, mapped=self._is_mapped(status))
-                old = self._recorded(directory, name, number)
-                content = self._reader.read(
-                    fd, status.st_size, self._chunk_bits, old, self._tree.stage.get, self._spill
-                )
-        if status.st_nlink > 1:
-            self._contents[number] = (status.st_ctime_ns, content)
-        return content
-
-    def _base(self, status: os.stat_result, why: Why) -> Entry | None:
-        """What the file held when it was last read, if all that changed since is hinted."""
-        number = status.st_ino
-        changed = self._changed.get(number)
-        if changed is not None and changed.whole:
-            return None
-        if number in self._looked and self._looked[number].whole:
-            return None
-        if number not in self._mapped.armed and self._is_mapped(status):
-            return None
-        if changed is None and (why is Why.LISTING or self._deep):
-            return None
-        record = self._index.get(number)
-        if record is None or record.kind != Kind.FILE:
-            return None
-        return Entry(
-            Kind.FILE, size=record.size, content=record.content, chunk_bits=self._chunk_bits
-        )
-
-    def _is_mapped(self, status: os.stat_result) -> bool:
-        """Whether someone may have stored to pages of it that were dirty already.
-
-        Through a mapping that came and went since the last look, only if a timestamp moved.
-        """
-        if status.st_ino in self._hidden.mapped:
-            return True
-        if not self._mapped.was_told(status.st_ino):
-            return False
-        record = self._index.get(status.st_ino)
-        return record is None or not _unmoved(record, status, self._trust.granule_ns)
-
-    def _parts(self, number: int, fd: int, size: int, why: Why) -> set[int]:
-        """Numbers of the chunks to read of a file whose changes are hinted."""
-        changed = self._changed.get(number) or Changed()
-        windows = set(changed.windows)
-        armed = number in self._mapped.armed
-        between = self._window_bits - self._chunk_bits
-        if armed or (why is Why.NAME and not self._source.sees_mappings):
-            # Who has a file mapped, or had it until a close just now, may have stored beside what
-            # was written, without a hint: a page that is dirty already gives none.
-            windows.update(chunk >> between for chunk in changed.chunks)
-        if armed and windows:
-            self._mapped.read_windows(number, fd, windows)
-        count = -(-size >> self._chunk_bits)
-        parts = set(changed.chunks)
-        for window in windows:
-            first = window << between
-            parts.update(range(first, min(first + (1 << between), count)))
-        return parts
-
-    def _recorded(self, directory: Directory, name: bytes, number: int) -> Entry | None:
-        """What the file's content was when it was last captured."""
-        record = self._index.get(number)
-        if record is not None and record.kind == Kind.FILE and _is_at(record, directory, name):
-            # The signature belongs to what the tree has at this name, and is found faster.
-            return Entry(
-                Kind.FILE, size=record.size, content=record.content, chunk_bits=self._chunk_bits
-            )
-        old = self._tree.file_entry(self._tree.lookup(directory, name))
-        return old if old is not None and old.kind is Kind.FILE else None
-
     def _list(self, directory: Directory) -> Iterator[Observation]:
         """Lists a directory and looks at every name that its signature does not prove unchanged."""
         with self._opened(directory) as fd:
@@ -525,7 +405,7 @@ class Observer:
         same: list[int] = []
         for name, status in window:
             record = records.get(status.st_ino) if known else None
-            hinted = status.st_ino in self._changed
+            hinted = status.st_ino in self._files.changed
             if record is not None and not hinted and self._unchanged(listing, name, status, record):
                 listing.found += 1
                 same.append(status.st_ino)
@@ -539,12 +419,12 @@ class Observer:
     def _unchanged(
         self, listing: _Listing, name: bytes, status: os.stat_result, record: IndexRecord
     ) -> bool:
-        unsure_ns = self._trust.granule_ns
+        unsure_ns = self._files.trust.granule_ns
         if record.kind == Kind.FILE:
-            unsure_ns = max(unsure_ns, self._trust.horizon_ns)
-        same = _unmoved(record, status, unsure_ns)
+            unsure_ns = max(unsure_ns, self._files.trust.horizon_ns)
+        same = unmoved(record, status, unsure_ns)
         if not same or not record.link_id:
-            return same and _is_at(record, listing.directory, name) and status.st_nlink == 1
+            return same and is_at(record, listing.directory, name) and status.st_nlink == 1
         entry = self._tree.lookup_in(listing.recorded, name)
         if entry is None or entry.link_id != record.link_id:
             return False
@@ -557,21 +437,6 @@ def _lstat(directory: int, name: bytes) -> os.stat_result | None:
         return os.stat(name, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
         return None
-
-
-def _is_at(record: IndexRecord, directory: Directory, name: bytes) -> bool:
-    return record.parent_ino == directory.inode and record.name == name
-
-
-def _unmoved(record: IndexRecord, status: os.stat_result, unsure_ns: int) -> bool:
-    """Whether a signature is the recorded one, and old enough when it was taken to prove it."""
-    return (
-        record.ctime_ns == status.st_ctime_ns
-        and record.mtime_ns == status.st_mtime_ns
-        and record.size == status.st_size
-        and record.kind == KINDS.get(stat.S_IFMT(status.st_mode))
-        and record.seen_ns - record.ctime_ns > unsure_ns
-    )
 
 
 @dataclass(slots=True)

@@ -16,7 +16,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from diffkeeper import clock, counters, limits
@@ -24,6 +23,7 @@ from diffkeeper.capture import probe
 from diffkeeper.capture.scan import ScanSource
 from diffkeeper.capture.source import Changed, Dirty, Source
 from diffkeeper.engine import group
+from diffkeeper.engine.files import Files
 from diffkeeper.engine.mapped import Mapped
 from diffkeeper.engine.observation import Hidden, Observation, Trust
 from diffkeeper.engine.observe import Observer
@@ -33,9 +33,9 @@ from diffkeeper.engine.stage import Stage
 from diffkeeper.engine.tools import Policy, Tools
 from diffkeeper.engine.unhinted import Unhinted
 from diffkeeper.engine.volume import Change
+from diffkeeper.engine.work import Figures, Work, as_record
 from diffkeeper.engine.worktree import Directory, Worktree
 from diffkeeper.errors import UnsupportedError
-from diffkeeper.format.records import SnapshotRecord
 from diffkeeper.format.root import decode_root
 from diffkeeper.freeze.writers import Survey, Target, Writers
 from diffkeeper.fsio import inode, mounts
@@ -48,41 +48,11 @@ if TYPE_CHECKING:
     from diffkeeper.engine.content import Content
     from diffkeeper.engine.volume import VolumeState
     from diffkeeper.format.entry import Entry
-    from diffkeeper.format.records import IndexRecord
+    from diffkeeper.format.records import IndexRecord, SnapshotRecord
 
 __all__ = ["Policy", "Snapshotter", "Tools"]
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Figures:
-    """What the last capture cost. `dirty_bytes`: what it had to read; `rounds`: of looking."""
-
-    freeze_seconds: float = 0.0
-    capture_seconds: float = 0.0
-    dirty_bytes: int = 0
-    rounds: int = 0
-
-
-@dataclass(slots=True)
-class _Work:
-    """The capture under way."""
-
-    writers: Writers = field(default_factory=Writers)
-    still: bool = True  # there will be no freeze
-    dirty: Dirty = field(default_factory=Dirty)  # what its first drain brought
-    hidden: Hidden = field(default_factory=Hidden)
-    again: bool = False  # the newest snapshot is to be taken again
-    root: bytes = b""  # of the last look without a freeze
-    # Inside the freeze: what was copied, and what the round under way looks at, which is due
-    # again if the freeze ends it early.
-    taken: list[Observation] = field(default_factory=list)
-    copied: dict[tuple[int, bytes], Observation] = field(default_factory=dict)  # newest by place
-    pending: Dirty = field(default_factory=Dirty)
-    pending_hidden: Hidden = field(default_factory=Hidden)
-    frozen_hidden: bool = False  # there was something that gives no hint
-    figures: Figures = field(default_factory=Figures)
 
 
 class Snapshotter:
@@ -115,7 +85,7 @@ class Snapshotter:
         self._recorder = Recorder(self._stage, self._index, self._note_name)
         self._tree: Worktree | None = None
         self._nameless: dict[int, int] = {}
-        self._work = _Work()
+        self._work = Work()
         self.figures = Figures()
         self._places: dict[int, tuple[int, bytes]] = {}
         # What was read of files since signatures were taken over: a further look reads it again.
@@ -124,6 +94,7 @@ class Snapshotter:
         self._unhinted = Unhinted(survey, device, self._mapped.armed)
         self._unhinted.by_range = self._source.by_range
         self._settled = False
+        self._drained_ns = 0  # when the last drain began
         self._looked_ns = 0  # when this capture began to look
         # Hints are never truth: from time to time everything is compared, whatever was hinted.
         self._compare_due = clock.monotonic() + limits.COMPARE_SECONDS
@@ -202,7 +173,7 @@ class Snapshotter:
         """A capture begins. `still`: there will be no freeze; `share`: of how many volumes it is,
         which share the memory for what waits to be stored.
         """
-        self._work = _Work(writers, still)
+        self._work = Work(writers, still)
         self._stage.bytes_max = limits.BATCH_BYTES_MAX // share
 
     def rely(self) -> None:
@@ -226,15 +197,26 @@ class Snapshotter:
         """Take the hints; whether there is anything to look at."""
         self.rely()
         work = self._work
-        work.dirty = self._source.drain()
+        work.dirty = self._drain()
         self._looked_ns = clock.now_ns()
         if started >= self._compare_due:
             work.dirty.escalate("the regular comparison is due")
-        if work.dirty.everything:
             self._mapped.forget()
         work.hidden = self._unhinted.look(work.writers)
         work.again = self._unsettled()
         return bool(work.dirty or work.hidden or work.again)
+
+    def _drain(self, *, frozen: bool = False) -> Dirty:
+        """Take the source's hints, with all that follows from a lack of them."""
+        before, self._drained_ns = self._drained_ns, clock.now_ns()
+        dirty = self._source.drain(frozen=frozen)
+        told = [number for number, changed in dirty.files.items() if changed.mapped]
+        self._mapped.tell(told, before)
+        if dirty.everything:
+            self._mapped.forget()
+        if dirty.unwatched and self._tree is not None:
+            self._tree.unlist()
+        return dirty
 
     def precopy(self) -> None:
         """Look at everything hinted."""
@@ -273,7 +255,7 @@ class Snapshotter:
 
     def forget(self) -> None:
         """Drop all unstored work: the next capture compares everything with the newest snapshot."""
-        self._work = _Work()
+        self._work = Work()
         self._tree = None
         self._mapped.frozen = False
         self._mapped.forget()
@@ -315,20 +297,26 @@ class Snapshotter:
         if self._settled:
             since_ns = clock.now_ns() - self._looked_ns + limits.TIMESTAMP_GRANULE_NS
             horizon = 0 if self._source.complete else since_ns
-        return Observer(
+        files = Files(
             self._tree,
-            self._root_fd,
             self._source,
             self.tools.reader,
             self._index,
             self.policy.chunk_bits,
             Trust(limits.TIMESTAMP_GRANULE_NS, horizon),
-            self._nameless if still else None,
-            self._places,
-            check,
             spill,
             self._mapped,
             self._looked,
+        )
+        return Observer(
+            self._tree,
+            self._root_fd,
+            self._source,
+            self._index,
+            self._nameless if still else None,
+            self._places,
+            check,
+            files,
         )
 
     def _note_name(self, number: int, old: IndexRecord | None, new: IndexRecord) -> None:
@@ -388,7 +376,7 @@ class Snapshotter:
         """Without a freeze: look at what changed since the last look; false when anything did."""
         assert self._tree is not None  # noqa: S101  # loaded at the start of each capture
         work, before = self._work, self._work.root
-        dirty = self._source.drain()
+        dirty = self._drain()
         work.root = self._tree.settle()
         hidden = self._unhinted.look(work.writers)
         # What was hinted is always looked at. Without hints, and for what gives none, only
@@ -406,7 +394,7 @@ class Snapshotter:
 
     def precopy_more(self) -> None:
         """Look at what changed since the last look, if hints tell."""
-        if self._source.complete and (dirty := self._source.drain()):
+        if self._source.complete and (dirty := self._drain()):
             self._round(dirty, Hidden())
 
     def copy(self, attempt: int, budget: group.Budget) -> bool:
@@ -420,9 +408,7 @@ class Snapshotter:
         if attempt == 0:
             self._look_frozen()
         self._await_direct(budget)
-        work.pending = self._source.drain(frozen=True)
-        if work.pending.everything:
-            self._mapped.forget()
+        work.pending = self._drain(frozen=True)
         if attempt and not (work.pending and self._source.complete):
             work.pending = Dirty()
             return False
@@ -455,6 +441,7 @@ class Snapshotter:
     def _look_frozen(self) -> None:
         """What gives no hint, as far as there is time for it."""
         work = self._work
+        work.writers = self._unhinted.with_young(work.writers)
         hidden = self._unhinted.look(work.writers)
         if len(hidden.opened) > limits.FROZEN_LOOKS_MAX:
             hidden = self._unhinted.only_open(hidden, work.writers)
@@ -524,30 +511,9 @@ class Snapshotter:
         healed = unchanged and head is not None and head.consistency == "fuzzy"
         if unchanged and not (healed and not outcome.fuzzy):
             return Change(self._state, batch if len(self._index) else Batch(), None, fields)
-        snapshot = self._snapshot(root, reason, outcome, clock.monotonic() - started)
+        seconds = clock.monotonic() - started
+        snapshot = as_record(self._state.record, self._tree, self._stage, reason, outcome, seconds)
         return Change(self._state, batch, snapshot, fields)
-
-    def _snapshot(
-        self, root: bytes, reason: str, outcome: group.Outcome, seconds: float
-    ) -> SnapshotRecord:
-        assert self._tree is not None  # noqa: S101  # loaded at the start of each capture
-        record = self._state.record
-        return SnapshotRecord(
-            volume_id=record.id,
-            seq=record.next_seq,
-            parent=record.head,
-            root=root.hex(),
-            time_ns=outcome.time_ns or clock.now_ns(),
-            consistency="fuzzy" if outcome.fuzzy else "crash",
-            reason=reason,
-            files=self._tree.files,
-            bytes=self._tree.size,
-            new_bytes=self._stage.new_bytes,
-            stored_bytes=self._stage.stored_bytes,
-            freeze_ms=round(outcome.freeze_ms, 3),
-            capture_ms=round(seconds * 1000, 3),
-            cause=outcome.fuzzy,
-        )
 
     def recorded(self, outcome: group.Outcome, started: float) -> None:
         """All is stored."""
@@ -560,4 +526,4 @@ class Snapshotter:
         self.figures = self._work.figures
         self.figures.freeze_seconds = outcome.freeze_ms / 1000
         self.figures.capture_seconds = clock.monotonic() - started
-        self._work = _Work()
+        self._work = Work()

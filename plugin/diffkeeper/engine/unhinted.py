@@ -52,6 +52,11 @@ class Unhinted:
             return Hidden(frozenset(mapped), frozenset(opened))
         return Hidden(frozenset(mapped - self._armed))
 
+    def with_young(self, writers: Writers) -> Writers:
+        """With the processes that frozen cgroups got since the survey; they get no more now."""
+        pids = {*writers.pids, *self._survey.members(writers.cgroups)}
+        return replace(writers, pids=tuple(sorted(pids)))
+
     def unarmed(self) -> bool:
         """Whether a file is known to be mapped that may be stored to unseen."""
         return bool((self._mapped_now | self._mapped) - self._armed)

@@ -192,6 +192,11 @@ class Worktree:
         self.marked.add(link_id)
         self.link_names.setdefault(link_id, set()).add((directory.inode, name))
 
+    def unlist(self) -> None:
+        """No directory was listed since its files are watched: each is to be listed anew."""
+        for directory in self.by_inode.values():
+            directory.listed = False
+
     def sweep_links(self) -> None:
         """After everything was compared: forget the links that no name was seen of."""
         for name, entry in list(dirtree.entries(self.links_root, self.stage.get)):

@@ -12,8 +12,9 @@ from diffkeeper.volumes.options import format_duration
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from diffkeeper.engine.snapshotter import Figures, Snapshotter
+    from diffkeeper.engine.snapshotter import Snapshotter
     from diffkeeper.engine.verify import Result
+    from diffkeeper.engine.work import Figures
     from diffkeeper.format.records import SnapshotRecord
     from diffkeeper.volumes.volume import Verification, Volume
 

@@ -1,0 +1,181 @@
+"""Reads the content of files that are looked at: all of it, or the parts that changed."""
+
+from __future__ import annotations
+
+import stat
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from diffkeeper.capture.source import Changed
+from diffkeeper.engine.observation import KINDS, Hidden, Trust
+from diffkeeper.format.entry import Entry, Kind
+from diffkeeper.fsio import inode
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable
+
+    from diffkeeper.capture.source import Source
+    from diffkeeper.engine.content import Content, Reader
+    from diffkeeper.engine.mapped import Mapped
+    from diffkeeper.engine.signatures import Index
+    from diffkeeper.engine.worktree import Directory, Worktree
+    from diffkeeper.format.records import IndexRecord
+
+
+class Why(Enum):
+    """What brought about a look at a file."""
+
+    NAME = "its name was hinted"
+    PLACE = "its inode was hinted, or it belongs to something that was"
+    LISTING = "its directory is compared"
+
+
+class Files:
+    """The files of one round of looking. `changed` and `hidden` are what the round was told.
+
+    deep: everything is compared, so that what is not hinted proves nothing.
+    """
+
+    def __init__(
+        self,
+        worktree: Worktree,
+        source: Source,
+        reader: Reader,
+        index: Index,
+        chunk_bits: int,
+        trust: Trust,
+        spill: Callable[[Content], None],
+        mapped: Mapped,
+        looked: dict[int, Changed],
+    ) -> None:
+        """looked: what was read of each file since the signatures that `index` has."""
+        self._tree = worktree
+        self._source = source
+        self._reader = reader
+        self._index = index
+        self._chunk_bits = chunk_bits
+        self.trust = trust
+        self._spill = spill
+        self._mapped = mapped
+        self._looked = looked
+        self._window_bits = max(source.window_bits, chunk_bits)
+        self._contents: dict[int, tuple[int, Content]] = {}
+        self.changed: dict[int, Changed] = {}
+        self.hidden = Hidden()
+        self.deep = False
+
+    def content(
+        self,
+        directory: Directory,
+        name: bytes,
+        pin: int,
+        status: os.stat_result,
+        why: Why,
+        *,
+        held: bool,
+    ) -> Content:
+        """What the regular file `pin` holds; `held`: the source has seen all changes of it."""
+        number = status.st_ino
+        base = self._base(status, why) if held else None
+        done = self._contents.get(number)
+        # A write under way has moved the timestamp before it moves the size.
+        if done is not None and (done[0], done[1].size) == (status.st_ctime_ns, status.st_size):
+            return done[1]
+        with inode.reading(pin) as fd:
+            looked = self._looked.setdefault(number, Changed())
+            if base is not None:
+                looked.chunks |= self._parts(number, fd, status.st_size, why)
+                content = self._reader.read_parts(
+                    fd, status.st_size, base, looked.chunks, self._tree.stage.get, self._spill
+                )
+            else:
+                looked.whole = True
+                self._mapped.read_whole(number, fd, mapped=self._is_mapped(status))
+                old = self._recorded(directory, name, number)
+                content = self._reader.read(
+                    fd, status.st_size, self._chunk_bits, old, self._tree.stage.get, self._spill
+                )
+        if status.st_nlink > 1:
+            self._contents[number] = (status.st_ctime_ns, content)
+        return content
+
+    def _base(self, status: os.stat_result, why: Why) -> Entry | None:
+        """What the file held when it was last read, if all that changed since is hinted."""
+        number = status.st_ino
+        changed = self.changed.get(number)
+        if changed is not None and changed.whole:
+            return None
+        if number in self._looked and self._looked[number].whole:
+            return None
+        if number not in self._mapped.armed and self._is_mapped(status):
+            return None
+        if changed is None and (why is Why.LISTING or self.deep):
+            return None
+        record = self._index.get(number)
+        if record is None or record.kind != Kind.FILE:
+            return None
+        return Entry(
+            Kind.FILE, size=record.size, content=record.content, chunk_bits=self._chunk_bits
+        )
+
+    def _is_mapped(self, status: os.stat_result) -> bool:
+        """Whether someone may have stored to pages of it that were dirty already.
+
+        Through a mapping that came and went, only if a timestamp moved after a look from before it.
+        """
+        if status.st_ino in self.hidden.mapped:
+            return True
+        since_ns = self._mapped.told(status.st_ino)
+        if since_ns is None:
+            return False
+        record = self._index.get(status.st_ino)
+        if record is None or record.seen_ns > since_ns:
+            return True
+        return not unmoved(record, status, self.trust.granule_ns)
+
+    def _parts(self, number: int, fd: int, size: int, why: Why) -> set[int]:
+        """Numbers of the chunks to read of a file whose changes are hinted."""
+        changed = self.changed.get(number) or Changed()
+        windows = set(changed.windows)
+        armed = number in self._mapped.armed
+        between = self._window_bits - self._chunk_bits
+        if armed or (why is Why.NAME and not self._source.sees_mappings):
+            # Who has a file mapped, or had it until a close just now, may have stored beside what
+            # was written, without a hint: a page that is dirty already gives none.
+            windows.update(chunk >> between for chunk in changed.chunks)
+        if armed and windows:
+            self._mapped.read_windows(number, fd, windows)
+        count = -(-size >> self._chunk_bits)
+        parts = set(changed.chunks)
+        for window in windows:
+            first = window << between
+            parts.update(range(first, min(first + (1 << between), count)))
+        return parts
+
+    def _recorded(self, directory: Directory, name: bytes, number: int) -> Entry | None:
+        """What the file's content was when it was last captured."""
+        record = self._index.get(number)
+        if record is not None and record.kind == Kind.FILE and is_at(record, directory, name):
+            # The signature belongs to what the tree has at this name, and is found faster.
+            return Entry(
+                Kind.FILE, size=record.size, content=record.content, chunk_bits=self._chunk_bits
+            )
+        old = self._tree.file_entry(self._tree.lookup(directory, name))
+        return old if old is not None and old.kind is Kind.FILE else None
+
+
+def is_at(record: IndexRecord, directory: Directory, name: bytes) -> bool:
+    """Whether the name that a signature was taken at is this one."""
+    return record.parent_ino == directory.inode and record.name == name
+
+
+def unmoved(record: IndexRecord, status: os.stat_result, unsure_ns: int) -> bool:
+    """Whether a signature is the recorded one, and old enough when it was taken to prove it."""
+    return (
+        record.ctime_ns == status.st_ctime_ns
+        and record.mtime_ns == status.st_mtime_ns
+        and record.size == status.st_size
+        and record.kind == KINDS.get(stat.S_IFMT(status.st_mode))
+        and record.seen_ns - record.ctime_ns > unsure_ns
+    )

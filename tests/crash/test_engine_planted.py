@@ -1,0 +1,108 @@
+"""A planted fault: one hint in a thousand is lost. The torture must see it; comparison and
+verification must mend or name what it did.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from diffkeeper.capture.probe import Sources
+from diffkeeper.engine.verify import Verifier
+from tests.support import disks, torture
+from tests.support.planted import heal, plant
+from tests.support.torture import Plan, Torture, WrongSource
+from tests.support.trees import describe, difference
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+EVERY = int(os.environ.get("TORTURE_FAULT_EVERY", "1000"))
+SEED = os.environ.get("TORTURE_SEED", "1")
+SNAPSHOTS_MAX = 2_000
+SECONDS_MAX = 240.0
+# Of a file that is mapped more is read than what was hinted, and one whose name changes is read
+# anew: a lost part shows where nobody does either.
+PARTS_ONLY = ("writes", "space", "aio", "uring")
+MAPPING = ("write_from_mapping", "unlink_open")
+# A scan has one hint only, so that one in a thousand of it takes a thousand captures.
+FAULTS = [
+    ("ebpf", "chunk", EVERY, PARTS_ONLY),
+    ("ebpf", "file", EVERY, PARTS_ONLY),
+    ("ebpf", "name", EVERY, ()),
+    ("inotify", "name", EVERY, ()),
+    ("scan", "volume", min(EVERY, 10), ()),
+]
+
+pytestmark = [
+    pytest.mark.skipif(
+        os.geteuid() != 0 or not torture.CGROUPS, reason="needs root and a cgroup freezer"
+    ),
+    pytest.mark.timeout(600),
+    pytest.mark.slow,
+]
+
+
+@pytest.fixture(scope="module")
+def sources() -> Iterator[Sources]:
+    """The real programs are compiled once."""
+    made = Sources()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The fault is in the source, so one file system will do."""
+    with disks.file_system("ext4", tmp_path_factory.mktemp("ext4")) as mount:
+        yield mount
+
+
+@pytest.mark.parametrize(
+    ("source", "level", "every", "only"), FAULTS, ids=[f"{f[0]}-{f[1]}" for f in FAULTS]
+)
+def test_a_lost_hint_is_seen(
+    source: str, level: str, every: int, only: tuple[str, ...], disk: Path, tmp_path: Path,
+    sources: Sources,
+) -> None:  # fmt: skip
+    """By the torture while it is busy; at rest nothing of it stays unknown."""
+    without = MAPPING if only else ()
+    plan = Plan("ext4", source, SEED, SNAPSHOTS_MAX, 2, 2, only, without, seconds_max=SECONDS_MAX)
+    run = Torture(plan, disk, tmp_path, sources)
+    try:
+        with run.busy() as turns:
+            run.open()
+            forgetful = plant(run.engine, level, every, SEED)
+            for _ in turns:
+                run.turn()
+        lost = f"{len(forgetful.dropped)} of {forgetful.hints} hints lost"
+        print(f"{plan}, {level}: {lost}, {run.result}")
+        assert forgetful.dropped, f"{plan}: {lost}"
+        assert run.result.differences, f"{plan}: {lost}, and all {run.result.compared} looked right"
+        check_net(run)
+    except WrongSource as error:
+        pytest.skip(str(error))
+    finally:
+        run.close()
+
+
+def check_net(run: Torture) -> None:
+    """After the regular comparison the snapshot is what is on disk, or verification names it."""
+    engine = run.engine
+    heal(engine)
+    engine.snapshotter.capture("interval", engine.writers())
+    head = engine.state.head
+    assert head is not None
+    replayed, copy = engine.replay(head, "healed"), run.base / "copied"
+    subprocess.run(["cp", "-a", str(run.live), str(copy)], check=True)
+    differing = {line.partition(": ")[0] for line in difference(describe(copy), describe(replayed))}
+    found = Verifier(engine.store, engine.reader).live(str(run.live), bytes.fromhex(head.root))
+    named = {repr(b"/" + mismatch.path) for mismatch in found.mismatches}
+    print(f"after the comparison: {len(differing)} differ, verification names {len(named)}")
+    assert found.complete
+    assert differing <= named, f"{run.plan}: nothing tells of {differing - named}"
+    assert bool(differing) == bool(named)

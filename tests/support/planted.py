@@ -1,0 +1,79 @@
+"""A source that loses hints on purpose: only tests can make one, by wrapping an engine's own."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+from diffkeeper.capture.source import Dirty
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from diffkeeper.capture.source import Source
+    from tests.support.harness import Engine
+
+
+class Forgetful:
+    """Drops one hint in `every`, of one level: `chunk`, `file`, `name`, or the `volume`."""
+
+    def __init__(self, real: Source, level: str, every: int, seed: str) -> None:
+        self._real = real
+        self._random = random.Random(f"{seed}/{level}")
+        self._every = every
+        self._forget: Callable[[Dirty], Dirty] = getattr(self, f"_{level}")
+        self.hints = 0
+        self.dropped: list[str] = []
+
+    def __getattr__(self, name: str) -> object:
+        """Everything but draining is the real one's."""
+        return getattr(self._real, name)
+
+    def drain(self, *, frozen: bool = False) -> Dirty:
+        """As the real one, but for what is forgotten."""
+        return self._forget(self._real.drain(frozen=frozen))
+
+    def _drop(self, what: str) -> bool:
+        self.hints += 1
+        if self._random.random() * self._every >= 1:
+            return False
+        self.dropped.append(what)
+        return True
+
+    def _chunk(self, dirty: Dirty) -> Dirty:
+        for inode, changed in dirty.files.items():
+            for kind in (changed.chunks, changed.windows):
+                kind -= {part for part in sorted(kind) if self._drop(f"#{inode}, part {part}")}
+        return dirty
+
+    def _file(self, dirty: Dirty) -> Dirty:
+        for inode in [inode for inode in dirty.files if self._drop(f"#{inode}")]:
+            del dirty.files[inode]
+        return dirty
+
+    def _name(self, dirty: Dirty) -> Dirty:
+        for directory, names in dirty.names.items():
+            names -= {name for name in sorted(names) if self._drop(f"#{directory}, {name!r}")}
+        return dirty
+
+    def _volume(self, dirty: Dirty) -> Dirty:
+        """What was drained first is kept: without it there is no snapshot at all."""
+        if self.hints and self._drop("everything"):
+            return Dirty()
+        self.hints += 1
+        return dirty
+
+
+def plant(engine: Engine, level: str, every: int, seed: str) -> Forgetful:
+    """Wrap the source of an engine that has captured nothing yet."""
+    forgetful = Forgetful(engine.snapshotter._source, level, every, seed)
+    engine.snapshotter._source = forgetful  # type: ignore[assignment]  # delegates all but drain
+    return forgetful
+
+
+def heal(engine: Engine) -> None:
+    """Take the fault out again, and make the regular comparison due."""
+    forgetful = engine.snapshotter._source
+    assert isinstance(forgetful, Forgetful)
+    engine.snapshotter._source = forgetful._real
+    engine.snapshotter._compare_due = 0.0
