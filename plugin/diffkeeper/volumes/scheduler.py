@@ -41,9 +41,11 @@ class Scheduler:
             try:
                 # The processes are looked at in the same moments for all volumes, which then share
                 # the survey.
-                if _turn(started) != _turn(looked) or not volume.quiet():
-                    await self._tick(volume)
-                    looked = started
+                if _turn(started) == _turn(looked) and volume.quiet():
+                    pace.due = _shared(started + pace.effective, pace.effective)
+                    continue
+                await self._tick(volume)
+                looked = started
             except (DiffKeeperError, OSError) as error:
                 log.error("capture_failed", extra={"volume": volume.name, "error": str(error)})
             except Exception as error:
@@ -95,3 +97,9 @@ class Scheduler:
 def _turn(moment: float) -> float:
     """Which one of the looks at processes that a quiet volume gets, too, is due at the moment."""
     return moment // limits.QUIET_LOOK_SECONDS
+
+
+def _shared(moment: float, interval: float) -> float:
+    """A moment at or before this one that quiet volumes share: one wake-up serves them all."""
+    step = min(limits.SURVEY_SECONDS_MAX, interval / 4)
+    return moment // step * step
