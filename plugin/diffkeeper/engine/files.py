@@ -49,11 +49,11 @@ class Files:
         spill: Callable[[Content], None],
         mapped: Mapped,
         looked: dict[int, Changed],
-        survey: Callable[[], frozenset[int]] | None,
+        survey: Callable[[], frozenset[int]],
     ) -> None:
         """looked: what was read of each file since the signatures that `index` has.
 
-        survey: the files that are mapped now; None in a freeze, where no more can be.
+        survey: the files that are mapped now, and of which stores may be unseen.
         """
         self._tree = worktree
         self._source = source
@@ -73,8 +73,7 @@ class Files:
 
     def see_mappings(self) -> None:
         """Files are watched from now on that may have been mapped before."""
-        if self._survey is not None:
-            self.hidden = replace(self.hidden, mapped=self.hidden.mapped | self._survey())
+        self.hidden = replace(self.hidden, mapped=self.hidden.mapped | self._survey())
 
     def content(
         self,

@@ -312,7 +312,7 @@ class Snapshotter:
             spill,
             self._mapped,
             self._looked,
-            None if frozen else lambda: self._unhinted.mapped_now(self._work.writers),
+            lambda: self._unhinted.mapped_now(self._work.writers),
         )
         return Observer(
             self._tree,
@@ -422,7 +422,7 @@ class Snapshotter:
             work.pending_hidden = self._unhinted.with_open(work.pending_hidden, work.writers)
         work.frozen_hidden = work.frozen_hidden or bool(work.pending_hidden)
         work.figures.rounds += 1
-        observer = self._observer(budget.check, budget.spill, still=True, frozen=True)
+        observer = self._observer(budget.check, budget.spill, still=True)
         moved = False
         for seen in observer.run(work.pending, work.pending_hidden):
             work.taken.append(seen)
@@ -447,8 +447,12 @@ class Snapshotter:
     def _look_frozen(self) -> None:
         """What gives no hint, as far as there is time for it."""
         work = self._work
-        work.writers = self._unhinted.with_young(work.writers)
-        hidden = self._unhinted.look(work.writers)
+        if self._source.sees_mappings:
+            # What was mapped since the survey is hinted, and what is new is looked for when seen.
+            hidden = self._unhinted.known()
+        else:
+            work.writers = self._unhinted.with_young(work.writers)
+            hidden = self._unhinted.look(work.writers)
         if len(hidden.opened) > limits.FROZEN_LOOKS_MAX:
             hidden = self._unhinted.only_open(hidden, work.writers)
         work.pending_hidden, work.frozen_hidden = hidden, bool(hidden)

@@ -46,11 +46,17 @@ class Unhinted:
             self._mapped_now |= found.inodes
             if found.rings and not self.by_range:
                 opened |= self._survey.open_for_write(found.rings, self._device)
-        # A mapping that ended after a look may have been stored to until its end.
-        mapped = self._mapped_now | self._mapped
-        if not self.by_range:
-            return Hidden(frozenset(mapped), frozenset(opened))
-        return Hidden(frozenset(mapped - self._armed))
+        if self.by_range:
+            return self.known()
+        return Hidden(self._maybe_mapped(), frozenset(opened))
+
+    def known(self) -> Hidden:
+        """The files to look at, of those that were seen to be mapped; looks at no process."""
+        return Hidden(self._maybe_mapped() - self._armed)
+
+    def _maybe_mapped(self) -> frozenset[int]:
+        """A mapping that ended after a look may have been stored to until its end."""
+        return frozenset(self._mapped_now | self._mapped)
 
     def mapped_now(self, writers: Writers) -> frozenset[int]:
         """The files that are mapped now, and of which stores may be unseen."""
@@ -66,7 +72,7 @@ class Unhinted:
 
     def unarmed(self) -> bool:
         """Whether a file is known to be mapped that may be stored to unseen."""
-        return bool((self._mapped_now | self._mapped) - self._armed)
+        return bool(self.known())
 
     def with_open(self, hidden: Hidden, writers: Writers) -> Hidden:
         """With every file that is open for writing: one of them was written under no name."""
