@@ -144,6 +144,25 @@ def test_a_longer_file_is_to_be_looked_at(source: EbpfSource, disk: Path) -> Non
     assert marked(source, disk, lambda fd: os.ftruncate(fd, 2 * SIZE)) is not None
 
 
+def test_a_timestamp_that_moves_alone_is_looked_at(source: EbpfSource, disk: Path) -> None:
+    """A fault for storing moves it, also where the page is dirty already."""
+    path = disk / "touched"
+    path.write_bytes(b"x" * SIZE)
+    number = path.stat().st_ino
+    source.watch_new([number])
+    fd = os.open(path, os.O_RDWR)
+    with mmap.mmap(fd, SIZE) as memory:
+        os.pwrite(fd, b"dirty", 0)
+        assert memory[0] == ord("d")
+        source.drain(frozen=True)
+        before = os.fstat(fd).st_mtime_ns
+        time.sleep(0.02)  # for another timestamp
+        memory[0] = memory[0]
+    os.close(fd)
+    assert path.stat().st_mtime_ns > before
+    assert number in source.drain(frozen=True).files
+
+
 def test_a_store_marks_its_window_once(source: EbpfSource, disk: Path) -> None:
     path = disk / "mapped"
     path.write_bytes(b"x" * SIZE)

@@ -69,7 +69,11 @@ _FILE_SYSTEMS: Final = {
             "xfs/xfs_insert_file_space",
             "xfs/xfs_reflink_remap_range",
         ),
-        "xfs_inode.c": ("xfs/xfs_inode_inactivating", "xfs/xfs_setattr"),
+        "xfs_inode.c": (
+            "xfs/xfs_inode_inactivating",
+            "xfs/xfs_setattr",
+            "xfs/xfs_update_time",
+        ),
     },
 }
 _LOOP: Final = {"iomap.c": ("iomap/iomap_iter",)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -63,22 +64,30 @@ def _process(arguments: argparse.Namespace, kinds: list[str], process: int) -> N
         thread.join()
 
 
+def _start(arguments: argparse.Namespace, kinds: list[str], number: int) -> int:
+    child = os.fork()
+    if child == 0:
+        _process(arguments, kinds, number)
+        os._exit(0)
+    return child
+
+
 def main() -> int:
-    """Starts all processes; the first one that fails ends the others."""
+    """Starts all processes; the first one that fails ends the others.
+
+    A store that the kernel has no page for ends a process with SIGBUS, such as one into a file that
+    direct I/O has just taken out of the page cache: that is no failure, and it starts again.
+    """
     arguments = _arguments()
     kinds = chosen(_split(arguments.kinds), _split(arguments.without))
-    children = []
-    for number in range(arguments.processes):
-        child = os.fork()
-        if child == 0:
-            _process(arguments, kinds, number)
-            os._exit(0)
-        children.append(child)
+    children = {_start(arguments, kinds, n): n for n in range(arguments.processes)}
     code = 0
     while children:
         pid, status = os.wait()
-        children.remove(pid)
-        if status:
+        number = children.pop(pid)
+        if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGBUS and not code:
+            children[_start(arguments, kinds, number)] = number
+        elif status:
             print(f"churn: a process ended with {status}", file=sys.stderr)
             code = 3
             for child in children:
