@@ -59,6 +59,8 @@ class Observer:
         self._files = files
         # Files whose content was seen to in this round.
         self._read: set[int] = set()
+        # Files that lost their known name in this round: another one is looked at where it is met.
+        self._sought: set[int] = set()
         self._seen: dict[int, set[bytes]] = {}
         self._more: list[tuple[int, bytes]] = []
         self._unlisted: list[Directory] = []
@@ -250,6 +252,7 @@ class Observer:
         if self._nameless is None:
             return
         self._nameless[number] = record.ctime_ns
+        self._sought.add(number)
         self._search_all()
 
     def _search_all(self) -> None:
@@ -340,6 +343,8 @@ class Observer:
                 inode.await_change(pin)
             status = os.fstat(pin)
         self._read.add(status.st_ino)
+        if self._nameless is not None:
+            self._nameless.pop(status.st_ino, None)
         found = Observation(directory, name, status, clock.now_ns(), inode.xattrs(pin))
         if stat.S_ISLNK(status.st_mode):
             found.target = inode.link_target(pin)
@@ -417,7 +422,7 @@ class Observer:
         same: list[int] = []
         for name, status in window:
             record = records.get(status.st_ino) if known else None
-            hinted = status.st_ino in self._files.changed
+            hinted = status.st_ino in self._files.changed or status.st_ino in self._sought
             if record is not None and not hinted and self._unchanged(listing, name, status, record):
                 listing.found += 1
                 same.append(status.st_ino)
