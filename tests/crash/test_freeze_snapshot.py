@@ -111,7 +111,7 @@ def live(cgroup: str, tmp_path: Path) -> Iterator[Path]:
         writer.wait()
 
 
-@pytest.mark.parametrize("source", ["auto", "ebpf"])
+@pytest.mark.parametrize("source", ["inotify", "ebpf"])
 def test_a_snapshot_freezes_its_writer(
     source: str, cgroup: str, live: Path, tmp_path: Path
 ) -> None:
