@@ -58,7 +58,9 @@ class CopyingFreezer:
             for name, copy in self.copies.items():
                 shutil.rmtree(copy, ignore_errors=True)
                 copy.parent.mkdir(exist_ok=True)
-                subprocess.run(["cp", "-a", str(self._live[name]), str(copy)], check=True)
+                subprocess.run(
+                    ["cp", "-a", "--sparse=never", str(self._live[name]), str(copy)], check=True
+                )
             self.frozen_at = set(cgroups)
             self.copied = not frozen.expired
 
