@@ -94,6 +94,7 @@ class Snapshotter:
         self._unhinted = Unhinted(survey, device, self._mapped.armed)
         self._unhinted.by_range = self._source.by_range
         self._settled = False
+        self._gave_up = ""  # why the source did, in a freeze
         self._drained_ns = 0  # when the last drain began
         self._looked_ns = 0  # when this capture began to look
         # Hints are never truth: from time to time everything is compared, whatever was hinted.
@@ -182,16 +183,18 @@ class Snapshotter:
             raise UnsupportedError(self.source_reason)
 
     def replace_broken(self) -> bool:
-        """Fall back from a source that is broken; true if it was.
+        """Fall back from a source that is broken, or gave up in a freeze; true if it was.
 
-        What was recorded from it meanwhile is not to be trusted either, so that signatures are
-        dropped and everything is read again.
+        What was recorded from a broken one meanwhile is not to be trusted either, so that
+        signatures are dropped and everything is read again.
         """
+        reason, self._gave_up = self._gave_up, ""
         broken = self._source.broken()
         if broken:
             self._state.commit(Batch(drop_index={self._state.record.id}))
-            self._fall_back(broken)
-        return bool(broken)
+        if broken or reason:
+            self._fall_back(broken or reason)
+        return bool(broken or reason)
 
     def drain(self, started: float) -> bool:
         """Take the hints; whether there is anything to look at."""
@@ -424,10 +427,15 @@ class Snapshotter:
         work.figures.rounds += 1
         observer = self._observer(budget.check, budget.spill, still=True)
         moved = False
-        for seen in observer.run(work.pending, work.pending_hidden):
-            work.taken.append(seen)
-            budget.add(seen)
-            moved = self._is_news(seen) or moved
+        try:
+            for seen in observer.run(work.pending, work.pending_hidden):
+                work.taken.append(seen)
+                budget.add(seen)
+                moved = self._is_news(seen) or moved
+        except UnsupportedError as error:
+            # To take another source takes too long for a freeze.
+            self._gave_up = str(error)
+            raise
         work.pending, work.pending_hidden = Dirty(), Hidden()
         return moved
 
