@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Forgetful:
-    """Drops one hint in `every`, of one level: `chunk`, `file`, `name`, or the `volume`."""
+    """Drops one hint in `every`, of one level: `chunk`, `file` or `name`."""
 
     def __init__(self, real: Source, level: str, every: int, seed: str) -> None:
         self._real = real
@@ -54,13 +54,6 @@ class Forgetful:
     def _name(self, dirty: Dirty) -> Dirty:
         for directory, names in dirty.names.items():
             names -= {name for name in sorted(names) if self._drop(f"#{directory}, {name!r}")}
-        return dirty
-
-    def _volume(self, dirty: Dirty) -> Dirty:
-        """What was drained first is kept: without it there is no snapshot at all."""
-        if self.hints and self._drop("everything"):
-            return Dirty()
-        self.hints += 1
         return dirty
 
 
