@@ -5,12 +5,10 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-from diffkeeper.capture.source import Dirty
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from diffkeeper.capture.source import Source
+    from diffkeeper.capture.source import Dirty, Source
     from tests.support.harness import Engine
 
 
