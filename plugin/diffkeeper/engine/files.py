@@ -134,7 +134,8 @@ class Files:
 
         Through a mapping that came and went, only if a timestamp moved after a look from before it.
         """
-        if status.st_ino in self.hidden.mapped:
+        changed = self.changed.get(status.st_ino)
+        if status.st_ino in self.hidden.mapped or (changed is not None and changed.windows):
             return True
         since_ns = self._mapped.told(status.st_ino)
         if since_ns is None:
