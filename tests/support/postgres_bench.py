@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from tests.docker.engine import EXEC_ATTEMPTS_MAX
 from tests.docker.processes import wait_for
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ PLACE: Final = "/var/lib/postgresql/data"
 WAL_PLACE: Final = "/var/lib/postgresql/wal"
 # Frequent checkpoints and a small log keep heap, indexes and log all changing at once.
 SETTINGS: Final = ("-c", "checkpoint_timeout=30s", "-c", "max_wal_size=64MB")
+# By then an exec has been refused, if it is.
+REFUSED_SECONDS_MAX: Final = 1.0
 SUMS: Final = """
 SELECT (SELECT sum(abalance) FROM pgbench_accounts),
        (SELECT sum(tbalance) FROM pgbench_tellers),
@@ -70,16 +73,23 @@ class Server:
         self.execute("pgbench", "-i", "-q", "-s", str(scale))
 
     def load(self, seconds: int) -> subprocess.Popen[str]:
-        """pgbench with four clients in the background."""
+        """pgbench with four clients in the background; one that met a freeze is repeated."""
         command = ["docker", "exec", "--user", "postgres", self.container, "pgbench"]
         command += ["-c", "4", "-T", str(seconds), "-n"]
-        return subprocess.Popen(
-            command,
-            env=self.engine.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        for _ in range(EXEC_ATTEMPTS_MAX):
+            process = subprocess.Popen(
+                command,
+                env=self.engine.environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            try:
+                output, _ = process.communicate(timeout=REFUSED_SECONDS_MAX)
+            except subprocess.TimeoutExpired:
+                return process
+            assert "in a paused container" in output, output
+        raise AssertionError(f"{EXEC_ATTEMPTS_MAX} times over: {output}")
 
     def kill(self) -> None:
         """kill -9 of the container."""
