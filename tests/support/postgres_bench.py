@@ -89,7 +89,7 @@ class Server:
             except subprocess.TimeoutExpired:
                 return process
             assert "in a paused container" in output, output
-        raise AssertionError(f"{EXEC_ATTEMPTS_MAX} times over: {output}")
+        raise AssertionError(f"{EXEC_ATTEMPTS_MAX} times over it met a freeze")
 
     def kill(self) -> None:
         """kill -9 of the container."""
