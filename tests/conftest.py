@@ -1,10 +1,21 @@
-"""Profiles of the property tests, chosen by HYPOTHESIS_PROFILE: `ci` (default) or `long`."""
+"""Disks for tests of captures, and the profiles of the property tests.
+
+HYPOTHESIS_PROFILE chooses one: `ci` (default) or `long`.
+"""
 
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.support import disks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 # Examples start processes and write to disks, so that no deadline fits a busy machine. `ci` tries
 # the same examples in every run; `long` looks for new ones and remembers those that failed.
@@ -27,3 +38,13 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 def pytest_report_header() -> str:
     """Which profile is in use."""
     return f"hypothesis profile: {os.environ.get('HYPOTHESIS_PROFILE', 'ci')}"
+
+
+@pytest.fixture(params=disks.KINDS, scope="module")
+def disk(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    """A file system of each kind that tells ranges."""
+    base = tmp_path_factory.mktemp(request.param)
+    with disks.file_system(request.param, base) as mount:
+        yield mount

@@ -52,16 +52,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(params=disks.KINDS, scope="module")
-def disk(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Path]:
-    """A file system of each kind."""
-    base = tmp_path_factory.mktemp(request.param)
-    with disks.file_system(request.param, base) as mount:
-        yield mount
-
-
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Sources]:
     """The real programs are compiled once, for what needs no small maps."""

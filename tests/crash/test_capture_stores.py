@@ -10,7 +10,6 @@ import pytest
 from diffkeeper.capture.probe import Sources
 from diffkeeper.engine.snapshotter import Policy
 from diffkeeper.freeze.writers import Writers
-from tests.support import disks
 from tests.support.churn import syscalls
 from tests.support.churn.actor import PAGE
 from tests.support.churn.syscalls import READ, WRITE
@@ -33,16 +32,6 @@ def sources() -> Iterator[Sources]:
         pytest.skip(made.load())
     yield made
     made.close()
-
-
-@pytest.fixture(params=disks.KINDS, scope="module")
-def disk(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Path]:
-    """A file system of each kind."""
-    base = tmp_path_factory.mktemp(request.param)
-    with disks.file_system(request.param, base) as mount:
-        yield mount
 
 
 @pytest.fixture

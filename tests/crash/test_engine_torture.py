@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from diffkeeper.capture.probe import Sources
-from tests.support import disks, torture
+from tests.support import torture
 from tests.support.torture import Plan, Torture, WrongSource
 
 if TYPE_CHECKING:
@@ -38,16 +38,6 @@ def sources() -> Iterator[Sources]:
     made = Sources()
     yield made
     made.close()
-
-
-@pytest.fixture(params=disks.KINDS, scope="module")
-def disk(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Path]:
-    """A file system of each kind."""
-    base = tmp_path_factory.mktemp(request.param)
-    with disks.file_system(request.param, base) as mount:
-        yield mount
 
 
 @pytest.fixture

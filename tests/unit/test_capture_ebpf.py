@@ -22,7 +22,6 @@ from diffkeeper.capture.source import Changed, Dirty
 from diffkeeper.engine.snapshotter import Policy
 from diffkeeper.errors import UnsupportedError
 from diffkeeper.fsio import mounts
-from tests.support import disks
 from tests.support.harness import Engine
 from tests.support.trees import describe, difference
 
@@ -50,16 +49,6 @@ def program() -> Iterator[Program]:
     made = loaded()
     yield made
     made.close()
-
-
-@pytest.fixture(params=disks.KINDS, scope="module")
-def disk(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Path]:
-    """A small file system of each kind that tells ranges."""
-    base = tmp_path_factory.mktemp(request.param)
-    with disks.file_system(request.param, base) as mount:
-        yield mount
 
 
 @pytest.fixture
