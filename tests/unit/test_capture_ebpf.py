@@ -204,6 +204,24 @@ def test_a_file_that_takes_a_number_over_is_not_held(source: EbpfSource, disk: P
     assert not source.hold(number)
 
 
+def test_what_is_not_watched_when_it_is_settled_is_not_held(
+    source: EbpfSource, disk: Path
+) -> None:
+    """What was released, or lost, between the look and its taking over may have changed unseen."""
+    path = disk / "file"
+    path.write_bytes(b"x")
+    number = path.stat().st_ino
+    source.watch_new([number])
+    source.release([number])
+    source.settle([number])
+    assert not source.hold(number)
+    source.escalate("lost")
+    source.settle([number])
+    assert not source.hold(number)
+    source.settle([number])
+    assert source.hold(number)
+
+
 def test_direct_io_without_an_end_is_told_in_each_freeze(
     program: Program, source: EbpfSource, disk: Path
 ) -> None:
@@ -335,6 +353,27 @@ def test_a_store_into_what_was_written_before(program: Program, disk: Path, at: 
             replayed = engine.replay(engine.capture(), f"r{turn}")
             assert difference(describe(engine.live), describe(replayed)) == []
         os.close(fd)
+
+
+def test_a_file_that_is_what_it_was_stays_watched(program: Program, disk: Path) -> None:
+    """Its signature is news, its entry is none: what waits to be stored of it is stored already."""
+    base = disk / "base"
+    base.mkdir()
+    with Engine(base, Policy(source="ebpf"), Sources.of(program)) as engine:
+        path = engine.live / "directory" / "file"
+        path.parent.mkdir()
+        # It stays open, so that no close hints at its name.
+        with open(path, "w+b", buffering=0) as file:
+            file.write(os.urandom(CHUNK))
+            file.truncate(SIZE)
+            engine.capture()
+            before = path.stat()
+            fallocate(file.fileno(), PUNCH | KEEP_SIZE, 4 * CHUNK, CHUNK)
+            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+            engine.capture()
+            file.write(b"changed")
+            replayed = engine.replay(engine.capture(), "replayed")
+            assert difference(describe(engine.live), describe(replayed)) == []
 
 
 def test_a_store_that_was_seen_before_it_was_told(program: Program, disk: Path) -> None:

@@ -51,6 +51,8 @@ class EbpfSource:
         self._given_back: dict[int, Changed] = {}
         self._started, self._under_way = Waiting(), Waiting()
         self._frozen = False  # whether the last drain was in a freeze
+        # Watched, and read or compared since, with nothing told meanwhile that makes that void.
+        self._proven: set[int] = set()
 
     def start(self) -> None:
         """Begin to gather; raises UnsupportedError naming the limit that is reached."""
@@ -133,6 +135,7 @@ class EbpfSource:
             dirty.files.setdefault(inode, Changed()).whole = True
             if self._program.held(self._number, inode) is not None:
                 self._watch([inode], held=False)
+            self._proven.discard(inode)
         return dirty
 
     def _take_started(self, marks: Marks, dirty: Dirty, *, frozen: bool) -> None:
@@ -181,12 +184,14 @@ class EbpfSource:
         self._given_back.clear()
         self._started.clear()
         self._under_way.clear()
+        self._proven.clear()
 
     def watch_new(self, inodes: Iterable[int]) -> bool:
         """See changes of these files from now on. Raises UnsupportedError without room."""
         new = [inode for inode in inodes if self._program.held(self._number, inode) is None]
         if new:
             self._watch(new, held=False)
+            self._proven.update(new)
         return bool(new)
 
     def _watch(self, inodes: Iterable[int], *, held: bool) -> None:
@@ -204,12 +209,22 @@ class EbpfSource:
         held = self._program.held(self._number, inode)
         if held is None:
             self._watch([inode], held=False)
+        if not held:
+            self._proven.add(inode)
         return bool(held)
 
     def settle(self, inodes: Iterable[int]) -> None:
-        """What is recorded of these files is their content, but for what is marked since."""
-        self._watch(inodes, held=True)
+        """What is recorded of these files is their content, but for what is marked since.
+
+        Not of those that are watched no more, or under another number, since they were read: what
+        changed meanwhile is marked nowhere.
+        """
+        proven = self._proven.intersection(inodes)
+        self._watch(proven, held=True)
+        self._proven -= proven
 
     def release(self, inodes: Iterable[int]) -> None:
         """See nothing of these files any more."""
+        inodes = list(inodes)
         self._program.unwatch(self._number, inodes)
+        self._proven.difference_update(inodes)

@@ -148,11 +148,11 @@ class Reader:
         if size != old.size and kept:
             numbers.add(kept - 1)
         ranges = list(_grouped(sorted(n for n in numbers if n < content.count), bits))
+        before = filetree.Lookup(content.root, content.count, get)
         if content.sparse:
-            ranges = list(_without_holes(fd, size, content, ranges))
+            ranges = list(_without_holes(fd, size, content, ranges, before))
         if new_count > content.count:
             ranges += _chunk_ranges(fd, size, bits, content, content.count)
-        before = filetree.Lookup(content.root, content.count, get)
         for segment in self._segments(fd, size, bits, iter(ranges)):
             content.read_bytes += segment.length
             view = memoryview(segment.buffer)
@@ -256,16 +256,20 @@ def _grouped(numbers: list[int], chunk_bits: int) -> Iterator[tuple[int, int]]:
 
 
 def _without_holes(
-    fd: int, size: int, content: Content, ranges: list[tuple[int, int]]
+    fd: int,
+    size: int,
+    content: Content,
+    ranges: list[tuple[int, int]],
+    before: filetree.Lookup,
 ) -> Iterator[tuple[int, int]]:
-    """The ranges of chunks that hold data; notes those that are holes as changes."""
+    """The ranges of chunks that hold data; notes those that have become holes as changes."""
     for first, last in ranges:
         for number in range(first, last):
             start = number << content.chunk_bits
             end = min(start + (1 << content.chunk_bits), size)
             if any(inode.data_extents(fd, end, start)):
                 yield number, number + 1
-            else:
+            elif before.at(number) != HOLE:
                 content.changes[number] = HOLE
 
 

@@ -66,6 +66,15 @@ class Observation:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a file was seen: the directory's inode number and a name. `alone`: it has no other."""
+
+    directory: int
+    name: bytes
+    alone: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Hidden:
     """Inode numbers of files that may change without a hint.
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from diffkeeper import clock, limits
 from diffkeeper.engine.files import Why, is_at, unmoved
-from diffkeeper.engine.observation import LostError, Observation
+from diffkeeper.engine.observation import LostError, Observation, Place
 from diffkeeper.engine.worktree import Directory, Worktree
 from diffkeeper.errors import DiffKeeperError
 from diffkeeper.format import xattrs
@@ -41,7 +41,7 @@ class Observer:
         source: Source,
         index: Index,
         nameless: dict[int, int] | None,
-        places: dict[int, tuple[int, bytes]],
+        places: dict[int, Place],
         check: Callable[[], None],
         files: Files,
     ) -> None:
@@ -53,7 +53,7 @@ class Observer:
         # Inodes that no name was found for, by the time stamp that they had then. None: while
         # names may move, a search proves nothing, and one that stands still follows.
         self._nameless = nameless
-        # Where files with one name were seen, until their signatures are taken over.
+        # Where files were seen, until their signatures are taken over: newer than what those tell.
         self._places = places
         self._check = check
         self._files = files
@@ -198,45 +198,58 @@ class Observer:
         """Looks at a file known by its inode number; `sure`: unless its signature is the same."""
         if number in self._read:
             return
-        record = self._index.get(number)
-        if record is None:
+        record, place = self._index.get(number), self._places.get(number)
+        if place is None and record is not None:
+            if self._nameless is not None and self._nameless.get(number) == record.ctime_ns:
+                return
+            place = Place(record.parent_ino, record.name, alone=not record.link_id)
+        elif place is None:
             if self._index.overflowed:
                 self._search_all()
             else:
                 # A hint of its creation is on its way, and it is read as a whole then.
                 self._source.release([number])
             return
-        if self._nameless is not None and self._nameless.get(number) == record.ctime_ns:
-            return
-        directory = self._tree.by_inode.get(record.parent_ino)
+        directory = self._tree.by_inode.get(place.directory)
         if directory is None:
-            self._displaced(number, record)
+            self._displaced(number, place, record)
             return
         with self._opened(directory) as opened:
             if opened is None:
                 self._give_back(number)
-                self._misplaced(directory, {record.name})
+                self._misplaced(directory, {place.name})
                 return
-            status = _lstat(opened, record.name)
+            status = _lstat(opened, place.name)
             if status is None or status.st_ino != number:
-                self._displaced(number, record)
-            elif not (sure and unmoved(record, status, self._files.trust.granule_ns)):
-                yield from self._look(directory, opened, record.name)
+                self._displaced(number, place, record)
+            elif not (sure and self._same(number, record, status)):
+                yield from self._look(directory, opened, place.name)
+                if stat.S_ISDIR(status.st_mode):
+                    self._source.release([number])
+                elif number not in self._read:
+                    # Another file had the name when it was looked at in this round, or has it now.
+                    self._give_back(number)
+
+    def _same(self, number: int, record: IndexRecord | None, status: os.stat_result) -> bool:
+        if record is None or number in self._places:
+            return False
+        return unmoved(record, status, self._files.trust.granule_ns)
 
     def _give_back(self, number: int) -> None:
         if number in self._files.changed:
             self._source.give_back_file(number, self._files.changed[number])
 
-    def _displaced(self, number: int, record: IndexRecord) -> None:
+    def _displaced(self, number: int, place: Place, record: IndexRecord | None) -> None:
         """The file is not at its known name: maybe moved, maybe gone."""
         if not self._source.by_range:
             self._search(number, record)
         elif self._nameless is None:
             # While names may move: the hint of its new name may be on its way.
             self._give_back(number)
-        elif record.link_id:
-            others = self._tree.link_names.get(record.link_id, set())
-            others.discard((record.parent_ino, record.name))
+        elif not place.alone:
+            link_id = record.link_id if record is not None else 0
+            others = self._tree.link_names.get(link_id, set())
+            others.discard((place.directory, place.name))
             for parent, name in others:
                 if parent in self._tree.by_inode:
                     self._look_later(parent, name)
@@ -247,11 +260,11 @@ class Observer:
             # Every name that changes is hinted: had it another one, that was looked at.
             self._source.release([number])
 
-    def _search(self, number: int, record: IndexRecord) -> None:
+    def _search(self, number: int, record: IndexRecord | None) -> None:
         """The file lost its known name: compare everything once, which finds any other name."""
         if self._nameless is None:
             return
-        self._nameless[number] = record.ctime_ns
+        self._nameless[number] = record.ctime_ns if record is not None else 0
         self._sought.add(number)
         self._search_all()
 
@@ -350,20 +363,19 @@ class Observer:
             found.target = inode.link_target(pin)
         elif stat.S_ISREG(status.st_mode):
             found.content = self._files.content(directory, name, pin, status, why, held=held)
-        if status.st_nlink > 1:
+        alone = status.st_nlink == 1
+        if not alone:
             self._find_first_name(status.st_ino)
-        else:
-            self._places[status.st_ino] = (directory.inode, name)
+        self._places[status.st_ino] = Place(directory.inode, name, alone=alone)
         return found
 
     def _find_first_name(self, number: int) -> None:
         """A file that just got its second name: its first one is to become a link, too."""
-        record = self._index.get(number)
-        if number in self._places:
-            inode, name = self._places[number]
+        record, place = self._index.get(number), self._places.get(number)
+        if place is not None and place.alone:
+            inode, name = place.directory, place.name
             # It was seen in this round already, when it was a file with one name.
             self._seen.get(inode, set()).discard(name)
-            del self._places[number]
         elif record is not None and not record.link_id:
             inode, name = record.parent_ino, record.name
         else:

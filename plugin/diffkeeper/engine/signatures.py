@@ -88,12 +88,12 @@ class Index:
         its signature would vouch for chunks that nobody has.
         """
         left_out: list[int] = []
+        gone = stage.given_up((record.content for record in self._new.values()), batch)
         for inode, record in self._new.items():
-            stored = record.content in batch.chunks or record.content in batch.nodes
-            if stored or not stage.holds(record.content):
-                batch.index_put[self._volume, inode] = record.encode()
-            else:
+            if record.content in gone:
                 left_out.append(inode)
+            else:
+                batch.index_put[self._volume, inode] = record.encode()
         return left_out
 
     def __len__(self) -> int:

@@ -25,7 +25,7 @@ from diffkeeper.capture.source import Changed, Dirty, Source
 from diffkeeper.engine import group
 from diffkeeper.engine.files import Files
 from diffkeeper.engine.mapped import Mapped
-from diffkeeper.engine.observation import Hidden, Observation, Trust
+from diffkeeper.engine.observation import Hidden, Observation, Place, Trust
 from diffkeeper.engine.observe import Observer
 from diffkeeper.engine.recorder import Recorder
 from diffkeeper.engine.signatures import Index
@@ -87,7 +87,7 @@ class Snapshotter:
         self._nameless: dict[int, int] = {}
         self._work = Work()
         self.figures = Figures()
-        self._places: dict[int, tuple[int, bytes]] = {}
+        self._places: dict[int, Place] = {}
         # What was read of files since signatures were taken over: a further look reads it again.
         self._looked: dict[int, Changed] = {}
         survey = Survey(tools.proc_root, tools.cgroup_root)

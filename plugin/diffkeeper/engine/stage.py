@@ -15,7 +15,7 @@ from diffkeeper.hashing import node_digest
 from diffkeeper.store.store import Batch, Store
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 
 class Stage:
@@ -53,9 +53,18 @@ class Stage:
             self.new_bytes += len(plain[digest])
             self.stored_bytes += len(encoded)
 
-    def holds(self, digest: bytes) -> bool:
-        """Whether an object waits here to be stored."""
-        return digest in self._chunks or digest in self._nodes
+    def given_up(self, digests: Iterable[bytes], batch: Batch) -> set[bytes]:
+        """Those of objects that wait here, and are neither in the batch nor in the store.
+
+        What a file held before may wait here although it is stored, since nodes are put unasked.
+        """
+        waiting = {
+            d
+            for d in digests
+            if (d in self._chunks or d in self._nodes)
+            and not (d in batch.chunks or d in batch.nodes)
+        }
+        return self._store.unknown(waiting) if waiting else waiting
 
     def relieve(self) -> None:
         """Store what is staged if it is more than the bound on memory."""

@@ -186,6 +186,12 @@ class Store:
         absent.discard(chunk.HOLE)
         return absent
 
+    def unknown(self, digests: Iterable[bytes]) -> set[bytes]:
+        """Those digests that no stored object has, neither a chunk nor a node."""
+        both = tables.NODES, tables.CHUNKS
+        with self._environment.read() as txn:
+            return {d for d in digests if all(txn.get(table, d) is None for table in both)}
+
     def _plain(self, table: tables.Table, digest: bytes, stored: bytes) -> bytes:
         return _checked(table, digest, _decoded(table, digest, stored))
 

@@ -19,6 +19,7 @@ from diffkeeper.engine.replay import restore
 from diffkeeper.engine.snapshotter import Policy, Snapshotter, Tools
 from diffkeeper.engine.verify import Result, Verifier, entry_at
 from diffkeeper.errors import ConflictError, NoSpaceError
+from diffkeeper.freeze.cgroups import topmost
 from diffkeeper.freeze.writers import Survey, Writers
 from diffkeeper.fsio import durable, mounts
 from diffkeeper.store.store import Batch
@@ -26,7 +27,7 @@ from diffkeeper.volumes.options import VolumeOptions, parse_options
 from diffkeeper.volumes.pace import Pace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from diffkeeper.engine.volume import VolumeState
     from diffkeeper.format.records import IndexRecord, SnapshotRecord
@@ -245,8 +246,8 @@ class Volume:
     def release(self, mount_id: str) -> bool:
         """Count one mount of this id less; true when it was the last one of all.
 
-        An id that is not known changes nothing. Ids from before this daemon do not count when
-        nobody has the volume mounted.
+        An id that is not known changes nothing. Ids from before this daemon, and those whose
+        container has ended without an Unmount, do not count when nobody has the volume mounted.
         """
         counts = dict(self.state.record.mounts)
         if mount_id not in counts:
@@ -256,7 +257,7 @@ class Volume:
             del counts[mount_id]
         left = {i: min(n, counts[i]) for i, n in self._doubtful.items() if i in counts}
         self._doubtful = left
-        if counts and counts == left and not self._in_use():
+        if self._left_behind(counts):
             counts.clear()
         if counts:
             self.state.update(mounts=counts)
@@ -275,7 +276,9 @@ class Volume:
         dockerd sends none for containers that end while it is away. A mount whose container has
         not been seen yet is not called abandoned for a while: it may be about to start.
         """
-        counts = self.state.record.mounts
+        return self._left_behind(self.state.record.mounts)
+
+    def _left_behind(self, counts: Mapping[str, int]) -> bool:
         settled = clock.monotonic() - limits.MOUNT_SETTLE_SECONDS
         open_to_doubt = all(
             mount_id in self._seen
@@ -315,7 +318,8 @@ class Volume:
 
     def pending(self, writers: Writers) -> bool:
         """Whether a capture would find work."""
-        if writers.pids:
+        if len(topmost(writers.cgroups)) >= len(self.state.record.mounts):
+            # As many containers as mounts: none of these is still about to start.
             self._seen.update(self.state.record.mounts)
         return self.snapshotter is not None and self.snapshotter.pending(writers)
 
