@@ -248,3 +248,30 @@ def test_killed_at(point: str, pair: Pair) -> None:
     for name in NAMES:
         report = pair.daemon.admin("POST", f"/v1/volumes/{name}/verify", {"snapshot": None})
         assert report["ok"], report
+
+
+def mounts(pair: Pair) -> int:
+    return int(pair.daemon.admin("GET", "/v1/volumes/data")["mounts"])
+
+
+def test_a_mount_whose_container_ended_unseen(pair: Pair) -> None:
+    """dockerd was away, and sends no Unmount for it: the last one that it does send is the end."""
+    pair.count()
+    eventually(lambda: len(pair.groups("data")) >= 5, "the container is seen")
+    pair.daemon.ok("Mount", Name="data", ID="next")
+    pair.container.stop()
+    pair.daemon.ok("Unmount", Name="data", ID="next")
+    assert mounts(pair) == 0
+    assert pair.history("data")[-1]["reason"] == "unmount"
+
+
+def test_a_mount_whose_container_is_about_to_start(pair: Pair) -> None:
+    """The end of another container is not its own, however long it takes to start."""
+    pair.count()
+    eventually(lambda: len(pair.groups("data")) >= 5, "the container is seen")
+    pair.daemon.ok("Mount", Name="data", ID="next")
+    before = len(pair.groups("data"))
+    eventually(lambda: len(pair.groups("data")) >= before + 2, "the first container goes on")
+    pair.container.stop()
+    pair.daemon.ok("Unmount", Name="data", ID="m")
+    assert mounts(pair) == 1
