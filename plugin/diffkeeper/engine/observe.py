@@ -22,7 +22,7 @@ from diffkeeper.format.entry import EMPTY, Entry, Kind
 from diffkeeper.fsio import inode, linux
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from diffkeeper.capture.source import Dirty, Source
     from diffkeeper.engine.files import Files
@@ -88,7 +88,20 @@ class Observer:
         for number in dirty.files:
             yield from self._inode(number, sure=False)
         yield from self._found()
+        self._not_found(number for number in dirty.files if number not in self._read)
         self._finish()
+
+    def _not_found(self, numbers: Iterable[int]) -> None:
+        """Files that changed and were met nowhere: moved while they were looked for, or gone.
+
+        While names may move they are looked for again. Then they are in the volume no more, and one
+        that comes back is read as a whole.
+        """
+        for number in numbers:
+            if self._nameless is None and number not in self._tree.by_inode:
+                self._give_back(number)
+            else:
+                self._source.release([number])
 
     def _found(self) -> Iterator[Observation]:
         """Look at what was found on the way, until nothing new turns up."""
@@ -216,7 +229,6 @@ class Observer:
             return
         with self._opened(directory) as opened:
             if opened is None:
-                self._give_back(number)
                 self._misplaced(directory, {place.name})
                 return
             status = _lstat(opened, place.name)
@@ -224,11 +236,6 @@ class Observer:
                 self._displaced(number, place, record)
             elif not (sure and self._same(number, record, status)):
                 yield from self._look(directory, opened, place.name)
-                if stat.S_ISDIR(status.st_mode):
-                    self._source.release([number])
-                elif number not in self._read:
-                    # Another file had the name when it was looked at in this round, or has it now.
-                    self._give_back(number)
 
     def _same(self, number: int, record: IndexRecord | None, status: os.stat_result) -> bool:
         if record is None or number in self._places:
@@ -243,10 +250,7 @@ class Observer:
         """The file is not at its known name: maybe moved, maybe gone."""
         if not self._source.by_range:
             self._search(number, record)
-        elif self._nameless is None:
-            # While names may move: the hint of its new name may be on its way.
-            self._give_back(number)
-        elif not place.alone:
+        elif self._nameless is not None and not place.alone:
             link_id = record.link_id if record is not None else 0
             others = self._tree.link_names.get(link_id, set())
             others.discard((place.directory, place.name))
@@ -254,11 +258,7 @@ class Observer:
                 if parent in self._tree.by_inode:
                     self._look_later(parent, name)
             if not others:
-                self._source.release([number])
                 self._search(number, record)
-        else:
-            # Every name that changes is hinted: had it another one, that was looked at.
-            self._source.release([number])
 
     def _search(self, number: int, record: IndexRecord | None) -> None:
         """The file lost its known name: compare everything once, which finds any other name."""
