@@ -154,3 +154,37 @@ def test_a_write_to_a_file_that_was_away(engine: Engine, disk: Path, tmp_path: P
         replayed = engine.replay(head, "replayed")
         assert (replayed / "one" / "file").read_bytes()[AT : AT + 4] == b"late"
     engine.tools.freezer = freezer._real
+
+
+def test_a_write_when_the_first_name_has_just_left(
+    engine: Engine, disk: Path, tmp_path: Path
+) -> None:
+    """Its directory left after the volume was looked at, and before the freeze."""
+    for name in ("gone", "kept"):
+        (engine.live / name).mkdir()
+    freezer = LateFreezer(engine.tools.freezer)
+    engine.tools.freezer = freezer  # type: ignore[assignment]  # the real one inside
+    with (
+        open(engine.live / "gone" / "first", "w+b", buffering=0) as file,
+        Container() as container,
+    ):
+        container.start({engine.live: tmp_path / "inside"}, "sleep 600")
+        file.write(b"x" * FILE_BYTES)
+        engine.capture()
+        os.link(engine.live / "gone" / "first", engine.live / "kept" / "second")
+        engine.capture()
+
+        def leave() -> None:
+            os.rename(engine.live / "gone", disk / f"{tmp_path.name}-outside")
+            os.pwrite(file.fileno(), b"late", AT)
+
+        (engine.live / "new").touch()
+        freezer.before = leave
+        engine.capture()
+        freezer.before = lambda: None
+        head = engine.state.head
+        assert head is not None
+        assert head.freeze_ms > 0
+        replayed = engine.replay(head, "replayed")
+        assert (replayed / "kept" / "second").read_bytes()[AT : AT + 4] == b"late"
+    engine.tools.freezer = freezer._real

@@ -62,6 +62,8 @@ class Observer:
         self._files = files
         # Files whose content was seen to in this round.
         self._read: set[int] = set()
+        # Files that were not met at their known name, by what that is.
+        self._missed: dict[int, Place] = {}
         # Files that lost their known name in this round: another one is looked at where it is met.
         self._sought: set[int] = set()
         self._seen: dict[int, set[bytes]] = {}
@@ -91,6 +93,7 @@ class Observer:
         for number in dirty.files:
             yield from self._inode(number, sure=False)
         yield from self._found()
+        yield from self._elsewhere()
         self._not_found(number for number in dirty.files if number not in self._read)
         self._finish()
 
@@ -226,9 +229,9 @@ class Observer:
                 # A hint of its creation is on its way, and it is read as a whole then.
                 self._source.release([number])
             return
+        self._missed[number] = place
         directory = self._tree.by_inode.get(place.directory)
         if directory is None:
-            self._displaced(number, place, record)
             return
         with self._opened(directory) as opened:
             if opened is None:
@@ -236,8 +239,10 @@ class Observer:
                 return
             status = _lstat(opened, place.name)
             if status is None or status.st_ino != number:
-                self._displaced(number, place, record)
-            elif not (sure and self._same(number, record, status)):
+                return
+            if sure and self._same(number, record, status):
+                del self._missed[number]
+            else:
                 yield from self._look(directory, opened, place.name)
 
     def _same(self, number: int, record: IndexRecord | None, status: os.stat_result) -> bool:
@@ -249,19 +254,28 @@ class Observer:
         if number in self._files.changed:
             self._source.give_back_file(number, self._files.changed[number])
 
-    def _displaced(self, number: int, place: Place, record: IndexRecord | None) -> None:
-        """The file is not at its known name: maybe moved, maybe gone."""
-        if not self._source.by_range:
-            self._search(number, record)
-        elif self._still and not place.alone:
-            link_id = record.link_id if record is not None else 0
-            others = self._tree.link_names.get(link_id, set())
-            others.discard((place.directory, place.name))
-            for parent, name in others:
-                if parent in self._tree.by_inode:
-                    self._look_later(parent, name)
-            if not others:
+    def _elsewhere(self) -> Iterator[Observation]:
+        """Looks for the files that were not met at their known names: maybe moved, maybe gone.
+
+        Every name that changes is hinted, so that a file without other names is gone, or outside.
+        """
+        for number, place in self._missed.items():
+            if number in self._read:
+                continue
+            record = self._index.get(number)
+            if not self._source.by_range:
                 self._search(number, record)
+            elif self._still and not place.alone:
+                link_id = record.link_id if record is not None else 0
+                others = self._tree.link_names.get(link_id, set())
+                others.discard((place.directory, place.name))
+                for parent, name in others:
+                    if parent in self._tree.by_inode:
+                        self._look_later(parent, name)
+                if not others:
+                    self._search(number, record)
+        self._missed.clear()
+        yield from self._found()
 
     def _search(self, number: int, record: IndexRecord | None) -> None:
         """The file lost its known name: compare everything once, which finds any other name."""
