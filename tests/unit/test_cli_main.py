@@ -109,8 +109,8 @@ def test_dead_sockets_are_skipped_and_named(short: Path) -> None:
 
 def test_the_environment_names_a_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIFFKEEPER_SOCKET", "/from/environment")
-    assert commands.socket_path(parser().parse_args(["volumes"])) == "/from/environment"
-    assert commands.socket_path(parser().parse_args(["volumes", "--socket", "/f"])) == "/f"
+    assert connection.socket_path(parser().parse_args(["volumes"])) == "/from/environment"
+    assert connection.socket_path(parser().parse_args(["volumes", "--socket", "/f"])) == "/f"
 
 
 def test_version_without_a_daemon(capsys: pytest.CaptureFixture[str]) -> None:
