@@ -204,9 +204,7 @@ def test_a_file_that_takes_a_number_over_is_not_held(source: EbpfSource, disk: P
     assert not source.hold(number)
 
 
-def test_what_is_not_watched_when_it_is_settled_is_not_held(
-    source: EbpfSource, disk: Path
-) -> None:
+def test_what_is_not_watched_when_it_is_settled_is_not_held(source: EbpfSource, disk: Path) -> None:
     """What was released, or lost, between the look and its taking over may have changed unseen."""
     path = disk / "file"
     path.write_bytes(b"x")

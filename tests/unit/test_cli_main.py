@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import diffkeeper
-from diffkeeper.cli import commands, discover, output, restore
+from diffkeeper.cli import commands, connection, discover, output, restore
 from diffkeeper.cli.main import HELP, main, parser
 from diffkeeper.errors import ConflictError, InvalidInputError, UnavailableError
 

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final, Literal
 
-from diffkeeper import limits
+from diffkeeper import clock, limits
 from diffkeeper.errors import InvalidInputError
 from diffkeeper.volumes.options import parse_duration, shown
 
@@ -86,8 +85,7 @@ def _moment_ns(text: str) -> int:
     zone = "+00:00" if zone in (None, "Z") else zone
     try:
         written = f"{date}T{minute or '00:00'}:{second or '00'}{zone}"
-        elapsed = datetime.fromisoformat(written) - datetime.fromtimestamp(0, UTC)
+        whole = clock.since_epoch_ns(written)
     except ValueError as error:
         raise InvalidInputError(f"{shown(text)} is no moment: {error}") from None
-    whole = (elapsed.days * 86_400 + elapsed.seconds) * 1_000_000_000
     return max(0, whole + int((fraction or "").ljust(6, "0").ljust(9, "9" if fraction else "0")))
