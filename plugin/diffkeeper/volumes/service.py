@@ -209,6 +209,7 @@ class VolumeService:
         tools = self._opened
         async with self._creating:  # no removed volume comes back meanwhile
             removed = await self._in(self._steps, self.past.trash.leftovers)
+        removed += [slot.volume.removed for slot in self._slots.values()]
         for path in removed:
             await self._in(self._reads, durable.remove_tree, path)
         for slot in list(self._slots.values()):

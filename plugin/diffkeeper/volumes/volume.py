@@ -80,6 +80,7 @@ class Volume:
         self.options: VolumeOptions = parse_options(state.record.options)
         self._directory = os.path.join(places.volumes, str(state.record.id))
         self.live = os.path.join(self._directory, "live")
+        self.removed = os.path.join(self._directory, "removed")  # what a removal left to delete
         self._incoming = os.path.join(self._directory, "incoming")
         self.mountpoint = os.path.join(places.mounts, str(state.record.id))
         self._survey = Survey(tools.proc_root, tools.cgroup_root)
