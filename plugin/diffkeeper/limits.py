@@ -123,6 +123,7 @@ RETENTION_RHYTHM_SECONDS_MAX = 60.0  # between two plans for one volume
 FORGET_BATCH_MAX = 256  # snapshots in one transaction
 TRASH_SECONDS_DEFAULT = 7 * 86_400.0
 TRASH_SECONDS_MAX = 3_650 * 86_400.0
+TRASH_VOLUMES_MAX = 10_000
 TRASH_TURN_SECONDS = 60.0
 
 # Interfaces

@@ -182,6 +182,7 @@ def test_forget_is_all_or_none(store: Store, time: Time) -> None:
             retention.forget(volume, [1, bad])
     assert seqs(store, volume) == [1, 2, 3, 4, 5]
     retention.forget(volume, [4, 1, 1])
+    retention.forget(volume, [4])
     assert seqs(store, volume) == [2, 3, 5]
     assert volume.forgotten == 2
 
@@ -209,7 +210,7 @@ def test_a_tag_keeps_the_instant_of_a_group(store: Store, time: Time) -> None:
         History(store).group(data.state.record, "7")
 
 
-def test_a_purge_can_be_interrupted(store: Store, time: Time) -> None:
+def test_a_thinning_can_be_interrupted(store: Store, time: Time) -> None:
     """A thinning that fails half way goes on later, in transactions of bounded size."""
     volume = new(store, "v")
     count = 3 * limits.FORGET_BATCH_MAX

@@ -233,9 +233,9 @@ class Store:
         for _, raw in self._items(tables.SNAPSHOTS, low, high, reverse):
             yield SnapshotRecord.decode(raw)
 
-    def snapshot_count(self, volume_id: int, stop: int | None = None) -> int:
-        """How many snapshots of the volume are stored, of those below `stop` where it is given."""
-        low, high = tables.pair_key(volume_id, 0), _pair_end(volume_id, stop)
+    def snapshot_count(self, volume_id: int, start: int = 0, stop: int | None = None) -> int:
+        """How many snapshots of the volume with start <= seq < stop are stored."""
+        low, high = tables.pair_key(volume_id, start), _pair_end(volume_id, stop)
         return sum(1 for _ in self._items(tables.SNAPSHOTS, low, high))
 
     def tags(self, volume_id: int) -> dict[str, int]:

@@ -65,7 +65,8 @@ class Retention:
         present = list(volumes)
         for volume in present:
             line = self._lines.get(volume.state.record.id)
-            if line is not None and clock.monotonic() < line.due:
+            waits = line is not None and clock.monotonic() < line.due
+            if waits and volume.forgotten is not None:
                 continue
             try:
                 self.prune(volume)
@@ -119,7 +120,7 @@ class Retention:
         if line.read and volume.forgotten is None:
             volume.forgotten = line.read - len(line.moments)
         elif volume.forgotten is None:
-            stored = self._store.snapshot_count(volume.state.record.id, given + 1)
+            stored = self._store.snapshot_count(volume.state.record.id, stop=given + 1)
             volume.forgotten = given - stored
         return given - volume.forgotten
 
@@ -143,8 +144,14 @@ class Retention:
             refused = [f"{volume.name}@{seq} is {why[seq]}" for seq in seqs if seq in why]
             if refused:
                 raise ConflictError(f"{'; '.join(refused[:10])}: nothing was forgotten")
-            self._forget(volume, line, sorted(set(seqs)))
-        log.info("forgotten", extra={"volume": volume.name, "snapshots": len(seqs)})
+            found = [seq for seq in sorted(set(seqs)) if self._stored(volume, seq)]
+            self._forget(volume, line, found)
+        log.info("forgotten", extra={"volume": volume.name, "snapshots": len(found)})
+
+    def _stored(self, volume: Volume, seq: int) -> bool:
+        """Whether the snapshot is still there: another request may have met this one."""
+        number = volume.state.record.id
+        return self._store.snapshot_count(number, seq, seq + 1) > 0
 
     def _kept(self, volume: Volume) -> dict[int, str]:
         """Numbers that may not be forgotten, and why."""

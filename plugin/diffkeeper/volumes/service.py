@@ -371,6 +371,7 @@ class VolumeService:
         VolumeState(store, record)  # what cannot be read is not brought back
         back = self.past.trash.restore(record, name)
         volume = Volume(self._opened, VolumeState(store, back), self._places)
+        volume.forgotten = back.next_seq - 1 - store.snapshot_count(back.id)
         _add_up(store, volume)
         return volume
 

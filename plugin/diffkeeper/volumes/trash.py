@@ -160,10 +160,14 @@ class Trash:
         return last
 
     def purge_due(self) -> int:
-        """Purge what has been here for its time: how many. What fails is told, and tried again."""
+        """Purge what has been here for its time, and the oldest ones of too many: how many.
+
+        What fails is told, and tried again.
+        """
         last, done = clock.now_ns() - self._keep_ns, 0
-        for record in self.records():
-            if _removed(record) > last:
+        records = self.records()
+        for index, record in enumerate(records):
+            if _removed(record) > last and len(records) - index <= limits.TRASH_VOLUMES_MAX:
                 continue
             try:
                 self.purge(record)
