@@ -49,7 +49,8 @@ def plan(
         return []
     kept = {moments[-1].seq, *keep}
     kept |= {next((m.seq for m in reversed(moments) if m.crash), moments[-1].seq)}
-    slots = [_slot(moment, tiers, now_ns) for moment in moments]
+    steps = _aged_steps(tiers, now_ns)
+    slots = [_slot(moment, steps) for moment in moments]
     best: dict[tuple[int, int], Moment] = {}
     for moment, slot in zip(moments, slots, strict=True):
         if slot is not None and (slot not in best or _rank(moment) > _rank(best[slot])):
@@ -63,19 +64,20 @@ def plan(
     return found
 
 
-def _slot(moment: Moment, tiers: Tiers, now_ns: int) -> tuple[int, int] | None:
+def _aged_steps(tiers: Tiers, now_ns: int) -> list[tuple[int, int]]:
+    """(step, the latest end of a slot that is old enough for it), the longest step first."""
+    begins = [0, *(tier.until_ns for tier in tiers[:-1])]
+    pairs = zip(tiers, begins, strict=True)
+    return [(tier.step_ns, now_ns - begin) for tier, begin in pairs if tier.step_ns][::-1]
+
+
+def _slot(moment: Moment, steps: list[tuple[int, int]]) -> tuple[int, int] | None:
     """The (step, number) of the slot that the moment shares with others; None for one alone."""
-    for before, tier in reversed(list(zip(tiers[:-1], tiers[1:], strict=True))):
-        if _end_ns(moment, tier) <= now_ns - before.until_ns:
-            return tier.step_ns, moment.time_ns // tier.step_ns
-    first = tiers[0]
-    if first.step_ns and _end_ns(moment, first) <= now_ns:
-        return first.step_ns, moment.time_ns // first.step_ns
+    for step_ns, latest_ns in steps:
+        number = moment.time_ns // step_ns
+        if (number + 1) * step_ns <= latest_ns:
+            return step_ns, number
     return None
-
-
-def _end_ns(moment: Moment, tier: Tier) -> int:
-    return (moment.time_ns // tier.step_ns + 1) * tier.step_ns
 
 
 def _rank(moment: Moment) -> tuple[bool, int, int]:
