@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-SNAPSHOTS = int(os.environ.get("TORTURE_SNAPSHOTS", "8"))
+SNAPSHOTS = int(os.environ.get("TORTURE_SNAPSHOTS", "20"))
 SEED = os.environ.get("TORTURE_SEED", "1")
 PROCESSES = int(os.environ.get("TORTURE_PROCESSES", "2"))
 THREADS = int(os.environ.get("TORTURE_THREADS", "2"))

@@ -374,6 +374,32 @@ def test_a_file_that_is_what_it_was_stays_watched(program: Program, disk: Path) 
             assert difference(describe(engine.live), describe(replayed)) == []
 
 
+def test_a_file_that_changes_while_it_is_outside(program: Program, disk: Path) -> None:
+    """Both its names left the volume with their directories, and come back after a capture."""
+    base, outside = disk / "base", disk / "outside"
+    base.mkdir()
+    outside.mkdir()
+    with Engine(base, Policy(source="ebpf"), Sources.of(program)) as engine:
+        one, other = engine.live / "one", engine.live / "other"
+        one.mkdir()
+        other.mkdir()
+        with open(one / "name", "w+b", buffering=0) as file:
+            file.write(os.urandom(SIZE))
+            os.link(one / "name", other / "link")
+            engine.capture()
+            engine.capture()
+            os.pwrite(file.fileno(), b"inside", 2 * CHUNK)
+            for directory in (one, other):
+                directory.rename(outside / directory.name)
+            os.pwrite(file.fileno(), b"outside", 3 * CHUNK)
+            engine.capture()
+            for directory in (one, other):
+                (outside / directory.name).rename(directory)
+            os.pwrite(file.fileno(), b"inside", 4 * CHUNK)
+            replayed = engine.replay(engine.capture(), "replayed")
+            assert difference(describe(engine.live), describe(replayed)) == []
+
+
 def test_a_store_that_was_seen_before_it_was_told(program: Program, disk: Path) -> None:
     """A look finds the timestamp of the store already; only the next drain tells the mapping."""
     base = disk / "told-late"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from bisect import bisect_left
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice, repeat
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
 SHAPE = struct.Struct("<BH")  # level above the chunks, number of references
 _REFS_START = HEADER_BYTES + SHAPE.size
 LEVEL_MAX = 8  # 256**8 chunks exceed any file
+
+
+@lru_cache(maxsize=FILE_NODE_FANOUT)
+def _references(count: int) -> struct.Struct:
+    """So many digests, taken apart at once: a capture decodes a node for every few chunks."""
+    return struct.Struct(f"{DIGEST_BYTES}s" * count)
 
 
 def height(count: int) -> int:
@@ -50,7 +57,7 @@ def decode(encoded: bytes) -> tuple[int, list[bytes]]:
         raise CorruptionError(f"file node of level {level} with {count} references")
     if len(encoded) != _REFS_START + count * DIGEST_BYTES:
         raise CorruptionError("file node: its length is not what its count says")
-    refs = [encoded[i : i + DIGEST_BYTES] for i in range(_REFS_START, len(encoded), DIGEST_BYTES)]
+    refs = list(_references(count).unpack_from(encoded, _REFS_START))
     if refs.count(HOLE) == count:
         raise CorruptionError("file node holds nothing but holes")
     return level, refs

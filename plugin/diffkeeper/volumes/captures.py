@@ -57,24 +57,19 @@ class Captures:
 
     def together(self, volume: Volume, found: Mapping[Target, Writers]) -> Team:
         """The volumes that are captured with this one, itself among them."""
+        return next((t for t in self.teams(found) if volume in t.volumes), Team((volume,)))
+
+    def teams(self, found: Mapping[Target, Writers]) -> list[Team]:
+        """All watched volumes, each with those that are captured with it."""
         watched = {
             v.state.record.id: (v, s) for v in self._volumes() if (s := v.snapshotter) is not None
         }
-        number = volume.state.record.id
-        if number not in watched:
-            return Team((volume,))
         parties = {n: _party(v, s, found) for n, (v, s) in watched.items()}
-        whole = next(g for g in membership.groups(parties) if number in g)
-        part = next(p for p in membership.bounded(whole) if number in p)
-        note = ""
-        if len(part) < len(whole):
-            note = (
-                f"{len(whole)} volumes are written together; they are captured in parts of at"
-                f" most {limits.GROUP_VOLUMES_MAX}, each of one instant"
-            )
-        elif parties[number].apart and watched[number][1].faulty:
-            note = "captured alone until its captures succeed again"
-        return Team(tuple(watched[n][0] for n in part), note)
+        return [
+            Team(tuple(watched[n][0] for n in part), _note(part, whole, watched[part[0]][1]))
+            for whole in membership.groups(parties)
+            for part in membership.bounded(whole)
+        ]
 
     def writers(self) -> dict[Target, Writers]:
         """Who has any watched volume mounted, now."""
@@ -121,3 +116,13 @@ def _party(
         recorded=frozenset(map(int, head.group)) if head is not None else frozenset(),
         apart=not snapshotter.policy.freeze or snapshotter.faulty,
     )
+
+
+def _note(part: Sequence[int], whole: Sequence[int], first: Snapshotter) -> str:
+    """Why these are not all that are written together; `first`: the snapshotter of the first."""
+    if len(part) < len(whole):
+        return (
+            f"{len(whole)} volumes are written together; they are captured in parts of at most"
+            f" {limits.GROUP_VOLUMES_MAX}, each of one instant"
+        )
+    return "captured alone until its captures succeed again" if first.faulty else ""

@@ -1,9 +1,14 @@
-"""When which volumes are captured: one loop for each that is mounted, one capture for a group."""
+"""When which volumes are captured.
+
+One task looks at all that are quiet, which most are most of the time; a capture is one of its own.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from diffkeeper import clock, limits
@@ -20,38 +25,138 @@ log = logging.getLogger(__name__)
 Found = dict[Target, Writers]
 
 
+@dataclass(slots=True)
+class _Watch:
+    """One mounted volume. looked: when its processes were, on the monotonic clock; news: they tell
+    of a change that nothing hints at.
+    """
+
+    task: asyncio.Task[None] | None = None
+    looked: float = float("-inf")
+    news: bool = False
+
+
 class Scheduler:
-    """The loops of one daemon; runs in the event loop, works in the threads of `pool`."""
+    """Captures the mounted volumes of one daemon; runs in the event loop, works in `pool`."""
 
     def __init__(self, captures: Captures, pool: ThreadPoolExecutor) -> None:
         self._captures = captures
         self._pool = pool
+        self._watches: dict[Volume, _Watch] = {}
+        self._changed = asyncio.Event()
+        self._looking: asyncio.Task[None] | None = None
         self._surveyed: tuple[float, Found] = (0.0, {})
         self._lock = asyncio.Lock()
 
-    async def run(self, volume: Volume) -> None:
-        """Capture a mounted volume whenever its pace says so and something changed; for ever."""
-        pace, looked = volume.pace, float("-inf")
-        pace.due, volume.fresh = clock.monotonic(), True
+    def add(self, volume: Volume) -> None:
+        """Capture the volume from now on, whenever its pace says so and something changed."""
+        if volume not in self._watches:
+            volume.pace.due, volume.fresh = clock.monotonic(), True
+            self._watches[volume] = _Watch()
+            self._changed.set()
+
+    async def remove(self, volume: Volume) -> None:
+        """Begin no capture of the volume any more. One in a thread goes on to its end."""
+        watch = self._watches.pop(volume, None)
+        if watch is not None and watch.task is not None:
+            watch.task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watch.task
+
+    async def stop(self) -> None:
+        """The same for all of them."""
+        if self._looking is not None:
+            self._looking.cancel()
+        for volume in list(self._watches):
+            await self.remove(volume)
+
+    async def run(self) -> None:
+        """For ever: begin what is due."""
         while True:
-            await asyncio.sleep(max(0.0, pace.due - clock.monotonic()))
-            if pace.due > clock.monotonic():
-                continue  # it was captured meanwhile, with another one
-            started = clock.monotonic()
-            try:
-                # The processes are looked at in the same moments for all volumes, which then share
-                # the survey.
-                if _turn(started) == _turn(looked) and volume.quiet():
-                    pace.due = _shared(started + pace.effective, pace.effective)
-                    continue
-                await self._tick(volume)
-                looked = started
-            except (DiffKeeperError, OSError) as error:
-                log.error("capture_failed", extra={"volume": volume.name, "error": str(error)})
-            except Exception as error:
-                # A defect must not end the captures of a volume: it shows, and is tried again.
-                log.exception("capture_failed", extra={"volume": volume.name, "error": str(error)})
-            pace.due = max(pace.due, started + pace.effective)
+            self._changed.clear()
+            now = clock.monotonic()
+            due = [volume for volume in self._idle() if volume.pace.due <= now]
+            quiet = [volume for volume in due if self._is_quiet(volume)]
+            for volume in due:
+                if volume not in quiet:
+                    self._watches[volume].task = asyncio.create_task(self._take(volume))
+            self._pass(now, quiet)
+            await self._until(min((v.pace.due for v in self._idle()), default=None))
+
+    def _idle(self) -> list[Volume]:
+        return [volume for volume, watch in self._watches.items() if watch.task is None]
+
+    def _is_quiet(self, volume: Volume) -> bool:
+        if self._watches[volume].news:
+            return False
+        try:
+            return volume.quiet()
+        except (DiffKeeperError, OSError):
+            return False  # a capture meets the same, and tells
+
+    def _pass(self, now: float, quiet: list[Volume]) -> None:
+        """Nothing hints at a change of these. Now and then their processes are looked at, too.
+
+        In the same moments for all volumes, since one survey does for all.
+        """
+        looks = [v for v in quiet if _turn(now) != _turn(self._watches[v].looked)]
+        for volume in quiet:
+            volume.pace.due = _shared(now + volume.pace.effective, volume.pace.effective)
+        if looks and (self._looking is None or self._looking.done()):
+            for volume in looks:
+                self._watches[volume].looked = now
+            self._looking = asyncio.create_task(self._look(looks))
+
+    async def _until(self, moment: float | None) -> None:
+        left = None if moment is None else max(0.0, moment - clock.monotonic())
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), left)
+
+    async def _look(self, volumes: list[Volume]) -> None:
+        """Ask what the processes tell of quiet volumes; one that changed is due at once."""
+        try:
+            found = await self._writers()
+            loop = asyncio.get_running_loop()
+            changed = await loop.run_in_executor(self._pool, self._ask, volumes, found)
+        except Exception as error:
+            log.exception("look_failed", extra={"error": str(error)})
+            return
+        for volume in changed:
+            if volume in self._watches:
+                self._watches[volume].news = True
+                volume.pace.due = clock.monotonic()
+                self._changed.set()
+
+    def _ask(self, volumes: list[Volume], found: Found) -> list[Volume]:
+        """Those that changed; the others keep their pace, in the groups that they are in now."""
+        changed = [
+            volume
+            for volume in volumes
+            if (s := volume.snapshotter) is not None
+            and volume.pending(found.get(s.target, Writers()))
+        ]
+        for team in self._captures.teams(found):
+            if not any(volume in changed for volume in team.volumes):
+                team.settle()
+        return changed
+
+    async def _take(self, volume: Volume) -> None:
+        """A capture that is due, if anything changed; what goes wrong is told, and tried again."""
+        started = clock.monotonic()
+        self._watches[volume].news = False
+        try:
+            await self._tick(volume)
+        except (DiffKeeperError, OSError) as error:
+            log.error("capture_failed", extra={"volume": volume.name, "error": str(error)})
+        except Exception as error:
+            # A defect must not end the captures of a volume: it shows, and is tried again.
+            log.exception("capture_failed", extra={"volume": volume.name, "error": str(error)})
+        finally:
+            volume.pace.due = max(volume.pace.due, started + volume.pace.effective)
+            if volume in self._watches:
+                self._watches[volume].task = None
+                self._watches[volume].looked = started
+            self._changed.set()
 
     async def _tick(self, volume: Volume) -> None:
         """Capture what is written together with the volume, unless that is under way."""
@@ -101,5 +206,5 @@ def _turn(moment: float) -> float:
 
 def _shared(moment: float, interval: float) -> float:
     """A moment at or before this one that quiet volumes share: one wake-up serves them all."""
-    step = min(limits.SURVEY_SECONDS_MAX, interval / 4)
+    step = min(limits.QUIET_STEP_SECONDS, interval)
     return moment // step * step

@@ -8,7 +8,6 @@ a step that takes longer goes on behind an answer, and the next call finds its r
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import re
@@ -66,7 +65,6 @@ class _Slot:
     def __init__(self, volume: Volume) -> None:
         self.volume = volume
         self.lock = asyncio.Lock()
-        self.loop_task: asyncio.Task[None] | None = None
         self.replay_task: asyncio.Task[None] | None = None
 
 
@@ -123,6 +121,7 @@ class VolumeService:
             raise
         self._loaded.set_result(None)
         mounted = [slot for slot in self._slots.values() if slot.volume.mounted]
+        self._spawn(self._scheduled.run())
         self._spawn(self._take_over(mounted))
         self._spawn(self._load_sources())
         self._spawn(self._tidy())
@@ -183,6 +182,11 @@ class VolumeService:
             raise BusyError("the daemon is still loading its state")
         return self._tools
 
+    @property
+    def _scheduled(self) -> Scheduler:
+        assert self._scheduler is not None  # noqa: S101  # made before any volume is served
+        return self._scheduler
+
     def _volumes(self) -> list[Volume]:
         return [slot.volume for slot in list(self._slots.values())]
 
@@ -197,7 +201,7 @@ class VolumeService:
         for slot in slots:
             async with slot.lock:
                 if slot.volume.snapshotter is not None:
-                    self._begin(slot)
+                    self._scheduled.add(slot.volume)
 
     async def _watch(self, slot: _Slot) -> None:
         async with slot.lock:
@@ -220,11 +224,12 @@ class VolumeService:
         if not self._loaded.done():
             self._loaded.set_exception(BusyError("the daemon is stopping"))
             self._loaded.exception()
-        tasks = [s.loop_task for s in self._slots.values() if s.loop_task is not None]
-        tasks += list(self._background)
+        tasks = list(self._background)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if self._scheduler is not None:
+            await self._scheduler.stop()
         for slot in self._slots.values():
             await self._in(self._steps, slot.volume.close)
         if self._tools is not None:
@@ -391,7 +396,7 @@ class VolumeService:
         async with slot.lock:
             self._require(name, slot)
             await self._in(self._steps, slot.volume.hold, mount_id)
-            self._begin(slot)
+            self._scheduled.add(slot.volume)
         recovery = slot.volume.recovery
         log.info(
             "mounted",
@@ -407,7 +412,7 @@ class VolumeService:
     async def _prepare(self, slot: _Slot) -> None:
         async with slot.lock:
             if slot.volume.snapshotter is None or not slot.volume.present:
-                await self._end_loop(slot)
+                await self._scheduled.remove(slot.volume)
                 await self._in(self._steps, slot.volume.close)
                 await self._in(self._steps, slot.volume.prepare)
                 for trouble in ("live", "capture"):
@@ -435,7 +440,7 @@ class VolumeService:
             last = await self._in(self._steps, volume.release, mount_id)
             if not last:
                 return
-            await self._end_loop(slot)
+            await self._scheduled.remove(slot.volume)
             failpoint.hit("unmount.before_capture")
             await self._in(self._steps, self._last_look, volume)
             await self._in(self._steps, volume.released)
@@ -464,7 +469,7 @@ class VolumeService:
         async with slot.lock:
             self._require(name, slot)
             await self._in(self._steps, self._refuse_in_use, slot.volume)
-            await self._end_loop(slot)
+            await self._scheduled.remove(slot.volume)
             removed = await self._in(self._steps, self._remove, slot.volume)
             del self._slots[name]
         counters.forget(name)
@@ -510,18 +515,6 @@ class VolumeService:
         return False
 
     # Captures
-
-    def _begin(self, slot: _Slot) -> None:
-        if slot.loop_task is None or slot.loop_task.done():
-            assert self._scheduler is not None  # noqa: S101  # made before any volume is mounted
-            slot.loop_task = asyncio.create_task(self._scheduler.run(slot.volume))
-
-    async def _end_loop(self, slot: _Slot) -> None:
-        task, slot.loop_task = slot.loop_task, None
-        if task is not None:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
 
     async def snapshot(self, name: str) -> SnapshotView:
         """Take a snapshot now; the newest one where nothing changed. Durable when it returns."""
