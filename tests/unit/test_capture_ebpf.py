@@ -355,7 +355,7 @@ def test_a_store_into_what_was_written_before(program: Program, disk: Path, at: 
 
 def test_a_file_that_is_what_it_was_stays_watched(program: Program, disk: Path) -> None:
     """Its signature is news, its entry is none: what waits to be stored of it is stored already."""
-    base = disk / "base"
+    base = disk / "same"
     base.mkdir()
     with Engine(base, Policy(source="ebpf"), Sources.of(program)) as engine:
         path = engine.live / "directory" / "file"
@@ -376,7 +376,7 @@ def test_a_file_that_is_what_it_was_stays_watched(program: Program, disk: Path) 
 
 def test_a_file_that_changes_while_it_is_outside(program: Program, disk: Path) -> None:
     """Both its names left the volume with their directories, and come back after a capture."""
-    base, outside = disk / "base", disk / "outside"
+    base, outside = disk / "linked", disk / "beside"
     base.mkdir()
     outside.mkdir()
     with Engine(base, Policy(source="ebpf"), Sources.of(program)) as engine:

@@ -188,7 +188,11 @@ class EbpfSource:
 
     def watch_new(self, inodes: Iterable[int]) -> bool:
         """See changes of these files from now on. Raises UnsupportedError without room."""
-        new = [inode for inode in inodes if self._program.held(self._number, inode) is None]
+        new = [
+            inode
+            for inode in inodes
+            if inode not in self._proven and self._program.held(self._number, inode) is None
+        ]
         if new:
             self._watch(new, held=False)
             self._proven.update(new)
@@ -206,6 +210,8 @@ class EbpfSource:
 
     def hold(self, inode: int) -> bool:
         """Whether all changes were seen since the file was settled; else it is watched now."""
+        if inode in self._proven:
+            return False
         held = self._program.held(self._number, inode)
         if held is None:
             self._watch([inode], held=False)

@@ -91,12 +91,13 @@ class _Map:
     def __init__(self, library: Any, fd: int, key: struct.Struct, value: struct.Struct) -> None:
         self._library, self._fd = library, fd
         self._key, self._value = key, value
+        self._room = ctypes.c_char * value.size
         self._batch = limits.MAP_BATCH_ENTRIES
         self._keys = ctypes.create_string_buffer(self._batch * key.size)
         self._values = ctypes.create_string_buffer(self._batch * value.size)
 
     def get(self, key: bytes) -> tuple[int, ...] | None:
-        value = ctypes.create_string_buffer(self._value.size)
+        value = self._room()
         if self._library.bpf_lookup_elem(self._fd, key, value) < 0:
             error = ctypes.get_errno()
             if error != errno.ENOENT:
