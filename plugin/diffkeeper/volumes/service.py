@@ -486,33 +486,7 @@ class VolumeService:
             raise ConflictError(f"volume {volume.name} is in use")
 
     def _remove(self, volume: Volume) -> str | None:
-        """Where its live directory waits to be deleted; None when it has to stay."""
-        captured = not volume.present or self._captured_last(volume)
-        volume.close()
-        failpoint.hit("volume.before_remove")
-        volume.released()
-        number, trash = volume.state.record.id, self.past.trash
-        batch = Batch(names_del={volume.name}, drop_index={number})
-        volume.state.commit(batch, removed_ns=clock.now_ns(), clean=captured)
-        failpoint.hit("volume.after_remove")
-        removed = trash.discard(number) if captured else None
-        trash.add(volume.state.record)  # from here on it can be brought back
-        return removed
-
-    def _captured_last(self, volume: Volume) -> bool:
-        """Whether the newest snapshot is what the live directory holds, at one instant."""
-        error = ""
-        try:
-            volume.open()
-            self._capture(volume, "remove", freeze=False)
-        except (DiffKeeperError, OSError) as failure:
-            error = str(failure)
-        head = volume.state.head
-        if not error and head is not None and head.consistency == "crash":
-            return True
-        fields = {"volume": volume.name, "error": error or "the last snapshot is fuzzy"}
-        log.error("remove_capture_failed", extra={**fields, "kept": volume.live})
-        return False
+        return self.past.trash.take(volume, lambda: self._capture(volume, "remove", freeze=False))
 
     # Captures
 

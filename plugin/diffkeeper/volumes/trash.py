@@ -21,10 +21,11 @@ from diffkeeper.volumes.model import TrashView
 from diffkeeper.volumes.options import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from diffkeeper.format.records import VolumeRecord
     from diffkeeper.store.store import Store
+    from diffkeeper.volumes.volume import Volume
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +111,39 @@ class Trash:
         except BaseException:
             self.add(record)
             raise
+
+    def take(self, volume: Volume, capture: Callable[[], object]) -> str | None:
+        """Remove a volume that nobody has mounted, with its last state, which `capture` takes.
+
+        Where its live directory waits to be deleted; None when it has to stay, because what it
+        holds is not in the store at one instant.
+        """
+        captured = not volume.present or self._captured(volume, capture)
+        volume.close()
+        failpoint.hit("volume.before_remove")
+        volume.released()
+        number = volume.state.record.id
+        batch = Batch(names_del={volume.name}, drop_index={number})
+        volume.state.commit(batch, removed_ns=clock.now_ns(), clean=captured)
+        failpoint.hit("volume.after_remove")
+        removed = self.discard(number) if captured else None
+        self.add(volume.state.record)  # from here on it can be brought back
+        return removed
+
+    def _captured(self, volume: Volume, capture: Callable[[], object]) -> bool:
+        """Whether the newest snapshot is what the live directory holds, at one instant."""
+        error = ""
+        try:
+            volume.open()
+            capture()
+        except (DiffKeeperError, OSError) as failure:
+            error = str(failure)
+        head = volume.state.head
+        if not error and head is not None and head.consistency == "crash":
+            return True
+        fields = {"volume": volume.name, "error": error or "the last snapshot is fuzzy"}
+        log.error("remove_capture_failed", extra={**fields, "kept": volume.live})
+        return False
 
     # Directories
 
