@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -267,6 +269,36 @@ def test_what_cannot_be_captured_is_kept_as_it_is(
         (found,) = daemon.admin("GET", "/v1/trash")
         assert found["live"] is False
         daemon.stop()
+
+
+def test_what_is_written_to_during_its_removal_is_kept_as_it_is(daemon: Daemon) -> None:
+    """Something on the host writes on: no snapshot is one instant, and the directory stays."""
+    write(daemon, 1)
+    live = Path(daemon.admin("GET", "/v1/volumes/v")["status"]["live"])
+    (live / "b").write_bytes(os.urandom(4 * limits.MIB))
+    daemon.ok("Unmount", Name="v", ID="w")
+    ended = threading.Event()
+
+    def write_on() -> None:
+        with open(live / "b", "r+b", buffering=0) as file:
+            while not ended.is_set():
+                os.pwrite(file.fileno(), os.urandom(4096), random.randrange(1000) * 4096)
+
+    writer = threading.Thread(target=write_on)
+    writer.start()
+    try:
+        daemon.ok("Remove", Name="v")
+    finally:
+        ended.set()
+        writer.join()
+    content = (live / "b").read_bytes()
+    daemon.stop(9)
+    daemon.start()
+    (found,) = daemon.admin("GET", "/v1/trash")
+    assert found["live"] is True
+    assert daemon.cli("undelete", "v").returncode == 0
+    mountpoint = Path(daemon.ok("Mount", Name="v", ID="w")["Mountpoint"])
+    assert (mountpoint / "b").read_bytes() == content
 
 
 @pytest.mark.parametrize(
