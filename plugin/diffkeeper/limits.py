@@ -121,6 +121,7 @@ RETENTION_SECONDS_MIN = 1.0  # of an age or a step
 RETENTION_SECONDS_MAX = 36_500 * 86_400.0
 RETENTION_TURN_SECONDS = 5.0  # between two looks at what is due
 RETENTION_RHYTHM_SECONDS_MAX = 60.0  # between two plans for one volume
+RETENTION_READ_MAX = 50_000  # snapshots between two plans for one volume
 FORGET_BATCH_MAX = 256  # snapshots in one transaction
 TRASH_SECONDS_DEFAULT = 7 * 86_400.0
 TRASH_SECONDS_MAX = 3_650 * 86_400.0

@@ -231,6 +231,24 @@ def test_a_thinning_can_be_interrupted(store: Store, time: Time) -> None:
     assert volume.forgotten == count + 1 - len(left)
 
 
+def test_a_long_history_is_thinned_in_parts(
+    store: Store, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the same end as at once, and a dry run says so."""
+    monkeypatch.setattr(limits, "RETENTION_READ_MAX", 7)
+    volume = new(store, "v")
+    for number in range(200):
+        take(volume, "fuzzy" if number % 3 else "crash")
+        time.seconds += 11
+    time.seconds += 3 * 3600
+    planned, left = Retention(store, DEFAULT).prune(volume, dry_run=True)
+    assert len(seqs(store, volume)) == 200
+    found, stay = Retention(store, DEFAULT).prune(volume)
+    assert (sorted(found), stay) == (planned, left)
+    assert len(seqs(store, volume)) == stay < 10
+    assert Retention(store, DEFAULT).prune(volume) == ([], stay)
+
+
 @pytest.mark.parametrize(
     ("reference", "seq"),
     [

@@ -88,40 +88,50 @@ class Retention:
             line = self._lines.setdefault(volume.state.record.id, _Line())
             rhythm = rhythm_ns(self.tiers(volume), round(limits.RETENTION_RHYTHM_SECONDS_MAX * 1e9))
             line.due = clock.monotonic() + rhythm / 1e9
-            found = self._plan(volume, line)
-            left = self._count(volume, line)
-            if found and not dry_run:
-                self._forget(volume, line, found)
-                log.info(
-                    "thinned",
-                    extra={"volume": volume.name, "forgotten": len(found), "left": left},
-                )
-            return found, left - len(found)
+            left = self._count(volume)
+            found = self._thin(volume, line, dry_run) if self.tiers(volume) else []
+        if found and not dry_run:
+            fields = {"volume": volume.name, "forgotten": len(found), "left": left - len(found)}
+            log.info("thinned", extra=fields)
+        return found, left - len(found)
+
+    def _thin(self, volume: Volume, line: _Line, dry_run: bool) -> list[int]:
+        """Numbers that went, or would go. A long history is thinned in parts, as it is read."""
+        found: list[int] = []
+        whole = False
+        while not whole:
+            whole = self._read(volume, line)
+            if dry_run and not whole:
+                continue
+            some = self._plan(volume, line)
+            if not dry_run:
+                self._forget(volume, line, some)
+            found += some
+        return found
 
     def _plan(self, volume: Volume, line: _Line) -> list[int]:
-        tiers = self.tiers(volume)
-        if not tiers:
-            return []
-        self._read(volume, line)
         record = volume.state.record
         keep = set(self._pinned().get(record.id, ()))
         if record.verified_seq is not None:
             keep.add(record.verified_seq)  # the next verification looks at what changed since
-        return plan(line.moments, tiers, clock.now_ns(), keep)
+        return plan(line.moments, self.tiers(volume), clock.now_ns(), keep)
 
-    def _read(self, volume: Volume, line: _Line) -> None:
+    def _read(self, volume: Volume, line: _Line) -> bool:
+        """Read on; false where more may follow."""
+        count = 0
         for each in self._store.snapshots(volume.state.record.id, start=line.read + 1):
             line.moments.append(Moment(each.seq, each.time_ns, each.consistency == "crash"))
-            line.read = each.seq
+            line.read, count = each.seq, count + 1
+            if count == limits.RETENTION_READ_MAX:
+                return False
+        return True
 
-    def _count(self, volume: Volume, line: _Line) -> int:
+    def _count(self, volume: Volume) -> int:
         """How many snapshots the volume has; the first time all of them are counted."""
-        given = volume.state.record.next_seq - 1
-        if line.read and volume.forgotten is None:
-            volume.forgotten = line.read - len(line.moments)
-        elif volume.forgotten is None:
-            stored = self._store.snapshot_count(volume.state.record.id, stop=given + 1)
-            volume.forgotten = given - stored
+        record = volume.state.record
+        given = record.next_seq - 1
+        if volume.forgotten is None:
+            volume.forgotten = given - self._store.snapshot_count(record.id, stop=given + 1)
         return given - volume.forgotten
 
     def _forget(self, volume: Volume, line: _Line, seqs: Sequence[int]) -> None:
@@ -139,7 +149,7 @@ class Retention:
         """Forget these snapshots. ConflictError, and nothing is changed, for one that is kept."""
         with self._lock:
             line = self._lines.setdefault(volume.state.record.id, _Line())
-            self._count(volume, line)
+            self._count(volume)
             why = self._kept(volume)
             refused = [f"{volume.name}@{seq} is {why[seq]}" for seq in seqs if seq in why]
             if refused:
