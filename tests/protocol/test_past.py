@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import random
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -13,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from diffkeeper import limits
+from tests.protocol.conftest import package_environment
 from tests.support import disks
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Callable
 
     from tests.protocol.conftest import Daemon
@@ -224,6 +227,31 @@ def test_a_name_can_be_used_again_at_once(daemon: Daemon) -> None:
     assert {v["Name"] for v in daemon.ok("List")["Volumes"]} == {"v", "old"}
 
 
+def test_a_person_is_asked(daemon: Daemon) -> None:
+    write(daemon, 1)
+    remove(daemon)
+    command = [sys.executable, "-m", "diffkeeper", "--socket", daemon.path, "empty-trash"]
+    for answer, code, left in ((b"n\n", 2, 1), (b"\n", 2, 1), (b"y\n", 0, 0)):
+        typed, terminal = pty.openpty()
+        try:
+            os.write(typed, answer)
+            ended = subprocess.run(
+                command,
+                stdin=terminal,
+                env=package_environment(),
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+        finally:
+            os.close(typed)
+            os.close(terminal)
+        assert ended.returncode == code, ended.stderr
+        assert "for good? [y/N]" in ended.stderr
+        assert len(daemon.admin("GET", "/v1/trash")) == left
+
+
 def test_the_trash_empties_itself(new_daemon: Callable[..., Daemon]) -> None:
     daemon = new_daemon("--trash", "0s")
     daemon.start()
@@ -233,10 +261,10 @@ def test_the_trash_empties_itself(new_daemon: Callable[..., Daemon]) -> None:
     daemon.stop(9)
     daemon.start()
     deadline = time.monotonic() + 20
-    while daemon.admin("GET", "/v1/trash"):
+    while "purged volume=v" not in daemon.log:
         assert time.monotonic() < deadline
         time.sleep(0.2)
-    assert "purged volume=v" in daemon.log
+    assert daemon.admin("GET", "/v1/trash") == []
     assert daemon.admin("GET", "/v1/stats")["snapshots"] == 0
 
 

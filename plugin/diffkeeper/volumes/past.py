@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import TYPE_CHECKING, TypeVar
 
 from diffkeeper import clock, limits
-from diffkeeper.errors import DiffKeeperError
+from diffkeeper.errors import DiffKeeperError, NotFoundError
 from diffkeeper.volumes.history import History
 from diffkeeper.volumes.model import Pruning
 
@@ -93,7 +94,9 @@ class Past:
         numbers = {record.id for record in chosen}
         views = [view for view in self.trash.views() if view.id in numbers]
         for record in chosen:
-            self.trash.purge(record)
+            # Its time may have come at the same moment, or another request.
+            with contextlib.suppress(NotFoundError):
+                self.trash.purge(record)
         self.retention.purged()
         return views
 
