@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING
 
@@ -14,11 +15,14 @@ from tests.support.churn import syscalls
 from tests.support.churn.actor import PAGE
 from tests.support.churn.syscalls import READ, WRITE
 from tests.support.harness import Engine
+from tests.support.spanning import Container
 from tests.support.trees import describe, difference
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
+
+    from diffkeeper.freeze.freezer import Freezer, Frozen
 
 FILE_BYTES = 300_000
 AT = 65_536
@@ -104,3 +108,49 @@ def test_a_store_to_a_file_whose_first_name_left_with_its_directory(
         assert head is not None
         replayed = engine.replay(head, "replayed")
         assert (replayed / "kept" / "second").read_bytes()[:6] == b"stored"
+
+
+class LateFreezer:
+    """The real freezer; something is done before each freeze, when the volume was looked at."""
+
+    def __init__(self, real: Freezer) -> None:
+        self._real = real
+        self.before: Callable[[], object] = lambda: None
+
+    @contextlib.contextmanager
+    def frozen(self, cgroups: Sequence[str], limit_seconds: float) -> Iterator[Frozen]:
+        """As the real one."""
+        self.before()
+        with self._real.frozen(cgroups, limit_seconds) as frozen:
+            yield frozen
+
+
+def test_a_write_to_a_file_that_was_away(engine: Engine, disk: Path, tmp_path: Path) -> None:
+    """It had no name in one capture, and has the same signature when it is back in the next."""
+    outside = disk / f"{tmp_path.name}-outside"
+    outside.mkdir()
+    (engine.live / "one").mkdir()
+    freezer = LateFreezer(engine.tools.freezer)
+    engine.tools.freezer = freezer  # type: ignore[assignment]  # the real one inside
+    with (
+        open(engine.live / "one" / "file", "w+b", buffering=0) as file,
+        Container() as container,
+    ):
+        container.start({engine.live: tmp_path / "inside"}, "sleep 600")
+        file.write(b"x" * FILE_BYTES)
+        os.link(engine.live / "one" / "file", outside / "link")
+        engine.capture()
+        os.rename(engine.live / "one", outside / "one")
+        os.fsync(file.fileno())  # changes the inode, and nothing that a signature has
+        engine.capture()
+        os.rename(outside / "one", engine.live / "one")
+        (engine.live / "new").touch()
+        freezer.before = lambda: os.pwrite(file.fileno(), b"late", AT)
+        engine.capture()
+        freezer.before = lambda: None
+        head = engine.state.head
+        assert head is not None
+        assert head.freeze_ms > 0
+        replayed = engine.replay(head, "replayed")
+        assert (replayed / "one" / "file").read_bytes()[AT : AT + 4] == b"late"
+    engine.tools.freezer = freezer._real

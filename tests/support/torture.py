@@ -343,7 +343,8 @@ class Torture:
         found = difference(describe(self.freezer.copy), describe(replayed))
         for line in found[:DIFFERENCES_SHOWN]:
             self.result.differences.append(
-                f"snapshot {snapshot.seq}: {line}{self.explained(line, replayed)}"
+                f"snapshot {snapshot.seq}, {self.engine.snapshotter.source_name}: {line}"
+                f"{self.explained(line, replayed)}"
             )
         subprocess.run(["rm", "-rf", str(replayed)], check=True)
         self.result.compared += 1

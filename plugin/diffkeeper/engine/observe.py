@@ -40,19 +40,22 @@ class Observer:
         root_fd: int,
         source: Source,
         index: Index,
-        nameless: dict[int, int] | None,
+        nameless: dict[int, int],
         places: dict[int, Place],
         check: Callable[[], None],
         files: Files,
+        *,
+        still: bool,
     ) -> None:
         self._tree = worktree
         self._root_fd = root_fd
         self._device = os.fstat(root_fd).st_dev
         self._source = source
         self._index = index
-        # Inodes that no name was found for, by the time stamp that they had then. None: while
-        # names may move, a search proves nothing, and one that stands still follows.
+        # Inodes that no name was found for, by the time stamp that they had then.
         self._nameless = nameless
+        # While names may move, a search proves nothing, and one that stands still follows.
+        self._still = still
         # Where files were seen, until their signatures are taken over: newer than what those tell.
         self._places = places
         self._check = check
@@ -98,7 +101,7 @@ class Observer:
         that comes back is read as a whole.
         """
         for number in numbers:
-            if self._nameless is None and number not in self._tree.by_inode:
+            if not self._still and number not in self._tree.by_inode:
                 self._give_back(number)
             else:
                 self._source.release([number])
@@ -213,7 +216,7 @@ class Observer:
             return
         record, place = self._index.get(number), self._places.get(number)
         if place is None and record is not None:
-            if self._nameless is not None and self._nameless.get(number) == record.ctime_ns:
+            if self._still and self._nameless.get(number) == record.ctime_ns:
                 return
             place = Place(record.parent_ino, record.name, alone=not record.link_id)
         elif place is None:
@@ -250,7 +253,7 @@ class Observer:
         """The file is not at its known name: maybe moved, maybe gone."""
         if not self._source.by_range:
             self._search(number, record)
-        elif self._nameless is not None and not place.alone:
+        elif self._still and not place.alone:
             link_id = record.link_id if record is not None else 0
             others = self._tree.link_names.get(link_id, set())
             others.discard((place.directory, place.name))
@@ -262,7 +265,7 @@ class Observer:
 
     def _search(self, number: int, record: IndexRecord | None) -> None:
         """The file lost its known name: compare everything once, which finds any other name."""
-        if self._nameless is None:
+        if not self._still:
             return
         self._nameless[number] = record.ctime_ns if record is not None else 0
         self._sought.add(number)
@@ -356,8 +359,7 @@ class Observer:
                 inode.await_change(pin)
             status = os.fstat(pin)
         self._read.add(status.st_ino)
-        if self._nameless is not None:
-            self._nameless.pop(status.st_ino, None)
+        self._nameless.pop(status.st_ino, None)
         found = Observation(directory, name, status, clock.now_ns(), inode.xattrs(pin))
         if stat.S_ISLNK(status.st_mode):
             found.target = inode.link_target(pin)
@@ -438,6 +440,7 @@ class Observer:
             if record is not None and not hinted and self._unchanged(listing, name, status, record):
                 listing.found += 1
                 same.append(status.st_ino)
+                self._nameless.pop(status.st_ino, None)
                 continue
             if known and self._tree.lookup_in(listing.recorded, name) is not None:
                 listing.found += 1

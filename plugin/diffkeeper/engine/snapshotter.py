@@ -322,10 +322,11 @@ class Snapshotter:
             self._root_fd,
             self._source,
             self._index,
-            self._nameless if still else None,
+            self._nameless,
             self._places,
             check,
             files,
+            still=still,
         )
 
     def _note_name(self, number: int, old: IndexRecord | None, new: IndexRecord) -> None:
