@@ -31,6 +31,14 @@ def sleep(seconds: float) -> None:
     time.sleep(seconds)
 
 
+def since_epoch_ns(moment: str) -> int:
+    """Nanoseconds since the epoch of a moment with a zone, `2026-01-02T03:04:05+00:00`; may be
+    negative. Raises ValueError for what is none.
+    """
+    elapsed = datetime.fromisoformat(moment) - datetime.fromtimestamp(0, UTC)
+    return (elapsed.days * 86_400 + elapsed.seconds) * 1_000_000_000
+
+
 def rfc3339(time_ns: int) -> str:
     """RFC 3339 in UTC with microseconds, as dockerd decodes it: `2026-01-02T03:04:05.000006Z`."""
     seconds, nanoseconds = divmod(time_ns, 1_000_000_000)

@@ -85,6 +85,11 @@ class Life:
             self.mount,
             self.unmount,
             self.remove,
+            self.undelete,
+            self.mount,
+            self.unmount,
+            self.remove,
+            self.empty_trash,
         ):
             self.step(step)
 
@@ -143,6 +148,13 @@ class Life:
     def remove(self) -> None:
         if "v" in self.world.books:
             self.world.remove("v")
+
+    def undelete(self) -> None:
+        if "v" not in self.world.books:
+            self.world.undelete("v")
+
+    def empty_trash(self) -> None:
+        self.world.empty_trash()
 
 
 @pytest.fixture

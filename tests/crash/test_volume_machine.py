@@ -116,6 +116,23 @@ class Volumes(RuleBasedStateMachine):
         with self.step(name) as world:
             world.remove(name)
 
+    @rule(name=volumes)
+    def remove_and_undelete(self, name: str) -> None:
+        with self.step(name) as world:
+            for mount_id, count in list(world.books[name].mounts.items()):
+                for _ in range(count):
+                    world.unmount(name, mount_id)
+            world.remove(name)
+            world.undelete(name)
+
+    @rule()
+    def empty_trash(self) -> None:
+        try:
+            self.world.empty_trash()
+        except DaemonDied:
+            if self.world.died():
+                self.world.revive()
+
     @rule(name=volumes, file=files)
     def kill(self, name: str, file: str) -> None:
         """What is written while there is no daemon is there afterwards."""

@@ -108,6 +108,28 @@ def test_up_down_and_up_again(
     assert VOLUME not in engine.docker("volume", "ls", "-q").split()
 
 
+def test_down_with_volumes_and_back(
+    engine: Engine, plugin: ManagedPlugin, project: Project, base_image: str
+) -> None:
+    """`down --volumes` of running containers is taken back by `undelete`."""
+    project.write(base_image, f"{plugin.name}:latest")
+    project.must("up", "--detach")
+    project.must("exec", "-T", "reader", "sh", "-c", "echo by hand >> /data/starts")
+    project.must("down", "--volumes", "--timeout", "0")
+    assert VOLUME not in engine.docker("volume", "ls", "-q").split()
+    removed = [v for v in plugin.request("GET", "/v1/trash") if v["name"] == VOLUME]
+    newest = max(removed, key=lambda v: int(v["id"]))
+    back = plugin.cli("undelete", str(newest["id"]))
+    assert back.returncode == 0, back.stderr
+    # The engine has forgotten the options, which Compose compares; it takes them as for a new one.
+    options = ["-o", f"interval={project.options['interval']}"]
+    engine.docker("volume", "create", "-d", plugin.name, *options, VOLUME)
+    project.must("up", "--detach")
+    read = project.must("exec", "-T", "reader", "cat", "/data/starts")
+    assert read == "started\nby hand\nstarted\n"
+    project.must("down", "--volumes", "--timeout", "0")
+
+
 def test_bad_driver_opts(
     engine: Engine, plugin: ManagedPlugin, project: Project, base_image: str
 ) -> None:

@@ -316,8 +316,10 @@ def test_reboot(engine: Engine, legacy: LegacyPlugin, base_image: str) -> None:
     unmounted(engine, "rebooted")
     _, answer = volumes.call(legacy.socket, "Get", {"Name": "rebooted"})
     assert answer["Volume"]["Status"]["last_verification"]["ok"] is True
+    (tag,) = answer["Volume"]["Status"]["tags"]
+    assert tag.startswith("power-cut-"), "the state of before stays within reach"
     engine.docker("volume", "rm", "rebooted")
-    wait_for(lambda: not directory.exists(), "the live directory is deleted")
+    wait_for(lambda: not list(directory.iterdir()), "the live directory is deleted")
 
 
 def patiently(engine: Engine, *command: str) -> str:

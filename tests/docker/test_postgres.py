@@ -91,6 +91,27 @@ def test_wiped_and_replayed(engine: Engine, plugin: ManagedPlugin, server: Serve
     assert server.check() >= acknowledged
 
 
+def test_removed_with_its_volume_and_brought_back(
+    engine: Engine, plugin: ManagedPlugin, server: Server
+) -> None:
+    """`docker rm -f` and `docker volume rm` of a running server are taken back by `undelete`."""
+    load = server.load(60)
+    acknowledged = wait_transactions(server, 300)
+    server.remove()
+    load.communicate(timeout=30)
+    engine.docker("volume", "rm", server.source)
+    assert server.source not in engine.docker("volume", "ls", "-q").split()
+    listed = plugin.cli("trash")
+    assert server.source in listed.stdout, listed.stderr
+    back = plugin.cli("undelete", server.source)
+    assert back.returncode == 0, back.stderr
+    print(listed.stdout + back.stdout)
+    server.start()
+    mounted = [line for line in plugin.log if f"mounted volume={server.source} " in line]
+    assert any("recovery=replay" in line for line in mounted[-2:]), mounted
+    assert server.check() >= acknowledged
+
+
 def figures(shots: list[dict[str, Any]]) -> str:
     """How often and how long the writers stood still."""
     crash = [shot for shot in shots if shot["consistency"] == "crash"]

@@ -77,7 +77,7 @@ def test_created_listed_inspected_removed(
     engine.docker("volume", "rm", name)
     assert name not in engine.docker("volume", "ls", "-q").split()
     assert engine.attempt("volume", "inspect", name).returncode != 0
-    wait_for(lambda: not directory.parent.exists(), "the live directory is deleted")
+    wait_for(lambda: not list(directory.parent.iterdir()), "the live directory is deleted")
 
 
 def test_status_tells_how_a_volume_is(

@@ -119,7 +119,7 @@ def test_every_command_speaks_to_a_person(filled: Daemon) -> None:
         (["snapshot", "nobody"], 3),
         (["verify", "nobody"], 3),
         (["inspect", "../x"], 2),
-        (["verify", "v@HEAD"], 2),
+        (["verify", "v@HEAD~1"], 2),
     ],
 )
 def test_exit_codes_come_back_over_the_socket(

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 Files = dict[str, bytes]
+OPTIONS = {"interval": "30d", "retention": "all"}
 
 
 class DaemonDied(Exception):
@@ -57,6 +58,7 @@ class World:
     def __init__(self) -> None:
         self.daemon = Daemon(Path(tempfile.mkdtemp(prefix="dk-")))
         self.books: dict[str, Book] = {}
+        self.trash: dict[str, Book] = {}  # the newest removed volume of each name
         self.kills = 0
         self.armed = False  # a failpoint may kill the daemon
         self.writes = 0
@@ -141,7 +143,7 @@ class World:
     def create(self, name: str) -> None:
         """Create a volume that takes its snapshots on request."""
         try:
-            error = self.call("Create", Name=name, Opts={"interval": "30d"})
+            error = self.call("Create", Name=name, Opts=OPTIONS)
         except DaemonDied:
             self.revive_with(lambda: self._created(name))
             raise
@@ -245,18 +247,53 @@ class World:
             assert "in use" in error
         else:
             assert error == ""
-            del self.books[name]
+            self._removed(book)
             assert name not in self.names()
 
     def _settle_remove(self, book: Book) -> None:
         if book.name not in self.names():
-            del self.books[book.name]
+            self._removed(book)
             return
         # What is forgotten first are the mounts.
         counted = self.view(book.name)["mounts"]
         assert counted in (0, sum(book.mounts.values()))
         if counted == 0:
             book.mounts.clear()
+
+    def _removed(self, book: Book) -> None:
+        """Its last state is in the store, or still where it was."""
+        self.acknowledge(book)
+        book.present = False
+        book.mounts.clear()
+        self.trash[book.name] = self.books.pop(book.name)
+
+    def undelete(self, name: str) -> None:
+        """Bring the newest removed volume of the name back."""
+        book = self.trash[name]
+        path = f"/v1/trash/{book.live.parent.name}/undelete"
+        try:
+            answer = self._answer(lambda: self.daemon.request("POST", path, b"{}"))
+        except DaemonDied:
+            self.revive_with(lambda: self._settle_undelete(book))
+            raise
+        assert answer.status == 200, answer.body
+        self._settle_undelete(book)
+        assert name in self.books
+
+    def _settle_undelete(self, book: Book) -> None:
+        if book.name in self.names():
+            self.books[book.name] = self.trash.pop(book.name)
+
+    def empty_trash(self) -> None:
+        """Delete all removed volumes for good."""
+        try:
+            answer = self._answer(lambda: self.daemon.request("DELETE", "/v1/trash"))
+        except DaemonDied:
+            self.revive_with(lambda: None)
+            raise
+        assert answer.status == 200, answer.body
+        assert self.daemon.admin("GET", "/v1/trash") == []
+        self.trash.clear()
 
     def write(self, name: str, file: str, size: int) -> None:
         """One new state, at one instant: a file is renamed into the live directory."""

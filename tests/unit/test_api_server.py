@@ -6,6 +6,7 @@ import os
 import socket
 import stat
 import tempfile
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,6 +55,16 @@ def test_a_live_one_is_not(path: str) -> None:
         with pytest.raises(ConflictError, match="another daemon answers"):
             claim_socket(path)
         assert connects(path)
+
+
+def test_one_that_is_closed_in_a_moment_is_waited_for(path: str) -> None:
+    """Such as by a child of a killed daemon, which holds it until it begins its own program."""
+    held = claim_socket(path)
+    closing = threading.Timer(0.3, held.close)
+    closing.start()
+    with claim_socket(path):
+        assert connects(path)
+    closing.join()
 
 
 @pytest.mark.parametrize("kind", ["file", "directory", "link"])

@@ -132,7 +132,7 @@ def test_no_reference_means_the_newest() -> None:
         assert wire.parse_verify(empty) is None
 
 
-@pytest.mark.parametrize("bad", ["", "HEAD", "0x12", "f" * 65, "-1", "1 ", 1, True, [], "٣"])
+@pytest.mark.parametrize("bad", ["", "HEAD~1", "0x12", "f" * 65, "-1", "1 ", 1, True, [], "٣"])
 def test_bad_references(bad: object) -> None:
     with pytest.raises(InvalidInputError, match="snapshot"):
         wire.parse_verify(body(snapshot=bad))

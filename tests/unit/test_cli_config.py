@@ -8,6 +8,7 @@ import pytest
 
 from diffkeeper.daemon import config
 from diffkeeper.errors import InvalidInputError
+from diffkeeper.volumes.options import parse_retention
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,6 +25,8 @@ def test_defaults_of_a_daemon_started_by_hand(tmp_path: Path) -> None:
         cgroup_root="/sys/fs/cgroup",
         proc_root="/proc",
         kernel_headers="",
+        retention=parse_retention("10m:all,2h:1m,2d:1h,30d:1d"),
+        trash_seconds=7 * 86_400.0,
         failpoints="",
     )
 
@@ -41,12 +44,13 @@ def test_defaults_of_the_managed_plugin(tmp_path: Path) -> None:
 def test_every_setting_by_flag_and_environment(setting: str, tmp_path: Path) -> None:
     good = {"listen": ("[::1]:0", "off"), "log-level": ("debug", "error")}
     good["failpoints"] = ("store.before_commit=kill", "store.after_commit=error")
+    good |= {"retention": ("all", "1d:1h"), "trash": ("0s", "30d")}
     first, second = good.get(setting, ("/a", "/b"))
     name = config.variable(setting)
     by_environment = config.load({}, {name: first}, str(tmp_path))
     by_flag = config.load({setting: second}, {name: first}, str(tmp_path))
     emptied = config.load({setting: None}, {name: ""}, str(tmp_path))
-    field = setting.replace("-", "_")
+    field = {"trash": "trash_seconds"}.get(setting, setting.replace("-", "_"))
     default = getattr(config.load({}, {}, str(tmp_path)), field)
     assert getattr(by_environment, field) != getattr(by_flag, field)
     assert default not in (getattr(by_environment, field), getattr(by_flag, field))

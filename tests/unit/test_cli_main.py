@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import diffkeeper
-from diffkeeper.cli import commands, discover, output, restore
+from diffkeeper.cli import commands, connection, discover, output, past, restore
 from diffkeeper.cli.main import HELP, main, parser
 from diffkeeper.errors import ConflictError, InvalidInputError, UnavailableError
 
@@ -109,8 +109,14 @@ def test_dead_sockets_are_skipped_and_named(short: Path) -> None:
 
 def test_the_environment_names_a_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIFFKEEPER_SOCKET", "/from/environment")
-    assert commands.socket_path(parser().parse_args(["volumes"])) == "/from/environment"
-    assert commands.socket_path(parser().parse_args(["volumes", "--socket", "/f"])) == "/f"
+    assert connection.socket_path(parser().parse_args(["volumes"])) == "/from/environment"
+    assert connection.socket_path(parser().parse_args(["volumes", "--socket", "/f"])) == "/f"
+
+
+def test_numbers_are_shown_as_ranges() -> None:
+    assert past.ranges([]) == "-"
+    assert past.ranges([1, 2, 3, 5, 7, 8]) == "1-3,5,7-8"
+    assert past.ranges(list(range(0, 100, 2))).endswith(",38,…")
 
 
 def test_version_without_a_daemon(capsys: pytest.CaptureFixture[str]) -> None:

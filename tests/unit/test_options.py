@@ -37,7 +37,7 @@ def test_every_option_at_once() -> None:
         }
     )
     assert parsed == o.VolumeOptions(
-        0.25, "scan", "fuzzy", 0.02, "off", 19, 4096, "all", 999, 0, 0o1777
+        0.25, "scan", "fuzzy", 0.02, "off", 19, 4096, (), 999, 0, 0o1777
     )
     assert set(o.OPTIONS) == {
         "interval",
@@ -85,6 +85,18 @@ def test_compression(text: str, level: int | None) -> None:
         ("chunk-size", "0.5"),
         ("chunk-size", "64kb"),
         ("retention", "7d"),
+        ("retention", ""),
+        ("retention", "all:all"),
+        ("retention", "10m:all,"),
+        ("retention", "10m:all,2h:all"),
+        ("retention", "10m:all,5m:1m"),
+        ("retention", "1h:1m,2h:90s"),
+        ("retention", "1h:1m,2h:1m"),
+        ("retention", "1m:1h"),
+        ("retention", "500ms:all"),
+        ("retention", "99999d:1d"),
+        ("retention", "1h:1.5s"),
+        ("retention", ",".join(f"{n}d:{2**n}s" for n in range(1, 10))),
         ("uid", "-1"),
         ("uid", "root"),
         ("uid", "4294967295"),
@@ -100,6 +112,11 @@ def test_a_malformed_value_names_the_option_and_its_form(name: str, text: str) -
         o.parse_options({name: text})
     assert f"option {name}: " in str(caught.value)
     assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("text", ["all", "10m:all,2h:1m,2d:1h,30d:1d", "1h:all", "90m:30s,1d:1h"])
+def test_retention_reads_back(text: str) -> None:
+    assert o.format_retention(o.parse_retention(text)) == text
 
 
 def test_an_unknown_option_lists_the_allowed_ones() -> None:

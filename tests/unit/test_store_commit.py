@@ -139,6 +139,35 @@ def test_a_snapshot_is_never_replaced(store: Store) -> None:
     assert store.totals()["chunks"] == 0
 
 
+def test_tags_name_stored_snapshots_and_never_move(store: Store) -> None:
+    store.commit(Batch(snapshots=[snapshot(1, 1), snapshot(1, 2), snapshot(2, 1)]))
+    store.commit(Batch(tags_put={(1, "a"): 1, (1, "aä"): 2, (2, "a"): 1}))
+    store.commit(Batch(tags_put={(1, "a"): 1}))
+    with pytest.raises(ConflictError, match="names snapshot 1"):
+        store.commit(Batch(tags_put={(1, "a"): 2}))
+    with pytest.raises(NotFoundError, match="no snapshot 3"):
+        store.commit(Batch(tags_put={(1, "c"): 3}))
+    with pytest.raises(NotFoundError):
+        store.commit(Batch(tags_put={(1, "c"): 2}, snapshots_del={(1, 2)}))
+    assert store.tags(1) == {"a": 1, "aä": 2}
+    assert list(store.all_tags()) == [(1, "a", 1), (1, "aä", 2), (2, "a", 1)]
+    store.commit(Batch(tags_put={(1, "a"): 2}, tags_del={(1, "a")}))
+    assert store.tags(1) == {"a": 2, "aä": 2}
+
+
+def test_deletions(store: Store) -> None:
+    records = [VolumeRecord(store.next_volume_id(), f"v{i}", 1) for i in (1, 2)]
+    store.commit(Batch(volumes=records, snapshots=[snapshot(1, s) for s in (1, 2, 3)]))
+    deleting = Batch(snapshots_del={(1, 1), (1, 3), (1, 9), (2, 1)}, volumes_del={2, 7})
+    assert deleting.records_only, "it needs no room"
+    store.commit(deleting)
+    assert [s.seq for s in store.snapshots(1)] == [2]
+    ranges = ((), (3,), (0, 2), (2, 3))
+    assert [store.snapshot_count(1, *bounds) for bounds in ranges] == [1, 0, 0, 1]
+    assert [r.id for r in store.volumes()] == [1]
+    assert store.next_volume_id() == 3, "an id is never given out again"
+
+
 def test_volumes_and_names(tmp_path: Path) -> None:
     path = str(tmp_path / "store")
     store = Store.open(path)

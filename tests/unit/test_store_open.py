@@ -65,8 +65,23 @@ def test_a_newer_format_is_refused(path: str) -> None:
         meta = env.open_db(tables.META.database, txn=txn)
         newer = tables.pack_u64(tables.FORMAT_VERSION + 1)
         txn.put(tables.META_FORMAT, newer, db=meta)
-    with pytest.raises(FormatVersionError, match="format version 3"):
+    with pytest.raises(FormatVersionError, match=f"format version {tables.FORMAT_VERSION + 1}"):
         Store.open(path)
+
+
+def test_an_older_store_gets_what_it_lacks(path: str) -> None:
+    with lmdb.open(path, max_dbs=16) as env, env.begin(write=True) as txn:
+        meta = env.open_db(tables.META.database, txn=txn)
+        txn.put(tables.META_FORMAT, tables.pack_u64(2), db=meta)
+        for table in tables.TABLES:
+            if table.since > 2:
+                txn.drop(env.open_db(table.database, txn=txn))
+    store = Store.open(path)
+    assert (store.totals()["chunks"], list(store.all_tags())) == (50, [])
+    store.close()
+    with lmdb.open(path, max_dbs=16) as env, env.begin() as txn:
+        version = txn.get(tables.META_FORMAT, db=env.open_db(tables.META.database, txn=txn))
+    assert version == tables.pack_u64(tables.FORMAT_VERSION)
 
 
 def test_a_store_without_a_version_is_refused(path: str) -> None:

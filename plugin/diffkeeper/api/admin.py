@@ -12,6 +12,7 @@ from aiohttp import web
 
 import diffkeeper
 from diffkeeper.api import checks, wire
+from diffkeeper.api.past import PastAdmin
 from diffkeeper.api.responses import json_response, read_body
 from diffkeeper.volumes.options import check_name
 
@@ -46,6 +47,7 @@ class Admin:
             web.post("/v1/objects", self.objects),
             web.get("/v1/stats", self.stats, allow_head=False),
             web.get("/v1/doctor", self.doctor, allow_head=False),
+            *PastAdmin(self._service).routes(),
         ]
 
     async def version(self, _request: web.Request) -> web.Response:

@@ -10,10 +10,28 @@ if TYPE_CHECKING:
     from diffkeeper.volumes.model import (
         FeatureView,
         GroupMember,
+        Pruning,
         SnapshotView,
+        TrashView,
         VerifyReport,
         VolumeView,
     )
+
+
+class Past(Protocol):
+    """Histories and removed volumes, see `volumes.past.Past`."""
+
+    async def tag(self, name: str, reference: str | None, tag: str) -> SnapshotView: ...
+
+    async def untag(self, name: str, tag: str) -> int: ...
+
+    async def forget(self, name: str, references: Sequence[str]) -> Sequence[int]: ...
+
+    async def prune(self, name: str | None, *, dry_run: bool) -> Sequence[Pruning]: ...
+
+    async def removed(self) -> Sequence[TrashView]: ...
+
+    async def empty(self, reference: str | None) -> Sequence[TrashView]: ...
 
 
 class Service(Protocol):
@@ -45,6 +63,11 @@ class Service(Protocol):
     async def resolve(self, name: str, reference: str | None) -> SnapshotView: ...
 
     async def group(self, name: str, reference: str | None) -> Sequence[GroupMember]: ...
+
+    @property
+    def past(self) -> Past: ...
+
+    async def undelete(self, reference: str, name: str | None) -> VolumeView: ...
 
     async def objects(self, digests: list[tuple[str, bytes]]) -> list[bytes]: ...
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from diffkeeper import clock
 from diffkeeper.api import metrics
 from diffkeeper.api.admin import Admin
 from diffkeeper.api.driver import Driver
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 BACKLOG = 512
 PROBE_SECONDS_MAX = 2.0
+STALE_SECONDS_MAX = 1.0
+STALE_POLL_SECONDS = 0.02
 DRAIN_SECONDS_MAX = 1.0
 
 
@@ -61,18 +64,29 @@ def _clear(path: str) -> None:
         return
     if not stat.S_ISSOCK(found.st_mode):
         raise ConflictError(f"{path} exists and is not a socket; move it away")
+    deadline = clock.monotonic() + STALE_SECONDS_MAX
+    while _listens(path):
+        # A killed daemon's child holds all that was open until it begins its own program.
+        if clock.monotonic() > deadline:
+            raise ConflictError(f"another daemon answers on {path}")
+        clock.sleep(STALE_POLL_SECONDS)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def _listens(path: str) -> bool:
+    """Whether a process holds the socket at `path` open; raises ConflictError when it can't be
+    told.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(PROBE_SECONDS_MAX)
         try:
             probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-        except FileNotFoundError:
-            return
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
         except OSError as error:
             raise ConflictError(f"{path} is in use: {error}") from error
-        else:
-            raise ConflictError(f"another daemon answers on {path}")
+    return True
 
 
 class Server:

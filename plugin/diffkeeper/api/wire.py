@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, cast
 from diffkeeper import hashing, limits
 from diffkeeper.errors import InvalidInputError
 from diffkeeper.volumes.options import check_mount_id, check_name, parse_options, shown
+from diffkeeper.volumes.reference import FORMS, check_tag, parse_reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +23,6 @@ Json = dict[str, object]
 IMPLEMENTS: Final[Json] = {"Implements": ["VolumeDriver"]}
 CAPABILITIES: Final[Json] = {"Capabilities": {"Scope": "local"}, "Err": ""}
 OBJECT_KINDS: Final = ("chunk", "node")
-REFERENCE_CHARACTERS_MAX: Final = 2 * hashing.DIGEST_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,20 +199,12 @@ def parse_empty(body: bytes) -> None:
 
 
 def check_reference(value: object) -> str | None:
-    """A snapshot reference (sequence number or hex digits of a root), or None for the newest."""
+    """A snapshot argument that can be one, see `parse_reference`; None stands for the newest."""
     if value is None:
         return None
-    allowed = set("0123456789abcdef")
-    if (
-        not isinstance(value, str)
-        or not 1 <= len(value) <= REFERENCE_CHARACTERS_MAX
-        or not allowed.issuperset(value)
-    ):
-        raise InvalidInputError(
-            f"snapshot {shown(value) if isinstance(value, str) else _json_type(value)}: give a"
-            " sequence number, or at least 8 hex digits of a root"
-        )
-    return value
+    if not isinstance(value, str):
+        raise InvalidInputError(f"snapshot is a {_json_type(value)}: give {FORMS}")
+    return parse_reference(value).text
 
 
 def parse_verify(body: bytes) -> str | None:
@@ -220,6 +212,38 @@ def parse_verify(body: bytes) -> str | None:
     if not body.strip():
         return None
     return check_reference(_known_keys(parse_object(body), "snapshot").get("snapshot"))
+
+
+def parse_tag(body: bytes) -> tuple[str, str | None]:
+    """Tag and snapshot reference of `{"tag": TAG, "snapshot": REF or null}`."""
+    message = _known_keys(parse_object(body), "tag", "snapshot")
+    return check_tag(_text(message, "tag")), check_reference(message.get("snapshot"))
+
+
+def parse_forget(body: bytes) -> list[str]:
+    """The references of `{"snapshots": [REF, …]}`."""
+    items = _known_keys(parse_object(body), "snapshots").get("snapshots")
+    if not isinstance(items, list) or not items or not all(isinstance(i, str) for i in items):
+        raise InvalidInputError("snapshots must be a list of at least one string")
+    if len(items) > limits.FORGET_PER_REQUEST_MAX:
+        raise InvalidInputError(f"more than {limits.FORGET_PER_REQUEST_MAX} snapshots")
+    return [parse_reference(item).text for item in items]
+
+
+def parse_prune(body: bytes) -> tuple[str | None, bool]:
+    """Volume (None: all) and whether to change nothing of `{"volume": …, "dry_run": …}`."""
+    message = _known_keys(parse_object(body), "volume", "dry_run") if body.strip() else {}
+    dry_run = message.get("dry_run", False)
+    if not isinstance(dry_run, bool):
+        raise InvalidInputError(f"dry_run is a {_json_type(dry_run)}; it must be a boolean")
+    volume = message.get("volume")
+    return (None if volume is None else check_name(_text(message, "volume"))), dry_run
+
+
+def parse_undelete(body: bytes) -> str | None:
+    """The new name of `{"as": NAME or null}`; an empty body means null."""
+    message = _known_keys(parse_object(body), "as") if body.strip() else {}
+    return None if message.get("as") is None else check_name(_text(message, "as"))
 
 
 def parse_objects(body: bytes) -> list[tuple[str, bytes]]:

@@ -6,8 +6,9 @@ import os
 from typing import TYPE_CHECKING, cast
 
 import diffkeeper
-from diffkeeper.cli import discover, doctor, output, restore
-from diffkeeper.cli.client import LONG_CALL_SECONDS_MAX, Client, volume_path
+from diffkeeper.cli import discover, doctor, output, past, restore
+from diffkeeper.cli.client import volume_path
+from diffkeeper.cli.connection import ask, connect, socket_path
 from diffkeeper.daemon import config
 from diffkeeper.errors import DiffKeeperError, UnavailableError, VerificationError
 from diffkeeper.volumes.options import check_name, format_size
@@ -19,28 +20,9 @@ if TYPE_CHECKING:
 Json = dict[str, object]
 
 
-def socket_path(arguments: argparse.Namespace) -> str:
-    """The daemon's socket: --socket, else DIFFKEEPER_SOCKET, else the one that answers."""
-    given: str | None = arguments.socket or os.environ.get(config.variable("socket"))
-    return given or discover.find()
-
-
-def connect(arguments: argparse.Namespace) -> Client:
-    """A client of the running daemon."""
-    return Client(socket_path(arguments), LONG_CALL_SECONDS_MAX)
-
-
-def _ask(arguments: argparse.Namespace, method: str, path: str, message: object = None) -> object:
-    client = connect(arguments)
-    try:
-        return client.call(method, path, message)
-    finally:
-        client.close()
-
-
 def volumes(arguments: argparse.Namespace) -> int:
     """List the volumes."""
-    found = cast("list[Json]", _ask(arguments, "GET", "/v1/volumes"))
+    found = cast("list[Json]", ask(arguments, "GET", "/v1/volumes"))
     if arguments.json:
         output.print_json(found)
         return 0
@@ -52,7 +34,7 @@ def volumes(arguments: argparse.Namespace) -> int:
 def inspect(arguments: argparse.Namespace) -> int:
     """Show one volume with its status."""
     path = volume_path(check_name(arguments.volume))
-    found = cast("Json", _ask(arguments, "GET", path))
+    found = cast("Json", ask(arguments, "GET", path))
     if arguments.json:
         output.print_json(found)
     else:
@@ -74,7 +56,7 @@ def flatten(value: Json, prefix: str = "") -> list[tuple[str, object]]:
 def snapshots(arguments: argparse.Namespace) -> int:
     """List the snapshots of a volume, oldest first."""
     path = volume_path(check_name(arguments.volume), "snapshots")
-    found = cast("list[Json]", _ask(arguments, "GET", path))
+    found = cast("list[Json]", ask(arguments, "GET", path))
     if arguments.json:
         output.print_json(found)
     else:
@@ -86,7 +68,7 @@ def snapshot(arguments: argparse.Namespace) -> int:
     """Take a snapshot now; returns when it is durable."""
     path = volume_path(check_name(arguments.volume), "snapshots")
     with output.waiting(f"taking a snapshot of {arguments.volume}"):
-        taken = cast("Json", _ask(arguments, "POST", path, {}))
+        taken = cast("Json", ask(arguments, "POST", path, {}))
     if arguments.json:
         output.print_json(taken)
     else:
@@ -97,9 +79,13 @@ def snapshot(arguments: argparse.Namespace) -> int:
 def show_snapshots(found: list[Json]) -> None:
     """Snapshots as a table."""
     headers = ["seq", "time", "consistency", "reason", "files", "size", "new", "freeze", "root"]
-    if any(each["group"] for each in found):
-        headers.append("group")
-    output.print_table(headers, [_snapshot_row(each)[: len(headers)] for each in found])
+    more = [name for name in ("group", "tags") if any(each[name] for each in found)]
+    rows = [_snapshot_row(each) + [_extra(each[name]) for name in more] for each in found]
+    output.print_table(headers + more, rows)
+
+
+def _extra(value: object) -> object:
+    return (", ".join(value) if isinstance(value, list) else value) or "-"
 
 
 def _snapshot_row(each: Json) -> list[object]:
@@ -107,7 +93,7 @@ def _snapshot_row(each: Json) -> list[object]:
     freeze = f"{cast('float', each['freeze_ms']):.1f}ms"
     described = [each["seq"], each["time"], each["consistency"], each["reason"], each["files"]]
     root = str(each["root"])[:12]
-    return [*described, format_size(size), format_size(new), freeze, root, each["group"] or "-"]
+    return [*described, format_size(size), format_size(new), freeze, root]
 
 
 def verify(arguments: argparse.Namespace) -> int:
@@ -115,7 +101,7 @@ def verify(arguments: argparse.Namespace) -> int:
     name, reference = restore.split_reference(arguments.volume)
     path = volume_path(check_name(name), "verify")
     with output.waiting(f"verifying {arguments.volume}"):
-        report = cast("Json", _ask(arguments, "POST", path, {"snapshot": reference}))
+        report = cast("Json", ask(arguments, "POST", path, {"snapshot": reference}))
     if arguments.json:
         output.print_json(report)
     else:
@@ -159,7 +145,7 @@ def restore_volume(arguments: argparse.Namespace) -> int:
 
 def stats(arguments: argparse.Namespace) -> int:
     """Totals of the store."""
-    found = cast("Json", _ask(arguments, "GET", "/v1/stats"))
+    found = cast("Json", ask(arguments, "GET", "/v1/stats"))
     if arguments.json:
         output.print_json(found)
     else:
@@ -197,7 +183,7 @@ def version(arguments: argparse.Namespace) -> int:
     daemon: Json | None = None
     problem = ""
     try:
-        daemon = cast("Json", _ask(arguments, "GET", "/v1/version"))
+        daemon = cast("Json", ask(arguments, "GET", "/v1/version"))
     except UnavailableError as error:
         problem = str(error)
     if arguments.json:
@@ -226,6 +212,13 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "snapshot": snapshot,
     "verify": verify,
     "restore": restore_volume,
+    "tag": past.tag,
+    "untag": past.untag,
+    "forget": past.forget,
+    "prune": past.prune,
+    "trash": past.trash,
+    "undelete": past.undelete,
+    "empty-trash": past.empty_trash,
     "stats": stats,
     "doctor": examine,
     "version": version,

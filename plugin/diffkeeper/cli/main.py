@@ -30,6 +30,13 @@ HELP: Final = {
     "snapshot": "take a snapshot now and wait until it is durable",
     "verify": "check a volume, or one of its snapshots, against the Merkle root",
     "restore": "write a snapshot's files into a directory",
+    "tag": "give a snapshot a name, under which it is kept",
+    "untag": "take such a name away",
+    "forget": "forget snapshots, all that are named or none",
+    "prune": "show what retention lets go now, and forget it",
+    "trash": "list the removed volumes",
+    "undelete": "bring a removed volume back with its history",
+    "empty-trash": "delete removed volumes for good",
     "stats": "show the totals of the store",
     "doctor": "say what is missing on this machine, what it costs and how to mend it",
     "version": "show the versions of this program and of the daemon",
@@ -52,17 +59,37 @@ def parser() -> argparse.ArgumentParser:
     subparsers = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, text in HELP.items():
         sub = subparsers.add_parser(name, help=text, description=text, parents=[common])
-        if name in ("inspect", "snapshots", "snapshot"):
+        _add_own(sub, name)
+    return top
+
+
+def _add_own(sub: argparse.ArgumentParser, name: str) -> None:
+    """The arguments that the command of this name has for itself."""
+    match name:
+        case "inspect" | "snapshots" | "snapshot" | "untag":
             sub.add_argument("volume", metavar="VOLUME")
-        elif name in ("verify", "restore"):
+        case "verify" | "restore" | "tag":
             sub.add_argument("volume", metavar="VOLUME[@SNAPSHOT]")
-        if name == "restore":
+        case "forget":
+            sub.add_argument("snapshots", metavar="VOLUME@SNAPSHOT", nargs="+")
+        case "prune":
+            sub.add_argument("volume", metavar="VOLUME", nargs="?")
+            sub.add_argument("--dry-run", action="store_true", help="show it only")
+        case "undelete":
+            sub.add_argument("volume", metavar="VOLUME|ID")
+            sub.add_argument("--as", dest="to", metavar="NAME", help="under another name")
+        case "empty-trash":
+            sub.add_argument("volume", metavar="VOLUME|ID", nargs="?")
+            sub.add_argument("--yes", action="store_true", help="do not ask")
+        case "serve":
+            config.add_arguments(sub)
+    match name:
+        case "restore":
             sub.add_argument("--to", metavar="DIR", required=True, help="new or empty directory")
             group = "all volumes that were captured with it, as they were at the same instant"
             sub.add_argument("--group", action="store_true", help=group)
-        elif name == "serve":
-            config.add_arguments(sub)
-    return top
+        case "tag" | "untag":
+            sub.add_argument("tag", metavar="TAG")
 
 
 def _add_common(to: argparse.ArgumentParser, default: dict[str, object]) -> None:

@@ -8,14 +8,24 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
+from diffkeeper import limits
 from diffkeeper.errors import InvalidInputError
+from diffkeeper.volumes.options import (
+    RETENTION_FORM,
+    format_duration,
+    parse_duration,
+    parse_retention,
+)
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
+    from diffkeeper.volumes.thinning import Tiers
+
+T = TypeVar("T")
 SOCKET_PATH_BYTES_MAX: Final = 107  # sun_path of the kernel, less its final zero
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 SETTINGS: Final[Mapping[str, str]] = {
@@ -27,6 +37,8 @@ SETTINGS: Final[Mapping[str, str]] = {
     "cgroup-root": "the host's cgroup tree, writable",
     "proc-root": "a /proc that shows the host's processes",
     "kernel-headers": "a folder of kernel headers to compile eBPF programs with",
+    "retention": "history of volumes that set none: " + RETENTION_FORM,
+    "trash": "how long removed volumes can be brought back, such as 7d; 0s deletes them at once",
     "failpoints": "for crash tests: NAME=kill|error[:COUNT], comma-separated",
 }
 
@@ -43,6 +55,8 @@ class Config:
     cgroup_root: str
     proc_root: str
     kernel_headers: str  # empty: this kernel's, else those that are shipped
+    retention: Tiers
+    trash_seconds: float
     failpoints: str
 
 
@@ -73,6 +87,8 @@ def defaults(host: str = "/host") -> dict[str, str]:
         "cgroup-root": cgroups if os.path.isdir(cgroups) else "/sys/fs/cgroup",
         "proc-root": "/proc",
         "kernel-headers": "",
+        "retention": "10m:all,2h:1m,2d:1h,30d:1d",
+        "trash": "7d",
         "failpoints": "",
     }
 
@@ -106,6 +122,8 @@ def load(
         cgroup_root=_absolute("cgroup-root", values),
         proc_root=_absolute("proc-root", values),
         kernel_headers=_absolute("kernel-headers", values) if values["kernel-headers"] else "",
+        retention=_named("retention", values, parse_retention),
+        trash_seconds=_named("trash", values, _trash_seconds),
         failpoints=values["failpoints"],
     )
 
@@ -118,6 +136,23 @@ def parse_listen(text: str) -> tuple[str, int] | None:
     if match is None or int(match[3]) > 65535:
         raise InvalidInputError(f"listen {text!r}: use ADDR:PORT such as 127.0.0.1:9911, or off")
     return (match[1] or match[2] or "127.0.0.1", int(match[3]))
+
+
+def _named(setting: str, values: Mapping[str, str], parse: Callable[[str], T]) -> T:
+    """A parsed setting; its error names the setting."""
+    try:
+        return parse(values[setting])
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{setting}: {error}; {SETTINGS[setting]}") from error
+
+
+def _trash_seconds(text: str) -> float:
+    seconds = parse_duration(text)
+    if seconds > limits.TRASH_SECONDS_MAX:
+        raise InvalidInputError(
+            f"{text} is longer than {format_duration(limits.TRASH_SECONDS_MAX)}"
+        )
+    return seconds
 
 
 def _absolute(setting: str, values: Mapping[str, str]) -> str:

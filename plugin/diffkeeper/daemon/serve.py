@@ -54,6 +54,8 @@ async def _serve(config: Config) -> int:
         cgroup_root=config.cgroup_root,
         proc_root=config.proc_root,
         kernel_headers=config.kernel_headers,
+        retention=config.retention,
+        trash_seconds=config.trash_seconds,
     )
     health = Health(service)
     places = Places(config.state_dir, config.cgroup_root, config.proc_root)

@@ -45,7 +45,9 @@ class ObjectMap(MutableMapping[bytes, bytes]):
 class Batch:
     """Objects are digest to stored object, as `format.chunk.encode` makes it.
 
-    Within one batch, removals (`drop_index`, `index_del`, `names_del`) come before additions.
+    Within one batch, removals (`drop_index`, `index_del`, `names_del`, `tags_del`,
+    `snapshots_del`, `volumes_del`) come before additions. A tag names a stored snapshot, and is
+    removed with it.
     """
 
     chunks: MutableMapping[bytes, bytes] = field(default_factory=ObjectMap)
@@ -57,6 +59,10 @@ class Batch:
     names_put: dict[str, int] = field(default_factory=dict)
     names_del: set[str] = field(default_factory=set)
     drop_index: set[int] = field(default_factory=set)  # volume ids
+    snapshots_del: set[tuple[int, int]] = field(default_factory=set)  # (volume, seq)
+    tags_put: dict[tuple[int, str], int] = field(default_factory=dict)  # (volume, tag) to seq
+    tags_del: set[tuple[int, str]] = field(default_factory=set)
+    volumes_del: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.chunks = _sized(self.chunks)
@@ -90,6 +96,10 @@ class Batch:
         self.names_put.update(other.names_put)
         self.names_del |= other.names_del
         self.drop_index |= other.drop_index
+        self.snapshots_del |= other.snapshots_del
+        self.tags_put.update(other.tags_put)
+        self.tags_del |= other.tags_del
+        self.volumes_del |= other.volumes_del
 
     def put_node(self, encoded: bytes, level: int | None = chunk.LEVEL_DEFAULT) -> bytes:
         """Add a plain node; its digest. Fits `put` of the tree builders."""

@@ -232,7 +232,8 @@ class Environment:
             new = not txn.stat()["entries"]
             for table in tables:
                 try:
-                    handle = self._env.open_db(table.database, txn=txn, create=new)
+                    create = new or table.since > 1
+                    handle = self._env.open_db(table.database, txn=txn, create=create)
                 except lmdb.NotFoundError:
                     raise CorruptionError(
                         f"{self.data_path} lacks the table {table.name!r} of a store"

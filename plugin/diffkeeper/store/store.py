@@ -233,6 +233,27 @@ class Store:
         for _, raw in self._items(tables.SNAPSHOTS, low, high, reverse):
             yield SnapshotRecord.decode(raw)
 
+    def snapshot_count(self, volume_id: int, start: int = 0, stop: int | None = None) -> int:
+        """How many snapshots of the volume with start <= seq < stop are stored."""
+        low, high = tables.pair_key(volume_id, start), _pair_end(volume_id, stop)
+        return sum(1 for _ in self._items(tables.SNAPSHOTS, low, high))
+
+    def tags(self, volume_id: int) -> dict[str, int]:
+        """Tag to sequence number of all tagged snapshots of the volume."""
+        low = tables.id_key(volume_id)
+        return {name: seq for _, name, seq in self._tags(low, low + b"\xff")}
+
+    def all_tags(self) -> Iterator[tuple[int, str, int]]:
+        """(volume id, tag, sequence number) of every tag, by volume id."""
+        return self._tags(b"", b"\xff" * 9)
+
+    def _tags(self, low: bytes, high: bytes) -> Iterator[tuple[int, str, int]]:
+        for key, raw in self._items(tables.TAGS, low, high):
+            seq = tables.unpack_u64(raw)
+            if seq is None:
+                raise CorruptionError(f"{key!r} in {tables.TAGS.name} is not a number")
+            yield *tables.tag_of(key), seq
+
     def newest_crash(self, volume_id: int) -> SnapshotRecord | None:
         """The newest crash-consistent snapshot, or None."""
         found = self.snapshots(volume_id, reverse=True)
@@ -293,7 +314,8 @@ class Store:
         """Write the batch as one durable transaction; known objects are skipped.
 
         NoSpaceError (also for objects that would use up the reserve; records may), ConflictError
-        for a snapshot that exists: nothing is changed then, and the store goes on.
+        for a snapshot that exists or a tag that names another one, NotFoundError for a tag whose
+        snapshot is not stored: nothing is changed then, and the store goes on.
         """
         with self._write_lock:
             self._refuse_without_room(batch)
@@ -411,12 +433,15 @@ def _apply(txn: Transaction, batch: Batch) -> None:
         txn.delete(tables.INDEX, tables.pair_key(*pair))
     for pair in sorted(batch.index_put):
         txn.put(tables.INDEX, tables.pair_key(*pair), batch.index_put[pair])
+    for pair in sorted(batch.snapshots_del):
+        txn.delete(tables.SNAPSHOTS, tables.pair_key(*pair))
     for snapshot in batch.snapshots:
         key = tables.pair_key(snapshot.volume_id, snapshot.seq)
         if not txn.add(tables.SNAPSHOTS, key, snapshot.encode()):
             raise ConflictError(
                 f"volume {snapshot.volume_id} has a snapshot {snapshot.seq} already"
             )
+    _apply_tags(txn, batch)
     _apply_volumes(txn, batch)
 
 
@@ -446,7 +471,22 @@ def _check_key(digest: bytes) -> None:
         raise InvalidInputError(f"{digest.hex()!r} is not the digest of an object")
 
 
+def _apply_tags(txn: Transaction, batch: Batch) -> None:
+    for tag in sorted(batch.tags_del):
+        txn.delete(tables.TAGS, tables.tag_key(*tag))
+    for (volume_id, name), seq in sorted(batch.tags_put.items()):
+        if txn.get(tables.SNAPSHOTS, tables.pair_key(volume_id, seq)) is None:
+            raise NotFoundError(f"volume {volume_id} has no snapshot {seq} to be tagged {name}")
+        key = tables.tag_key(volume_id, name)
+        present = _number(txn, tables.TAGS, key)
+        if present is not None and present != seq:
+            raise ConflictError(f"the tag {name} of volume {volume_id} names snapshot {present}")
+        txn.put(tables.TAGS, key, tables.pack_u64(seq))
+
+
 def _apply_volumes(txn: Transaction, batch: Batch) -> None:
+    for volume_id in sorted(batch.volumes_del):
+        txn.delete(tables.VOLUMES, tables.id_key(volume_id))
     for name in sorted(batch.names_del):
         txn.delete(tables.NAMES, _name_key(name))
     for name in sorted(batch.names_put):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 _U64 = struct.Struct("<Q")
 _ID = struct.Struct(">Q")  # big-endian, so that LMDB's byte order is the order of the numbers
@@ -25,6 +25,7 @@ class Table:
     value: str
     invariants: str
     repaired_by: str
+    since: int = 1  # the format version that brought it; an older store gets it when it is opened
 
     @property
     def database(self) -> bytes:
@@ -90,7 +91,15 @@ TOTALS = Table(
     invariants="equals the sums over chunks and nodes",
     repaired_by="counting chunks and nodes again",
 )
-TABLES = (META, CHUNKS, NODES, SNAPSHOTS, VOLUMES, NAMES, INDEX, TOTALS)
+TAGS = Table(
+    name="tags",
+    key="volume id u64 BE, tag name UTF-8",
+    value="seq u64 LE",
+    invariants="the snapshot is stored; a tag that is there is never given to another one",
+    repaired_by="nobody: without its tag a snapshot is thinned like any other",
+    since=3,
+)
+TABLES = (META, CHUNKS, NODES, SNAPSHOTS, VOLUMES, NAMES, INDEX, TOTALS, TAGS)
 
 META_FORMAT = b"format"
 META_NEXT_VOLUME_ID = b"next_volume_id"
@@ -121,6 +130,16 @@ def id_key(volume_id: int) -> bytes:
 def pair_key(volume_id: int, number: int) -> bytes:
     """Key of a snapshot (sequence number) or an index record (inode number)."""
     return _PAIR.pack(volume_id, number)
+
+
+def tag_key(volume_id: int, name: str) -> bytes:
+    """Key of a tag; the name follows what `id_key` gives."""
+    return id_key(volume_id) + name.encode()
+
+
+def tag_of(key: bytes) -> tuple[int, str]:
+    """(volume id, tag) of a key that `tag_key` made."""
+    return int.from_bytes(key[: _ID.size], "big"), key[_ID.size :].decode("utf-8", "replace")
 
 
 def pair_of(key: bytes) -> tuple[int, int]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from diffkeeper import limits
-from diffkeeper.errors import InvalidInputError, NotFoundError
+from diffkeeper import clock, limits
+from diffkeeper.errors import NotFoundError
 from diffkeeper.volumes.model import GroupMember, SnapshotView
-from diffkeeper.volumes.options import shown
+from diffkeeper.volumes.reference import Reference, parse_reference
 from diffkeeper.volumes.status import snapshot_view
 
 if TYPE_CHECKING:
@@ -27,36 +27,67 @@ class History:
 
     def view(self, record: SnapshotRecord) -> SnapshotView:
         """A snapshot as it is shown."""
-        return snapshot_view(record, self._names())
+        return snapshot_view(record, self._names(), self._store.tags(record.volume_id))
 
     def views(self, volume: VolumeRecord) -> list[SnapshotView]:
         """All snapshots of a volume, oldest first."""
-        names = self._names()
-        return [snapshot_view(record, names) for record in self._store.snapshots(volume.id)]
+        names, tags = self._names(), self._store.tags(volume.id)
+        return [snapshot_view(record, names, tags) for record in self._store.snapshots(volume.id)]
 
     def resolve(self, volume: VolumeRecord, reference: str | None) -> SnapshotRecord:
-        """The snapshot that a sequence number or the start of a root names; default: the newest
-        crash-consistent one. Raises NotFoundError, InvalidInputError.
+        """The snapshot that a reference names, see `reference.parse_reference`.
+
+        By number, root or tag it is that one, of whichever consistency. By time, by age, `latest`,
+        and without a reference it is the newest crash-consistent one up to then. NotFoundError,
+        InvalidInputError.
         """
         if reference is None:
-            newest = self._store.newest_crash(volume.id)
-            if newest is None:
-                raise NotFoundError(f"volume {volume.name} has no crash-consistent snapshot")
-            return newest
-        if reference.isdecimal() and len(reference) <= limits.SEQ_DIGITS_MAX:
-            try:
-                return self._store.snapshot(volume.id, int(reference))
-            except NotFoundError:
-                raise NotFoundError(f"volume {volume.name} has no snapshot {reference}") from None
-        if len(reference) >= limits.ROOT_PREFIX_MIN and set(reference) <= set("0123456789abcdef"):
-            for record in self._store.snapshots(volume.id, reverse=True):
-                if record.root.startswith(reference):
-                    return record
-            raise NotFoundError(f"volume {volume.name} has no snapshot with root {reference}…")
-        raise InvalidInputError(
-            f"{shown(reference)} names no snapshot: give a sequence number or at"
-            f" least {limits.ROOT_PREFIX_MIN} hex digits of a root"
-        )
+            return self._at(volume, None)
+        found = parse_reference(reference)
+        match found.kind:
+            case "seq":
+                return self._numbered(volume, found)
+            case "root":
+                return self._rooted(volume, found.text)
+            case "tag":
+                return self._tagged(volume, found.text)
+            case "age":
+                return self._at(volume, clock.now_ns() - found.number)
+            case "time":
+                return self._at(volume, found.number)
+        return self._at(volume, None)
+
+    def _numbered(self, volume: VolumeRecord, reference: Reference) -> SnapshotRecord:
+        try:
+            return self._store.snapshot(volume.id, reference.number)
+        except NotFoundError:
+            if len(reference.text) >= limits.ROOT_PREFIX_MIN:
+                return self._rooted(volume, reference.text)  # digits alone may begin a root
+            gone = reference.number in range(1, volume.next_seq)
+            raise NotFoundError(
+                f"volume {volume.name} has no snapshot {reference.text}"
+                + (" any more: it was forgotten" if gone else "")
+            ) from None
+
+    def _rooted(self, volume: VolumeRecord, start: str) -> SnapshotRecord:
+        for record in self._store.snapshots(volume.id, reverse=True):
+            if record.root.startswith(start):
+                return record
+        raise NotFoundError(f"volume {volume.name} has no snapshot with root {start}…")
+
+    def _tagged(self, volume: VolumeRecord, tag: str) -> SnapshotRecord:
+        seq = self._store.tags(volume.id).get(tag)
+        if seq is None:
+            raise NotFoundError(f"volume {volume.name} has no snapshot tagged {tag}")
+        return self._store.snapshot(volume.id, seq)
+
+    def _at(self, volume: VolumeRecord, time_ns: int | None) -> SnapshotRecord:
+        """The newest crash-consistent snapshot, up to a moment where one is given."""
+        for record in self._store.snapshots(volume.id, reverse=True):
+            if record.consistency == "crash" and (time_ns is None or record.time_ns <= time_ns):
+                return record
+        when = f" of {clock.rfc3339(max(0, time_ns))} or before" if time_ns is not None else ""
+        raise NotFoundError(f"volume {volume.name} has no crash-consistent snapshot{when}")
 
     def group(self, volume: VolumeRecord, reference: str | None) -> list[GroupMember]:
         """The snapshots of all volumes at the instant of a snapshot, by volume id.
@@ -74,10 +105,18 @@ class History:
             )
         names = self._names()
         members = sorted((int(number), seq) for number, seq in record.group.items())
-        return [
-            GroupMember(names[number], snapshot_view(self._store.snapshot(number, seq), names))
-            for number, seq in members
-        ]
+        return [self._member(number, seq, names) for number, seq in members]
+
+    def _member(self, number: int, seq: int, names: dict[int, str]) -> GroupMember:
+        name = names.get(number, f"#{number}")
+        try:
+            record = self._store.snapshot(number, seq)
+        except NotFoundError:
+            raise NotFoundError(
+                f"snapshot {seq} of {name} at that instant was forgotten; choose another one, or"
+                " restore each volume by itself"
+            ) from None
+        return GroupMember(name, snapshot_view(record, names, self._store.tags(number)))
 
     def _newest_group(self, record: SnapshotRecord) -> SnapshotRecord:
         """The newest instant of the group: a volume that did not change has no snapshot of it."""

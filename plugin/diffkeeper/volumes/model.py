@@ -25,6 +25,7 @@ class SnapshotView:
     capture_ms: float
     group: str = ""  # id of the instant that it shares with other volumes' snapshots
     members: dict[str, int] = field(default_factory=dict)  # volume to seq at that instant
+    tags: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,29 @@ class GroupMember:
 
     volume: str
     snapshot: SnapshotView
+
+
+@dataclass(frozen=True, slots=True)
+class TrashView:
+    """One removed volume."""
+
+    name: str
+    id: int
+    removed: str  # RFC 3339
+    purge: str  # RFC 3339: when it is deleted for good
+    bytes: int  # logical bytes of its newest snapshot
+    snapshots: int
+    live: bool  # its live directory is kept: the last state could not be captured at one instant
+
+
+@dataclass(frozen=True, slots=True)
+class Pruning:
+    """What retention lets go of one volume."""
+
+    volume: str
+    retention: str
+    forgotten: list[int]  # sequence numbers
+    left: int  # snapshots that stay
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from diffkeeper import limits
 from diffkeeper.errors import InvalidInputError
+from diffkeeper.volumes.thinning import Tier, Tiers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -15,10 +16,10 @@ if TYPE_CHECKING:
 Capture = Literal["auto", "ebpf", "inotify", "scan"]
 Consistency = Literal["crash", "fuzzy"]
 Verify = Literal["unmount", "off"]
-Retention = Literal["all"]
 
 ZSTD_LEVEL_DEFAULT: Final = 1
 ZSTD_LEVEL_MAX: Final = 19
+RETENTION_FORM: Final = "all, or AGE:STEP,… such as 10m:all,2h:1m,2d:1h,30d:1d"
 ID_MAX: Final = 2**32 - 2  # the kernel takes 2**32 - 1 for "leave as it is"
 OPTION_VALUE_CHARACTERS_MAX: Final = 256
 _SHOWN_CHARACTERS_MAX: Final = 64
@@ -44,7 +45,7 @@ class VolumeOptions:
     verify: Verify = "unmount"
     compression_level: int | None = ZSTD_LEVEL_DEFAULT  # zstd level; None stores chunks raw
     chunk_bytes: int = limits.CHUNK_BYTES_DEFAULT  # a power of two
-    retention: Retention = "all"
+    retention: Tiers | None = None  # None: the daemon's default; empty keeps everything
     uid: int | None = None  # of the new volume's root directory, as are gid and mode
     gid: int | None = None
     mode: int | None = None
@@ -162,6 +163,55 @@ def _chunk_bytes(text: str) -> int:
     return size
 
 
+def parse_retention(text: str) -> Tiers:
+    """Tiers from `all` (none: everything is kept) or `AGE:STEP,…`; raises InvalidInputError.
+
+    Up to each AGE one snapshot in every STEP is kept; the first STEP may be `all`.
+    """
+    if text == "all":
+        return ()
+    items = text.split(",")
+    if len(items) > limits.RETENTION_TIERS_MAX:
+        raise InvalidInputError(f"more than {limits.RETENTION_TIERS_MAX} tiers of retention")
+    tiers: list[Tier] = []
+    for item in items:
+        tiers.append(_tier(item, tiers))
+    return tuple(tiers)
+
+
+def _tier(item: str, younger: list[Tier]) -> Tier:
+    """One tier that follows the `younger` ones; slots have to nest in the slots of the next."""
+    age, colon, step = item.partition(":")
+    if not colon:
+        raise InvalidInputError(f"retention {shown(item)} is not AGE:STEP such as 2h:1m")
+    everything = step == "all" and not younger
+    tier = Tier(_whole_ns(age), 0 if everything else _whole_ns(step))
+    before = younger[-1] if younger else Tier(0, 0)
+    if tier.until_ns <= before.until_ns or tier.until_ns < tier.step_ns:
+        raise InvalidInputError(f"retention {shown(item)}: ages rise, and exceed their steps")
+    if before.step_ns and (tier.step_ns <= before.step_ns or tier.step_ns % before.step_ns):
+        raise InvalidInputError(
+            f"retention {shown(item)}: a step is a multiple of the one before, and longer"
+        )
+    return tier
+
+
+def _whole_ns(text: str) -> int:
+    seconds = _between(limits.RETENTION_SECONDS_MIN, limits.RETENTION_SECONDS_MAX)(text)
+    if seconds != int(seconds):
+        raise InvalidInputError(f"{shown(text)} is not a whole number of seconds")
+    return int(seconds) * 1_000_000_000
+
+
+def format_retention(tiers: Tiers) -> str:
+    """What `parse_retention` reads back."""
+    if not tiers:
+        return "all"
+    steps = [format_duration(tier.step_ns / 1e9) if tier.step_ns else "all" for tier in tiers]
+    ages = [format_duration(tier.until_ns / 1e9) for tier in tiers]
+    return ",".join(f"{age}:{step}" for age, step in zip(ages, steps, strict=True))
+
+
 def _id(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,10}", text) or int(text) > ID_MAX:
         raise InvalidInputError(f"{shown(text)} is not a numeric ID from 0 to {ID_MAX}")
@@ -201,7 +251,7 @@ OPTIONS: Final[Mapping[str, OptionForm]] = {
     "verify": OptionForm("verify", "unmount|off", _one_of("unmount", "off")),
     "compression": OptionForm("compression_level", "none|zstd|zstd:1..19", _compression),
     "chunk-size": OptionForm("chunk_bytes", "power of two, 4KiB to 1MiB", _chunk_bytes),
-    "retention": OptionForm("retention", "all", _one_of("all")),
+    "retention": OptionForm("retention", RETENTION_FORM, parse_retention),
     "uid": OptionForm("uid", "number", _id),
     "gid": OptionForm("gid", "number", _id),
     "mode": OptionForm("mode", "octal, such as 0750", _mode),

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from diffkeeper import clock, counters, failpoint, limits
@@ -36,8 +36,11 @@ from diffkeeper.volumes import features
 from diffkeeper.volumes import options as volume_options
 from diffkeeper.volumes.captures import Captures
 from diffkeeper.volumes.history import History
+from diffkeeper.volumes.past import Past
+from diffkeeper.volumes.retention import Retention
 from diffkeeper.volumes.scheduler import Scheduler
 from diffkeeper.volumes.status import verify_report, volume_view
+from diffkeeper.volumes.trash import Trash
 from diffkeeper.volumes.volume import Places, Verification, Volume
 
 if TYPE_CHECKING:
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
         VerifyReport,
         VolumeView,
     )
+    from diffkeeper.volumes.thinning import Tiers
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -75,6 +79,8 @@ class VolumeService:
         cgroup_root: str,
         proc_root: str,
         kernel_headers: str = "",
+        retention: Tiers = (),
+        trash_seconds: float = limits.TRASH_SECONDS_DEFAULT,
     ) -> None:
         self._state_dir = state_dir
         self._mount_dir = mount_dir
@@ -92,6 +98,16 @@ class VolumeService:
         self._groups: Captures | None = None
         self._scheduler: Scheduler | None = None
         self._troubles: dict[str, str] = {}
+        self._retention = retention
+        self._trash_seconds = trash_seconds
+        self._past: Past | None = None
+
+    @property
+    def past(self) -> Past:
+        """Histories and removed volumes; BusyError while the state loads."""
+        if self._past is None:
+            raise BusyError("the daemon is still loading its state")
+        return self._past
 
     # Start and stop
 
@@ -109,6 +125,7 @@ class VolumeService:
         self._spawn(self._take_over(mounted))
         self._spawn(self._load_sources())
         self._spawn(self._tidy())
+        self._spawn(self.past.keep())
 
     async def _load_sources(self) -> None:
         """Compile the eBPF programs, so that no mount has to wait for that."""
@@ -137,19 +154,26 @@ class VolumeService:
         survey = Survey(self._proc_root, self._cgroup_root)
         self._groups = Captures(survey, self._volumes)
         self._scheduler = Scheduler(self._groups, self._captures)
-        self._load(store, Places(volumes, self._mount_dir))
+        retention = Retention(store, self._retention)
+        trash = Trash(store, volumes, self._trash_seconds)
+        self._past = Past(
+            store, retention, trash, self._reads, lambda n: self._slot(n).volume, self._volumes
+        )
+        self._load(store, Places(volumes, self._mount_dir), trash)
 
-    def _load(self, store: Store, places: Places) -> None:
+    def _load(self, store: Store, places: Places, trash: Trash) -> None:
         boot = durable.boot_id()
         self._places = places
         for record in store.volumes():
             if record.removed_ns is not None:
+                trash.add(record)
                 continue
             state = VolumeState(store, record)
             if record.mounts and record.boot_id != boot:
                 # After a reboot nothing is mounted, whatever was counted. A power cut may have
                 # lost data whose timestamps survived: no signature proves anything any more.
-                state.commit(Batch(drop_index={record.id}), mounts={})
+                tags = _power_cut_tag(store, record)
+                state.commit(Batch(drop_index={record.id}, tags_put=tags), mounts={})
             self._slots[record.name] = _Slot(Volume(self._opened, state, places))
 
     @property
@@ -187,9 +211,10 @@ class VolumeService:
     async def _tidy(self) -> None:
         """Add up what is stored, and delete what removed volumes left behind."""
         tools = self._opened
-        removed = [r.id for r in tools.store.volumes() if r.removed_ns is not None]
-        for number in removed:
-            path = os.path.join(self._places.volumes, str(number))
+        async with self._creating:  # no removed volume comes back meanwhile
+            removed = await self._in(self._steps, self.past.trash.leftovers)
+        removed += [slot.volume.removed for slot in self._slots.values()]
+        for path in removed:
             await self._in(self._reads, durable.remove_tree, path)
         for slot in list(self._slots.values()):
             await self._in(self._reads, _add_up, tools.store, slot.volume)
@@ -264,7 +289,7 @@ class VolumeService:
         heads = [s.volume.state.head for s in self._slots.values()]
         return {
             "volumes": len(self._slots),
-            "snapshots": sum(s.volume.state.record.next_seq - 1 for s in self._slots.values()),
+            "snapshots": sum(s.volume.stored_snapshots for s in self._slots.values()),
             "logical_bytes": sum(head.bytes for head in heads if head is not None),
             "unique_bytes": store.totals().get("chunk_plain_bytes", 0),
             "store_used_bytes": store.used_bytes(),
@@ -320,9 +345,39 @@ class VolumeService:
             volume.prepare()
         except BaseException:
             # Its caller is told that there is none: it must not show up at the next start.
-            removed = replace(record, removed_ns=clock.now_ns())
-            store.commit(Batch(volumes=[removed], names_del={name}))
+            store.commit(Batch(volumes_del={record.id}, names_del={name}))
+            durable.remove_tree(os.path.join(self._places.volumes, str(record.id)))
             raise
+        return volume
+
+    async def undelete(self, reference: str, name: str | None) -> VolumeView:
+        """Bring a removed volume back, under another name if one is given.
+
+        The newest `crash` snapshot is replayed at its next mount. NotFoundError; ConflictError
+        where several removed volumes had the name, or a volume has it now.
+        """
+        async with self._creating:
+            record = self.past.trash.find(reference)
+            target = record.name if name is None else volume_options.check_name(name)
+            if target in self._slots:
+                raise ConflictError(
+                    f"a volume {target} exists; bring the removed one back under another name:"
+                    f" diffkeeper undelete {reference} --as NAME"
+                )
+            if len(self._slots) >= limits.VOLUMES_MAX:
+                raise ConflictError(f"there are {len(self._slots)} volumes already")
+            volume = await self._in(self._steps, self._undelete, record, target)
+            self._slots[target] = _Slot(volume)
+        log.info("undeleted", extra={"volume": target, "id": record.id})
+        return self.view(target)
+
+    def _undelete(self, record: VolumeRecord, name: str) -> Volume:
+        store = self._opened.store
+        VolumeState(store, record)  # what cannot be read is not brought back
+        back = self.past.trash.restore(record, name)
+        volume = Volume(self._opened, VolumeState(store, back), self._places)
+        volume.forgotten = back.next_seq - 1 - store.snapshot_count(back.id)
+        _add_up(store, volume)
         return volume
 
     async def mount(self, name: str, mount_id: str) -> str:
@@ -406,17 +461,21 @@ class VolumeService:
             volume.troubles.pop("unmount", None)
 
     async def remove(self, name: str) -> None:
-        """Take the last state, forget the name, delete the live directory. History stays."""
+        """Take the last state, forget the name, delete the live directory; the rest is trash.
+
+        The live directory stays where its state could not be captured at one instant.
+        """
         slot = self._slot(name)
         async with slot.lock:
             self._require(name, slot)
             await self._in(self._steps, self._refuse_in_use, slot.volume)
             await self._scheduled.remove(slot.volume)
-            directory = await self._in(self._steps, self._remove, slot.volume)
+            removed = await self._in(self._steps, self._remove, slot.volume)
             del self._slots[name]
         counters.forget(name)
         log.info("removed", extra={"volume": name, "id": slot.volume.state.record.id})
-        self._spawn(self._delete(directory))
+        if removed is not None:
+            self._spawn(self._delete(removed))
 
     async def _delete(self, directory: str) -> None:
         await self._in(self._reads, durable.remove_tree, directory)
@@ -426,18 +485,8 @@ class VolumeService:
         if volume.mounted and not volume.abandoned():
             raise ConflictError(f"volume {volume.name} is in use")
 
-    def _remove(self, volume: Volume) -> str:
-        if volume.present:
-            volume.open()
-            self._capture(volume, "remove", freeze=False)
-        volume.close()
-        failpoint.hit("volume.before_remove")
-        volume.released()
-        record = replace(volume.state.record, removed_ns=clock.now_ns())
-        batch = Batch(names_del={volume.name}, drop_index={record.id})
-        volume.state.commit(batch, removed_ns=record.removed_ns)
-        failpoint.hit("volume.after_remove")
-        return volume.discard()
+    def _remove(self, volume: Volume) -> str | None:
+        return self.past.trash.take(volume, lambda: self._capture(volume, "remove", freeze=False))
 
     # Captures
 
@@ -522,6 +571,15 @@ class VolumeService:
     def _objects(self, digests: list[tuple[str, bytes]]) -> list[bytes]:
         store = self._opened.store
         return [store.stored(digest)[0] for _, digest in digests]
+
+
+def _power_cut_tag(store: Store, record: VolumeRecord) -> dict[tuple[int, str], int]:
+    """A tag for the newest snapshot from before, as what is captured next may be older than it."""
+    tags = store.tags(record.id)
+    if record.head is None or record.head in tags.values() or len(tags) >= limits.TAGS_MAX:
+        return {}
+    when = re.sub(r"[-:]|\..*", "", clock.rfc3339(clock.now_ns()))
+    return {(record.id, f"power-cut-{when}"): record.head}
 
 
 def _add_up(store: Store, volume: Volume) -> None:

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from diffkeeper.volumes.volume import Verification, Volume
 
 
-def snapshot_view(record: SnapshotRecord, names: Mapping[int, str]) -> SnapshotView:
-    """A stored snapshot as it is shown; `names`: of all volumes by id."""
+def snapshot_view(
+    record: SnapshotRecord, names: Mapping[int, str], tags: Mapping[str, int]
+) -> SnapshotView:
+    """A stored snapshot as it is shown; `names`: of all volumes by id; `tags`: of its volume."""
     return SnapshotView(
         seq=record.seq,
         time=clock.rfc3339(record.time_ns),
@@ -35,7 +37,8 @@ def snapshot_view(record: SnapshotRecord, names: Mapping[int, str]) -> SnapshotV
         freeze_ms=record.freeze_ms,
         capture_ms=record.capture_ms,
         group=record.group_id,
-        members={names[int(number)]: seq for number, seq in record.group.items()},
+        members={names.get(int(n), f"#{n}"): seq for n, seq in record.group.items()},
+        tags=sorted(tag for tag, seq in tags.items() if seq == record.seq),
     )
 
 
@@ -81,7 +84,8 @@ def _status(volume: Volume) -> Json:
         "live": volume.live,
         "mounts": sum(volume.state.record.mounts.values()),
         "capture": _capture(volume),
-        "snapshots": volume.state.record.next_seq - 1,
+        "snapshots": volume.stored_snapshots,
+        "tags": dict(volume.tags),
         "last_snapshot": _last(head) if head is not None else None,
         "root": head.root if head is not None else "",
         "files": head.files if head is not None else 0,

@@ -7,6 +7,7 @@ is none.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -18,7 +19,7 @@ from diffkeeper.engine.objects import StoreObjects
 from diffkeeper.engine.replay import restore
 from diffkeeper.engine.snapshotter import Policy, Snapshotter, Tools
 from diffkeeper.engine.verify import Result, Verifier, entry_at
-from diffkeeper.errors import ConflictError, NoSpaceError
+from diffkeeper.errors import ConflictError, NoSpaceError, NotFoundError
 from diffkeeper.freeze.cgroups import topmost
 from diffkeeper.freeze.writers import Survey, Writers
 from diffkeeper.fsio import durable, mounts
@@ -79,6 +80,7 @@ class Volume:
         self.options: VolumeOptions = parse_options(state.record.options)
         self._directory = os.path.join(places.volumes, str(state.record.id))
         self.live = os.path.join(self._directory, "live")
+        self.removed = os.path.join(self._directory, "removed")  # what a removal left to delete
         self._incoming = os.path.join(self._directory, "incoming")
         self.mountpoint = os.path.join(places.mounts, str(state.record.id))
         self._survey = Survey(tools.proc_root, tools.cgroup_root)
@@ -92,6 +94,8 @@ class Volume:
         self.group_note = ""
         self.fresh = False  # nothing was looked at since it was mounted
         self.stored_bytes = 0
+        self.tags = tools.store.tags(state.record.id)  # tag to seq; replaced, never changed
+        self.forgotten: int | None = None  # snapshots that are not stored any more; None: unknown
         # Mounts by id from before this daemon: their containers may be gone without an Unmount.
         self._doubtful: dict[str, int] = {}
         # Mount ids that were counted when somebody was seen to have the volume mounted.
@@ -107,6 +111,11 @@ class Volume:
     def mounted(self) -> bool:
         """Whether any mount id holds it."""
         return bool(self.state.record.mounts)
+
+    @property
+    def stored_snapshots(self) -> int:
+        """How many snapshots are stored."""
+        return self.state.record.next_seq - 1 - (self.forgotten or 0)
 
     # Live directory
 
@@ -379,8 +388,10 @@ class Volume:
         unless: bytes | None = None
         verified = self.state.record.verified_seq
         if since_verified and verified is not None and verified != head.seq:
-            record = self._tools.store.snapshot(self.state.record.id, verified)
-            unless = bytes.fromhex(record.root)
+            # Where it was forgotten, everything is verified again.
+            with contextlib.suppress(NotFoundError):
+                record = self._tools.store.snapshot(self.state.record.id, verified)
+                unless = bytes.fromhex(record.root)
         verifier = Verifier(self._tools.store, self._tools.reader, seconds=seconds)
         result = verifier.live(self.live, root, unless)
         if result.mismatches and self.snapshotter is not None:
@@ -418,13 +429,3 @@ class Volume:
         """Read every object of a snapshot."""
         verifier = Verifier(self._tools.store, self._tools.reader)
         return verifier.stored(bytes.fromhex(snapshot.root))
-
-    # Removal
-
-    def discard(self) -> str:
-        """Move the live directory out of the way; returns where it waits to be deleted."""
-        removed = os.path.join(self._directory, "removed")
-        if self.present:
-            durable.remove_tree(removed)
-            durable.rename_directory(self.live, removed)
-        return self._directory

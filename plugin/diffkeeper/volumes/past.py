@@ -1,0 +1,121 @@
+"""What the admin API does with stored histories and removed volumes; in the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING, TypeVar
+
+from diffkeeper import clock, limits
+from diffkeeper.errors import DiffKeeperError, NotFoundError
+from diffkeeper.volumes.history import History
+from diffkeeper.volumes.model import Pruning
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from concurrent.futures import ThreadPoolExecutor
+
+    from diffkeeper.store.store import Store
+    from diffkeeper.volumes.model import SnapshotView, TrashView
+    from diffkeeper.volumes.retention import Retention
+    from diffkeeper.volumes.trash import Trash
+    from diffkeeper.volumes.volume import Volume
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Past:
+    """Tags, retention and trash. `find` gives a volume by its name or raises NotFoundError."""
+
+    def __init__(
+        self,
+        store: Store,
+        retention: Retention,
+        trash: Trash,
+        pool: ThreadPoolExecutor,
+        find: Callable[[str], Volume],
+        volumes: Callable[[], list[Volume]],
+    ) -> None:
+        self._history = History(store)
+        self.retention = retention
+        self.trash = trash
+        self._pool = pool
+        self._find = find
+        self._volumes = volumes
+
+    async def _in(self, function: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
+
+    async def tag(self, name: str, reference: str | None, tag: str) -> SnapshotView:
+        """Tag the snapshot that a reference names, see `Retention.tag`."""
+        volume = self._find(name)
+        return await self._in(self._tag, volume, reference, tag)
+
+    def _tag(self, volume: Volume, reference: str | None, tag: str) -> SnapshotView:
+        snapshot = self._history.resolve(volume.state.record, reference)
+        self.retention.tag(volume, snapshot, tag)
+        return self._history.view(snapshot)
+
+    async def untag(self, name: str, tag: str) -> int:
+        """Take a tag away: the number of its snapshot. NotFoundError."""
+        return await self._in(self.retention.untag, self._find(name), tag)
+
+    async def forget(self, name: str, references: Sequence[str]) -> list[int]:
+        """Forget the snapshots that the references name, all or none: their numbers."""
+        return await self._in(self._forget, self._find(name), references)
+
+    def _forget(self, volume: Volume, references: Sequence[str]) -> list[int]:
+        record = volume.state.record
+        seqs = sorted({self._history.resolve(record, each).seq for each in references})
+        self.retention.forget(volume, seqs)
+        return seqs
+
+    async def prune(self, name: str | None, *, dry_run: bool) -> list[Pruning]:
+        """Forget what retention lets go now, in one volume or all; `dry_run` only tells what."""
+        volumes = self._volumes() if name is None else [self._find(name)]
+        return [await self._in(self._prune, each, dry_run) for each in volumes]
+
+    def _prune(self, volume: Volume, dry_run: bool) -> Pruning:
+        forgotten, left = self.retention.prune(volume, dry_run=dry_run)
+        return Pruning(volume.name, self.retention.shown(volume), forgotten, left)
+
+    async def removed(self) -> list[TrashView]:
+        """The volumes in the trash, the first removed one first."""
+        return await self._in(self.trash.views)
+
+    async def empty(self, reference: str | None) -> list[TrashView]:
+        """Delete one removed volume, or all, for good: what they were."""
+        return await self._in(self._empty, reference)
+
+    def _empty(self, reference: str | None) -> list[TrashView]:
+        chosen = self.trash.records() if reference is None else [self.trash.find(reference)]
+        numbers = {record.id for record in chosen}
+        views = [view for view in self.trash.views() if view.id in numbers]
+        for record in chosen:
+            # Its time may have come at the same moment, or another request.
+            with contextlib.suppress(NotFoundError):
+                self.trash.purge(record)
+        self.retention.purged()
+        return views
+
+    async def keep(self) -> None:
+        """Thin histories and empty the trash as it falls due; for ever."""
+        purge_at = 0.0
+        while True:
+            try:
+                await self._in(self.retention.sweep, self._volumes())
+                if clock.monotonic() >= purge_at:
+                    purge_at = clock.monotonic() + limits.TRASH_TURN_SECONDS
+                    await self._in(self._purge_due)
+            except (DiffKeeperError, OSError) as error:
+                log.error("history_failed", extra={"error": str(error)})
+            except Exception as error:
+                # A defect must not end it: it shows, and is tried again.
+                log.exception("history_failed", extra={"error": str(error)})
+            await asyncio.sleep(limits.RETENTION_TURN_SECONDS)
+
+    def _purge_due(self) -> None:
+        if self.trash.purge_due():
+            self.retention.purged()

@@ -1,0 +1,236 @@
+"""Applies retention to the stored histories, and keeps what tags protect.
+
+Blocks, and is called from worker threads, one at a time: what is planned holds until it is done.
+A snapshot that is forgotten is a root less; its objects are the garbage collection's affair.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from diffkeeper import clock, failpoint, limits
+from diffkeeper.errors import ConflictError, DiffKeeperError, NotFoundError
+from diffkeeper.store.store import Batch
+from diffkeeper.volumes.options import format_retention, shown
+from diffkeeper.volumes.thinning import Moment, Tiers, plan, rhythm_ns
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from diffkeeper.format.records import SnapshotRecord
+    from diffkeeper.store.store import Store
+    from diffkeeper.volumes.volume import Volume
+
+log = logging.getLogger(__name__)
+Pins = dict[int, dict[int, str]]  # volume id to number of a kept snapshot to the reason
+
+
+@dataclass(slots=True)
+class _Line:
+    """What is remembered of one volume's stored snapshots, so that a turn reads only new ones."""
+
+    moments: list[Moment] = field(default_factory=list)
+    read: int = 0  # the highest number that was read
+    due: float = 0.0  # monotonic
+
+
+class Retention:
+    """The histories of one store. `default`: tiers of volumes that have none of their own."""
+
+    def __init__(self, store: Store, default: Tiers) -> None:
+        self._store = store
+        self._default = default
+        self._lock = threading.Lock()
+        self._lines: dict[int, _Line] = {}
+        self._pins: Pins | None = None
+
+    def tiers(self, volume: Volume) -> Tiers:
+        """The tiers of a volume; empty keeps everything."""
+        own = volume.options.retention
+        return self._default if own is None else own
+
+    def shown(self, volume: Volume) -> str:
+        """The tiers of a volume in the form of its option."""
+        return format_retention(self.tiers(volume))
+
+    def sweep(self, volumes: Iterable[Volume]) -> None:
+        """Forget what is due in each volume; what fails shows as its trouble, and is tried again.
+
+        Costs next to nothing for a volume that is not due; that is once in its shortest step, at
+        least once a minute.
+        """
+        present = list(volumes)
+        for volume in present:
+            line = self._lines.get(volume.state.record.id)
+            waits = line is not None and clock.monotonic() < line.due
+            if waits and volume.forgotten is not None:
+                continue
+            try:
+                self.prune(volume)
+            except (DiffKeeperError, OSError) as error:
+                volume.troubles["retention"] = f"its history could not be thinned: {error}"
+                log.error("retention_failed", extra={"volume": volume.name, "error": str(error)})
+            else:
+                volume.troubles.pop("retention", None)
+        ids = {volume.state.record.id for volume in present}
+        with self._lock:
+            self._lines = {number: line for number, line in self._lines.items() if number in ids}
+
+    def prune(self, volume: Volume, *, dry_run: bool = False) -> tuple[list[int], int]:
+        """Forget what the tiers let go: (those numbers, how many stay); `dry_run` changes nothing.
+
+        NoSpaceError, CorruptionError.
+        """
+        with self._lock:
+            line = self._lines.setdefault(volume.state.record.id, _Line())
+            rhythm = rhythm_ns(self.tiers(volume), round(limits.RETENTION_RHYTHM_SECONDS_MAX * 1e9))
+            line.due = clock.monotonic() + rhythm / 1e9
+            left = self._count(volume)
+            found = self._thin(volume, line, dry_run) if self.tiers(volume) else []
+        if found and not dry_run:
+            fields = {"volume": volume.name, "forgotten": len(found), "left": left - len(found)}
+            log.info("thinned", extra=fields)
+        return found, left - len(found)
+
+    def _thin(self, volume: Volume, line: _Line, dry_run: bool) -> list[int]:
+        """Numbers that went, or would go. A long history is thinned in parts, as it is read."""
+        found: list[int] = []
+        whole = False
+        while not whole:
+            whole = self._read(volume, line)
+            if dry_run and not whole:
+                continue
+            some = self._plan(volume, line)
+            if not dry_run:
+                self._forget(volume, line, some)
+            found += some
+        return found
+
+    def _plan(self, volume: Volume, line: _Line) -> list[int]:
+        record = volume.state.record
+        keep = set(self._pinned().get(record.id, ()))
+        if record.verified_seq is not None:
+            keep.add(record.verified_seq)  # the next verification looks at what changed since
+        return plan(line.moments, self.tiers(volume), clock.now_ns(), keep)
+
+    def _read(self, volume: Volume, line: _Line) -> bool:
+        """Read on; false where more may follow."""
+        count = 0
+        for each in self._store.snapshots(volume.state.record.id, start=line.read + 1):
+            line.moments.append(Moment(each.seq, each.time_ns, each.consistency == "crash"))
+            line.read, count = each.seq, count + 1
+            if count == limits.RETENTION_READ_MAX:
+                return False
+        return True
+
+    def _count(self, volume: Volume) -> int:
+        """How many snapshots the volume has; the first time all of them are counted."""
+        record = volume.state.record
+        given = record.next_seq - 1
+        if volume.forgotten is None:
+            volume.forgotten = given - self._store.snapshot_count(record.id, stop=given + 1)
+        return given - volume.forgotten
+
+    def _forget(self, volume: Volume, line: _Line, seqs: Sequence[int]) -> None:
+        number = volume.state.record.id
+        for start in range(0, len(seqs), limits.FORGET_BATCH_MAX):
+            some = seqs[start : start + limits.FORGET_BATCH_MAX]
+            failpoint.hit("forget.before_commit")
+            self._store.commit(Batch(snapshots_del={(number, seq) for seq in some}))
+            failpoint.hit("forget.after_commit")
+            gone = set(some)
+            line.moments = [m for m in line.moments if m.seq not in gone]
+            volume.forgotten = (volume.forgotten or 0) + len(gone)
+
+    def forget(self, volume: Volume, seqs: Sequence[int]) -> None:
+        """Forget these snapshots. ConflictError, and nothing is changed, for one that is kept."""
+        with self._lock:
+            line = self._lines.setdefault(volume.state.record.id, _Line())
+            self._count(volume)
+            why = self._kept(volume)
+            refused = [f"{volume.name}@{seq} is {why[seq]}" for seq in seqs if seq in why]
+            if refused:
+                raise ConflictError(f"{'; '.join(refused[:10])}: nothing was forgotten")
+            found = [seq for seq in sorted(set(seqs)) if self._stored(volume, seq)]
+            self._forget(volume, line, found)
+        log.info("forgotten", extra={"volume": volume.name, "snapshots": len(found)})
+
+    def _stored(self, volume: Volume, seq: int) -> bool:
+        """Whether the snapshot is still there: another request may have met this one."""
+        number = volume.state.record.id
+        return self._store.snapshot_count(number, seq, seq + 1) > 0
+
+    def _kept(self, volume: Volume) -> dict[int, str]:
+        """Numbers that may not be forgotten, and why."""
+        record = volume.state.record
+        why = dict(self._pinned().get(record.id, {}))
+        newest = self._store.newest_crash(record.id)
+        if newest is not None:
+            why[newest.seq] = "the newest crash-consistent snapshot, which a lost volume comes from"
+        head = volume.state.head
+        if head is not None:
+            why[head.seq] = "the newest snapshot"
+        return why
+
+    # Tags
+
+    def tag(self, volume: Volume, snapshot: SnapshotRecord, name: str) -> None:
+        """Give a snapshot a name of its own; a tag that it has already is no error.
+
+        ConflictError for a tag of another snapshot, or one too many; NotFoundError for a snapshot
+        that was forgotten meanwhile.
+        """
+        number = volume.state.record.id
+        with self._lock:
+            present = volume.tags.get(name)
+            if present == snapshot.seq:
+                return
+            if present is not None:
+                raise ConflictError(
+                    f"the tag {name} of {volume.name} names snapshot {present}; take it away"
+                    f" first: diffkeeper untag {volume.name} {name}"
+                )
+            if len(volume.tags) >= limits.TAGS_MAX:
+                raise ConflictError(f"volume {volume.name} has {len(volume.tags)} tags already")
+            self._store.commit(Batch(tags_put={(number, name): snapshot.seq}))
+            volume.tags = self._store.tags(number)
+            self._pins = None
+
+    def untag(self, volume: Volume, name: str) -> int:
+        """Take a tag away: the number of the snapshot that had it. NotFoundError for none."""
+        number = volume.state.record.id
+        with self._lock:
+            seq = volume.tags.get(name)
+            if seq is None:
+                raise NotFoundError(f"volume {volume.name} has no tag {shown(name)}")
+            self._store.commit(Batch(tags_del={(number, name)}))
+            volume.tags = self._store.tags(number)
+            self._pins = None
+            return seq
+
+    def purged(self) -> None:
+        """A volume and its tags are gone for good: what they kept elsewhere is free."""
+        with self._lock:
+            self._pins = None
+
+    def _pinned(self) -> Pins:
+        """All that tags keep: their snapshots, and the other volumes' ones of those instants."""
+        if self._pins is None:
+            pins: Pins = {}
+            for number, name, seq in self._store.all_tags():
+                for member, at in self._instant(number, seq).items():
+                    pins.setdefault(member, {})[at] = f"of the instant that a tag keeps: {name}"
+                pins.setdefault(number, {})[seq] = f"tagged {name}"
+            self._pins = pins
+        return self._pins
+
+    def _instant(self, number: int, seq: int) -> dict[int, int]:
+        """Volume id to number of all snapshots of the instant of one."""
+        try:
+            group = self._store.snapshot(number, seq).group
+        except DiffKeeperError:
+            return {}  # damaged or gone: there is nothing to keep but itself
+        return {int(member): at for member, at in group.items()}

@@ -1,0 +1,218 @@
+"""Removed volumes: what is kept of them, how one comes back, and when it is gone for good.
+
+A removed volume keeps its record and its snapshots. Its live directory goes at once where the last
+state is in the store, and stays with it until the end where it is not. Blocks.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from diffkeeper import clock, failpoint, limits
+from diffkeeper.errors import ConflictError, DiffKeeperError, NotFoundError
+from diffkeeper.fsio import durable
+from diffkeeper.store.store import Batch
+from diffkeeper.volumes.model import TrashView
+from diffkeeper.volumes.options import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from diffkeeper.format.records import VolumeRecord
+    from diffkeeper.store.store import Store
+    from diffkeeper.volumes.volume import Volume
+
+log = logging.getLogger(__name__)
+
+
+class Trash:
+    """The removed volumes of one store, whose directories are below `volumes`.
+
+    `seconds`: how long one can be brought back.
+    """
+
+    def __init__(self, store: Store, volumes: str, seconds: float) -> None:
+        self._store = store
+        self._volumes = volumes
+        self._keep_ns = round(seconds * 1e9)
+        self._lock = threading.Lock()
+        self._records: dict[int, VolumeRecord] = {}
+
+    def add(self, record: VolumeRecord) -> None:
+        """A volume was removed, or was found to be at the start."""
+        with self._lock:
+            self._records[record.id] = record
+
+    def records(self) -> list[VolumeRecord]:
+        """All of them, the first removed one first."""
+        with self._lock:
+            return sorted(self._records.values(), key=_removed)
+
+    def find(self, reference: str) -> VolumeRecord:
+        """The removed volume of this name, or else of this id; NotFoundError.
+
+        ConflictError, naming their ids, where several had the name.
+        """
+        records = self.records()
+        named = [r for r in records if r.name == reference]
+        named = named or [r for r in records if str(r.id) == reference]
+        if not named:
+            raise NotFoundError(f"no volume {shown(reference)} is in the trash")
+        if len(named) > 1:
+            ids = ", ".join(f"{r.id} (removed {clock.rfc3339(_removed(r))})" for r in named)
+            raise ConflictError(
+                f"{len(named)} volumes in the trash had the name {reference}; name one by its id:"
+                f" {ids}"
+            )
+        return named[0]
+
+    def views(self) -> list[TrashView]:
+        """All of them as they are shown."""
+        return [self._view(record) for record in self.records()]
+
+    def _view(self, record: VolumeRecord) -> TrashView:
+        head = None
+        if record.head is not None:
+            head = next(self._store.snapshots(record.id, reverse=True), None)
+        return TrashView(
+            name=record.name,
+            id=record.id,
+            removed=clock.rfc3339(_removed(record)),
+            purge=clock.rfc3339(_removed(record) + self._keep_ns),
+            bytes=head.bytes if head is not None else 0,
+            snapshots=self._store.snapshot_count(record.id),
+            live=not record.clean and os.path.isdir(self._live(record.id)),
+        )
+
+    def restore(self, record: VolumeRecord, name: str) -> VolumeRecord:
+        """Make it a volume of this free name again: the stored record. NotFoundError when it is
+        gone meanwhile.
+        """
+        with self._taken(record):
+            back = replace(record, name=name, removed_ns=None)
+            failpoint.hit("undelete.before_commit")
+            self._store.commit(Batch(volumes=[back], names_put={name: back.id}))
+            failpoint.hit("undelete.after_commit")
+        return back
+
+    @contextmanager
+    def _taken(self, record: VolumeRecord) -> Iterator[None]:
+        """Nobody else brings it back or purges it; it is in the trash again if that fails."""
+        with self._lock:
+            if self._records.pop(record.id, None) is None:
+                raise NotFoundError(f"volume {record.name} ({record.id}) is not in the trash")
+        try:
+            yield
+        except BaseException:
+            self.add(record)
+            raise
+
+    def take(self, volume: Volume, capture: Callable[[], object]) -> str | None:
+        """Remove a volume that nobody has mounted, with its last state, which `capture` takes.
+
+        Where its live directory waits to be deleted; None when it has to stay, because what it
+        holds is not in the store at one instant.
+        """
+        captured = not volume.present or self._captured(volume, capture)
+        volume.close()
+        failpoint.hit("volume.before_remove")
+        volume.released()
+        number = volume.state.record.id
+        batch = Batch(names_del={volume.name}, drop_index={number})
+        volume.state.commit(batch, removed_ns=clock.now_ns(), clean=captured)
+        failpoint.hit("volume.after_remove")
+        removed = self.discard(number) if captured else None
+        self.add(volume.state.record)  # from here on it can be brought back
+        return removed
+
+    def _captured(self, volume: Volume, capture: Callable[[], object]) -> bool:
+        """Whether the newest snapshot is what the live directory holds, at one instant."""
+        error = ""
+        try:
+            volume.open()
+            capture()
+        except (DiffKeeperError, OSError) as failure:
+            error = str(failure)
+        head = volume.state.head
+        if not error and head is not None and head.consistency == "crash":
+            return True
+        fields = {"volume": volume.name, "error": error or "the last snapshot is fuzzy"}
+        log.error("remove_capture_failed", extra={**fields, "kept": volume.live})
+        return False
+
+    # Directories
+
+    def _live(self, number: int) -> str:
+        return os.path.join(self._volumes, str(number), "live")
+
+    def discard(self, number: int) -> str:
+        """Move a live directory out of the way; where it waits to be deleted."""
+        live, removed = self._live(number), os.path.join(self._volumes, str(number), "removed")
+        if os.path.isdir(live):
+            durable.remove_tree(removed)
+            durable.rename_directory(live, removed)
+        return removed
+
+    def leftovers(self) -> list[str]:
+        """Directories that removals and purges left behind when the daemon was killed."""
+        return [self.discard(record.id) for record in self.records() if record.clean]
+
+    # The end
+
+    def purge(self, record: VolumeRecord) -> None:
+        """Delete all that is left of it, for good; what is interrupted can be done again.
+
+        NotFoundError when it is gone meanwhile.
+        """
+        with self._taken(record):
+            durable.remove_tree(os.path.join(self._volumes, str(record.id)))
+            while not self._purged_some(record.id):
+                pass
+        log.info("purged", extra={"volume": record.name, "id": record.id})
+
+    def _purged_some(self, number: int) -> bool:
+        """One transaction of a purge, the oldest snapshots first; true when it was the last one."""
+        found = self._store.snapshots(number)
+        some = [s.seq for s, _ in zip(found, range(limits.FORGET_BATCH_MAX), strict=False)]
+        gone = set(some)
+        tags = {(number, tag) for tag, seq in self._store.tags(number).items() if seq in gone}
+        batch = Batch(snapshots_del={(number, seq) for seq in some}, tags_del=tags)
+        last = len(some) < limits.FORGET_BATCH_MAX
+        if last:
+            batch.volumes_del, batch.drop_index = {number}, {number}
+            failpoint.hit("trash.before_purge")
+        failpoint.hit("forget.before_commit")
+        self._store.commit(batch)
+        failpoint.hit("forget.after_commit")
+        if last:
+            failpoint.hit("trash.after_purge")
+        return last
+
+    def purge_due(self) -> int:
+        """Purge what has been here for its time, and the oldest ones of too many: how many.
+
+        What fails is told, and tried again.
+        """
+        last, done = clock.now_ns() - self._keep_ns, 0
+        records = self.records()
+        for index, record in enumerate(records):
+            if _removed(record) > last and len(records) - index <= limits.TRASH_VOLUMES_MAX:
+                continue
+            try:
+                self.purge(record)
+            except (DiffKeeperError, OSError) as error:
+                fields = {"volume": record.name, "id": record.id, "error": str(error)}
+                log.error("purge_failed", extra=fields)
+            else:
+                done += 1
+        return done
+
+
+def _removed(record: VolumeRecord) -> int:
+    """When it was removed, nanoseconds since the epoch."""
+    return record.removed_ns or 0

@@ -1,0 +1,371 @@
+"""Tags, retention and trash of a real daemon, by command and by route."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import random
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from diffkeeper import limits
+from tests.protocol.conftest import package_environment
+from tests.support import disks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.protocol.conftest import Daemon
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+
+
+def parsed(ended: subprocess.CompletedProcess[str], code: int = 0) -> Any:
+    assert ended.returncode == code, ended.stderr
+    return json.loads(ended.stdout)
+
+
+def said(ended: subprocess.CompletedProcess[str], code: int) -> str:
+    """What a command that must fail with this exit code says."""
+    assert ended.returncode == code, (ended.stdout, ended.stderr)
+    return ended.stderr
+
+
+def write(daemon: Daemon, count: int, volume: str = "v", **options: str) -> list[int]:
+    """A mounted volume with so many snapshots; in each the file `a` has the snapshot's number."""
+    daemon.ok("Create", Name=volume, Opts={"interval": "1h", "retention": "all", **options})
+    mountpoint = Path(daemon.ok("Mount", Name=volume, ID="w")["Mountpoint"])
+    taken = []
+    for number in range(count):
+        (mountpoint / "a").write_text(f"{volume} {number}\n")
+        path = f"/v1/volumes/{volume}/snapshots"
+        taken.append(daemon.admin("POST", path, {}, 201)["seq"])
+    return taken
+
+
+def seqs(daemon: Daemon, volume: str = "v") -> list[int]:
+    return [s["seq"] for s in daemon.admin("GET", f"/v1/volumes/{volume}/snapshots")]
+
+
+def test_tags(daemon: Daemon) -> None:
+    taken = write(daemon, 4)
+    tagged = parsed(daemon.cli("--json", "tag", f"v@{taken[1]}", "good"))
+    assert (tagged["seq"], tagged["tags"]) == (taken[1], ["good"])
+    assert daemon.cli("tag", "v@good", "better").returncode == 0
+    assert daemon.cli("tag", "v", "newest").returncode == 0
+    assert "untag v good" in said(daemon.cli("tag", f"v@{taken[2]}", "good"), 4)
+    for bad in ("latest", "17", "deadbeef", "a b", "-x"):
+        assert said(daemon.cli("tag", "v", "--", bad), 2)
+    listed = daemon.cli("snapshots", "v").stdout
+    assert "TAGS" in listed
+    assert "better, good" in listed
+    status = daemon.ok("Get", Name="v")["Volume"]["Status"]
+    assert status["tags"] == {"better": taken[1], "good": taken[1], "newest": taken[3]}
+    target = daemon.base / "good"
+    assert daemon.cli("restore", "v@good", "--to", str(target)).returncode == 0
+    assert (target / "a").read_text() == "v 1\n"
+    assert parsed(daemon.cli("--json", "verify", "v@good"))["seq"] == taken[1]
+    daemon.stop(9)
+    daemon.start()
+    assert daemon.cli("untag", "v", "good").returncode == 0
+    assert said(daemon.cli("untag", "v", "good"), 3)
+    assert said(daemon.cli("untag", "v", "latest"), 2)
+    assert said(daemon.cli("verify", "v@good"), 3)
+    assert daemon.admin("GET", f"/v1/volumes/v/resolve?snapshot={taken[1]}")["tags"] == ["better"]
+
+
+def test_forget(daemon: Daemon) -> None:
+    taken = write(daemon, 6)
+    assert daemon.cli("tag", f"v@{taken[2]}", "good").returncode == 0
+    before = seqs(daemon)
+    for refused, why in (
+        (f"v@{taken[-1]}", "newest"),
+        ("v@latest", "newest"),
+        ("v@good", "tagged good"),
+    ):
+        message = said(daemon.cli("forget", f"v@{taken[0]}", refused), 4)
+        assert why in message
+        assert "nothing was forgotten" in message
+    assert "one volume" in said(daemon.cli("forget", f"v@{taken[0]}", "w@1"), 2)
+    assert "which" in said(daemon.cli("forget", "v"), 2)
+    assert said(daemon.cli("forget", "v@999"), 3)
+    assert seqs(daemon) == before
+    done = parsed(daemon.cli("--json", "forget", f"v@{taken[0]}", f"v@{taken[3]}"))
+    assert done == {"forgotten": [taken[0], taken[3]]}
+    assert seqs(daemon) == [s for s in before if s not in (taken[0], taken[3])]
+    assert "was forgotten" in said(daemon.cli("verify", f"v@{taken[0]}"), 3)
+    status = daemon.ok("Get", Name="v")["Volume"]["Status"]
+    assert status["snapshots"] == len(before) - 2
+    daemon.stop(9)
+    daemon.start()
+    assert seqs(daemon) == [s for s in before if s not in (taken[0], taken[3])]
+    deadline = time.monotonic() + 20
+    while daemon.admin("GET", "/v1/volumes/v")["status"]["snapshots"] != len(before) - 2:
+        assert time.monotonic() < deadline, "they are not counted"
+        time.sleep(0.1)
+
+
+def test_the_snapshot_argument_by_time(daemon: Daemon) -> None:
+    taken = write(daemon, 2)
+    listed = {s["seq"]: s for s in daemon.admin("GET", "/v1/volumes/v/snapshots")}
+    for reference in (listed[taken[0]]["time"], f"{listed[taken[0]]['time'][:-1]}+00:00"):
+        target = daemon.base / f"at-{len(reference)}"
+        result = parsed(daemon.cli("--json", "restore", f"v@{reference}", "--to", str(target)))
+        assert result["snapshot"]["seq"] == taken[0]
+    for reference in ("latest", "-0s", "2999-01-01", "2999-01-01T10:00"):
+        assert parsed(daemon.cli("--json", "verify", f"v@{reference}"))["seq"] == taken[1]
+    for reference in ("-1h", "2001-01-01"):
+        assert said(daemon.cli("verify", f"v@{reference}"), 3)
+    for reference in ("2026-99-01", "-5", "a/b", "HEAD~1"):
+        assert "-5m" in said(daemon.cli("verify", f"v@{reference}"), 2) or "no moment" in said(
+            daemon.cli("verify", f"v@{reference}"), 2
+        )
+
+
+def test_retention_works_by_itself_and_on_demand(daemon: Daemon) -> None:
+    """Five seconds old snapshots are thinned to one in two seconds, ten seconds old ones go."""
+    taken = write(daemon, 8, retention="1s:all,10s:2s")
+    assert daemon.cli("tag", f"v@{taken[1]}", "good").returncode == 0
+    plan = parsed(daemon.cli("--json", "prune", "v", "--dry-run"))[0]
+    assert (plan["volume"], plan["retention"]) == ("v", "1s:all,10s:2s")
+    deadline = time.monotonic() + 40
+    while seqs(daemon) != [taken[1], taken[-1]]:
+        assert time.monotonic() < deadline, seqs(daemon)
+        time.sleep(0.5)
+    assert "thinned volume=v" in daemon.log
+    assert daemon.cli("untag", "v", "good").returncode == 0
+    dry = daemon.cli("prune", "--dry-run")
+    assert dry.returncode == 0
+    assert "RETENTION" in dry.stdout
+    assert daemon.cli("prune", "v").returncode == 0
+    assert seqs(daemon) == [taken[-1]]
+    assert daemon.admin("GET", "/v1/volumes/v")["status"]["snapshots"] == 1
+    assert parsed(daemon.cli("--json", "verify", "v"))["ok"] is True
+    assert said(daemon.cli("prune", "nobody"), 3)
+
+
+def test_the_default_is_a_setting(new_daemon: Callable[..., Daemon]) -> None:
+    daemon = new_daemon("--retention", "1h:all", "--trash", "2d")
+    daemon.start()
+    daemon.ok("Create", Name="v", Opts={})
+    daemon.ok("Create", Name="w", Opts={"retention": "all"})
+    plan = {each["volume"]: each for each in daemon.admin("POST", "/v1/prune", {"dry_run": True})}
+    assert {name: each["retention"] for name, each in plan.items()} == {"v": "1h:all", "w": "all"}
+    for setting, value in (("--retention", "1h"), ("--trash", "-1d"), ("--trash", "9999d")):
+        process = new_daemon(setting, value).spawn()
+        assert process.wait(60) == 2
+
+
+def remove(daemon: Daemon, volume: str = "v") -> None:
+    daemon.ok("Unmount", Name=volume, ID="w")
+    daemon.ok("Remove", Name=volume)
+
+
+def test_undelete(daemon: Daemon) -> None:
+    taken = write(daemon, 3, mode="0750")
+    assert daemon.cli("tag", f"v@{taken[0]}", "good").returncode == 0
+    mountpoint = Path(daemon.ok("Path", Name="v")["Mountpoint"])
+    (mountpoint / "a").write_text("written last\n")
+    number = daemon.admin("GET", "/v1/volumes/v")["status"]["id"]
+    remove(daemon)
+    assert daemon.ok("List")["Volumes"] == []
+    assert said(daemon.cli("inspect", "v"), 3)
+    (found,) = parsed(daemon.cli("--json", "trash"))
+    assert (found["name"], found["id"], found["live"]) == ("v", number, False)
+    assert found["bytes"] == len("written last\n")
+    assert found["removed"] < found["purge"]
+    assert "v " in daemon.cli("trash").stdout
+    daemon.stop(9)
+    daemon.start()
+    back = parsed(daemon.cli("--json", "undelete", "v"))
+    assert (back["name"], back["options"]["mode"]) == ("v", "0750")
+    assert back["status"]["tags"] == {"good": taken[0]}
+    assert back["status"]["snapshots"] == found["snapshots"] == len(seqs(daemon))
+    assert parsed(daemon.cli("--json", "trash")) == []
+    mountpoint = Path(daemon.ok("Mount", Name="v", ID="x")["Mountpoint"])
+    assert (mountpoint / "a").read_text() == "written last\n"
+    recovery = daemon.admin("GET", "/v1/volumes/v")["status"]["last_recovery"]
+    assert recovery["kind"] == "replay"
+    (mountpoint / "a").write_text("written later\n")
+    later = parsed(daemon.cli("--json", "snapshot", "v"))
+    assert later["seq"] == found["snapshots"] + 1
+    assert daemon.cli("verify", "v").returncode == 0
+
+
+def test_a_name_can_be_used_again_at_once(daemon: Daemon) -> None:
+    for number in range(2):
+        write(daemon, 1)
+        remove(daemon)
+        assert len(daemon.admin("GET", "/v1/trash")) == number + 1
+    write(daemon, 1)
+    first, second = daemon.admin("GET", "/v1/trash")
+    message = said(daemon.cli("undelete", "v"), 4)
+    assert str(first["id"]) in message
+    assert str(second["id"]) in message
+    assert "--as NAME" in said(daemon.cli("undelete", str(first["id"])), 4)
+    assert daemon.cli("undelete", str(first["id"]), "--as", "old").returncode == 0
+    assert "--as NAME" in said(daemon.cli("undelete", "v"), 4)
+    assert said(daemon.cli("undelete", "v", "--as", "../x"), 2)
+    assert said(daemon.cli("undelete", "nobody"), 3)
+    assert {v["Name"] for v in daemon.ok("List")["Volumes"]} == {"v", "old"}
+    assert "say --yes" in said(daemon.cli("empty-trash"), 2)
+    assert len(daemon.admin("GET", "/v1/trash")) == 1
+    assert parsed(daemon.cli("--json", "empty-trash", "v", "--yes"))[0]["id"] == second["id"]
+    assert said(daemon.cli("empty-trash", "v", "--yes"), 3)
+    assert parsed(daemon.cli("--json", "empty-trash", "--yes")) == []
+    assert not (daemon.state_dir / "volumes" / str(second["id"])).exists()
+    daemon.stop(9)
+    daemon.start()
+    assert daemon.admin("GET", "/v1/trash") == []
+    assert {v["Name"] for v in daemon.ok("List")["Volumes"]} == {"v", "old"}
+
+
+def test_a_person_is_asked(daemon: Daemon) -> None:
+    write(daemon, 1)
+    remove(daemon)
+    command = [sys.executable, "-m", "diffkeeper", "--socket", daemon.path, "empty-trash"]
+    for answer, code, left in ((b"n\n", 2, 1), (b"\n", 2, 1), (b"y\n", 0, 0)):
+        typed, terminal = pty.openpty()
+        try:
+            os.write(typed, answer)
+            ended = subprocess.run(
+                command,
+                stdin=terminal,
+                env=package_environment(),
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+        finally:
+            os.close(typed)
+            os.close(terminal)
+        assert ended.returncode == code, ended.stderr
+        assert "for good? [y/N]" in ended.stderr
+        assert len(daemon.admin("GET", "/v1/trash")) == left
+
+
+def test_the_trash_empties_itself(new_daemon: Callable[..., Daemon]) -> None:
+    daemon = new_daemon("--trash", "0s")
+    daemon.start()
+    write(daemon, 3)
+    remove(daemon)
+    assert len(daemon.admin("GET", "/v1/trash")) == 1
+    daemon.stop(9)
+    daemon.start()
+    deadline = time.monotonic() + 20
+    while "purged volume=v" not in daemon.log:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert daemon.admin("GET", "/v1/trash") == []
+    assert daemon.admin("GET", "/v1/stats")["snapshots"] == 0
+
+
+def test_what_cannot_be_captured_is_kept_as_it_is(
+    new_daemon: Callable[..., Daemon], tmp_path: Path
+) -> None:
+    """On a full disk a volume can be removed; its live directory stays in the trash with it."""
+    with disks.file_system("ext4", tmp_path, 128 * limits.MIB) as disk:
+        daemon = new_daemon("--state-dir", str(disk / "state"))
+        daemon.start()
+        write(daemon, 2)
+        mountpoint = Path(daemon.ok("Path", Name="v")["Mountpoint"])
+        content = os.urandom(8 * limits.MIB)
+        (mountpoint / "large").write_bytes(content)
+        disks.fill(disk / "filler")
+        remove(daemon)
+        assert "remove_capture_failed" in daemon.log
+        daemon.stop(9)
+        daemon.start()
+        (found,) = daemon.admin("GET", "/v1/trash")
+        assert found["live"] is True
+        assert "kept: not captured whole" in daemon.cli("trash").stdout
+        assert daemon.cli("undelete", "v").returncode == 0
+        mountpoint = Path(daemon.ok("Mount", Name="v", ID="w")["Mountpoint"])
+        assert (mountpoint / "large").read_bytes() == content
+        assert daemon.admin("GET", "/v1/volumes/v")["status"]["last_recovery"]["kind"] == "live"
+        (disk / "filler").unlink()
+        assert daemon.cli("snapshot", "v").returncode == 0
+        remove(daemon)
+        (found,) = daemon.admin("GET", "/v1/trash")
+        assert found["live"] is False
+        daemon.stop()
+
+
+def test_what_is_written_to_during_its_removal_is_kept_as_it_is(daemon: Daemon) -> None:
+    """Something on the host writes on: no snapshot is one instant, and the directory stays."""
+    write(daemon, 1)
+    live = Path(daemon.admin("GET", "/v1/volumes/v")["status"]["live"])
+    (live / "b").write_bytes(os.urandom(4 * limits.MIB))
+    daemon.ok("Unmount", Name="v", ID="w")
+    ended = threading.Event()
+
+    def write_on() -> None:
+        with open(live / "b", "r+b", buffering=0) as file:
+            while not ended.is_set():
+                os.pwrite(file.fileno(), os.urandom(4096), random.randrange(1000) * 4096)
+
+    writer = threading.Thread(target=write_on)
+    writer.start()
+    try:
+        daemon.ok("Remove", Name="v")
+    finally:
+        ended.set()
+        writer.join()
+    content = (live / "b").read_bytes()
+    daemon.stop(9)
+    daemon.start()
+    (found,) = daemon.admin("GET", "/v1/trash")
+    assert found["live"] is True
+    assert daemon.cli("undelete", "v").returncode == 0
+    mountpoint = Path(daemon.ok("Mount", Name="v", ID="w")["Mountpoint"])
+    assert (mountpoint / "b").read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("POST", "/v1/volumes/nobody/tags", {"tag": "t"}, 404),
+        ("POST", "/v1/volumes/nobody/tags", {"tag": "latest"}, 400),
+        ("POST", "/v1/volumes/nobody/tags", {"tag": 1}, 400),
+        ("POST", "/v1/volumes/nobody/tags", {"tag": "t", "snapshot": 1}, 400),
+        ("POST", "/v1/volumes/nobody/tags", {"tag": "t", "more": 1}, 400),
+        ("POST", "/v1/volumes/.x/tags", {"tag": "t"}, 400),
+        ("DELETE", "/v1/volumes/nobody/tags/t", None, 404),
+        ("DELETE", "/v1/volumes/nobody/tags/a%2fb", None, 400),
+        ("DELETE", "/v1/volumes/nobody/tags/%ff", None, 400),
+        ("GET", "/v1/volumes/nobody/tags", None, 405),
+        ("POST", "/v1/volumes/nobody/forget", {"snapshots": ["1"]}, 404),
+        ("POST", "/v1/volumes/nobody/forget", {"snapshots": []}, 400),
+        ("POST", "/v1/volumes/nobody/forget", {"snapshots": "1"}, 400),
+        ("POST", "/v1/volumes/nobody/forget", {"snapshots": [1]}, 400),
+        ("POST", "/v1/volumes/nobody/forget", {"snapshots": ["1"] * 1001}, 400),
+        ("POST", "/v1/volumes/nobody/forget", [], 400),
+        ("POST", "/v1/prune", {"volume": "nobody"}, 404),
+        ("POST", "/v1/prune", {"volume": "../x"}, 400),
+        ("POST", "/v1/prune", {"dry_run": "yes"}, 400),
+        ("POST", "/v1/prune", {"dry-run": True}, 400),
+        ("POST", "/v1/trash", {}, 405),
+        ("DELETE", "/v1/trash/nobody", None, 404),
+        ("DELETE", "/v1/trash/.hidden", None, 400),
+        ("DELETE", "/v1/trash/1", None, 404),
+        ("DELETE", "/v1/trash", {"name": "x"}, 400),
+        ("POST", "/v1/trash/nobody/undelete", {}, 404),
+        ("POST", "/v1/trash/nobody/undelete", {"as": "a/b"}, 400),
+        ("POST", "/v1/trash/nobody/undelete", {"as": 1}, 400),
+        ("POST", "/v1/trash/nobody/undelete", {"to": "x"}, 400),
+        ("POST", f"/v1/trash/{'1' * 300}/undelete", {}, 400),
+    ],
+)
+def test_errors(shared: Daemon, method: str, path: str, body: object, status: int) -> None:
+    answer = shared.admin(method, path, body, status)
+    assert answer["Err"]
+    assert len(answer["Err"]) < 500
+    assert shared.admin("GET", "/v1/trash") == []
