@@ -10,6 +10,7 @@ from pathlib import Path
 
 from diffkeeper import hashing, limits
 from diffkeeper.format import (
+    archive,
     chunk,
     dirnode,
     entry,
@@ -117,6 +118,7 @@ def layout(title: str) -> tuple[str, list[str]]:
 
 def test_constants() -> None:
     sources = {**vars(limits), **vars(hashing), **vars(node), **vars(tables), **vars(records)}
+    sources |= vars(archive)
     listed = {cells[0]: int(cells[1]) for cells in rows("Constants", "Constant")}
     assert listed == {name: sources[name] for name in listed}
     encoded = {"NODE_BYTES_MAX", "RECORD_BYTES_MAX", "FILE_NODE_FANOUT", "FORMAT_VERSION"}
@@ -154,6 +156,17 @@ def test_codes() -> None:
     assert stored == {n: v for n, v in vars(chunk).items() if n.startswith("KIND_")}
     types = {int(value): name for value, name in rows("Nodes", "Type")}
     assert types == {kind.value: kind.name for kind in node.NodeType}
+
+
+def test_archive() -> None:
+    places = [(int(cells[0]), int(cells[1])) for cells in rows("Preface", "Offset")]
+    assert places == [(0, 8), (8, 2), (10, 2)]
+    assert archive.PREFACE.format == "<8sHH"
+    assert f"`{archive.ARCHIVE_MAGIC.decode()}`" in section("Preface")
+    assert layout("Frame")[0] == archive.FRAME.format
+    assert layout("Trailer")[0] == archive.TRAILER.format
+    kinds = {int(cells[0]): (cells[1], int(cells[3])) for cells in rows("Frame", "Frame kind")}
+    assert kinds == {k.value: (k.name, archive.PAYLOAD_BYTES_MAX[k]) for k in archive.FrameKind}
 
 
 def test_record_fields_in_order() -> None:

@@ -51,6 +51,7 @@ def test_every_option_at_once() -> None:
         "uid",
         "gid",
         "mode",
+        "from",
     }
 
 

@@ -13,7 +13,7 @@ from aiohttp import web
 import diffkeeper
 from diffkeeper.api import checks, wire
 from diffkeeper.api.past import PastAdmin
-from diffkeeper.api.responses import json_response, read_body
+from diffkeeper.api.responses import json_response, pieces, read_body
 from diffkeeper.volumes.options import check_name
 
 if TYPE_CHECKING:
@@ -44,8 +44,11 @@ class Admin:
             web.get(f"{volume}/resolve", self.resolve, allow_head=False),
             web.get(f"{volume}/group", self.group, allow_head=False),
             web.post(f"{volume}/verify", self.verify),
+            web.get(f"{volume}/records", self.records, allow_head=False),
+            web.post(f"{volume}/import", self.import_volume),
             web.post("/v1/objects", self.objects),
             web.get("/v1/stats", self.stats, allow_head=False),
+            web.post("/v1/stats", self.counted),
             web.get("/v1/doctor", self.doctor, allow_head=False),
             *PastAdmin(self._service).routes(),
         ]
@@ -96,6 +99,17 @@ class Admin:
         name = await self._named(request)
         return json_response([asdict(each) for each in await self._service.group(name, reference)])
 
+    async def records(self, request: web.Request) -> web.Response:
+        """Stored records of a volume and of its snapshots past `after`, a page of them."""
+        after = wire.check_number(request.query.get("after", "0"))
+        name = await self._named(request)
+        return json_response(await self._service.records(name, after))
+
+    async def import_volume(self, request: web.Request) -> web.Response:
+        """A new volume from the archive in the body; answers 201 when it is durable."""
+        name = await self._named(request)
+        return json_response(await self._service.import_volume(name, pieces(request)), 201)
+
     async def verify(self, request: web.Request) -> web.Response:
         """Verify the store's copy of a snapshot, or the live directory against the newest."""
         reference = wire.parse_verify(await read_body(request))
@@ -115,6 +129,12 @@ class Admin:
         """Totals of the store."""
         await self._service.ready()
         return json_response(dict(self._service.stats()))
+
+    async def counted(self, request: web.Request) -> web.Response:
+        """The same, with what each volume takes counted anew."""
+        wire.parse_empty(await read_body(request))
+        await self._service.ready()
+        return json_response(dict(await self._service.counted()))
 
     async def doctor(self, _request: web.Request) -> web.Response:
         """What the daemon finds where it runs; answers while the state loads too."""

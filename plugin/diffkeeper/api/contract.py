@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from diffkeeper.volumes.model import (
         FeatureView,
         GroupMember,
+        Json,
         Pruning,
         SnapshotView,
         TrashView,
@@ -62,6 +63,10 @@ class Service(Protocol):
 
     async def resolve(self, name: str, reference: str | None) -> SnapshotView: ...
 
+    async def records(self, name: str, after: int) -> Json: ...
+
+    async def import_volume(self, name: str, pieces: AsyncIterator[bytes]) -> Json: ...
+
     async def group(self, name: str, reference: str | None) -> Sequence[GroupMember]: ...
 
     @property
@@ -70,6 +75,8 @@ class Service(Protocol):
     async def undelete(self, reference: str, name: str | None) -> VolumeView: ...
 
     async def objects(self, digests: list[tuple[str, bytes]]) -> list[bytes]: ...
+
+    async def counted(self) -> Mapping[str, object]: ...
 
     def stats(self) -> Mapping[str, object]: ...
 

@@ -196,6 +196,26 @@ GAUGES: Final[Mapping[str, tuple[str, Callable[[object], object]]]] = {
     "mounts": ("Mounts that are counted.", lambda s: _at(s, "mounts")),
     "logical_bytes": ("Bytes of all files.", lambda s: _at(s, "logical_bytes")),
     "stored_bytes": ("Bytes stored for all snapshots.", lambda s: _at(s, "stored_bytes")),
+    "volume_unique_bytes": (
+        "Plain bytes that no other volume has, when last counted.",
+        lambda s: _at(s, "accounting", "unique_bytes"),
+    ),
+    "volume_shared_bytes": (
+        "Plain bytes that another volume has, too, when last counted.",
+        lambda s: _at(s, "accounting", "shared_bytes"),
+    ),
+    "volume_unique_stored_bytes": (
+        "Stored bytes that this volume alone needs, when last counted.",
+        lambda s: _at(s, "accounting", "unique_stored_bytes"),
+    ),
+    "volume_growth_bytes_per_day": (
+        "Stored bytes that a day adds, when last counted.",
+        lambda s: _at(s, "accounting", "growth_bytes_per_day"),
+    ),
+    "volume_counted_age_seconds": (
+        "Age of these figures.",
+        lambda s: _at(s, "accounting", "age_seconds"),
+    ),
     "snapshot_age_seconds": (
         "Age of the newest snapshot. It grows while nothing changes.",
         lambda s: _at(s, "last_snapshot", "age_seconds"),

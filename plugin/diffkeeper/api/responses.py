@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from typing import TYPE_CHECKING
@@ -9,10 +10,10 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from diffkeeper import limits
-from diffkeeper.errors import DiffKeeperError, InvalidInputError, NotFoundError
+from diffkeeper.errors import BusyError, DiffKeeperError, InvalidInputError, NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -44,6 +45,23 @@ async def read_body(request: web.Request) -> bytes:
         else:
             return bytes(body)
     raise InvalidInputError(f"the request is larger than {limits.REQUEST_BYTES_MAX} bytes")
+
+
+async def pieces(request: web.Request) -> AsyncIterator[bytes]:
+    """A body of any length in pieces of a bounded one; BusyError when nothing comes for long."""
+    waiting = bytearray()
+    while True:
+        try:
+            async with asyncio.timeout(limits.IMPORT_SILENT_SECONDS_MAX):
+                part = await request.content.readany()
+        except TimeoutError:
+            raise BusyError("the sender has been silent for too long") from None
+        waiting += part
+        if len(waiting) >= limits.TRANSFER_PIECE_BYTES or (waiting and not part):
+            yield bytes(waiting)
+            waiting.clear()
+        if not part:
+            return
 
 
 def is_driver_path(path: str) -> bool:

@@ -207,6 +207,13 @@ def check_reference(value: object) -> str | None:
     return parse_reference(value).text
 
 
+def check_number(text: str) -> int:
+    """A sequence number in a query."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= limits.SEQ_DIGITS_MAX):
+        raise InvalidInputError(f"{shown(text)} is not a sequence number")
+    return int(text)
+
+
 def parse_verify(body: bytes) -> str | None:
     """The snapshot reference of `{"snapshot": REF or null}`; an empty body means null."""
     if not body.strip():

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import select
 import socket
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from diffkeeper import errors
 from diffkeeper.errors import DiffKeeperError, UnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 CONNECT_SECONDS_MAX: Final = 5.0
 CALL_SECONDS_MAX: Final = 60.0
@@ -66,8 +71,35 @@ class Client:
     def exchange(self, method: str, path: str, message: object) -> bytes:
         """As `call`, but the answer's bytes as they are."""
         body = None if message is None else json.dumps(message).encode("ascii")
+        return self._answer(method, path, lambda c: c.request(method, path, body=body))
+
+    def upload(self, path: str, pieces: Iterator[bytes]) -> object:
+        """POST a body of any length; ends early when the daemon has answered before all is sent."""
+
+        def send(connection: http.client.HTTPConnection) -> None:
+            connection.putrequest("POST", path)
+            connection.putheader("Transfer-Encoding", "chunked")
+            connection.endheaders()
+            for piece in pieces:
+                if select.select([connection.sock], [], [], 0)[0]:
+                    return
+                connection.send(b"%x\r\n%s\r\n" % (len(piece), piece))
+            connection.send(b"0\r\n\r\n")
+
+        def send_until_answered(connection: http.client.HTTPConnection) -> None:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                send(connection)
+
         try:
-            self._connection.request(method, path, body=body)
+            return json.loads(self._answer("POST", path, send_until_answered))
+        finally:
+            self.close()
+
+    def _answer(
+        self, method: str, path: str, send: Callable[[http.client.HTTPConnection], None]
+    ) -> bytes:
+        try:
+            send(self._connection)
             response = self._connection.getresponse()
             answer = response.read(ANSWER_BYTES_MAX)
         except TimeoutError as error:

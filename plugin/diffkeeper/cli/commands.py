@@ -6,11 +6,11 @@ import os
 from typing import TYPE_CHECKING, cast
 
 import diffkeeper
-from diffkeeper.cli import discover, doctor, output, past, restore
+from diffkeeper.cli import discover, doctor, moving, output, past, restore
 from diffkeeper.cli.client import volume_path
 from diffkeeper.cli.connection import ask, connect, socket_path
 from diffkeeper.daemon import config
-from diffkeeper.errors import DiffKeeperError, UnavailableError, VerificationError
+from diffkeeper.errors import BusyError, DiffKeeperError, UnavailableError, VerificationError
 from diffkeeper.volumes.options import check_name, format_size
 
 if TYPE_CHECKING:
@@ -143,14 +143,73 @@ def restore_volume(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def export_volume(arguments: argparse.Namespace) -> int:
+    """Export one snapshot as a tar, or a volume with its history as an archive."""
+    client = connect(arguments)
+    try:
+        result = moving.export(client, arguments.volume, arguments.to, history=arguments.history)
+    finally:
+        client.close()
+    if arguments.json and arguments.to != moving.STANDARD:
+        output.print_json(result)
+    else:
+        moving.show_export(result)
+    return 0
+
+
+def import_volume(arguments: argparse.Namespace) -> int:
+    """Import an archive as a new volume."""
+    client = connect(arguments)
+    try:
+        result = moving.import_volume(client, arguments.file, arguments.name)
+    finally:
+        client.close()
+    if arguments.json:
+        output.print_json(result)
+    else:
+        moving.show_import(result)
+    return 0
+
+
 def stats(arguments: argparse.Namespace) -> int:
-    """Totals of the store."""
-    found = cast("Json", ask(arguments, "GET", "/v1/stats"))
+    """Totals of the store and what each volume takes, counted now; or one volume's figures."""
+    with output.waiting("counting"):
+        found = cast("Json", ask(arguments, "POST", "/v1/stats", {}))
+    accounting = cast("Json", found.pop("accounting") or {})
+    each = cast("dict[str, Json]", accounting.get("volumes", {}))
+    if arguments.volume is not None:
+        name = check_name(arguments.volume)
+        if name not in each:
+            raise _not_counted(arguments, name)
+        found, each = {"volume": name, **each[name]}, {}
+    else:
+        found |= {"accounting": accounting or None} if arguments.json else {}
     if arguments.json:
         output.print_json(found)
-    else:
-        output.print_table(("total", "value"), [_statistic(*item) for item in found.items()])
+        return 0
+    output.print_table(("total", "value"), [_statistic(*item) for item in found.items()])
+    if each:
+        output.print_line("")
+        output.print_table(_ACCOUNT_HEADS, [_account_row(n, each[n]) for n in sorted(each)])
     return 0
+
+
+def _not_counted(arguments: argparse.Namespace, name: str) -> BusyError:
+    """Why there are no figures of a volume; raises NotFoundError when there is no volume."""
+    ask(arguments, "GET", volume_path(name))
+    return BusyError(f"volume {name} is still being counted; ask again")
+
+
+_ACCOUNT_HEADS = ("volume", "files", "unique", "shared", "stored", "alone", "ratio", "a day", "age")
+
+
+def _account_row(name: str, account: Json) -> list[object]:
+    fields = ("logical", "unique", "shared", "stored", "unique_stored")
+    sizes = [format_size(cast("int", account[f"{field}_bytes"])) for field in fields]
+    growth = account["growth_bytes_per_day"]
+    daily = "-" if growth is None else format_size(cast("int", growth))
+    age = f"{cast('float', account['age_seconds']):.0f}s"
+    return [name, *sizes, account["ratio"] or "-", daily, age]
 
 
 def _statistic(name: str, value: object) -> tuple[str, str]:
@@ -212,6 +271,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "snapshot": snapshot,
     "verify": verify,
     "restore": restore_volume,
+    "export": export_volume,
+    "import": import_volume,
     "tag": past.tag,
     "untag": past.untag,
     "forget": past.forget,

@@ -30,6 +30,8 @@ HELP: Final = {
     "snapshot": "take a snapshot now and wait until it is durable",
     "verify": "check a volume, or one of its snapshots, against the Merkle root",
     "restore": "write a snapshot's files into a directory",
+    "export": "write a snapshot as a tar, or a volume with its history, into one file",
+    "import": "make a new volume from a file that export --history wrote",
     "tag": "give a snapshot a name, under which it is kept",
     "untag": "take such a name away",
     "forget": "forget snapshots, all that are named or none",
@@ -37,7 +39,7 @@ HELP: Final = {
     "trash": "list the removed volumes",
     "undelete": "bring a removed volume back with its history",
     "empty-trash": "delete removed volumes for good",
-    "stats": "show the totals of the store",
+    "stats": "show what the store and each volume take",
     "doctor": "say what is missing on this machine, what it costs and how to mend it",
     "version": "show the versions of this program and of the daemon",
 }
@@ -68,10 +70,16 @@ def _add_own(sub: argparse.ArgumentParser, name: str) -> None:
     match name:
         case "inspect" | "snapshots" | "snapshot" | "untag":
             sub.add_argument("volume", metavar="VOLUME")
-        case "verify" | "restore" | "tag":
+        case "verify" | "restore" | "export" | "tag":
             sub.add_argument("volume", metavar="VOLUME[@SNAPSHOT]")
         case "forget":
             sub.add_argument("snapshots", metavar="VOLUME@SNAPSHOT", nargs="+")
+        case "import":
+            sub.add_argument("file", metavar="FILE", help="what was exported, or - to pipe")
+            new = "name of the new volume"
+            sub.add_argument("--as", dest="name", metavar="NAME", required=True, help=new)
+        case "stats":
+            sub.add_argument("volume", metavar="VOLUME", nargs="?")
         case "prune":
             sub.add_argument("volume", metavar="VOLUME", nargs="?")
             sub.add_argument("--dry-run", action="store_true", help="show it only")
@@ -88,6 +96,10 @@ def _add_own(sub: argparse.ArgumentParser, name: str) -> None:
             sub.add_argument("--to", metavar="DIR", required=True, help="new or empty directory")
             group = "all volumes that were captured with it, as they were at the same instant"
             sub.add_argument("--group", action="store_true", help=group)
+        case "export":
+            sub.add_argument("--to", metavar="FILE", required=True, help="new file, or - to pipe")
+            whole = "the whole volume with all its snapshots, for `diffkeeper import`"
+            sub.add_argument("--history", action="store_true", help=whole)
         case "tag" | "untag":
             sub.add_argument("tag", metavar="TAG")
 

@@ -66,8 +66,9 @@ def waiting(text: str) -> Iterator[None]:
 
 
 @contextmanager
-def progress_bar(text: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error if that is a terminal; yields what takes the bytes done so far."""
+def progress_bar(text: str, total_bytes: int) -> Iterator[Callable[..., None]]:
+    """A bar on standard error if that is a terminal; yields what takes the bytes done so far, and
+    objects, if those are counted. A total of 0 is one that is not known."""
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -77,7 +78,12 @@ def progress_bar(text: str, total_bytes: int) -> Iterator[Callable[[int], None]]
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(printable(text), total=total_bytes or None)
-        yield lambda done: progress.update(task, completed=done)
+
+        def show(done: int, objects: int | None = None) -> None:
+            counted = "" if objects is None else f", {objects} objects"
+            progress.update(task, completed=done, description=printable(text) + counted)
+
+        yield show
 
 
 def discard_output() -> None:

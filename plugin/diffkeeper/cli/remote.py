@@ -15,7 +15,7 @@ from diffkeeper.errors import CorruptionError
 from diffkeeper.format import chunk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 
 LENGTH_BYTES: Final = 4
@@ -24,8 +24,14 @@ CHUNKS_PER_REQUEST: Final = 32
 NODES_PER_REQUEST: Final = 128
 
 
+_CHECKS: Final = {
+    "node": (limits.NODE_BYTES_MAX, hashing.node_digest),
+    "chunk": (limits.CHUNK_BYTES_MAX, hashing.chunk_digest),
+}
+
+
 class RemoteObjects:
-    """An object source for `engine.replay` over `POST /v1/objects`."""
+    """An object source for `engine.replay` and `engine.exporting` over `POST /v1/objects`."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -47,25 +53,23 @@ class RemoteObjects:
 
     def nodes(self, digests: list[bytes]) -> list[bytes]:
         """Plain bytes of Merkle nodes, in order; raises CorruptionError, NotFoundError."""
-        return self._fetch(
-            "node", digests, NODES_PER_REQUEST, limits.NODE_BYTES_MAX, hashing.node_digest
-        )
+        found = self._fetch("node", digests, NODES_PER_REQUEST)
+        return [plain for _, plain in found]
 
     def chunks(self, digests: list[bytes]) -> list[bytes]:
         """Plain content of chunks, in order; raises CorruptionError, NotFoundError."""
-        return self._fetch(
-            "chunk", digests, CHUNKS_PER_REQUEST, limits.CHUNK_BYTES_MAX, hashing.chunk_digest
-        )
+        found = self._fetch("chunk", digests, CHUNKS_PER_REQUEST)
+        return [plain for _, plain in found]
+
+    def stored_chunks(self, digests: list[bytes]) -> list[bytes]:
+        """Chunks as they were sent, in order, checked; raises CorruptionError, NotFoundError."""
+        return [stored for stored, _ in self._fetch("chunk", digests, CHUNKS_PER_REQUEST)]
 
     def _fetch(
-        self,
-        kind: str,
-        digests: list[bytes],
-        batch_max: int,
-        plain_max: int,
-        digest_of: Callable[[bytes], bytes],
-    ) -> list[bytes]:
-        found: list[bytes] = []
+        self, kind: str, digests: list[bytes], batch_max: int
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """(as it was sent, plain bytes) of each object, in order."""
+        plain_max, digest_of = _CHECKS[kind]
         for start in range(0, len(digests), batch_max):
             batch = digests[start : start + batch_max]
             message = {"objects": [[kind, digest.hex()] for digest in batch]}
@@ -78,8 +82,7 @@ class RemoteObjects:
                 plain = chunk.decode(stored, plain_max)
                 if digest_of(plain) != wanted:
                     raise CorruptionError(f"{kind} {wanted.hex()} has other content than its hash")
-                found.append(plain)
-        return found
+                yield stored, plain
 
 
 def frames(answer: bytes) -> Iterator[bytes]:

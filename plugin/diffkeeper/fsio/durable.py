@@ -34,6 +34,13 @@ def rename_directory(source: str, target: str) -> None:
     sync_directory(os.path.dirname(target))
 
 
+def publish_file(fd: int, source: str, target: str) -> None:
+    """Make an open file's content durable and give it its name; both in one directory."""
+    os.fsync(fd)
+    os.rename(source, target)
+    sync_directory(os.path.dirname(target))
+
+
 def make_directory(path: str, mode: int) -> None:
     """Create a directory with exactly this mode, durably; it may exist already."""
     if not os.path.isdir(path):

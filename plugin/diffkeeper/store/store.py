@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
 from diffkeeper import failpoint
@@ -179,6 +180,15 @@ class Store:
                     return bytes(stored), kind
         raise NotFoundError(f"object {digest.hex()} is not in the store")
 
+    def stored_bytes(self, digest: bytes) -> int:
+        """Bytes that an object takes at rest; NotFoundError when it is absent."""
+        with self._environment.read() as txn:
+            for table in (tables.CHUNKS, tables.NODES):
+                stored = txn.get(table, digest)
+                if stored is not None:
+                    return len(stored)
+        raise NotFoundError(f"object {digest.hex()} is not in the store")
+
     def missing(self, digests: Iterable[bytes]) -> set[bytes]:
         """Those digests of chunks that are not stored; HOLE never is, and never misses."""
         with self._environment.read() as txn:
@@ -191,6 +201,14 @@ class Store:
         both = tables.NODES, tables.CHUNKS
         with self._environment.read() as txn:
             return {d for d in digests if all(txn.get(table, d) is None for table in both)}
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """Inside the block, what the store said is there stays, until a commit refers to it.
+
+        Nothing is collected yet, so that there is nothing to hold back.
+        """
+        yield
 
     def _plain(self, table: tables.Table, digest: bytes, stored: bytes) -> bytes:
         return _checked(table, digest, _decoded(table, digest, stored))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from diffkeeper import clock, limits
 from diffkeeper.errors import NotFoundError
-from diffkeeper.volumes.model import GroupMember, SnapshotView
+from diffkeeper.store.tables import FORMAT_VERSION
+from diffkeeper.volumes.model import GroupMember, Json, SnapshotView
 from diffkeeper.volumes.reference import Reference, parse_reference
 from diffkeeper.volumes.status import snapshot_view
 
@@ -33,6 +35,17 @@ class History:
         """All snapshots of a volume, oldest first."""
         names, tags = self._names(), self._store.tags(volume.id)
         return [snapshot_view(record, names, tags) for record in self._store.snapshots(volume.id)]
+
+    def records(self, volume: VolumeRecord, after: int) -> Json:
+        """For an export: the volume's record, and its next snapshots with a higher seq."""
+        found = self._store.snapshots(volume.id, start=after + 1)
+        page = islice(found, limits.RECORDS_PER_REQUEST)
+        return {
+            "format": FORMAT_VERSION,
+            "volume": volume.encode().decode(),
+            "snapshots": [record.encode().decode() for record in page],
+            "tags": self._store.tags(volume.id),
+        }
 
     def resolve(self, volume: VolumeRecord, reference: str | None) -> SnapshotRecord:
         """The snapshot that a reference names, see `reference.parse_reference`.

@@ -49,6 +49,7 @@ class VolumeOptions:
     uid: int | None = None  # of the new volume's root directory, as are gid and mode
     gid: int | None = None
     mode: int | None = None
+    source: str | None = None  # VOLUME or VOLUME@SNAPSHOT that a new volume begins with
 
     @property
     def chunk_bits(self) -> int:
@@ -224,6 +225,14 @@ def _mode(text: str) -> int:
     return int(text, 8)
 
 
+def _source(text: str) -> str:
+    name, at, reference = text.partition("@")
+    check_name(name)
+    if at and not reference:
+        raise InvalidInputError(f"{shown(text)} names no snapshot after @")
+    return text
+
+
 @dataclass(frozen=True, slots=True)
 class OptionForm:
     """One known option: its field of VolumeOptions, its form for a person, its parser."""
@@ -255,6 +264,7 @@ OPTIONS: Final[Mapping[str, OptionForm]] = {
     "uid": OptionForm("uid", "number", _id),
     "gid": OptionForm("gid", "number", _id),
     "mode": OptionForm("mode", "octal, such as 0750", _mode),
+    "from": OptionForm("source", "VOLUME or VOLUME@SNAPSHOT", _source),
 }
 
 
@@ -283,4 +293,9 @@ def parse_options(options: Mapping[str, str]) -> VolumeOptions:
             raise InvalidInputError(
                 f"option {name}: {error}; use {name}=<{option.form}>"
             ) from error
+    if "from" in options and (owned := {"uid", "gid", "mode"} & set(options)):
+        raise InvalidInputError(
+            f"option {min(owned)}: a volume made with from has the owner and mode of that snapshot;"
+            " leave uid, gid and mode out"
+        )
     return VolumeOptions(**fields)

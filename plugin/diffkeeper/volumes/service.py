@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 from diffkeeper import clock, counters, failpoint, limits
 from diffkeeper.capture.probe import Sources
 from diffkeeper.engine.content import Reader
+from diffkeeper.engine.importing import Imported, Importer
 from diffkeeper.engine.snapshotter import Tools
 from diffkeeper.engine.volume import VolumeState
 from diffkeeper.errors import (
@@ -27,14 +28,14 @@ from diffkeeper.errors import (
     InvalidInputError,
     NotFoundError,
 )
-from diffkeeper.format.records import SnapshotRecord, VolumeRecord
 from diffkeeper.freeze.freezer import Freezer
 from diffkeeper.freeze.writers import Survey
 from diffkeeper.fsio import durable
 from diffkeeper.store.store import Batch, Store
-from diffkeeper.volumes import features
+from diffkeeper.volumes import features, origin
 from diffkeeper.volumes import options as volume_options
 from diffkeeper.volumes.captures import Captures
+from diffkeeper.volumes.counting import Counting
 from diffkeeper.volumes.history import History
 from diffkeeper.volumes.past import Past
 from diffkeeper.volumes.retention import Retention
@@ -44,11 +45,13 @@ from diffkeeper.volumes.trash import Trash
 from diffkeeper.volumes.volume import Places, Verification, Volume
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine
 
+    from diffkeeper.format.records import SnapshotRecord, VolumeRecord
     from diffkeeper.volumes.model import (
         FeatureView,
         GroupMember,
+        Json,
         SnapshotView,
         VerifyReport,
         VolumeView,
@@ -89,6 +92,8 @@ class VolumeService:
         self._sources = Sources(kernel_headers)
         self._slots: dict[str, _Slot] = {}
         self._creating = asyncio.Lock()
+        self._importing = asyncio.Lock()
+        self._counting: Counting | None = None
         self._loaded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._steps = ThreadPoolExecutor(limits.STEP_THREADS, thread_name_prefix="step")
         self._captures = ThreadPoolExecutor(limits.CAPTURE_THREADS, thread_name_prefix="capture")
@@ -125,6 +130,7 @@ class VolumeService:
         self._spawn(self._take_over(mounted))
         self._spawn(self._load_sources())
         self._spawn(self._tidy())
+        self._spawn(self._counted.keep())
         self._spawn(self.past.keep())
 
     async def _load_sources(self) -> None:
@@ -151,6 +157,7 @@ class VolumeService:
         self._tools = Tools(
             store, freezer, Reader(), self._cgroup_root, self._proc_root, self._sources
         )
+        self._counting = Counting(store, self._volumes)
         survey = Survey(self._proc_root, self._cgroup_root)
         self._groups = Captures(survey, self._volumes)
         self._scheduler = Scheduler(self._groups, self._captures)
@@ -224,6 +231,8 @@ class VolumeService:
         if not self._loaded.done():
             self._loaded.set_exception(BusyError("the daemon is stopping"))
             self._loaded.exception()
+        if self._counting is not None:
+            self._counting.stop()
         tasks = list(self._background)
         for task in tasks:
             task.cancel()
@@ -283,6 +292,17 @@ class VolumeService:
         """Where a volume is mounted; "" while it is not."""
         return self.view(name).mountpoint
 
+    async def counted(self) -> dict[str, object]:
+        """As `stats`, with figures counted now; older ones where that takes too long."""
+        await self._counted.now()
+        return self.stats()
+
+    @property
+    def _counted(self) -> Counting:
+        if self._counting is None:
+            raise BusyError("the daemon is still loading its state")
+        return self._counting
+
     def stats(self) -> dict[str, object]:
         """Sizes of the store and of all volumes, in bytes."""
         store = self._opened.store
@@ -294,6 +314,7 @@ class VolumeService:
             "unique_bytes": store.totals().get("chunk_plain_bytes", 0),
             "store_used_bytes": store.used_bytes(),
             "store_file_bytes": store.file_bytes(),
+            "accounting": self._counted.shown(),
         }
 
     def features(self, *, look: bool) -> list[FeatureView]:
@@ -320,7 +341,7 @@ class VolumeService:
         async with self._creating:
             present = self._slots.get(name)
             if present is not None:
-                if present.volume.state.record.options != options:
+                if not origin.is_same(present.volume.state.record.options, options):
                     raise ConflictError(f"volume {name} exists with other options")
                 return
             if len(self._slots) >= limits.VOLUMES_MAX:
@@ -331,23 +352,65 @@ class VolumeService:
 
     def _create(self, name: str, options: dict[str, str]) -> Volume:
         store = self._opened.store
-        record = VolumeRecord(
-            id=store.next_volume_id(),
-            name=name,
-            created_ns=clock.now_ns(),
-            options=dict(options),
-        )
-        failpoint.hit("volume.before_create")
-        store.commit(Batch(volumes=[record], names_put={name: record.id}))
+        with store.holding():
+            records = {v.name: v.state.record for v in self._volumes()}
+            batch = origin.new(store, name, options, records)
+            failpoint.hit("volume.before_create")
+            store.commit(batch)
+        (record,) = batch.volumes
         try:
             failpoint.hit("volume.after_create")
             volume = Volume(self._opened, VolumeState(store, record), self._places)
-            volume.prepare()
+            if record.head is None:  # else the first mount replays it, and has the time for that
+                volume.prepare()
         except BaseException:
             # Its caller is told that there is none: it must not show up at the next start.
-            store.commit(Batch(volumes_del={record.id}, names_del={name}))
+            store.commit(
+                Batch(
+                    volumes_del={record.id},
+                    names_del={name},
+                    snapshots_del={(each.volume_id, each.seq) for each in batch.snapshots},
+                )
+            )
             durable.remove_tree(os.path.join(self._places.volumes, str(record.id)))
             raise
+        return volume
+
+    async def import_volume(self, name: str, pieces: AsyncIterator[bytes]) -> Json:
+        """A new volume from an archive that comes in pieces. Nothing is to be seen of it before
+        it is whole. ConflictError for a name that is taken, BusyError while another import runs.
+        """
+        volume_options.check_name(name)
+        if self._importing.locked():
+            raise BusyError("another import is under way; they are taken one after the other")
+        async with self._importing:
+            self._refuse_taken(name)
+            importer = Importer(self._opened.store)
+            with self._opened.store.holding():
+                async for piece in pieces:
+                    await self._in(self._reads, importer.feed, piece)
+                imported = await self._in(self._reads, importer.finish)
+                async with self._creating:
+                    self._refuse_taken(name)
+                    volume = await self._in(self._steps, self._adopt, name, imported)
+                    self._slots[name] = _Slot(volume)
+        head, number = volume.state.record.head, volume.state.record.id
+        log.info("imported", extra={"volume": name, "id": number, "objects": imported.objects})
+        found = {"snapshots": len(imported.snapshots), "objects": imported.objects, "head": head}
+        return {"volume": name, **found}
+
+    def _refuse_taken(self, name: str) -> None:
+        if name in self._slots:
+            raise ConflictError(f"volume {name} exists; choose another name")
+        if len(self._slots) >= limits.VOLUMES_MAX:
+            raise ConflictError(f"there are {len(self._slots)} volumes already")
+
+    def _adopt(self, name: str, imported: Imported) -> Volume:
+        store = self._opened.store
+        record = origin.adopt(store, name, imported)
+        volume = Volume(self._opened, VolumeState(store, record), self._places)
+        volume.forgotten = record.next_seq - 1 - len(imported.snapshots)
+        _add_up(store, volume)
         return volume
 
     async def undelete(self, reference: str, name: str | None) -> VolumeView:
@@ -551,6 +614,12 @@ class VolumeService:
         """All snapshots of a volume, oldest first."""
         record = self._slot(name).volume.state.record
         return await self._in(self._reads, History(self._opened.store).views, record)
+
+    async def records(self, name: str, after: int) -> Json:
+        """Records as they are stored: the volume's, and a page of its snapshots' past `after`."""
+        record = self._slot(name).volume.state.record
+        history = History(self._opened.store)
+        return await self._in(self._reads, history.records, record, after)
 
     async def resolve(self, name: str, reference: str | None) -> SnapshotView:
         """The snapshot that a reference names, see `History.resolve`."""

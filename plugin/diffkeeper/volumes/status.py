@@ -91,11 +91,20 @@ def _status(volume: Volume) -> Json:
         "files": head.files if head is not None else 0,
         "logical_bytes": head.bytes if head is not None else 0,
         "stored_bytes": volume.stored_bytes,
+        "accounting": account_view(volume),
         "last_recovery": _recovery(volume),
         "last_verification": _verification(volume.verification),
         "trouble": list(volume.troubles.values()),
     }
     return status
+
+
+def account_view(volume: Volume) -> Json | None:
+    """What the volume took when it was last counted; None before."""
+    if volume.account is None:
+        return None
+    account, accounts = volume.account
+    return {**account.shown(), **accounts.about()}
 
 
 def _capture(volume: Volume) -> Json:

@@ -25,6 +25,7 @@ from diffkeeper.freeze.writers import Survey, Writers
 from diffkeeper.fsio import durable, mounts
 from diffkeeper.store.store import Batch
 from diffkeeper.volumes.options import VolumeOptions, parse_options
+from diffkeeper.volumes.origin import CLONE
 from diffkeeper.volumes.pace import Pace
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from diffkeeper.engine.volume import VolumeState
     from diffkeeper.format.records import IndexRecord, SnapshotRecord
+    from diffkeeper.volumes.accounting import Account, Accounts
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +96,7 @@ class Volume:
         self.group_note = ""
         self.fresh = False  # nothing was looked at since it was mounted
         self.stored_bytes = 0
+        self.account: tuple[Account, Accounts] | None = None  # how it stood when last counted
         self.tags = tools.store.tags(state.record.id)  # tag to seq; replaced, never changed
         self.forgotten: int | None = None  # snapshots that are not stored any more; None: unknown
         # Mounts by id from before this daemon: their containers may be gone without an Unmount.
@@ -142,6 +145,8 @@ class Volume:
         else:
             kind = "replay"
             chosen = self._tools.store.newest_crash(self.state.record.id)
+            if chosen is None and head.reason == CLONE:
+                chosen = head  # its state was asked for by name
             if chosen is None:
                 raise ConflictError(
                     f"the live directory of {self.name} is gone, and no snapshot of it is crash-"

@@ -1,0 +1,190 @@
+"""An archive's objects stored and checked; nothing of it is visible before the records are.
+
+An object may refer only to what came before it or is in the store already. So whatever is stored
+is whole, and what is stored in vain is unreachable.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from diffkeeper import failpoint, limits
+from diffkeeper.engine.walk import of_entry
+from diffkeeper.errors import ConflictError, CorruptionError
+from diffkeeper.format import chunk, dirnode, dirtree, filetree
+from diffkeeper.format.archive import Decoder, Frame, FrameKind, decode_tag
+from diffkeeper.format.chunk import HOLE, zero_digest
+from diffkeeper.format.entry import EMPTY, Entry, Kind, chunk_count, decode_entry
+from diffkeeper.format.node import NodeType, node_type
+from diffkeeper.format.records import SnapshotRecord, VolumeRecord
+from diffkeeper.format.root import decode_root
+from diffkeeper.hashing import DIGEST_BYTES, chunk_digest, node_digest
+from diffkeeper.store.store import Batch, Store
+from diffkeeper.store.tables import FORMAT_VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+# Chunks of zeros are referred to and never stored. A file's last one has any length.
+_ZEROS: Final = frozenset(
+    zero_digest(1 << bits) for bits in range(limits.CHUNK_BYTES_MAX.bit_length())
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """A whole archive: its records, to be given a volume's id, and how many objects it had."""
+
+    volume: VolumeRecord
+    snapshots: list[SnapshotRecord]
+    objects: int
+    tags: dict[str, int]  # tag to seq
+
+
+class Importer:
+    """Takes one archive in pieces. Every method blocks on the store; one thread at a time.
+
+    CorruptionError, FormatVersionError, NoSpaceError: the import has failed then.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._decoder = Decoder(FORMAT_VERSION)
+        self._batch = Batch()
+        self._plain: dict[bytes, bytes] = {}  # nodes of the batch
+        self._volume: VolumeRecord | None = None
+        self._snapshots: list[SnapshotRecord] = []
+        self._tags: dict[str, int] = {}
+        self._link_id = 0  # the highest that is met
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes; stores objects from time to time."""
+        for frame in self._decoder.feed(data):
+            self._take(frame)
+            if self._batch.size >= limits.IMPORT_BATCH_BYTES:
+                self._flush()
+
+    def finish(self) -> Imported:
+        """Store the last objects; CorruptionError when the archive was cut short."""
+        self._decoder.finish()
+        if self._volume is None or not self._snapshots:
+            raise CorruptionError("the archive holds no snapshot")
+        self._flush()
+        last = self._snapshots[-1].seq
+        volume = replace(
+            self._volume,
+            head=last,
+            next_seq=max(self._volume.next_seq, last + 1),
+            next_link_id=max(self._volume.next_link_id, self._link_id + 1),
+        )
+        counts = self._decoder.counts
+        return Imported(
+            volume, self._snapshots, counts[FrameKind.CHUNK] + counts[FrameKind.NODE], self._tags
+        )
+
+    def _flush(self) -> None:
+        if self._batch.size:
+            self._store.commit(self._batch)
+            failpoint.hit("import.objects_stored")
+        self._batch = Batch()
+        self._plain = {}
+
+    def _take(self, frame: Frame) -> None:
+        if frame.kind is FrameKind.VOLUME:
+            self._volume = VolumeRecord.decode(frame.payload)
+        elif frame.kind is FrameKind.CHUNK:
+            self._chunk(frame.payload)
+        elif frame.kind is FrameKind.NODE:
+            self._node(frame.payload)
+        elif frame.kind is FrameKind.SNAPSHOT:
+            self._snapshot(SnapshotRecord.decode(frame.payload))
+        elif frame.kind is FrameKind.TAG:
+            self._tag(*decode_tag(frame.payload))
+
+    def _chunk(self, payload: bytes) -> None:
+        digest, stored = payload[:DIGEST_BYTES], payload[DIGEST_BYTES:]
+        plain = chunk.decode(stored, limits.CHUNK_BYTES_MAX)
+        if chunk_digest(plain) != digest:
+            raise CorruptionError(f"chunk {digest.hex()} of the archive has other content")
+        self._batch.chunks[digest] = stored
+
+    def _node(self, payload: bytes) -> None:
+        digest, stored = payload[:DIGEST_BYTES], payload[DIGEST_BYTES:]
+        plain = chunk.decode(stored, limits.NODE_BYTES_MAX)
+        if node_digest(plain) != digest:
+            raise CorruptionError(f"node {digest.hex()} of the archive has other content")
+        self._require(digest, self._references(plain))
+        self._batch.nodes[digest] = stored
+        self._plain[digest] = plain
+
+    def _snapshot(self, record: SnapshotRecord) -> None:
+        if self._snapshots and record.seq <= self._snapshots[-1].seq:
+            raise CorruptionError(f"snapshot {record.seq} of the archive is out of order")
+        if len(self._snapshots) >= limits.IMPORT_SNAPSHOTS_MAX:
+            raise ConflictError(
+                f"the archive holds more than {limits.IMPORT_SNAPSHOTS_MAX} snapshots"
+            )
+        root = bytes.fromhex(record.root)
+        self._require(root, [root])
+        decode_root(self._get(root))
+        self._snapshots.append(replace(record, group={}))
+
+    def _tag(self, name: str, seq: int) -> None:
+        if len(self._tags) >= limits.TAGS_MAX or name in self._tags:
+            raise CorruptionError(f"the archive has the tag {name!r} twice, or too many tags")
+        if all(record.seq != seq for record in self._snapshots):
+            raise CorruptionError(f"the tag {name!r} of the archive names no snapshot")
+        self._tags[name] = seq
+
+    def _get(self, digest: bytes) -> bytes:
+        return self._plain.get(digest) or self._store.node(digest)
+
+    def _require(self, owner: bytes, digests: Iterable[bytes]) -> None:
+        """CorruptionError unless all are in the batch or in the store."""
+        absent = self._unknown(digests)
+        if absent:
+            raise CorruptionError(
+                f"{owner.hex()} of the archive needs {min(absent).hex()}, which did not come before"
+            )
+
+    def _unknown(self, digests: Iterable[bytes]) -> set[bytes]:
+        batch = self._batch
+        return self._store.unknown(
+            [d for d in digests if d not in batch.chunks and d not in batch.nodes]
+        )
+
+    def _references(self, plain: bytes) -> Iterator[bytes]:
+        """What must be known before this node is."""
+        kind = node_type(plain)
+        if kind == NodeType.FILE:
+            yield from self._of_file(plain)
+        elif kind == NodeType.DIRECTORY_LEAF:
+            for raw in dirnode.decode_leaf(plain).values():
+                yield from self._of_entry(decode_entry(raw))
+        elif kind == NodeType.ROOT:
+            entry, links_root = decode_root(plain)
+            if links_root != EMPTY:
+                yield links_root
+            yield from self._of_entry(entry)
+        else:
+            yield from (digest for _, digest in dirtree.references(plain))
+
+    def _of_file(self, plain: bytes) -> Iterator[bytes]:
+        level, refs = filetree.decode(plain)
+        if level == 1 and refs[-1] != HOLE and self._unknown(refs[-1:]):
+            refs.pop()  # zeros to the end of the file, or missing: its entry tells
+        yield from (ref for ref in refs if ref != HOLE and not (level == 1 and ref in _ZEROS))
+
+    def _of_entry(self, entry: Entry) -> Iterator[bytes]:
+        if entry.kind is Kind.LINK:
+            self._link_id = max(self._link_id, entry.link_id)
+        yield from (want.digest for want in of_entry(entry))
+        count = chunk_count(entry.size, entry.chunk_bits)
+        if entry.kind is Kind.FILE and entry.content != EMPTY and count > 1:
+            if self._unknown([entry.content]):
+                return  # what was just yielded is the first thing that is missing
+            last = filetree.Lookup(entry.content, count, self._get).at(count - 1)
+            length = entry.size - ((count - 1) << entry.chunk_bits)
+            if last not in (HOLE, zero_digest(length)):
+                yield last

@@ -1,0 +1,77 @@
+"""When volumes are counted, and who gets the figures: in the background, or because one waits."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from diffkeeper import limits
+from diffkeeper.volumes.accounting import Accounting
+from diffkeeper.volumes.status import account_view
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from diffkeeper.store.store import Store
+    from diffkeeper.volumes.model import Json
+    from diffkeeper.volumes.volume import Volume
+
+
+class Counting:
+    """The counts of one store, handed to its volumes. All but `stop` belong to the event loop."""
+
+    def __init__(self, store: Store, volumes: Callable[[], list[Volume]]) -> None:
+        self._accounting = Accounting(store)
+        self._volumes = volumes
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="count")
+        self._task: asyncio.Task[None] | None = None
+        self._waiting = 0
+
+    def stop(self) -> None:
+        """End a count under way soon, and begin none."""
+        self._accounting.stop()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def keep(self) -> None:
+        """Count again and again, slowly; until it is cancelled."""
+        while True:
+            await asyncio.sleep(limits.ACCOUNT_SECONDS)
+            await asyncio.shield(self._begun())
+
+    async def now(self) -> None:
+        """Count now. Returns after a bound in any case: the figures then are older ones."""
+        self._waiting += 1
+        self._accounting.in_haste = True
+        try:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(
+                    asyncio.shield(self._begun()), limits.ACCOUNT_WAIT_SECONDS_MAX
+                )
+        finally:
+            self._waiting -= 1
+            self._accounting.in_haste = self._waiting > 0
+
+    def _begun(self) -> asyncio.Task[None]:
+        """The count under way, or a new one."""
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._count())
+        return self._task
+
+    async def _count(self) -> None:
+        loop = asyncio.get_running_loop()
+        accounts = await loop.run_in_executor(self._pool, self._accounting.refresh)
+        if accounts is None:
+            return
+        for volume in self._volumes():
+            account = accounts.volumes.get(volume.state.record.id)
+            volume.account = None if account is None else (account, accounts)
+
+    def shown(self) -> Json | None:
+        """The figures of the last count; None before the first one."""
+        accounts = self._accounting.latest
+        if accounts is None:
+            return None
+        views = {v.name: account_view(v) for v in self._volumes() if v.account is not None}
+        return {**accounts.about(), "total": accounts.total.shown(), "volumes": views}

@@ -1,0 +1,113 @@
+"""New volumes that begin with a state: clones and imports. Blocks on the store."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from diffkeeper import clock, failpoint
+from diffkeeper.errors import InvalidInputError, NotFoundError
+from diffkeeper.format.records import SnapshotRecord, VolumeRecord
+from diffkeeper.store.store import Batch
+from diffkeeper.volumes.history import History
+from diffkeeper.volumes.options import parse_options, shown
+from diffkeeper.volumes.reference import check_tag
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from diffkeeper.engine.importing import Imported
+    from diffkeeper.store.store import Store
+
+CLONE = "clone"
+INHERITED = ("chunk-size",)  # content is recognized only in chunks of the same size
+_NAMES_SHOWN_MAX = 10
+
+
+def is_same(recorded: Mapping[str, str], given: Mapping[str, str]) -> bool:
+    """Whether a volume with the `recorded` options is what a create with `given` ones asks for."""
+    left_out = {k for k in INHERITED if "from" in given and k not in given}
+    return {k: v for k, v in recorded.items() if k not in left_out} == dict(given)
+
+
+def new(
+    store: Store, name: str, options: Mapping[str, str], volumes: Mapping[str, VolumeRecord]
+) -> Batch:
+    """What makes a volume, with the state that the option `from` names if any; stores nothing.
+
+    `volumes`: all that there are, by name. NotFoundError, InvalidInputError: no such state.
+    """
+    number = store.next_volume_id()
+    record = VolumeRecord(number, name, clock.now_ns(), dict(options))
+    batch = Batch(names_put={name: number})
+    if "from" in options:
+        source, chosen = _source(store, options["from"], volumes)
+        batch.snapshots = [_first(chosen, number)]
+        inherited = {key: source.options[key] for key in INHERITED if key in source.options}
+        record = replace(
+            record,
+            options={**inherited, **options},
+            head=1,
+            next_seq=2,
+            next_link_id=source.next_link_id,
+        )
+    batch.volumes = [record]
+    return batch
+
+
+def _first(chosen: SnapshotRecord, number: int) -> SnapshotRecord:
+    """The first snapshot of a clone: the same state, taken by nobody."""
+    return replace(
+        chosen, volume_id=number, seq=1, parent=None, time_ns=clock.now_ns(), reason=CLONE,
+        new_bytes=0, stored_bytes=0, freeze_ms=0.0, capture_ms=0.0, group={},
+    )  # fmt: skip
+
+
+def _source(
+    store: Store, text: str, volumes: Mapping[str, VolumeRecord]
+) -> tuple[VolumeRecord, SnapshotRecord]:
+    """The volume and the snapshot that are named."""
+    source_name, _, reference = text.partition("@")
+    source = volumes.get(source_name)
+    if source is None:
+        there = sorted(volumes)
+        more = ", …" if len(there) > _NAMES_SHOWN_MAX else ""
+        listed = ", ".join(there[:_NAMES_SHOWN_MAX]) + more or "no volumes at all"
+        raise NotFoundError(f"option from: no volume {shown(source_name)}; there are: {listed}")
+    chosen = _resolve(store, source, reference or None)
+    if store.unknown([bytes.fromhex(chosen.root)]):
+        raise NotFoundError(f"option from: snapshot {chosen.seq} of {source.name} was forgotten")
+    # Read after the snapshot: it has no link id above those that this record counts.
+    return next(r for r in store.volumes() if r.id == source.id), chosen
+
+
+def _resolve(store: Store, source: VolumeRecord, reference: str | None) -> SnapshotRecord:
+    try:
+        return History(store).resolve(source, reference)
+    except (NotFoundError, InvalidInputError) as error:
+        first = next(store.snapshots(source.id), None)
+        last = next(store.snapshots(source.id, reverse=True), None)
+        there = f"it has {first.seq} to {last.seq}" if first and last else "it has none"
+        text = f"option from: {error}; of the snapshots of {source.name}, {there}"
+        raise type(error)(text) from error
+
+
+def adopt(store: Store, name: str, imported: Imported) -> VolumeRecord:
+    """Make an imported volume visible, whole, in one transaction; its record.
+
+    InvalidInputError when this release does not know its options, or a tag can't be one.
+    """
+    options = {k: v for k, v in imported.volume.options.items() if k != "from"}
+    parse_options(options)
+    number = store.next_volume_id()
+    record = replace(
+        imported.volume, id=number, name=name, created_ns=clock.now_ns(), options=options
+    )
+    snapshots = [replace(each, volume_id=number) for each in imported.snapshots]
+    failpoint.hit("import.before_commit")
+    tags = {(number, check_tag(tag)): seq for tag, seq in imported.tags.items()}
+    store.commit(
+        Batch(volumes=[record], names_put={name: number}, snapshots=snapshots, tags_put=tags)
+    )
+    failpoint.hit("import.after_commit")
+    return record

@@ -1,0 +1,138 @@
+"""What volumes take: exact for few objects, a sample of many, always in bounded memory."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from diffkeeper import clock
+from diffkeeper.engine.objects import StoreObjects
+from diffkeeper.engine.walk import Walk, Window
+from diffkeeper.format import chunk, dirtree, entry, root
+from diffkeeper.format.records import SnapshotRecord, VolumeRecord
+from diffkeeper.hashing import chunk_digest
+from diffkeeper.store.store import Batch, Store
+from diffkeeper.volumes.accounting import Account, Accounting, Sample
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+HOUR_NS = 3600 * 10**9
+SIZE = 5000
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    made = Store.open(str(tmp_path / "s"))
+    yield made
+    made.close()
+
+
+def snapshot(
+    store: Store, volume: int, seq: int, files: list[bytes], hours_ago: float = 1
+) -> SnapshotRecord:
+    """Store a snapshot of files with these contents."""
+    batch = Batch()
+    entries: dict[bytes, entry.Entry | None] = {}
+    for number, plain in enumerate(files):
+        digest = chunk_digest(plain)
+        batch.chunks[digest] = chunk.encode(plain)
+        entries[b"f%d" % number] = entry.Entry(
+            entry.Kind.FILE, size=len(plain), content=digest, chunk_bits=16
+        )
+    content = dirtree.apply(entry.EMPTY, entries, store.node, batch.put_node)
+    top = entry.Entry(entry.Kind.DIRECTORY, mode=0o755 + volume, content=content)
+    digest = batch.put_node(root.encode_root(top, entry.EMPTY))
+    size = sum(map(len, files))
+    made = SnapshotRecord(
+        volume, seq, seq - 1 or None, digest.hex(), clock.now_ns() - int(hours_ago * HOUR_NS),
+        "crash", "manual", len(files), size, size, 1000, 0.0, 0.0,
+    )  # fmt: skip
+    batch.snapshots.append(made)
+    batch.volumes.append(VolumeRecord(volume, f"v{volume}", 1, head=seq, next_seq=seq + 1))
+    store.commit(batch)
+    return made
+
+
+def counted(accounting: Accounting) -> dict[int, Account]:
+    found = accounting.refresh()
+    assert found is not None
+    return found.volumes
+
+
+def test_unique_and_shared_bytes_are_exact(store: Store) -> None:
+    a, b, both, old = (os.urandom(SIZE) for _ in range(4))
+    snapshot(store, 1, 1, [old, both], hours_ago=3)
+    snapshot(store, 1, 2, [a, both], hours_ago=2)
+    snapshot(store, 2, 1, [both, b, b])
+    accounting = Accounting(store)
+    first, second = counted(accounting)[1], counted(accounting)[2]
+    assert (first.unique_bytes, first.shared_bytes) == (2 * SIZE, SIZE)
+    assert (second.unique_bytes, second.shared_bytes) == (SIZE, SIZE)
+    assert (first.logical_bytes, first.history_bytes) == (2 * SIZE, 4 * SIZE)
+    assert first.growth_bytes_per_day == 8000  # 1000 bytes in the three hours since the first
+    assert accounting.latest is not None
+    total = accounting.latest.total
+    assert total.unique_bytes + total.shared_bytes == 4 * SIZE
+    reached = set()
+    for volume in (1, 2):
+        for record in store.snapshots(volume):
+            walk = Walk(StoreObjects(store).nodes)
+            reached |= {each.digest for each in walk.objects(bytes.fromhex(record.root))}
+    assert total.stored_bytes == sum(map(store.stored_bytes, reached))
+    assert total.stored_bytes == (first.unique_stored_bytes + second.stored_bytes), (
+        "what the second has not alone is counted there"
+    )
+
+
+def test_it_is_counted_anew_only_after_a_change(store: Store) -> None:
+    snapshot(store, 1, 1, [os.urandom(SIZE)])
+    accounting = Accounting(store)
+    first = accounting.refresh()
+    assert accounting.refresh() is first
+    snapshot(store, 1, 2, [os.urandom(SIZE)])
+    assert accounting.refresh() is not first
+    assert counted(accounting)[1].unique_bytes == 2 * SIZE
+
+
+def test_a_damaged_snapshot_is_told(store: Store) -> None:
+    made = snapshot(store, 1, 1, [b"x"])
+    lost = SnapshotRecord(
+        1, 2, 1, chunk_digest(b"nothing").hex(), made.time_ns, "crash", "manual", 1, 1, 1, 1, 0, 0
+    )
+    store.commit(Batch(snapshots=[lost]))
+    found = Accounting(store).refresh()
+    assert found is not None
+    assert found.volumes[1].unique_bytes == 1
+    assert found.unreadable == 1
+    accounting = Accounting(store)
+    accounting.stop()
+    assert accounting.refresh() is None
+
+
+def test_a_sample_is_bounded_and_close() -> None:
+    sample = Sample(entries_max=4096)
+    for number in range(100_000):
+        digest = chunk_digest(b"%d" % number)
+        for owner in (1, 2) if number % 4 == 0 else (1,):
+            if sample.wants(digest, owner):
+                sample.add(digest, owner, 100, 10)
+    assert len(sample.entries) <= 4096
+    assert sample.one_in == 32
+    shared = [plain for owners, plain, _ in sample.entries.values() if len(owners) > 1]
+    assert sum(shared) * sample.one_in == pytest.approx(2_500_000, rel=0.1)
+    assert len(sample.entries) * sample.one_in == pytest.approx(100_000, rel=0.05)
+
+
+def test_a_window_forgets_what_was_not_met_for_long() -> None:
+    window = Window(2)
+    one, two, three = (chunk_digest(bytes([n])) for n in range(3))
+    assert window.add(one)
+    assert window.add(two)
+    assert not window.add(one)
+    assert window.add(three)
+    assert two not in window
+    assert one in window
