@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from tests.bench import (
     captures,
     containers,
+    history,
     idle,
     many,
     mounts,
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
     from tests.bench.figures import Table
 
-PARTS = ("mounts", "replays", "captures", "pages", "many", "writes", "idle", "postgres")
+PARTS = ("mounts", "replays", "captures", "pages", "many", "writes", "idle", "history", "postgres")
 # Where every Docker Engine looks for plugins that it did not install.
 PLUGINS = Path("/run/docker/plugins")
 QUICK = {
@@ -55,6 +56,7 @@ QUICK = {
     "pairs": 1,
     "seconds": 3,
     "scale": 1,
+    "states": 3,
 }
 
 
@@ -79,6 +81,7 @@ def arguments() -> argparse.Namespace:
         "pairs": (10, "pairs of pgbench runs for each interval"),
         "seconds": (10, "length of one pgbench run"),
         "scale": (10, "scale of pgbench"),
+        "states": (20, "states of the history"),
     }
     for name, (default, text) in numbers.items():
         help_text = f"{text} ({default})"
@@ -153,6 +156,16 @@ def _one_interval(
     return [postgres.measure(daemon, interval, *numbers, capture)]
 
 
+def _history(chosen: argparse.Namespace) -> list[Table]:
+    binaries = postgres_binaries()
+    if binaries is None:
+        return _not_run("history", "needs Debian's postgresql: make setup as root")
+    tables = history.run(binaries, chosen.scale, chosen.states)
+    for table in tables:
+        table.show()
+    return tables
+
+
 def _writes(chosen: argparse.Namespace) -> list[Table]:
     reason = writes.missing()
     if reason:
@@ -176,6 +189,8 @@ def main() -> int:
     for name in chosen.parts.split(","):
         if name == "writes":
             tables += _writes(chosen)
+        elif name == "history":
+            tables += _history(chosen)
         elif name == "postgres":
             tables += _postgres(chosen)
         else:

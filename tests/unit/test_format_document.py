@@ -16,6 +16,7 @@ from diffkeeper.format import (
     entry,
     filetree,
     node,
+    pack,
     records,
     root,
     xattrs,
@@ -68,11 +69,22 @@ def examples() -> dict[str, bytes]:
         "node-root": root.encode_root(DIRECTORY, entry.EMPTY),
         "digest-chunk": hashing.chunk_digest(b"hello"),
         "digest-node": hashing.node_digest(b"hello"),
+        "pack": packed(),
         "record-index": INDEX.encode(),
         "record-snapshot": SNAPSHOT.encode(),
         "record-snapshot-of-a-group": GROUPED.encode(),
         "record-volume": VOLUME.encode(),
     }
+
+
+def packed() -> bytes:
+    """A pack of a chunk, and of another one as a delta against it."""
+    builder = pack.Builder(None)
+    base = hashing.chunk_digest(b"hello")
+    builder.add(base, b"hello", node=False)
+    delta = pack.xor(b"hallo", b"hello")
+    builder.add_delta(hashing.chunk_digest(b"hallo"), delta, base, node=False)
+    return pack.encode(builder.finish())
 
 
 def section(title: str) -> str:
@@ -117,8 +129,8 @@ def layout(title: str) -> tuple[str, list[str]]:
 
 
 def test_constants() -> None:
-    sources = {**vars(limits), **vars(hashing), **vars(node), **vars(tables), **vars(records)}
-    sources |= vars(archive)
+    modules = (limits, hashing, node, pack, tables, records, archive)
+    sources = {name: value for module in modules for name, value in vars(module).items()}
     listed = {cells[0]: int(cells[1]) for cells in rows("Constants", "Constant")}
     assert listed == {name: sources[name] for name in listed}
     encoded = {"NODE_BYTES_MAX", "RECORD_BYTES_MAX", "FILE_NODE_FANOUT", "FORMAT_VERSION"}
@@ -133,6 +145,8 @@ def test_node_context() -> None:
 def test_offset_tables() -> None:
     index_fields = [field.name for field in dataclasses.fields(records.IndexRecord)]
     assert layout("Stored object")[0] == chunk.HEADER.format
+    assert layout("Pack")[0] == pack.HEADER.format
+    assert layout("Frame of a pack")[0] == pack.FRAME.format
     assert layout("Entry") == (
         entry.FIXED.format,
         ["kind", "flags", "chunk_bits", "mode", "uid", "gid", "mtime_ns", "size"],
@@ -152,6 +166,8 @@ def test_codes() -> None:
     assert kinds == {kind.value: kind.name for kind in entry.Kind}
     flags = {name: int(value) for value, name, _ in rows("Entry", "Flag")}
     assert flags == {n: v for n, v in vars(entry).items() if n.startswith("FLAG_")}
+    flagged = {name: int(value) for value, name, _ in rows("Pack", "Flag")}
+    assert flagged == {n: v for n, v in vars(pack).items() if n.startswith("FLAG_")}
     stored = {name: int(value) for value, name, _ in rows("Stored object", "Kind")}
     assert stored == {n: v for n, v in vars(chunk).items() if n.startswith("KIND_")}
     types = {int(value): name for value, name in rows("Nodes", "Type")}
@@ -179,7 +195,7 @@ def test_tables() -> None:
     listed = [tuple(cells) for cells in rows("Tables", "Table")]
     assert listed == [(table.name, table.key, table.value) for table in tables.TABLES]
     names = section("Tables").partition("`meta` has")[2]
-    for name in (*tables.TOTAL_NAMES, tables.META_FORMAT.decode(), "next_volume_id"):
+    for name in (*tables.TOTAL_NAMES, tables.META_FORMAT.decode(), "next_volume_id", "places_upto"):
         assert f"`{name}`" in names
     assert all(table.invariants and table.repaired_by for table in tables.TABLES)
 
@@ -193,6 +209,8 @@ def test_examples_are_what_the_code_writes() -> None:
 def test_examples_decode() -> None:
     given = examples()
     assert chunk.decode(given["stored-raw"], 5) == b"hello"
+    directory = pack.Directory(given["pack"])
+    assert directory.base_digest(1) == directory.digest(0) == hashing.chunk_digest(b"hello")
     assert entry.decode_entry(given["entry-file"]) == ENTRY
     assert entry.decode_entry(given["entry-link"]) == LINK
     assert filetree.decode(given["node-file"])[0] == 1

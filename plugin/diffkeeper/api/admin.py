@@ -48,6 +48,8 @@ class Admin:
             web.post(f"{volume}/import", self.import_volume),
             web.post("/v1/objects", self.objects),
             web.get("/v1/stats", self.stats, allow_head=False),
+            web.post("/v1/maintain", self.maintain),
+            web.post("/v1/compact", self.compact),
             web.post("/v1/stats", self.counted),
             web.get("/v1/doctor", self.doctor, allow_head=False),
             *PastAdmin(self._service).routes(),
@@ -124,6 +126,18 @@ class Admin:
         lengths = [len(item).to_bytes(FRAME_LENGTH_BYTES, "little") for item in found]
         frames = itertools.chain.from_iterable(zip(lengths, found, strict=True))
         return web.Response(body=b"".join(frames), content_type="application/octet-stream")
+
+    async def maintain(self, request: web.Request) -> web.Response:
+        """Do all maintenance that is due; answers with what was done when it is done."""
+        wire.parse_empty(await read_body(request))
+        await self._service.ready()
+        return json_response(dict(await self._service.maintain()))
+
+    async def compact(self, request: web.Request) -> web.Response:
+        """Give free room in the store's file back; answers with its size before and after."""
+        wire.parse_empty(await read_body(request))
+        await self._service.ready()
+        return json_response(dict(await self._service.compact()))
 
     async def stats(self, _request: web.Request) -> web.Response:
         """Totals of the store."""

@@ -194,6 +194,26 @@ def stats(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def maintain(arguments: argparse.Namespace) -> int:
+    """Do all maintenance that is due; returns when it is done."""
+    return _figures(arguments, "/v1/maintain", "maintaining the store")
+
+
+def compact(arguments: argparse.Namespace) -> int:
+    """Give free room in the store's file back to the file system."""
+    return _figures(arguments, "/v1/compact", "compacting the store")
+
+
+def _figures(arguments: argparse.Namespace, path: str, doing: str) -> int:
+    with output.waiting(doing):
+        found = cast("Json", ask(arguments, "POST", path, {}))
+    if arguments.json:
+        output.print_json(found)
+    else:
+        output.print_table(("figure", "value"), [_statistic(*item) for item in found.items()])
+    return 0
+
+
 def _not_counted(arguments: argparse.Namespace, name: str) -> BusyError:
     """Why there are no figures of a volume; raises NotFoundError when there is no volume."""
     ask(arguments, "GET", volume_path(name))
@@ -280,6 +300,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "trash": past.trash,
     "undelete": past.undelete,
     "empty-trash": past.empty_trash,
+    "maintain": maintain,
+    "compact": compact,
     "stats": stats,
     "doctor": examine,
     "version": version,

@@ -39,6 +39,8 @@ HELP: Final = {
     "trash": "list the removed volumes",
     "undelete": "bring a removed volume back with its history",
     "empty-trash": "delete removed volumes for good",
+    "maintain": "do all maintenance of the store that is due, and say what was done",
+    "compact": "give free room in the store's file back to the file system",
     "stats": "show what the store and each volume take",
     "doctor": "say what is missing on this machine, what it costs and how to mend it",
     "version": "show the versions of this program and of the daemon",
@@ -83,6 +85,8 @@ def _add_own(sub: argparse.ArgumentParser, name: str) -> None:
         case "prune":
             sub.add_argument("volume", metavar="VOLUME", nargs="?")
             sub.add_argument("--dry-run", action="store_true", help="show it only")
+        case "maintain":
+            sub.add_argument("--now", action="store_true", help="at once, which is the default")
         case "undelete":
             sub.add_argument("volume", metavar="VOLUME|ID")
             sub.add_argument("--as", dest="to", metavar="NAME", help="under another name")

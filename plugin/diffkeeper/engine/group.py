@@ -105,7 +105,7 @@ class _Capture:
     def run(self) -> dict[int, SnapshotRecord]:
         """What was taken, by volume id."""
         try:
-            with _counted(self._members):
+            with _counted(self._members), self._members[0].tools.store.holding():
                 return self._run()
         except BaseException:
             if self._at is not None:

@@ -1,8 +1,8 @@
 """Objects of a snapshot in the making, before they are stored.
 
-Chunks wait encoded, nodes wait plain: a node that a later round replaces is never encoded. When
-the stage grows past its bound, what it holds is stored in a transaction of its own; such objects
-are unreachable until the snapshot commits, and harmless if it never does.
+They wait plain, and are compressed many together when they are stored: what a later round
+replaces never is. When the stage grows past its bound, what it holds is stored in a transaction
+of its own; such objects are unreachable until the snapshot commits, and harmless if it never does.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from diffkeeper import failpoint, limits
-from diffkeeper.format import chunk, dirtree
+from diffkeeper.format import dirtree, pack
 from diffkeeper.hashing import node_digest
 from diffkeeper.store.store import Batch, Store
 
@@ -46,24 +46,19 @@ class Stage:
     def add_chunks(self, plain: Mapping[bytes, bytes]) -> None:
         """Stage the chunks that neither the stage nor the store holds; digest to content."""
         absent = self._store.missing([d for d in plain if d not in self._chunks])
-        for digest in absent:
-            encoded = chunk.encode(plain[digest], self._level)
-            self._chunks[digest] = encoded
-            self._bytes += len(encoded)
-            self.new_bytes += len(plain[digest])
-            self.stored_bytes += len(encoded)
+        for digest, content in plain.items():  # in this order: neighbours are alike
+            if digest in absent:
+                self._chunks[digest] = content
+                self._bytes += len(content)
+                self.new_bytes += len(content)
 
     def given_up(self, digests: Iterable[bytes], batch: Batch) -> set[bytes]:
         """Those of objects that wait here, and are neither in the batch nor in the store.
 
         What a file held before may wait here although it is stored, since nodes are put unasked.
         """
-        waiting = {
-            d
-            for d in digests
-            if (d in self._chunks or d in self._nodes)
-            and not (d in batch.chunks or d in batch.nodes)
-        }
+        held = batch.holds()
+        waiting = {d for d in digests if (d in self._chunks or d in self._nodes) and d not in held}
         return self._store.unknown(waiting) if waiting else waiting
 
     def relieve(self) -> None:
@@ -76,17 +71,17 @@ class Stage:
 
     def batch(self, roots: list[bytes]) -> Batch:
         """Everything staged that the node digests `roots` reach; the rest was superseded."""
-        chunks: dict[bytes, bytes] = {}
+        reached: set[bytes] = set()
         nodes: dict[bytes, bytes] = {}
         pending = [("node", root) for root in roots]
         while pending:
             kind, digest = pending.pop()
             if kind == "chunk":
-                if digest in self._chunks:
-                    chunks[digest] = self._chunks[digest]
+                reached.add(digest)
             elif digest in self._nodes and digest not in nodes:
                 nodes[digest] = self._nodes[digest]
                 pending.extend(dirtree.references(nodes[digest]))
+        chunks = {digest: plain for digest, plain in self._chunks.items() if digest in reached}
         return self._batch(chunks, nodes)
 
     def clear(self) -> None:
@@ -100,10 +95,15 @@ class Stage:
         self.new_bytes = self.stored_bytes = 0
 
     def _batch(self, chunks: Mapping[bytes, bytes], nodes: Mapping[bytes, bytes]) -> Batch:
-        batch = Batch()
-        batch.chunks.update(chunks)
+        """Both as frames of a batch, but nodes that are stored already: those are put unasked."""
+        builder = pack.Builder(self._level)
+        for digest, plain in chunks.items():
+            builder.add(digest, plain, node=False)
+        frames = builder.finish()
+        new = self._store.unknown(nodes)
         for digest, encoded in nodes.items():
-            at_rest = chunk.encode(encoded, self._level)
-            batch.nodes[digest] = at_rest
-            self.stored_bytes += len(at_rest)
-        return batch
+            if digest in new:
+                builder.add(digest, encoded, node=True)
+        frames += builder.finish()
+        self.stored_bytes += builder.stored_bytes
+        return Batch(frames=frames)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 HOLE = bytes(DIGEST_BYTES)  # reference to a chunk-sized hole, which is stored nowhere
 KIND_RAW = 0
 KIND_ZSTD = 1
-KIND_DELTA = 2  # reserved: no release writes it yet
+KIND_DELTA = 2  # reserved: deltas are in packs
 LEVEL_DEFAULT = 3
 HEADER = struct.Struct("<BI")
 HEADER_BYTES = HEADER.size
@@ -79,8 +79,11 @@ def decode(stored: BytesLike, plain_max: int) -> bytes:
     length = plain_length(stored)
     if length > plain_max:
         raise CorruptionError(f"a stored object declares {length} bytes, at most {plain_max} fit")
-    kind = stored[0]
-    payload = memoryview(stored)[HEADER_BYTES:]
+    return decode_payload(stored[0], length, memoryview(stored)[HEADER_BYTES:])
+
+
+def decode_payload(kind: int, length: int, payload: memoryview) -> bytes:
+    """Plain content of `length` bytes from the payload alone; CorruptionError and nothing else."""
     if kind == KIND_RAW:
         plain = bytes(payload)
     elif kind == KIND_ZSTD:

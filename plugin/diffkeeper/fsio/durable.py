@@ -19,6 +19,15 @@ def sync_directory(path: str) -> None:
         os.close(fd)
 
 
+def sync_file(path: str) -> None:
+    """Make the content of a file durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def sync_filesystem(path: str) -> None:
     """Make everything on the file system that holds `path` durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -30,6 +39,12 @@ def sync_filesystem(path: str) -> None:
 
 def rename_directory(source: str, target: str) -> None:
     """Rename within one parent directory, durably."""
+    os.rename(source, target)
+    sync_directory(os.path.dirname(target))
+
+
+def replace_file(source: str, target: str) -> None:
+    """Put a file that is durable in the place of another one, durably, on one file system."""
     os.rename(source, target)
     sync_directory(os.path.dirname(target))
 
@@ -74,3 +89,13 @@ def boot_id() -> str:
     """Identity of the present boot of the kernel. Source: random(4)."""
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         return file.read().strip()
+
+
+def thread_written_bytes() -> int:
+    """Bytes that the calling thread has written so far; 0 where the kernel does not count them."""
+    try:
+        with open("/proc/thread-self/io", "rb") as file:
+            fields = dict(line.split(b": ") for line in file.read().splitlines())
+    except OSError:
+        return 0
+    return int(fields.get(b"wchar", 0))

@@ -10,6 +10,7 @@ from diffkeeper.format import chunk
 from diffkeeper.hashing import node_digest
 
 if TYPE_CHECKING:
+    from diffkeeper.format.pack import Frame
     from diffkeeper.format.records import SnapshotRecord, VolumeRecord
 
 
@@ -43,7 +44,10 @@ class ObjectMap(MutableMapping[bytes, bytes]):
 
 @dataclass(slots=True)
 class Batch:
-    """Objects are digest to stored object, as `format.chunk.encode` makes it.
+    """Objects are digest to stored object, as `format.chunk.encode` makes it, or in `frames`.
+
+    Of `chunks` and `nodes`, those that are known are skipped; of frames nothing is, so whoever
+    makes them asks `Store.unknown` before.
 
     Within one batch, removals (`drop_index`, `index_del`, `names_del`, `tags_del`,
     `snapshots_del`, `volumes_del`) come before additions. A tag names a stored snapshot, and is
@@ -52,6 +56,7 @@ class Batch:
 
     chunks: MutableMapping[bytes, bytes] = field(default_factory=ObjectMap)
     nodes: MutableMapping[bytes, bytes] = field(default_factory=ObjectMap)
+    frames: list[Frame] = field(default_factory=list)
     index_put: dict[tuple[int, int], bytes] = field(default_factory=dict)  # (volume, inode)
     index_del: set[tuple[int, int]] = field(default_factory=set)
     volumes: list[VolumeRecord] = field(default_factory=list)
@@ -71,17 +76,27 @@ class Batch:
     @property
     def size(self) -> int:
         """Stored bytes of all objects in it."""
-        return _sized(self.chunks).stored_bytes + _sized(self.nodes).stored_bytes
+        framed = sum(frame.stored_bytes for frame in self.frames)
+        return _sized(self.chunks).stored_bytes + _sized(self.nodes).stored_bytes + framed
+
+    @property
+    def _objects(self) -> bool:
+        return bool(self.chunks or self.nodes or self.frames)
+
+    def holds(self) -> set[bytes]:
+        """Digests of all objects in it."""
+        framed = {member.digest for frame in self.frames for member in frame.members}
+        return framed.union(self.chunks, self.nodes)
 
     @property
     def records_only(self) -> bool:
         """Whether it adds no objects and no snapshots, and so needs next to no room."""
-        return not (self.chunks or self.nodes or self.snapshots or self.index_put)
+        return not (self._objects or self.snapshots or self.index_put)
 
     @property
     def objects_only(self) -> bool:
         """Whether it adds objects and makes nothing visible."""
-        return bool(self.chunks or self.nodes) and not (
+        return self._objects and not (
             self.snapshots or self.volumes or self.names_put or self.names_del
         )
 
@@ -89,6 +104,7 @@ class Batch:
         """Add all that the other one holds."""
         self.chunks.update(other.chunks)
         self.nodes.update(other.nodes)
+        self.frames += other.frames
         self.index_put.update(other.index_put)
         self.index_del |= other.index_del
         self.volumes += other.volumes

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import lmdb
 
+from diffkeeper import failpoint
 from diffkeeper.errors import (
     BusyError,
     CorruptionError,
@@ -48,6 +49,7 @@ _TRANSACTIONS_MAX = STORE_READERS_MAX - 16
 _SPARE_TRANSACTIONS = 4
 _TABLES_MAX = 16
 _SHORT_WRITE_FREE_BYTES = MIB
+_COPY = "compacting"
 
 
 class MapFull(Exception):
@@ -156,6 +158,26 @@ class Transaction:
                 there = cursor.prev() if reverse else cursor.next()
         return found
 
+    def first(self, table: Table, low: bytes) -> tuple[bytes, memoryview] | None:
+        """The first item with a key of at least `low`; its value without a copy."""
+        with self._txn.cursor(db=self._databases[table.name]) as cursor:
+            return (bytes(cursor.key()), cursor.value()) if cursor.set_range(low) else None
+
+    def last_key(self, table: Table) -> bytes | None:
+        """The greatest key, or None of an empty table."""
+        with self._txn.cursor(db=self._databases[table.name]) as cursor:
+            return bytes(cursor.key()) if cursor.last() else None
+
+    def keys(self, table: Table, low: bytes, limit: int) -> list[bytes]:
+        """At most `limit` keys from `low` on; no value is looked at."""
+        found: list[bytes] = []
+        with self._txn.cursor(db=self._databases[table.name]) as cursor:
+            there = cursor.set_range(low)
+            while there and len(found) < limit:
+                found.append(bytes(cursor.key()))
+                there = cursor.next()
+        return found
+
     def pages(self, table: Table) -> int:
         """Pages that the table occupies."""
         stat = self._txn.stat(self._databases[table.name])
@@ -176,6 +198,8 @@ class Environment:
         self._databases: dict[str, lmdb._Database] = {}
         with self._translated():
             self._allocate_lock_file()
+            # What a compaction left that a crash ended: it never became the store.
+            durable.remove_tree(os.path.join(path, _COPY))
             self._env = self._open(map_bytes)
         try:
             self.was_cut = self._extend_cut_file()
@@ -266,6 +290,44 @@ class Environment:
             if old >= STORE_MAP_BYTES_MAX:
                 raise NoSpaceError(f"{self.data_path} has grown to its bound of {old} bytes")
             self._env.set_mapsize(min(max(2 * old, old + more_bytes), STORE_MAP_BYTES_MAX))
+
+    def compact(self, tables: Iterable[Table]) -> None:
+        """Put a copy without free pages in the place of the data file.
+
+        The caller sees to it that nobody writes. Readers go on but for a moment. NoSpaceError
+        without room for the copy. A crash leaves the old file or the new one.
+        """
+        copy = os.path.join(self.path, _COPY)
+        new = os.path.join(copy, "data.mdb")
+        try:
+            with self._gate.shared(), self._translated():
+                self._refuse_without_room(os.stat(self.data_path).st_size)
+                durable.make_directory(copy, 0o700)
+                self._env.copy(copy, compact=True)
+                os.chmod(new, 0o600)
+                durable.sync_file(new)
+            failpoint.hit("compact.copied")
+            with self._gate.exclusive(), self._translated():
+                self._switch(new, tables)
+        finally:
+            durable.remove_tree(copy)
+        self.keep_spare()
+
+    def _refuse_without_room(self, needed: int) -> None:
+        free = durable.free_bytes(self.path)
+        if free < needed:
+            raise NoSpaceError(f"{free} bytes are free in {self.path}; a copy may need {needed}")
+
+    def _switch(self, new: str, tables: Iterable[Table]) -> None:
+        map_bytes = self._env.info()["map_size"]
+        self._env.close()
+        try:
+            durable.replace_file(new, self.data_path)
+            failpoint.hit("compact.renamed")
+        finally:
+            self._databases.clear()
+            self._env = self._open(map_bytes)
+            self._open_tables(tables)
 
     def keep_spare(self) -> None:
         """Keep room past the last page, so that records can be written when the disk is full.

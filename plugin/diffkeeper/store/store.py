@@ -22,15 +22,11 @@ from diffkeeper.errors import (
     NotFoundError,
     StoreLockedError,
 )
-from diffkeeper.format import chunk
+from diffkeeper.format import chunk, pack
 from diffkeeper.format.records import IndexRecord, SnapshotRecord, VolumeRecord
 from diffkeeper.fsio import durable
-from diffkeeper.hashing import DIGEST_BYTES, chunk_digest, node_digest
 from diffkeeper.limits import (
-    CHUNK_BYTES_MAX,
-    NODE_BYTES_MAX,
-    NODE_CACHE_BYTES_MAX,
-    NODE_CACHE_ENTRIES_MAX,
+    RECENT_OBJECTS_MAX,
     STORE_MAP_BYTES_MAX,
     STORE_MAP_BYTES_MIN,
     STORE_PAGE_RECORDS_MAX,
@@ -39,8 +35,11 @@ from diffkeeper.limits import (
 )
 from diffkeeper.store import tables
 from diffkeeper.store.batch import Batch
-from diffkeeper.store.cache import NodeCache
-from diffkeeper.store.environment import Environment, MapFull, Transaction
+from diffkeeper.store.collector import Collector
+from diffkeeper.store.environment import Environment, Transaction
+from diffkeeper.store.objects import Objects, Packed, check_key, packed
+from diffkeeper.store.upkeep import Upkeep
+from diffkeeper.store.writer import Made, Writer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -56,10 +55,13 @@ class Store:
         self._environment = environment
         self._lock_fd = lock_fd
         self._reserve_bytes = reserve_bytes
-        self._write_lock = threading.Lock()
         self._id_lock = threading.Lock()
         self._next_id = 1
-        self._cache = NodeCache(NODE_CACHE_ENTRIES_MAX, NODE_CACHE_BYTES_MAX)
+        self.objects = Objects(environment)
+        self.writer = Writer(environment, self.objects)
+        self.upkeep = Upkeep(environment, self.objects, self.writer)
+        self._holders: set[object] = set()
+        self._holders_lock = threading.Lock()
 
     @classmethod
     def open(
@@ -100,7 +102,7 @@ class Store:
 
     def close(self) -> None:
         """Wait for running calls, close, and let the lock go; later calls raise BusyError."""
-        with self._write_lock:
+        with self.writer.turn():
             self._environment.close()
             if self._lock_fd >= 0:
                 os.close(self._lock_fd)
@@ -126,17 +128,23 @@ class Store:
             # All that an older version wrote is read as it is; what is written from now on is not.
             with self._environment.write() as txn:
                 txn.put(tables.META, tables.META_FORMAT, tables.pack_u64(tables.FORMAT_VERSION))
+                _add_up_totals(txn)
         with self._environment.read() as txn:
             self._next_id = _number(txn, tables.META, tables.META_NEXT_VOLUME_ID) or 1
+        self.objects.load()
         if self._environment.was_cut:
             self._read_everything()
 
     def _read_everything(self) -> None:
         """Visit every item, so that a missing page is found at once; CorruptionError."""
         for table in tables.TABLES:
-            for key, value in self._items(table, b"", b"\xff" * 512):
-                if table in (tables.CHUNKS, tables.NODES):
-                    self._plain(table, key, value)
+            for key, value in self._items(table, b"", b"\xff" * 512, count=16):
+                if table is tables.PACKS:
+                    directory = pack.Directory(value)
+                    for digest, node in directory.kinds():
+                        self.objects.plain(digest, node=node)
+                elif table in (tables.CHUNKS, tables.NODES):
+                    self.objects.plain(key, node=table is tables.NODES)
 
     # Objects
 
@@ -145,73 +153,70 @@ class Store:
 
         NotFoundError when it is absent, CorruptionError when its content is not that.
         """
-        with self._environment.read() as txn:
-            stored = txn.get(tables.CHUNKS, digest)
-            if stored is None:
-                raise NotFoundError(f"chunk {digest.hex()} is not in the store")
-            plain = _decoded(tables.CHUNKS, digest, stored)
-        return _checked(tables.CHUNKS, digest, plain)
+        return self.objects.plain(digest, node=False)
 
     def node(self, digest: bytes) -> bytes:
         """Plain node, checked against its digest, from memory where it was used lately.
 
         NotFoundError when it is absent, CorruptionError when its content is not that.
         """
-        cached = self._cache.get(digest)
-        if cached is not None:
-            return cached
-        with self._environment.read() as txn:
-            stored = txn.get(tables.NODES, digest)
-            if stored is None:
-                raise NotFoundError(f"node {digest.hex()} is not in the store")
-            plain = _decoded(tables.NODES, digest, stored)
-        self._cache.put(digest, _checked(tables.NODES, digest, plain))
-        return plain
+        return self.objects.plain(digest, node=True)
 
     def stored(self, digest: bytes) -> tuple[bytes, str]:
-        """(object as it rests, "chunk" or "node"), unchecked: whoever receives it checks it.
+        """(object in an encoding of its own, "chunk" or "node"), see `format.chunk.encode`.
 
-        NotFoundError when there is neither.
+        NotFoundError when there is neither, CorruptionError when it is damaged.
         """
-        with self._environment.read() as txn:
-            for table, kind in ((tables.CHUNKS, "chunk"), (tables.NODES, "node")):
-                stored = txn.get(table, digest)
-                if stored is not None:
-                    return bytes(stored), kind
-        raise NotFoundError(f"object {digest.hex()} is not in the store")
+        node = self.objects.is_node(digest)
+        return self.objects.stored(digest, node=node), "node" if node else "chunk"
 
     def stored_bytes(self, digest: bytes) -> int:
-        """Bytes that an object takes at rest; NotFoundError when it is absent."""
-        with self._environment.read() as txn:
-            for table in (tables.CHUNKS, tables.NODES):
-                stored = txn.get(table, digest)
-                if stored is not None:
-                    return len(stored)
-        raise NotFoundError(f"object {digest.hex()} is not in the store")
+        """Bytes that an object takes at rest, its share of a frame; NotFoundError when absent."""
+        return self.objects.stored_bytes(digest)
 
     def missing(self, digests: Iterable[bytes]) -> set[bytes]:
         """Those digests of chunks that are not stored; HOLE never is, and never misses."""
-        with self._environment.read() as txn:
-            absent = {d for d in digests if txn.get(tables.CHUNKS, d) is None}
+        absent = self.objects.absent(digests)
         absent.discard(chunk.HOLE)
         return absent
 
     def unknown(self, digests: Iterable[bytes]) -> set[bytes]:
         """Those digests that no stored object has, neither a chunk nor a node."""
-        both = tables.NODES, tables.CHUNKS
-        with self._environment.read() as txn:
-            return {d for d in digests if all(txn.get(table, d) is None for table in both)}
+        return self.objects.absent(digests)
 
     @contextmanager
     def holding(self) -> Iterator[None]:
         """Inside the block, what the store said is there stays, until a commit refers to it.
 
-        Nothing is collected yet, so that there is nothing to hold back.
+        Without it, an object that no snapshot has may be collected between the two.
         """
-        yield
+        token = object()
+        with self._holders_lock:
+            self._holders.add(token)
+        try:
+            yield
+        finally:
+            with self._holders_lock:
+                self._holders.discard(token)
 
-    def _plain(self, table: tables.Table, digest: bytes, stored: bytes) -> bytes:
-        return _checked(table, digest, _decoded(table, digest, stored))
+    def collector(self) -> Collector:
+        """A collection of garbage to be run; one at a time, and by the thread of the upkeep."""
+        return Collector(self, self._environment)
+
+    def compact(self) -> tuple[int, int]:
+        """Give free pages back to the file system; (bytes of the file before, after).
+
+        Commits wait meanwhile. NoSpaceError without room for a copy of what is in use.
+        """
+        with self.writer.turn(upkeep=True):
+            before = self.file_bytes()
+            self._environment.compact(tables.TABLES)
+            return before, self.file_bytes()
+
+    def holders(self) -> frozenset[object]:
+        """Whoever is inside `holding` now."""
+        with self._holders_lock:
+            return frozenset(self._holders)
 
     # Records
 
@@ -298,14 +303,19 @@ class Store:
             yield tables.pair_of(key)[1], IndexRecord.decode(raw)
 
     def _items(
-        self, table: tables.Table, low: bytes, high: bytes, reverse: bool = False
+        self,
+        table: tables.Table,
+        low: bytes,
+        high: bytes,
+        reverse: bool = False,
+        count: int = STORE_PAGE_RECORDS_MAX,
     ) -> Iterator[tuple[bytes, bytes]]:
-        """Items with low <= key < high, a page at a time, each page from a transaction."""
+        """Items with low <= key < high, `count` at a time, each time from a transaction."""
         while True:
             with self._environment.read() as txn:
-                page = txn.scan(table, low, high, STORE_PAGE_RECORDS_MAX, reverse)
+                page = txn.scan(table, low, high, count, reverse)
             yield from page
-            if len(page) < STORE_PAGE_RECORDS_MAX:
+            if len(page) < count:
                 return
             low, high = (low, page[-1][0]) if reverse else (page[-1][0] + b"\0", high)
 
@@ -335,13 +345,16 @@ class Store:
         for a snapshot that exists or a tag that names another one, NotFoundError for a tag whose
         snapshot is not stored: nothing is changed then, and the store goes on.
         """
-        with self._write_lock:
-            self._refuse_without_room(batch)
-            while not self._written(batch):
-                self._environment.grow(4 * batch.size)
-        failpoint.hit("store.after_commit")
+        self._refuse_without_room(batch)
+        if batch.snapshots_del or batch.volumes_del:
+            self.upkeep.garbage = True
+        packs = packed(batch.frames)
+        self.writer.commit(lambda txn: self._apply(txn, batch, packs), batch.size, "store")
         if batch.objects_only:
             failpoint.hit("store.objects_flushed")
+        if len(self.objects.places) > RECENT_OBJECTS_MAX:
+            while not self.upkeep.merge():
+                pass
 
     def _refuse_without_room(self, batch: Batch) -> None:
         if batch.records_only:
@@ -353,20 +366,20 @@ class Store:
                 f" {batch.size}, and {self._reserve_bytes} are kept in reserve"
             )
 
-    def _written(self, batch: Batch) -> bool:
-        """False when the map is too small."""
-        try:
-            with self._environment.write() as txn:
-                _apply(txn, batch)
-                failpoint.hit("store.before_commit")
-        except MapFull:
-            return False
-        except NoSpaceError:
-            # The pages written so far would keep the disk full for everyone else.
-            self._environment.keep_spare()
-            raise
-        self._environment.keep_spare()
-        return True
+    def _apply(self, txn: Transaction, batch: Batch, packs: list[Packed]) -> Made:
+        made = self.objects.put(txn, packs + packed(self._new_objects(txn, batch)))
+        _apply(txn, batch)
+        return made
+
+    def _new_objects(self, txn: Transaction, batch: Batch) -> list[pack.Frame]:
+        """A frame for each object that is encoded by itself, and not known."""
+        frames: list[pack.Frame] = []
+        for objects, node in ((batch.chunks, False), (batch.nodes, True)):
+            for digest in sorted(objects):
+                check_key(digest)
+                if not self.objects.is_there(txn, digest):
+                    frames.append(pack.frame_of(digest, node, objects[digest]))
+        return frames
 
 
 def _lock(path: str) -> int:
@@ -402,21 +415,6 @@ def _mark(path: str, lock_fd: int) -> None:
         raise NoSpaceError(f"no room left in {path}: {error}") from error
 
 
-def _decoded(table: tables.Table, digest: bytes, stored: bytes | memoryview) -> bytes:
-    plain_max = CHUNK_BYTES_MAX if table is tables.CHUNKS else NODE_BYTES_MAX
-    try:
-        return chunk.decode(stored, plain_max)
-    except CorruptionError as error:
-        raise CorruptionError(f"{digest.hex()} in {table.name}: {error}") from None
-
-
-def _checked(table: tables.Table, digest: bytes, plain: bytes) -> bytes:
-    found = chunk_digest(plain) if table is tables.CHUNKS else node_digest(plain)
-    if found != digest:
-        raise CorruptionError(f"{digest.hex()} in {table.name} holds content of {found.hex()}")
-    return plain
-
-
 def _name_key(name: str) -> bytes:
     return name.encode()
 
@@ -443,7 +441,6 @@ def _totals(txn: Transaction) -> dict[str, int]:
 
 
 def _apply(txn: Transaction, batch: Batch) -> None:
-    _apply_objects(txn, batch)
     for volume_id in sorted(batch.drop_index):
         low, high = tables.pair_key(volume_id, 0), _pair_end(volume_id, None)
         txn.delete_range(tables.INDEX, low, high)
@@ -461,32 +458,6 @@ def _apply(txn: Transaction, batch: Batch) -> None:
             )
     _apply_tags(txn, batch)
     _apply_volumes(txn, batch)
-
-
-def _apply_objects(txn: Transaction, batch: Batch) -> None:
-    if not (batch.chunks or batch.nodes):
-        return
-    totals = _totals(txn)
-    for digest in sorted(batch.chunks):
-        stored = batch.chunks[digest]
-        _check_key(digest)
-        if txn.add(tables.CHUNKS, digest, stored):
-            totals["chunks"] += 1
-            totals["chunk_plain_bytes"] += chunk.plain_length(stored)
-            totals["chunk_stored_bytes"] += len(stored)
-    for digest in sorted(batch.nodes):
-        stored = batch.nodes[digest]
-        _check_key(digest)
-        if txn.add(tables.NODES, digest, stored):
-            totals["nodes"] += 1
-            totals["node_stored_bytes"] += len(stored)
-    for name, value in totals.items():
-        txn.put(tables.TOTALS, name.encode(), tables.pack_u64(value))
-
-
-def _check_key(digest: bytes) -> None:
-    if len(digest) != DIGEST_BYTES or digest == chunk.HOLE:
-        raise InvalidInputError(f"{digest.hex()!r} is not the digest of an object")
 
 
 def _apply_tags(txn: Transaction, batch: Batch) -> None:
@@ -515,3 +486,12 @@ def _apply_volumes(txn: Transaction, batch: Batch) -> None:
         next_id = _number(txn, tables.META, tables.META_NEXT_VOLUME_ID) or 1
         next_id = max(next_id, 1 + max(record.id for record in batch.volumes))
         txn.put(tables.META, tables.META_NEXT_VOLUME_ID, tables.pack_u64(next_id))
+
+
+def _add_up_totals(txn: Transaction) -> None:
+    """The totals of formats before 3 counted stored bytes of chunks and nodes apart."""
+    old = ("chunk_stored_bytes", "node_stored_bytes")
+    total = sum(_number(txn, tables.TOTALS, name.encode()) or 0 for name in old)
+    txn.put(tables.TOTALS, b"stored_bytes", tables.pack_u64(total))
+    for name in old:
+        txn.delete(tables.TOTALS, name.encode())

@@ -44,14 +44,14 @@ CHUNKS = Table(
     name="chunks",
     key="blake3 of the plain content, 32 bytes",
     value="stored object: kind, plain length, payload",
-    invariants="the plain content hashes to the key; a value is never changed",
+    invariants="the plain content hashes to the key; empty but for what formats before 3 left",
     repaired_by="a later capture of the same content, once the damaged value is deleted",
 )
 NODES = Table(
     name="nodes",
     key="blake3 of the plain node in the node domain, 32 bytes",
     value="stored object: kind, plain length, payload",
-    invariants="the plain node hashes to the key; all that it refers to was stored no later",
+    invariants="the plain node hashes to the key; empty but for what formats before 3 left",
     repaired_by="a later capture of the same tree, once the damaged value is deleted",
 )
 SNAPSHOTS = Table(
@@ -84,12 +84,39 @@ INDEX = Table(
     " place; a hint, never the truth",
     repaired_by="a full scan of the live directory, after it is dropped",
 )
+PACKS = Table(
+    name="packs",
+    key="pack number, u64 BE",
+    value="pack: many objects, compressed in frames",
+    invariants="never changed, and its number never given to another; every object in it hashes to"
+    " its digest; the base of a delta is in a pack as long as the delta is",
+    repaired_by="a later capture of the same content, once the damaged copy is removed",
+    since=3,
+)
+PLACES = Table(
+    name="places",
+    key="first 8 bytes of a digest; all 32 where another object has these",
+    value="pack number times 65536 plus slot, u64 LE",
+    invariants="has every object of the packs up to `places_upto`, but those packed anew later; a"
+    " place whose pack is gone, or that holds another digest, is none",
+    repaired_by="reading the directories of all packs in order",
+    since=3,
+)
+PROGRESS = Table(
+    name="progress",
+    key="volume id u64 BE",
+    value="seq u64 LE, round u64 LE",
+    invariants="what the snapshots up to seq had and their successors no longer have was considered"
+    " for deltas, in that many rounds",
+    repaired_by="starting from the oldest snapshot again",
+    since=3,
+)
 TOTALS = Table(
     name="totals",
     key="name, ASCII",
     value="u64 LE",
-    invariants="equals the sums over chunks and nodes",
-    repaired_by="counting chunks and nodes again",
+    invariants="equals the sums over all packs, chunks and nodes, garbage among them",
+    repaired_by="counting again",
 )
 TAGS = Table(
     name="tags",
@@ -99,16 +126,19 @@ TAGS = Table(
     repaired_by="nobody: without its tag a snapshot is thinned like any other",
     since=3,
 )
-TABLES = (META, CHUNKS, NODES, SNAPSHOTS, VOLUMES, NAMES, INDEX, TOTALS, TAGS)
+TABLES = (
+    META, CHUNKS, NODES, SNAPSHOTS, VOLUMES, NAMES, INDEX, TOTALS, TAGS, PACKS, PLACES, PROGRESS,
+)  # fmt: skip
+PLACE_KEY_BYTES = 8
 
 META_FORMAT = b"format"
 META_NEXT_VOLUME_ID = b"next_volume_id"
+META_PLACES_UPTO = b"places_upto"
 TOTAL_NAMES = (
     "chunks",
     "chunk_plain_bytes",
-    "chunk_stored_bytes",
     "nodes",
-    "node_stored_bytes",
+    "stored_bytes",
 )
 
 

@@ -18,6 +18,7 @@ from diffkeeper import clock, counters, failpoint, limits
 from diffkeeper.capture.probe import Sources
 from diffkeeper.engine.content import Reader
 from diffkeeper.engine.importing import Imported, Importer
+from diffkeeper.engine.maintenance import Maintenance
 from diffkeeper.engine.snapshotter import Tools
 from diffkeeper.engine.volume import VolumeState
 from diffkeeper.errors import (
@@ -34,6 +35,7 @@ from diffkeeper.fsio import durable
 from diffkeeper.store.store import Batch, Store
 from diffkeeper.volumes import features, origin
 from diffkeeper.volumes import options as volume_options
+from diffkeeper.volumes.background import Background
 from diffkeeper.volumes.captures import Captures
 from diffkeeper.volumes.counting import Counting
 from diffkeeper.volumes.history import History
@@ -102,6 +104,7 @@ class VolumeService:
         self._tools: Tools | None = None
         self._groups: Captures | None = None
         self._scheduler: Scheduler | None = None
+        self._upkeep: Background | None = None
         self._troubles: dict[str, str] = {}
         self._retention = retention
         self._trash_seconds = trash_seconds
@@ -132,6 +135,7 @@ class VolumeService:
         self._spawn(self._tidy())
         self._spawn(self._counted.keep())
         self._spawn(self.past.keep())
+        self._maintained.start()
 
     async def _load_sources(self) -> None:
         """Compile the eBPF programs, so that no mount has to wait for that."""
@@ -161,6 +165,7 @@ class VolumeService:
         survey = Survey(self._proc_root, self._cgroup_root)
         self._groups = Captures(survey, self._volumes)
         self._scheduler = Scheduler(self._groups, self._captures)
+        self._upkeep = Background(Maintenance(store))
         retention = Retention(store, self._retention)
         trash = Trash(store, volumes, self._trash_seconds)
         self._past = Past(
@@ -193,6 +198,12 @@ class VolumeService:
     def _scheduled(self) -> Scheduler:
         assert self._scheduler is not None  # noqa: S101  # made before any volume is served
         return self._scheduler
+
+    @property
+    def _maintained(self) -> Background:
+        if self._upkeep is None:
+            raise BusyError("the daemon is still loading its state")
+        return self._upkeep
 
     def _volumes(self) -> list[Volume]:
         return [slot.volume for slot in list(self._slots.values())]
@@ -247,6 +258,7 @@ class VolumeService:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _close(self, tools: Tools) -> None:
+        self._maintained.stop()
         tools.freezer.stop()
         tools.sources.close()
         tools.reader.close()
@@ -311,11 +323,23 @@ class VolumeService:
             "volumes": len(self._slots),
             "snapshots": sum(s.volume.stored_snapshots for s in self._slots.values()),
             "logical_bytes": sum(head.bytes for head in heads if head is not None),
-            "unique_bytes": store.totals().get("chunk_plain_bytes", 0),
+            "unique_bytes": store.totals()["chunk_plain_bytes"],
+            "stored_bytes": store.totals()["stored_bytes"],
             "store_used_bytes": store.used_bytes(),
             "store_file_bytes": store.file_bytes(),
+            "maintenance_wait_ms_max": round(store.writer.wait_seconds_max * 1000, 3),
             "accounting": self._counted.shown(),
         }
+
+    async def maintain(self) -> dict[str, object]:
+        """Thin out, then do all maintenance that is due; what was done."""
+        await self.past.prune(None, dry_run=False)
+        return (await self._in(self._reads, self._maintained.maintenance.run_all)).as_json()
+
+    async def compact(self) -> dict[str, object]:
+        """Give free room of the store back to the file system; bytes of its file."""
+        before, after = await self._in(self._reads, self._opened.store.compact)
+        return {"store_file_bytes_before": before, "store_file_bytes": after}
 
     def features(self, *, look: bool) -> list[FeatureView]:
         """What of eBPF is supported, as far as it was tried; `look`: what shows without trying."""
@@ -328,6 +352,8 @@ class VolumeService:
     def troubles(self) -> list[str]:
         """What needs a person's attention."""
         found = list(self._troubles.values())
+        if self._upkeep is not None and self._upkeep.trouble:
+            found.append(self._upkeep.trouble)
         for name, slot in sorted(self._slots.items()):
             found.extend(f"{name}: {text}" for text in slot.volume.troubles.values())
         return found

@@ -1,0 +1,190 @@
+"""Keeps the store small while nobody waits: places, deltas, garbage, objects of older formats.
+
+All work is a sequence of short steps, each at most one short transaction, so that it can stop at
+any of them; a commit waits for one step at most. One thread at a time runs it.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
+
+from diffkeeper import clock, limits
+from diffkeeper.engine.superseded import Encoder, Successors, pairs
+from diffkeeper.errors import CorruptionError, NotFoundError
+from diffkeeper.store import tables
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from diffkeeper.format.records import SnapshotRecord
+    from diffkeeper.store.store import Store
+
+
+@dataclass(slots=True)
+class Report:
+    """What was done. Bytes are of the store's used pages, before and after."""
+
+    versions: int = 0  # superseded ones that were stored anew
+    deltas: int = 0  # of them as deltas
+    collected: int = 0  # runs of the garbage collection that came to their end
+    packs_removed: int = 0
+    moved_bytes: int = 0
+    used_bytes_before: int = 0
+    used_bytes_after: int = 0
+    seconds: float = 0.0
+    wait_ms_max: float = 0.0  # that a commit waited for maintenance since the start
+    damage: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, object]:
+        """For the API."""
+        return asdict(self)
+
+
+class Maintenance:
+    """The maintenance of one store. Any thread may call; they take turns."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._work: Iterator[None] | None = None
+        self._report = Report()
+        self._collected_at = float("-inf")
+        self._encoded_at: dict[int, float] = {}
+        self._carried = False
+        self.damage: list[str] = []  # what the last run found, for a person to see
+
+    def run_slice(self, budget_seconds: float) -> bool:
+        """Do some of what is due, for about that long; whether there is more to do now."""
+        with self._lock:
+            if self._work is None:
+                self._work = self._due(everything=False)
+            return self._advance(clock.monotonic() + budget_seconds)
+
+    def run_all(self) -> Report:
+        """Do all that is due, whenever it was done last; raises NoSpaceError, CorruptionError."""
+        with self._lock:
+            self._advance(float("inf"))  # what is under way knows nothing of the newest snapshots
+            report = self._report = Report(used_bytes_before=self._store.used_bytes())
+            started = clock.monotonic()
+            self._work = self._due(everything=True)
+            self._advance(float("inf"))
+            report.used_bytes_after = self._store.used_bytes()
+            report.seconds = round(clock.monotonic() - started, 3)
+            report.wait_ms_max = round(self._store.writer.wait_seconds_max * 1000, 3)
+            return report
+
+    def stop(self) -> None:
+        """End what is under way; it begins anew another time."""
+        with self._lock:
+            self._work = None
+
+    def _advance(self, deadline: float) -> bool:
+        if self._work is None:
+            return False
+        try:
+            while clock.monotonic() < deadline:
+                next(self._work)
+        except StopIteration:
+            self._work = None
+            return False
+        except BaseException:
+            self._work = None
+            raise
+        return True
+
+    def _due(self, *, everything: bool) -> Iterator[None]:
+        upkeep = self._store.upkeep
+        removed, moved = upkeep.removed_packs, upkeep.relocated_bytes
+        if not self._carried:
+            yield from upkeep.carry()
+            self._carried = True
+        for volume in self._store.volumes():
+            yield from self._encode(volume.id, everything)
+        if len(self._store.objects.places) > (0 if everything else limits.MERGE_OBJECTS):
+            yield from self._merge()
+        now = clock.monotonic()
+        late = now - self._collected_at >= limits.COLLECT_SECONDS_MIN
+        if upkeep.garbage and (everything or late):
+            self._collected_at = now
+            yield from self._collect()
+        self._report.packs_removed += upkeep.removed_packs - removed
+        self._report.moved_bytes += upkeep.relocated_bytes - moved
+
+    def _merge(self) -> Iterator[None]:
+        while not self._store.upkeep.merge():
+            yield
+
+    def _collect(self) -> Iterator[None]:
+        collector = self._store.collector()
+        yield from collector.steps()
+        self.damage = [collector.damage] if collector.damage else []
+        self._report.damage += self.damage
+        self._report.collected += not collector.damage
+        yield from (None for _ in self._store.upkeep.drop_places())
+        yield from self._merge()
+
+    # Deltas
+
+    def _encode(self, volume_id: int, everything: bool) -> Iterator[None]:
+        """The versions that snapshots since the last time replaced, when they are due."""
+        while True:
+            seq, round_number = self._store.upkeep.progress(volume_id)
+            found = self._since(volume_id, seq)
+            now = clock.monotonic()
+            late = now - self._encoded_at.setdefault(volume_id, now) >= limits.DELTA_SECONDS_MAX
+            full = len(found) > limits.DELTA_SNAPSHOTS_MAX
+            if len(found) < 2 or not (everything or late or full):
+                return
+            self._encoded_at[volume_id] = now
+            yield from self._round(volume_id, found, round_number + 1)
+
+    def _since(self, volume_id: int, seq: int) -> list[SnapshotRecord]:
+        """The snapshots of the next round, and before them the last one of the round before."""
+        found: list[SnapshotRecord] = []
+        for record in self._store.snapshots(volume_id, start=seq):
+            found.append(record)
+            if len(found) > limits.DELTA_SNAPSHOTS_MAX:
+                break
+        return found
+
+    def _round(
+        self, volume_id: int, records: list[SnapshotRecord], round_number: int
+    ) -> Iterator[None]:
+        """Compare the snapshots one by one, then encode what they have replaced."""
+        successors = Successors()
+        last = records[0].seq
+        for before, after in zip(records, records[1:], strict=False):
+            if len(successors) >= limits.DELTA_VERSIONS_MAX:
+                break
+            try:
+                yield from self._compare(before, after, successors)
+            except (CorruptionError, NotFoundError) as error:
+                # Verification and scrubbing report it; the versions above it stay as they are.
+                self._report.damage.append(str(error))
+            last = after.seq
+        encoder = Encoder(self._store, round_number)
+        upkeep = self._store.upkeep
+        for chain, node in successors.chains():
+            encoder.chain(chain, node)
+            frames = encoder.frames()
+            if frames:
+                upkeep.replace(frames, None)
+            yield
+        record = tables.id_key(volume_id), tables.pack_u64(last) + tables.pack_u64(round_number)
+        upkeep.replace(encoder.frames(rest=True), record)
+        self._report.versions += len(successors)
+        self._report.deltas += encoder.deltas
+        for number in sorted(encoder.packs):
+            upkeep.sweep(number, upkeep.found_here, changes=False)
+            yield
+
+    def _compare(
+        self, before: SnapshotRecord, after: SnapshotRecord, successors: Successors
+    ) -> Iterator[None]:
+        old, new = bytes.fromhex(before.root), bytes.fromhex(after.root)
+        for count, pair in enumerate(pairs(old, new, self._store)):
+            successors.add(*pair)
+            if count % limits.STORE_PAGE_RECORDS_MAX == 0:
+                yield

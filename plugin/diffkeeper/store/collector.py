@@ -1,0 +1,230 @@
+"""Garbage collection: what no snapshot reaches goes. Exact, in short steps, beside everything else.
+
+1. From its start, `Objects.relied` tells of every object that somebody is told to be there, and
+   what is stored from now on is in packs that this collection leaves alone.
+2. All that the snapshots reach is marked: a bit for each object, and the bases of deltas with them.
+3. Signatures that name unmarked content are removed, so that no capture builds on it.
+4. Whoever was inside `Store.holding` until then is awaited: it may rely on what it was told before.
+5. Snapshots stored meanwhile are marked. In a moment without commits there are none left, and the
+   sweep begins: whatever is committed from now on refers to what is marked or new.
+6. Packs without a marked object are removed; from those with few, the marked are moved away.
+
+Nothing of it is stored: a crash at any point leaves a valid store, and the next one starts anew.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from diffkeeper.errors import CorruptionError, NotFoundError
+from diffkeeper.format import dirtree
+from diffkeeper.format.entry import EMPTY
+from diffkeeper.format.records import IndexRecord, SnapshotRecord
+from diffkeeper.limits import MARK_NODES, MARK_REMEMBERED_MAX, STORE_PAGE_RECORDS_MAX
+from diffkeeper.store import tables
+from diffkeeper.store.places import pack_of, slot_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from diffkeeper.format.pack import Directory
+    from diffkeeper.store.environment import Environment, Transaction
+    from diffkeeper.store.store import Store
+    from diffkeeper.store.writer import Made
+
+Marks = dict[int, bytearray]  # pack to a bit for each slot
+
+
+class Collector:
+    """One collection. `steps` runs it; closing them early ends it without harm."""
+
+    def __init__(self, store: Store, environment: Environment) -> None:
+        self._store = store
+        self._environment = environment
+        self._objects = store.objects
+        self._upkeep = store.upkeep
+        self._bits: Marks = {}
+        self._entered: Marks = {}  # nodes whose references are marked, or wait on the stack
+        self._remembered: set[bytes] = set()
+        self._snapshots: set[bytes] = set()
+        self._floor = 0
+        self.damage = ""  # why nothing was swept
+        self.marked = 0
+
+    def steps(self) -> Iterator[None]:
+        """The collection, step by step: each is short."""
+        with self._objects.lock:
+            self._objects.relied = self._mark_place
+            self._floor = self._objects.next_pack - 1
+        self._upkeep.garbage = False
+        try:
+            yield from self._mark()
+            yield from self._purge_signatures()
+            awaited = self._store.holders()
+            while awaited & self._store.holders():
+                yield
+            while not self._all_marked():
+                yield from self._mark()
+            if not self.damage:
+                yield from self._sweep()
+        except (CorruptionError, NotFoundError) as error:
+            # What a damaged node refers to is not known, so nothing may go.
+            self.damage = str(error)
+        finally:
+            self._upkeep.garbage = self._upkeep.garbage or bool(self.damage)
+            with self._objects.lock:
+                self._objects.relied = None
+
+    # Marking
+
+    def _mark(self) -> Iterator[None]:
+        for key, root in self._unmarked_roots():
+            yield from self._walk(root)
+            self._snapshots.add(key)
+
+    def _unmarked_roots(self) -> Iterator[tuple[bytes, bytes]]:
+        at = b""
+        while True:
+            with self._environment.read() as txn:
+                page = txn.scan(tables.SNAPSHOTS, at, b"\xff" * 17, STORE_PAGE_RECORDS_MAX)
+            for key, raw in page:
+                if key not in self._snapshots:
+                    yield key, bytes.fromhex(SnapshotRecord.decode(raw).root)
+            if not page:
+                return
+            at = page[-1][0] + b"\0"
+
+    def _all_marked(self) -> bool:
+        """Whether no snapshot is unmarked at a moment without commits."""
+        with self._store.writer.turn(upkeep=True):
+            at = b""
+            while True:
+                with self._environment.read() as txn:
+                    page = txn.keys(tables.SNAPSHOTS, at, STORE_PAGE_RECORDS_MAX)
+                if not self._snapshots.issuperset(page):
+                    return False
+                if not page:
+                    return True
+                at = page[-1] + b"\0"
+
+    def _walk(self, root: bytes) -> Iterator[None]:
+        """Mark a node and all below it, a number of nodes at a time."""
+        stack = [root] if root != EMPTY and self._enter(root) else []
+        for count, encoded in enumerate(map(self._store.node, _popped(stack)), 1):
+            with self._objects.lock, self._environment.read() as txn:
+                for kind, digest in dirtree.references(encoded):
+                    if digest in self._remembered:
+                        continue
+                    self._remember(digest)
+                    if self._mark_digest(txn, digest, enter=kind == "node"):
+                        stack.append(digest)
+            if count % MARK_NODES == 0:
+                yield
+        yield
+
+    def _remember(self, digest: bytes) -> None:
+        """Successive snapshots refer to the same objects, which are looked up once then."""
+        if len(self._remembered) >= MARK_REMEMBERED_MAX:
+            self._remembered.clear()
+        self._remembered.add(digest)
+
+    def _enter(self, digest: bytes) -> bool:
+        with self._objects.lock, self._environment.read() as txn:
+            return self._mark_digest(txn, digest, enter=True)
+
+    def _mark_digest(self, txn: Transaction, digest: bytes, *, enter: bool) -> bool:
+        """Mark an object; with `enter`, whether it is a node that was not entered before.
+
+        A node may be marked and not entered: as a base, or because somebody relies on it.
+        """
+        at = self._objects.places.find(txn, digest)
+        if at is None:
+            return enter  # of an older format, or absent
+        self._mark_place(txn, at)
+        return enter and _set(self._entered, pack_of(at), slot_of(at))
+
+    def _mark_place(self, txn: Transaction, at: int) -> None:
+        """Mark an object and, of a delta, its bases; the lock is held."""
+        place: int | None = at
+        while place is not None and _set(self._bits, pack_of(place), slot_of(place)):
+            self.marked += 1
+            directory = self._objects.directory(txn, pack_of(place))
+            if directory is None:
+                # Which bases it needs is not known; whoever reads the object gets the error.
+                self.damage = f"the directory of pack {pack_of(place)} is damaged"
+                return
+            base = directory.base_digest(slot_of(place))
+            place = self._objects.places.find(txn, base) if base is not None else None
+
+    # Signatures
+
+    def _purge_signatures(self) -> Iterator[None]:
+        at = b""
+        while True:
+            with self._environment.read() as txn:
+                page = txn.scan(tables.INDEX, at, b"\xff" * 17, STORE_PAGE_RECORDS_MAX)
+                stale = [(key, raw) for key, raw in page if self._is_stale(txn, raw)]
+            if stale:
+                self._purge(stale)
+            yield
+            if not page:
+                return
+            at = page[-1][0] + b"\0"
+
+    def _is_stale(self, txn: Transaction, raw: bytes) -> bool:
+        content = IndexRecord.decode(raw).content
+        if content == EMPTY:
+            return False
+        at = self._objects.places.find(txn, content)
+        if at is None:
+            return not any(txn.get(t, content) is not None for t in (tables.CHUNKS, tables.NODES))
+        return pack_of(at) <= self._floor and not _is_set(self._bits, pack_of(at), slot_of(at))
+
+    def _purge(self, stale: list[tuple[bytes, bytes]]) -> None:
+        def act(txn: Transaction) -> Made:
+            for key, raw in stale:
+                if bytes(txn.get(tables.INDEX, key) or b"") == raw:
+                    txn.delete(tables.INDEX, key)
+            return []
+
+        self._store.writer.commit(act, 0, "purge")
+
+    # Sweeping
+
+    def _sweep(self) -> Iterator[None]:
+        at = 0
+        while True:
+            numbers = [number for number in self._upkeep.packs(at) if number <= self._floor]
+            for number in numbers:
+                self._upkeep.sweep(number, self._lives, changes=True)
+                yield
+            if not numbers:
+                return
+            at = numbers[-1] + 1
+
+    def _lives(self, _txn: Transaction, number: int, directory: Directory) -> list[int]:
+        return [slot for slot in range(directory.objects) if _is_set(self._bits, number, slot)]
+
+
+def _set(marks: Marks, number: int, slot: int) -> bool:
+    """Set a bit; false when it was set."""
+    bits = marks.setdefault(number, bytearray())
+    at, bit = slot >> 3, 1 << (slot & 7)
+    if at >= len(bits):
+        bits.extend(bytes(at + 1 - len(bits)))
+    if bits[at] & bit:
+        return False
+    bits[at] |= bit
+    return True
+
+
+def _is_set(marks: Marks, number: int, slot: int) -> bool:
+    bits = marks.get(number, b"")
+    at = slot >> 3
+    return at < len(bits) and bool(bits[at] >> (slot & 7) & 1)
+
+
+def _popped(stack: list[bytes]) -> Iterator[bytes]:
+    """What is on top of the stack, until it is empty; it may grow meanwhile."""
+    while stack:
+        yield stack.pop()

@@ -1,0 +1,234 @@
+"""What keeps a store small, in steps of a short transaction; `engine.maintenance` calls them.
+
+Nothing here decides what is garbage but that one: a copy of an object that is not the one that is
+found. Every step leaves a valid store, and doing one twice is no harm.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from diffkeeper.errors import CorruptionError, NotFoundError
+from diffkeeper.format import pack
+from diffkeeper.limits import (
+    CARRY_OBJECTS,
+    MERGE_OBJECTS,
+    PACK_DEAD_FRACTION_MAX,
+    PACK_SMALL_BYTES,
+    STORE_PAGE_RECORDS_MAX,
+    UPKEEP_LEVEL,
+)
+from diffkeeper.store import tables
+from diffkeeper.store.objects import packed
+from diffkeeper.store.places import pack_of, place
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from diffkeeper.store.environment import Environment, Transaction
+    from diffkeeper.store.objects import Objects
+    from diffkeeper.store.writer import Made, Writer
+
+    Lives = Callable[[Transaction, int, pack.Directory], list[int]]
+
+
+class Upkeep:
+    """The steps. One thread calls them, beside any number of readers and commits."""
+
+    def __init__(self, environment: Environment, objects: Objects, writer: Writer) -> None:
+        self._environment = environment
+        self._objects = objects
+        self._writer = writer
+        # Something may be unreachable: what was left at the last end is not known.
+        self.garbage = True
+        self.relocated_bytes = 0
+        self.removed_packs = 0
+
+    # Places
+
+    def merge(self) -> bool:
+        """Take some recent places over into the table; true when none is left to do."""
+        if not len(self._objects.places):
+            return True
+        done = False
+
+        def act(txn: Transaction) -> Made:
+            nonlocal done
+            done = self._objects.places.merge(txn, MERGE_OBJECTS)
+            return []
+
+        self._writer.commit(act, MERGE_OBJECTS * 64, "merge")
+        with self._objects.moving():
+            self._objects.places.merged(MERGE_OBJECTS)
+        return done
+
+    def drop_places(self) -> Iterator[int]:
+        """Remove the places whose packs are gone, step by step; yields how many went."""
+        at = b""
+        while True:
+            with self._environment.read() as txn:
+                page = txn.scan(tables.PLACES, at, b"\xff" * 33, 4 * STORE_PAGE_RECORDS_MAX)
+                known: dict[int, bool] = {}
+                gone = [key for key, raw in page if not self._has_pack(txn, raw, known)]
+            if gone:
+                self._writer.commit(partial(_without, gone), 0, "places")
+            yield len(gone)
+            if not page:
+                return
+            at = page[-1][0] + b"\0"
+
+    def _has_pack(self, txn: Transaction, raw: bytes, known: dict[int, bool]) -> bool:
+        number = pack_of(int.from_bytes(raw, "little"))
+        if number not in known:
+            known[number] = txn.get(tables.PACKS, tables.id_key(number)) is not None
+        return known[number]
+
+    # Objects of older formats
+
+    def carry(self) -> Iterator[None]:
+        """Pack what an older format kept one by one, step by step."""
+        for table in (tables.CHUNKS, tables.NODES):
+            at = b""
+            while True:
+                with self._environment.read() as txn:
+                    page = txn.scan(table, at, b"\xff" * 33, CARRY_OBJECTS)
+                if not page:
+                    break
+                self._carry(table, page)
+                yield
+                at = page[-1][0] + b"\0"
+
+    def _carry(self, table: tables.Table, page: list[tuple[bytes, bytes]]) -> None:
+        node, size = table is tables.NODES, 0
+        builder = pack.Builder(UPKEEP_LEVEL)
+        taken: list[bytes] = []
+        for digest, stored in page:
+            try:
+                builder.add(digest, self._objects.plain(digest, node=node), node=node)
+            except CorruptionError:
+                continue  # what is damaged stays where it is, for scrubbing to see
+            taken.append(digest)
+            size += len(stored)
+        packs = packed(builder.finish())
+
+        def act(txn: Transaction) -> Made:
+            plain = stored = 0
+            for digest in taken:
+                raw = txn.get(table, digest)
+                if raw is not None:
+                    stored += len(raw)
+                    plain += int.from_bytes(raw[1:5], "little")
+                txn.delete(table, digest)
+            count = len(taken)
+            change = [0, 0, -count, -stored] if node else [-count, -plain, 0, -stored]
+            self._objects.count(txn, change)
+            return self._objects.put(txn, packs)
+
+        self._writer.commit(act, 2 * size, "carry")
+
+    # Packs
+
+    def replace(self, frames: Sequence[pack.Frame], record: tuple[bytes, bytes] | None) -> None:
+        """Store objects anew in other packs; they are found there from now on.
+
+        `record`: a row of the table `progress` to go with it.
+        """
+        packs = packed(frames)
+
+        def act(txn: Transaction) -> Made:
+            if record is not None:
+                txn.put(tables.PROGRESS, *record)
+            return self._objects.put(txn, packs)
+
+        self._writer.commit(act, sum(frame.stored_bytes for frame in frames), "replace")
+
+    def progress(self, volume_id: int) -> tuple[int, int]:
+        """(seq, round) as the last `replace` for the volume recorded them; zeros at first."""
+        with self._environment.read() as txn:
+            raw = txn.get(tables.PROGRESS, tables.id_key(volume_id))
+            value = bytes(raw) if raw is not None else b""
+        return int.from_bytes(value[:8], "little"), int.from_bytes(value[8:16], "little")
+
+    def packs(self, start: int = 0) -> list[int]:
+        """Numbers of some packs from `start` on, in order; none at the end."""
+        with self._environment.read() as txn:
+            keys = txn.keys(tables.PACKS, tables.id_key(start), STORE_PAGE_RECORDS_MAX)
+        return [int.from_bytes(key, "big") for key in keys]
+
+    def found_here(self, txn: Transaction, number: int, directory: pack.Directory) -> list[int]:
+        """Slots of the objects of a pack that are found in it, and not in a newer copy."""
+        find = self._objects.places.find
+        return [
+            slot
+            for slot, digest in enumerate(directory.digests())
+            if find(txn, digest) == place(number, slot)
+        ]
+
+    def sweep(self, number: int, lives: Lives, *, changes: bool) -> bool:
+        """Remove a pack without live objects, or move what lives away where much does not.
+
+        `lives` gives the slots of the live ones; if it `changes`, it is asked again in the
+        transaction. False when the pack stays.
+        """
+        with self._environment.read() as txn:
+            directory = self._objects.directory(txn, number)
+            if directory is None:
+                return False  # gone, or damaged: scrubbing has to see it
+            live = lives(txn, number, directory)
+        if not self._worth(directory, live):
+            return False
+        frames = self._packed_anew(directory, live)
+        if frames is None:
+            return False
+        moved = False
+        packs = packed(frames)
+
+        def act(txn: Transaction) -> Made:
+            nonlocal moved
+            if changes and lives(txn, number, directory) != live:
+                return []  # it was relied on meanwhile: the next look counts it in
+            moved = True
+            self._objects.remove(txn, number, directory)
+            return self._objects.put(txn, packs)
+
+        size = sum(frame.stored_bytes for frame in frames)
+        self._writer.commit(act, size, "sweep")
+        if moved:
+            self.removed_packs += 1
+            self.relocated_bytes += size
+        return moved
+
+    def _worth(self, directory: pack.Directory, live: list[int]) -> bool:
+        if len(live) == directory.objects:
+            return False
+        total = sum(directory.lengths)
+        alive = sum(directory.lengths[slot] for slot in live)
+        small = directory.stored_bytes() < PACK_SMALL_BYTES
+        return small or alive < (1 - PACK_DEAD_FRACTION_MAX) * total
+
+    def _packed_anew(self, directory: pack.Directory, live: list[int]) -> list[pack.Frame] | None:
+        """Frames of the live objects; None when one of them is damaged, and is to stay where it is.
+
+        What is a delta stays one, of the same base.
+        """
+        builder = pack.Builder(UPKEEP_LEVEL)
+        try:
+            for slot in live:
+                digest, node = directory.digest(slot), directory.is_node(slot)
+                plain = self._objects.plain(digest, node=node)
+                base = directory.base_digest(slot)
+                if base is None:
+                    builder.add(digest, plain, node=node)
+                else:
+                    below = self._objects.plain(base, node=self._objects.is_node(base))
+                    builder.add_delta(digest, pack.xor(plain, below), base, node=node)
+        except (CorruptionError, NotFoundError):
+            return None
+        return builder.finish()
+
+
+def _without(keys: list[bytes], txn: Transaction) -> Made:
+    for key in keys:
+        txn.delete(tables.PLACES, key)
+    return []

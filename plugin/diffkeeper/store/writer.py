@@ -1,0 +1,79 @@
+"""The one way into a write transaction: in turn, with room, durable, its packs known afterwards."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from diffkeeper import clock, failpoint
+from diffkeeper.errors import NoSpaceError
+from diffkeeper.fsio import durable
+from diffkeeper.store.environment import MapFull
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from diffkeeper.store.environment import Environment, Transaction
+    from diffkeeper.store.objects import Objects
+
+Made = list[tuple[int, list[bytes]]]  # packs: number, and the digests in their order
+
+
+class Writer:
+    """Transactions follow one another. Locks are taken in this order: the turn, `Objects.lock`, the
+    environment's gate.
+    """
+
+    def __init__(self, environment: Environment, objects: Objects) -> None:
+        self._environment = environment
+        self._objects = objects
+        self._turn = threading.Lock()
+        self._upkeep = False  # the turn is maintenance's
+        self.wait_seconds_max = 0.0  # that a commit waited for maintenance
+        self.written_bytes = 0  # by the last commit; 0 where the kernel does not count
+
+    @contextmanager
+    def turn(self, *, upkeep: bool = False) -> Iterator[None]:
+        """Nobody else writes inside the block."""
+        started, behind = clock.monotonic(), self._upkeep
+        with self._turn:
+            if behind and not upkeep:
+                waited = clock.monotonic() - started
+                self.wait_seconds_max = max(self.wait_seconds_max, waited)
+            self._upkeep = upkeep
+            try:
+                yield
+            finally:
+                self._upkeep = False
+
+    def commit(self, act: Callable[[Transaction], Made], size: int, name: str) -> None:
+        """Run `act` in a durable transaction in turn; the packs that it returns are known then.
+
+        `size`: bytes that it may add; `name`: of the failpoints. NoSpaceError, and whatever `act`
+        raises: nothing is changed then.
+        """
+        upkeep = name != "store"
+        with self.turn(upkeep=upkeep), self._objects.moving():
+            before = durable.thread_written_bytes()
+            while not self._written(act, name):
+                self._environment.grow(4 * size)
+            if not upkeep:
+                self.written_bytes = durable.thread_written_bytes() - before
+        failpoint.hit(f"{name}.after_commit")
+
+    def _written(self, act: Callable[[Transaction], Made], name: str) -> bool:
+        """False when the map is too small."""
+        try:
+            with self._environment.write() as txn:
+                made = act(txn)
+                failpoint.hit(f"{name}.before_commit")
+        except MapFull:
+            return False
+        except NoSpaceError:
+            # The pages written so far would keep the disk full for everyone else.
+            self._environment.keep_spare()
+            raise
+        self._objects.settle(made)
+        self._environment.keep_spare()
+        return True

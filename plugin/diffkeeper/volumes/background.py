@@ -1,0 +1,59 @@
+"""The thread that runs maintenance while nobody waits for it, within its share of a core."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from typing import TYPE_CHECKING
+
+from diffkeeper import clock, limits
+from diffkeeper.errors import BusyError, DiffKeeperError
+
+if TYPE_CHECKING:
+    from diffkeeper.engine.maintenance import Maintenance
+
+log = logging.getLogger(__name__)
+
+
+class Background:
+    """Runs slices from `start` to `stop`. `trouble` says why the last one failed, or nothing."""
+
+    def __init__(self, maintenance: Maintenance) -> None:
+        self.maintenance = maintenance
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
+        self.trouble = ""
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End; waits for the slice under way."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self.maintenance.stop()
+
+    def _run(self) -> None:
+        # Of this thread alone: captures go before it.
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), limits.MAINTENANCE_NICE)
+        pause = limits.MAINTENANCE_TURN_SECONDS
+        while not self._stop.wait(pause):
+            pause = self._slice()
+
+    def _slice(self) -> float:
+        """Run one slice; the seconds to wait after it."""
+        cpu = clock.thread_cpu()
+        try:
+            more = self.maintenance.run_slice(limits.MAINTENANCE_SLICE_SECONDS)
+            self.trouble = "; ".join(self.maintenance.damage)
+        except BusyError:
+            return limits.MAINTENANCE_RETRY_SECONDS  # the store is closed
+        except (DiffKeeperError, OSError) as error:
+            self.trouble = f"maintenance failed: {error}"
+            log.error("maintenance_failed", extra={"error": str(error)})
+            return limits.MAINTENANCE_RETRY_SECONDS
+        rest = (clock.thread_cpu() - cpu) / limits.MAINTENANCE_CPU_FRACTION_MAX
+        return rest if more else max(rest, limits.MAINTENANCE_TURN_SECONDS)

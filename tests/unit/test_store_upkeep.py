@@ -1,0 +1,347 @@
+"""Maintenance: history gets thin, garbage goes, what anybody relies on stays."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+from typing import TYPE_CHECKING
+
+import lmdb
+import pytest
+
+from diffkeeper import failpoint, limits
+from diffkeeper.engine.maintenance import Maintenance
+from diffkeeper.errors import CorruptionError, NotFoundError
+from diffkeeper.format import chunk, pack
+from diffkeeper.format.records import IndexRecord
+from diffkeeper.hashing import chunk_digest
+from diffkeeper.store import tables
+from diffkeeper.store.batch import ObjectMap
+from diffkeeper.store.places import pack_of, slot_of
+from diffkeeper.store.store import Batch, Store
+from tests.support import history
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+STATES = 9
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = Store.open(str(tmp_path / "store"), reserve_bytes=0)
+    yield opened
+    opened.close()
+    failpoint.disarm()
+
+
+@pytest.fixture
+def kept(store: Store) -> dict[int, history.Files]:
+    """All states of a store with a history, by sequence number."""
+    found = dict(enumerate(history.states(STATES), 1))
+    for seq, files in found.items():
+        history.commit(store, seq, files)
+    return found
+
+
+def stored(store: Store) -> list[bytes]:
+    """Digests of all objects in packs, once for each copy."""
+    found: list[bytes] = []
+    with store._environment.read() as txn:
+        for number in store.upkeep.packs():
+            directory = store.objects.directory(txn, number)
+            assert directory is not None
+            found += directory.digests()
+    return found
+
+
+def place_of(store: Store, digest: bytes) -> int:
+    with store._environment.read() as txn:
+        at = store.objects.places.find(txn, digest)
+    assert at is not None
+    return at
+
+
+def damage(path: str, store: Store, digest: bytes) -> None:
+    """Spoil the frame that holds an object; the store is closed by it."""
+    at = place_of(store, digest)
+    with store._environment.read() as txn:
+        raw = txn.get(tables.PACKS, tables.id_key(pack_of(at)))
+        assert raw is not None
+        directory = pack.Directory(raw)
+        start = directory._frames[directory.frame(slot_of(at))][1]
+        changed = bytearray(raw)
+    store.close()
+    changed[start + 1] ^= 0xFF  # zstd's magic number
+    with lmdb.open(path, max_dbs=32) as env, env.begin(write=True) as txn:
+        packs = env.open_db(tables.PACKS.database, txn=txn)
+        txn.put(tables.id_key(pack_of(at)), bytes(changed), db=packs)
+
+
+def test_history_gets_thin_and_stays_whole(store: Store, kept: dict[int, history.Files]) -> None:
+    before = store.totals()
+    report = Maintenance(store).run_all()
+    assert report.deltas > 150
+    assert store.totals()["stored_bytes"] < 0.8 * before["stored_bytes"]
+    assert {seq: history.files_of(store, seq) for seq in kept} == kept
+    assert len(store.objects.places) == 0
+    path = store._environment.path
+    store.close()
+    again = Store.open(path)
+    assert {seq: history.files_of(again, seq) for seq in kept} == kept
+    # Nothing is due: nothing is done.
+    assert Maintenance(again).run_all().versions == 0
+    again.close()
+
+
+def test_the_newest_is_whole(store: Store, kept: dict[int, history.Files]) -> None:
+    Maintenance(store).run_all()
+    large = kept[STATES][b"large"]
+    for at in range(0, len(large), history.CHUNK):
+        assert store.objects.home(chunk_digest(large[at : at + history.CHUNK])) is not None
+
+
+def test_what_comes_back_makes_no_circle(store: Store) -> None:
+    source = random.Random(3)
+    base = history.page(source)
+    versions = [base[:9] + bytes([n]) + base[10:] for n in range(3)]
+    maintenance = Maintenance(store)
+    seen: dict[int, history.Files] = {}
+    for seq in range(1, 25):
+        seen[seq] = {b"f": versions[source.randrange(3)], b"seq": b"%d" % seq}
+        history.commit(store, seq, seen[seq])
+        if source.random() < 0.5:
+            maintenance.run_all()
+    maintenance.run_all()
+    assert {seq: history.files_of(store, seq) for seq in seen} == seen
+
+
+def test_collection_is_exact(store: Store, kept: dict[int, history.Files]) -> None:
+    maintenance = Maintenance(store)
+    history.forget(store, 1, 2, 5, 8)
+    assert maintenance.run_all().collected == 1
+    left = {seq: kept[seq] for seq in (3, 4, 6, 7, 9)}
+    assert {seq: history.files_of(store, seq) for seq in left} == left
+    history.forget(store, 3, 4, 6, 7)
+    maintenance.run_all()
+    assert history.files_of(store, STATES) == kept[STATES]
+    # What dead objects are left in packs is within the bound; what lives is there once.
+    alive, copies = history.reachable(store), stored(store)
+    assert alive <= set(copies)
+    assert len(copies) <= len(alive) / (1 - limits.PACK_DEAD_FRACTION_MAX)
+    with pytest.raises(NotFoundError):
+        store.snapshot(1, 3)
+
+
+def test_a_store_under_constant_change_has_a_constant_size(store: Store) -> None:
+    maintenance = Maintenance(store)
+    sizes: list[int] = []
+    for seq, files in enumerate(history.states(60), 1):
+        history.commit(store, seq, files)
+        if seq > 10:
+            history.forget(store, seq - 10)
+        if seq % 5 == 0:
+            maintenance.run_all()
+            sizes.append(store.totals()["stored_bytes"])
+    assert max(sizes[6:]) < 1.25 * min(sizes[3:])
+    assert store.file_bytes() < 4 * store.used_bytes() + 4 * limits.MIB
+
+
+def run(steps: Iterator[None]) -> None:
+    for _ in steps:
+        pass
+
+
+def orphan(store: Store, content: bytes) -> bytes:
+    """A chunk that no snapshot has."""
+    digest = chunk_digest(content)
+    store.commit(Batch(chunks=ObjectMap({digest: chunk.encode(content)})))
+    return digest
+
+
+def test_what_is_relied_on_stays(store: Store, kept: dict[int, history.Files]) -> None:
+    relied, other = orphan(store, b"relied on"), orphan(store, b"not relied on")
+    steps = store.collector().steps()
+    next(steps)
+    assert store.missing([relied, chunk_digest(b"absent")]) == {chunk_digest(b"absent")}
+    late = orphan(store, b"stored while it runs")
+    run(steps)
+    assert store.missing([relied, other, late]) == {other}
+    run(store.collector().steps())
+    assert store.missing([relied, late]) == {relied, late}
+    assert history.files_of(store, 4) == kept[4]
+
+
+def test_the_sweep_waits_for_who_holds(store: Store, kept: dict[int, history.Files]) -> None:
+    digest = orphan(store, b"asked for before")
+    with store.holding():
+        assert not store.missing([digest])
+        steps = store.collector().steps()
+        for _ in range(200):
+            next(steps)
+        assert not store.missing([digest])
+    run(steps)
+    run(store.collector().steps())
+    assert store.missing([digest]) == {digest}
+    assert len(kept) == STATES
+
+
+def test_snapshots_stored_while_it_runs_are_marked(
+    store: Store, kept: dict[int, history.Files]
+) -> None:
+    steps = store.collector().steps()
+    next(steps)
+    more = dict(enumerate(history.states(STATES + 3), 1))
+    for seq in range(STATES + 1, STATES + 4):
+        history.commit(store, seq, more[seq])
+        history.forget(store, seq - 1)
+        next(steps, None)
+    run(steps)
+    assert history.files_of(store, STATES + 3) == more[STATES + 3]
+    assert history.files_of(store, 1) == kept[1]
+
+
+def test_signatures_of_what_is_gone_go(store: Store, kept: dict[int, history.Files]) -> None:
+    gone, there = orphan(store, b"gone"), chunk_digest(b"x")
+    records = {
+        ino: IndexRecord(1, 1, 1, 1, 1, content=content, name=b"n")
+        for ino, content in ((1, gone), (2, there))
+    }
+    store.commit(Batch(index_put={(1, ino): record.encode() for ino, record in records.items()}))
+    run(store.collector().steps())
+    assert dict(store.index_all(1)) == {2: records[2]}
+    assert len(kept) == STATES
+
+
+def test_captures_and_readers_beside_maintenance(tmp_path: Path, store: Store) -> None:
+    """Commits, reads and maintenance at once: every state that is kept stays readable."""
+    maintenance = Maintenance(store)
+    stop = threading.Event()
+    failures: list[BaseException] = []
+    kept: dict[int, history.Files] = {}
+
+    def maintain() -> None:
+        try:
+            while not stop.is_set():
+                maintenance.run_all()
+        except BaseException as error:
+            failures.append(error)
+
+    def read() -> None:
+        try:
+            while not stop.is_set():
+                for seq in list(kept)[-3:]:
+                    assert history.files_of(store, seq) == kept[seq]
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=f) for f in (maintain, read)]
+    for thread in threads:
+        thread.start()
+    for seq, files in enumerate(history.states(40), 1):
+        history.commit(store, seq, files)
+        kept[seq] = files
+        if seq > 8:
+            history.forget(store, seq - 8)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not failures, failures
+    for seq in range(33, 41):
+        assert history.files_of(store, seq) == kept[seq]
+
+
+def test_a_damaged_base_is_named_and_harms_no_neighbour(
+    store: Store, kept: dict[int, history.Files]
+) -> None:
+    Maintenance(store).run_all()
+    path = store._environment.path
+    large = kept[1][b"large"]
+    size = history.CHUNK
+    olds = [chunk_digest(large[at : at + size]) for at in range(0, len(large), size)]
+    delta = next(digest for digest in olds if store.objects.home(digest) is None)
+    at = place_of(store, delta)
+    with store._environment.read() as txn:
+        directory = store.objects.directory(txn, pack_of(at))
+        assert directory is not None
+        base = directory.base_digest(slot_of(at))
+    while base is not None and store.objects.home(base) is None:
+        at = place_of(store, base)
+        with store._environment.read() as txn:
+            directory = store.objects.directory(txn, pack_of(at))
+            assert directory is not None
+            base = directory.base_digest(slot_of(at))
+    assert base is not None
+    whole = pack_of(place_of(store, base))
+    damage(path, store, base)
+    again = Store.open(path)
+    with pytest.raises(CorruptionError, match=f"pack {whole}|{base.hex()}"):
+        again.chunk(delta)
+    readable = 0
+    for digest in olds:
+        try:
+            again.chunk(digest)
+            readable += 1
+        except CorruptionError:
+            pass
+    assert readable > 0
+    # What damage hides is not known, so that what is left stays.
+    Maintenance(again).run_all()
+    assert [record.seq for record in again.snapshots(1)] == list(kept)
+    again.close()
+
+
+def test_objects_of_an_older_format_are_carried_over(tmp_path: Path) -> None:
+    path = str(tmp_path / "old")
+    store = Store.open(path)
+    files = next(iter(history.states(1)))
+    history.commit(store, 1, files)
+    objects = {d: store.stored(d) for d in history.reachable(store)}
+    store.close()
+    names = {"chunk": tables.CHUNKS, "node": tables.NODES}
+    with lmdb.open(path, max_dbs=32) as env, env.begin(write=True) as txn:
+        opened = {t.name: env.open_db(t.database, txn=txn) for t in tables.TABLES}
+        for digest, (raw, kind) in objects.items():
+            txn.put(digest, raw, db=opened[names[kind].name])
+        for table in (tables.PACKS, tables.PLACES, tables.TAGS, tables.PROGRESS):
+            txn.drop(opened[table.name], delete=True)
+        txn.drop(opened["totals"], delete=False)
+        txn.put(tables.META_FORMAT, tables.pack_u64(2), db=opened["meta"])
+        txn.delete(tables.META_PLACES_UPTO, db=opened["meta"])
+    old = Store.open(path)
+    assert history.files_of(old, 1) == files
+    assert old.missing(list(objects)) == set()
+    Maintenance(old).run_all()
+    assert history.files_of(old, 1) == files
+    with old._environment.read() as txn:
+        assert txn.pages(tables.CHUNKS) == txn.pages(tables.NODES) == 0
+    assert set(stored(old)) == set(objects)
+    old.close()
+
+
+def test_compacting_gives_room_back(store: Store, kept: dict[int, history.Files]) -> None:
+    maintenance = Maintenance(store)
+    maintenance.run_all()
+    history.forget(store, *range(1, STATES))
+    maintenance.run_all()
+    before, after = store.compact()
+    assert after < before
+    assert after == store.file_bytes() <= store.used_bytes() + 2 * limits.STORE_SPARE_BYTES
+    assert history.files_of(store, STATES) == kept[STATES]
+    history.commit(store, STATES + 1, kept[3])
+    path = store._environment.path
+    assert sorted(os.listdir(path)) == ["data.mdb", "lock", "lock.mdb"]
+    store.close()
+    again = Store.open(path)
+    assert history.files_of(again, STATES + 1) == kept[3]
+    again.close()
+
+
+def test_few_pages_are_written_for_a_snapshot(store: Store, kept: dict[int, history.Files]) -> None:
+    Maintenance(store).run_all()
+    before = store.totals()["stored_bytes"]
+    history.commit(store, STATES + 1, {**kept[STATES], b"one": os.urandom(10_000)})
+    added = store.totals()["stored_bytes"] - before
+    assert 0 < store.writer.written_bytes < added + 24 * 4096
