@@ -14,7 +14,6 @@ REPOSITORY = Path(__file__).parents[2]
 STANDIN = REPOSITORY / "demo" / "postgres-survive-kill9" / "standin" / "build.sh"
 TAG = "diffkeeper-bench-postgres:standin"
 PLACE = "/var/lib/postgresql/data"
-SETTINGS = "-c max_wal_size=256MB -c checkpoint_timeout=30s -c shared_buffers=64MB"
 CLIENTS = 4
 START_SECONDS_MAX = 90.0
 ATTEMPTS_MAX = 20
@@ -72,7 +71,7 @@ class Server:
         chosen = [word for k, v in self.options.items() for word in ("--opt", f"{k}={v}")]
         docker("volume", "create", "--driver", self.driver, *chosen, self.volume)
         run = ["run", "--detach", "--network", "none", "--volume", f"{self.volume}:{PLACE}"]
-        run += ["--env", "POSTGRES_HOST_AUTH_METHOD=trust", tag, "postgres", *SETTINGS.split()]
+        run += ["--env", "POSTGRES_HOST_AUTH_METHOD=trust", tag]
         self.container = docker(*run)
         deadline = time.monotonic() + START_SECONDS_MAX
         while _run(*self._exec("psql", "-Atc", "SELECT 1")).returncode != 0:

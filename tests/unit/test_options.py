@@ -15,8 +15,8 @@ def test_defaults() -> None:
     parsed = o.parse_options({})
     assert parsed == o.VolumeOptions()
     assert parsed.interval_seconds == limits.INTERVAL_SECONDS_DEFAULT
-    assert parsed.chunk_bytes == 65536
-    assert parsed.chunk_bits == 16
+    assert parsed.chunk_bytes == 16384
+    assert parsed.chunk_bits == 14
     assert parsed.compression_level == 1
 
 

@@ -10,6 +10,7 @@ import fcntl
 import os
 import threading
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 from diffkeeper import failpoint
@@ -129,6 +130,7 @@ class Store:
             with self._environment.write() as txn:
                 txn.put(tables.META, tables.META_FORMAT, tables.pack_u64(tables.FORMAT_VERSION))
                 _add_up_totals(txn)
+                _pin_chunk_sizes(txn)
         with self._environment.read() as txn:
             self._next_id = _number(txn, tables.META, tables.META_NEXT_VOLUME_ID) or 1
         self.objects.load()
@@ -486,6 +488,18 @@ def _apply_volumes(txn: Transaction, batch: Batch) -> None:
         next_id = _number(txn, tables.META, tables.META_NEXT_VOLUME_ID) or 1
         next_id = max(next_id, 1 + max(record.id for record in batch.volumes))
         txn.put(tables.META, tables.META_NEXT_VOLUME_ID, tables.pack_u64(next_id))
+
+
+def _pin_chunk_sizes(txn: Transaction) -> None:
+    """Volumes of older formats keep the chunks that they have: the default was another one."""
+    at, stop = tables.id_key(0), b"\xff" * 9
+    while page := txn.scan(tables.VOLUMES, at, stop, STORE_PAGE_RECORDS_MAX):
+        for key, raw in page:
+            record = VolumeRecord.decode(raw)
+            if tables.CHUNK_SIZE not in record.options:
+                options = {**record.options, tables.CHUNK_SIZE: tables.CHUNK_SIZE_BEFORE_3}
+                txn.put(tables.VOLUMES, key, replace(record, options=options).encode())
+        at = page[-1][0] + b"\0"
 
 
 def _add_up_totals(txn: Transaction) -> None:

@@ -131,6 +131,10 @@ TABLES = (
 )  # fmt: skip
 PLACE_KEY_BYTES = 8
 
+# The option of a volume, and what it was by default before format 3.
+CHUNK_SIZE = "chunk-size"
+CHUNK_SIZE_BEFORE_3 = "64KiB"
+
 META_FORMAT = b"format"
 META_NEXT_VOLUME_ID = b"next_volume_id"
 META_PLACES_UPTO = b"places_upto"
