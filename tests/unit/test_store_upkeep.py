@@ -345,3 +345,22 @@ def test_few_pages_are_written_for_a_snapshot(store: Store, kept: dict[int, hist
     history.commit(store, STATES + 1, {**kept[STATES], b"one": os.urandom(10_000)})
     added = store.totals()["stored_bytes"] - before
     assert 0 < store.writer.written_bytes < added + 24 * 4096
+
+
+def test_history_that_is_thinned_keeps_no_versions_for_their_deltas(store: Store) -> None:
+    """One state of ten stays: it takes what ten such states take that never had others between."""
+    maintenance = Maintenance(store)
+    states = dict(enumerate(history.states(101), 1))
+    for seq, files in states.items():
+        history.commit(store, seq, files)
+        if seq % 10 == 1:
+            maintenance.run_all()
+    kept = [seq for seq in states if seq % 10 == 1]
+    for seq in states:
+        if seq not in kept:
+            history.forget(store, seq)
+    maintenance.run_all()
+    assert {seq: history.files_of(store, seq) for seq in kept} == {s: states[s] for s in kept}
+    alive, copies = history.reachable(store), stored(store)
+    assert alive <= set(copies)
+    assert len(copies) <= len(alive) / (1 - limits.PACK_DEAD_FRACTION_MAX)

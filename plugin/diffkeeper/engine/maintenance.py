@@ -105,10 +105,12 @@ class Maintenance:
         if len(self._store.objects.places) > (0 if everything else limits.MERGE_OBJECTS):
             yield from self._merge()
         now = clock.monotonic()
-        late = now - self._collected_at >= limits.COLLECT_SECONDS_MIN
-        if upkeep.garbage and (everything or late):
-            self._collected_at = now
-            yield from self._collect()
+        if everything or now - self._collected_at >= limits.COLLECT_SECONDS_MIN:
+            # Twice, where the first one finds bases that nothing is to stand on any more.
+            for _ in range(2 if everything else 1):
+                if upkeep.garbage:
+                    self._collected_at = now
+                    yield from self._collect()
         self._report.packs_removed += upkeep.removed_packs - removed
         self._report.moved_bytes += upkeep.relocated_bytes - moved
 

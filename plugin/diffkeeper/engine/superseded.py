@@ -19,8 +19,6 @@ from diffkeeper.format.root import decode_root
 from diffkeeper.limits import (
     DELTA_LINKS_MAX,
     DELTA_ROUNDS_MAX,
-    DELTA_SAME_FRACTION_MIN,
-    DELTA_SAME_FRACTION_NODE_MIN,
     PACK_BYTES,
     UPKEEP_LEVEL,
 )
@@ -144,9 +142,8 @@ class Encoder:
 
     def _put(self, digest: bytes, plain: bytes, base: bytes, below: bytes, node: bool) -> None:
         """Add a version; `below` is the content of its base, or empty where it is to be whole."""
-        share = DELTA_SAME_FRACTION_NODE_MIN if node else DELTA_SAME_FRACTION_MIN
         delta = pack.xor(plain, below)
-        if below and delta.count(0) >= share * len(plain):
+        if below and pack.pays(delta, node=node):
             self._builder.add_delta(digest, delta, base, node=node)
             self.deltas += 1
         else:

@@ -21,6 +21,8 @@ from diffkeeper.format import chunk
 from diffkeeper.hashing import DIGEST_BYTES
 from diffkeeper.limits import (
     CHUNK_BYTES_MAX,
+    DELTA_SAME_FRACTION_MIN,
+    DELTA_SAME_FRACTION_NODE_MIN,
     FRAME_BYTES,
     FRAME_BYTES_MAX,
     PACK_FRAMES_MAX,
@@ -133,6 +135,12 @@ def xor(plain: BytesLike, base: BytesLike) -> bytes:
     length = min(len(plain), len(base))
     mixed = int.from_bytes(plain[:length], "little") ^ int.from_bytes(base[:length], "little")
     return mixed.to_bytes(length, "little") + plain[length:]
+
+
+def pays(delta: bytes, *, node: bool) -> bool:
+    """Whether a delta is worth keeping one; else the object is better stored whole."""
+    share = DELTA_SAME_FRACTION_NODE_MIN if node else DELTA_SAME_FRACTION_MIN
+    return delta.count(0) >= share * len(delta)
 
 
 def packs_of(frames: Sequence[Frame], bytes_max: int) -> Iterator[list[Frame]]:

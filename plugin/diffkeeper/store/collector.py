@@ -7,7 +7,8 @@
 4. Whoever was inside `Store.holding` until then is awaited: it may rely on what it was told before.
 5. Snapshots stored meanwhile are marked. In a moment without commits there are none left, and the
    sweep begins: whatever is committed from now on refers to what is marked or new.
-6. Packs without a marked object are removed; from those with few, the marked are moved away.
+6. Packs without a marked object are removed; from those with few, the marked are moved away. Deltas
+   on what is marked as a base alone are put on another base, so that the next collection frees it.
 
 Nothing of it is stored: a crash at any point leaves a valid store, and the next one starts anew.
 """
@@ -44,6 +45,7 @@ class Collector:
         self._objects = store.objects
         self._upkeep = store.upkeep
         self._bits: Marks = {}
+        self._reached: Marks = {}  # of these, what is more than a base
         self._entered: Marks = {}  # nodes whose references are marked, or wait on the stack
         self._remembered: set[bytes] = set()
         self._snapshots: set[bytes] = set()
@@ -145,6 +147,7 @@ class Collector:
 
     def _mark_place(self, txn: Transaction, at: int) -> None:
         """Mark an object and, of a delta, its bases; the lock is held."""
+        _set(self._reached, pack_of(at), slot_of(at))
         place: int | None = at
         while place is not None and _set(self._bits, pack_of(place), slot_of(place)):
             self.marked += 1
@@ -196,11 +199,18 @@ class Collector:
         while True:
             numbers = [number for number in self._upkeep.packs(at) if number <= self._floor]
             for number in numbers:
-                self._upkeep.sweep(number, self._lives, changes=True)
+                self._upkeep.sweep(number, self._lives, changes=True, stays=self._stays)
                 yield
             if not numbers:
                 return
             at = numbers[-1] + 1
+
+    def _stays(self, txn: Transaction, digest: bytes) -> bool:
+        """Whether an object is reached, relied on or new; not one that is a base and no more."""
+        at = self._objects.places.find(txn, digest)
+        if at is None:
+            return True  # of an older format, or damaged
+        return pack_of(at) > self._floor or _is_set(self._reached, pack_of(at), slot_of(at))
 
     def _lives(self, _txn: Transaction, number: int, directory: Directory) -> list[int]:
         return [slot for slot in range(directory.objects) if _is_set(self._bits, number, slot)]

@@ -211,6 +211,18 @@ class Objects:
         if (node_digest(plain) if node else chunk_digest(plain)) != base:
             raise CorruptionError(f"{digest.hex()} is a delta whose base {base.hex()} is damaged")
 
+    def bases(self, txn: Transaction, digest: bytes) -> Iterator[bytes]:
+        """The objects that a delta stands on, down to a whole one; CorruptionError."""
+        at = self.places.find(txn, digest)
+        for _ in range(BASES_MAX):
+            base = None
+            if at is not None:
+                base = self._require(txn, pack_of(at)).base_digest(slot_of(at))
+            if base is None:
+                return
+            yield base
+            at = self.places.find(txn, base)
+
     def is_node(self, digest: bytes) -> bool:
         """Whether an object is a node; NotFoundError."""
         with self.lock, self._environment.read() as txn:

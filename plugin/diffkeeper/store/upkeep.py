@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from diffkeeper.store.writer import Made, Writer
 
     Lives = Callable[[Transaction, int, pack.Directory], list[int]]
+    Stays = Callable[[Transaction, bytes], bool]
 
 
 class Upkeep:
@@ -165,22 +166,31 @@ class Upkeep:
             if find(txn, digest) == place(number, slot)
         ]
 
-    def sweep(self, number: int, lives: Lives, *, changes: bool) -> bool:
+    def sweep(
+        self, number: int, lives: Lives, *, changes: bool, stays: Stays | None = None
+    ) -> bool:
         """Remove a pack without live objects, or move what lives away where much does not.
 
         `lives` gives the slots of the live ones; if it `changes`, it is asked again in the
-        transaction. False when the pack stays.
+        transaction. `stays`: whether an object is there for its own sake, and not only as a base;
+        deltas are put on such bases, so that what is a base and nothing else is garbage the next
+        time. False when the pack stays.
         """
         with self._environment.read() as txn:
             directory = self._objects.directory(txn, number)
             if directory is None:
                 return False  # gone, or damaged: scrubbing has to see it
             live = lives(txn, number, directory)
-        if not self._worth(directory, live):
+            try:
+                bases = self._better_bases(txn, directory, live, stays) if stays else {}
+            except CorruptionError:
+                return False
+        if not bases and not self._worth(directory, live):
             return False
-        frames = self._packed_anew(directory, live)
+        frames = self._packed_anew(directory, live, bases)
         if frames is None:
             return False
+        self.garbage = self.garbage or bool(bases)
         moved = False
         packs = packed(frames)
 
@@ -207,22 +217,44 @@ class Upkeep:
         small = directory.stored_bytes() < PACK_SMALL_BYTES
         return small or alive < (1 - PACK_DEAD_FRACTION_MAX) * total
 
-    def _packed_anew(self, directory: pack.Directory, live: list[int]) -> list[pack.Frame] | None:
+    def _better_bases(
+        self, txn: Transaction, directory: pack.Directory, live: list[int], stays: Stays
+    ) -> dict[int, bytes | None]:
+        """Slots of deltas whose base is nothing but a base: the next one below that stays, if any.
+
+        Of what is no more than a base itself, nothing: it goes as soon as nothing stands on it.
+        """
+        found: dict[int, bytes | None] = {}
+        for slot in live:
+            base = directory.base_digest(slot)
+            digest = directory.digest(slot)
+            if base is None or stays(txn, base) or not stays(txn, digest):
+                continue
+            below = self._objects.bases(txn, digest)
+            found[slot] = next((each for each in below if stays(txn, each)), None)
+        return found
+
+    def _packed_anew(
+        self, directory: pack.Directory, live: list[int], bases: dict[int, bytes | None]
+    ) -> list[pack.Frame] | None:
         """Frames of the live objects; None when one of them is damaged, and is to stay where it is.
 
-        What is a delta stays one, of the same base.
+        What is a delta stays one, of the same base or of the one that `bases` gives for its slot.
         """
         builder = pack.Builder(UPKEEP_LEVEL)
         try:
             for slot in live:
                 digest, node = directory.digest(slot), directory.is_node(slot)
                 plain = self._objects.plain(digest, node=node)
-                base = directory.base_digest(slot)
-                if base is None:
+                base = bases.get(slot, directory.base_digest(slot))
+                delta = b""
+                if base is not None:
+                    below = self._objects.plain(base, node=self._objects.is_node(base))
+                    delta = pack.xor(plain, below)
+                if base is None or (slot in bases and not pack.pays(delta, node=node)):
                     builder.add(digest, plain, node=node)
                 else:
-                    below = self._objects.plain(base, node=self._objects.is_node(base))
-                    builder.add_delta(digest, pack.xor(plain, below), base, node=node)
+                    builder.add_delta(digest, delta, base, node=node)
         except (CorruptionError, NotFoundError):
             return None
         return builder.finish()
