@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from tests.bench import (
     captures,
     containers,
     history,
+    hour,
     idle,
     many,
     mounts,
@@ -40,7 +42,10 @@ if TYPE_CHECKING:
 
     from tests.bench.figures import Table
 
-PARTS = ("mounts", "replays", "captures", "pages", "many", "writes", "idle", "history", "postgres")
+PARTS = (
+    "mounts", "replays", "captures", "pages", "many", "writes", "idle", "history", "hour",
+    "postgres",
+)  # fmt: skip
 # Where every Docker Engine looks for plugins that it did not install.
 PLUGINS = Path("/run/docker/plugins")
 QUICK = {
@@ -57,6 +62,7 @@ QUICK = {
     "seconds": 3,
     "scale": 1,
     "states": 3,
+    "hour_seconds": 1200,
 }
 
 
@@ -82,6 +88,7 @@ def arguments() -> argparse.Namespace:
         "seconds": (10, "length of one pgbench run"),
         "scale": (10, "scale of pgbench"),
         "states": (20, "states of the history"),
+        "hour-seconds": (4800, "simulated seconds of the hour"),
     }
     for name, (default, text) in numbers.items():
         help_text = f"{text} ({default})"
@@ -166,6 +173,13 @@ def _history(chosen: argparse.Namespace) -> list[Table]:
     return tables
 
 
+def _hour(chosen: argparse.Namespace) -> list[Table]:
+    with tempfile.TemporaryDirectory(prefix="dk-hour-") as base:
+        table = hour.measure(Path(base), chosen.hour_seconds)
+    table.show()
+    return [table]
+
+
 def _writes(chosen: argparse.Namespace) -> list[Table]:
     reason = writes.missing()
     if reason:
@@ -191,6 +205,8 @@ def main() -> int:
             tables += _writes(chosen)
         elif name == "history":
             tables += _history(chosen)
+        elif name == "hour":
+            tables += _hour(chosen)
         elif name == "postgres":
             tables += _postgres(chosen)
         else:
