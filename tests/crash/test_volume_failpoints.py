@@ -11,16 +11,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from diffkeeper import failpoint, limits
+from diffkeeper import limits
 from diffkeeper.freeze.cgroups import Hierarchy
-from tests.support.volume_world import DaemonDied, World
+from tests.support.volume_world import LIVED, DaemonDied, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
-# tests/protocol/test_moving.py kills imports: a life has none.
-LIVED = sorted(name for name in failpoint.NAMES if not name.startswith("import."))
 LARGE_BYTES = limits.BATCH_BYTES_MAX + (8 << 20)  # more than a capture keeps in memory
 
 

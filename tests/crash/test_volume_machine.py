@@ -16,8 +16,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from diffkeeper import failpoint
-from tests.support.volume_world import DaemonDied, World
+from tests.support.volume_world import LIVED, DaemonDied, World
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -140,7 +139,7 @@ class Volumes(RuleBasedStateMachine):
             self.world.write(name, file, 1000)
         self.world.kill()
 
-    @rule(point=st.sampled_from(sorted(failpoint.NAMES)), count=st.integers(1, 4))
+    @rule(point=st.sampled_from(LIVED), count=st.integers(1, 4))
     def arm(self, point: str, count: int) -> None:
         self.world.arm(f"{point}=kill:{count}")
 
