@@ -1,7 +1,7 @@
 # Each target works alone and does its own set-up.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup test check lint types rootfs plugin uninstall demo torture test-vm bench lock clean
+.PHONY: help setup test check lint types rootfs plugin uninstall demo torture damage test-vm bench lock clean
 
 PYTHONS := plugin tests $(wildcard demo)
 
@@ -34,6 +34,9 @@ uninstall: ## disable and remove the plugin; volumes and their history stay
 
 demo: setup ## Postgres survives kill -9: about a minute, on a real engine
 	scripts/with-docker demo/postgres-survive-kill9/run.sh $(ARGS)
+
+damage: setup ## random damage to 1,000 copies of a store: an error, or what was stored (ARGS="1000 --seed 1")
+	.venv/bin/python -m tests.support.damage $(or $(ARGS),1000)
 
 torture: setup ## random writers against every source on ext4 and XFS, for half an hour (ARGS="--minutes 5")
 	.venv/bin/python -m tests.support.torture_long $(ARGS)

@@ -29,6 +29,8 @@ NAMES = frozenset(
         "sweep.after_commit",
         "purge.before_commit",
         "purge.after_commit",
+        "heal.before_commit",
+        "heal.after_commit",
         "compact.copied",
         "compact.renamed",
         "capture.drained",

@@ -33,6 +33,8 @@ NODE_CACHE_BYTES_MAX = 32 * MIB
 STORE_MAP_BYTES_MAX = 1 << 46  # half of a process's address space
 STORE_PAGE_RECORDS_MAX = 512
 STORE_LOCK_FILE_BYTES = 32 * KIB
+STORE_PAGE_BYTES_MIN = 4 * KIB
+STORE_PAGE_BYTES_MAX = 64 * KIB
 RECORD_BYTES_MAX = 4 * MIB
 
 # Packs
@@ -67,6 +69,12 @@ MAINTENANCE_SLICE_SECONDS = 0.02
 MAINTENANCE_TURN_SECONDS = 1.0
 MAINTENANCE_RETRY_SECONDS = 60.0
 MAINTENANCE_NICE = 10
+SCRUB_SECONDS = 7 * 86_400.0  # from the end of a pass to the next one
+SCRUB_FIRST_SECONDS = 600.0  # from the start of the daemon to the first one
+SCRUB_ROUNDS_MAX = 8  # of healing in one pass
+SCRUB_LOSSES_MAX = 1_000  # paths that are named, of a snapshot and of a report
+DAMAGED_PATHS_SHOWN_MAX = 10
+DAMAGED_SNAPSHOTS_SHOWN_MAX = 100
 
 # Capture
 INTERVAL_SECONDS_MIN = 0.1

@@ -50,6 +50,7 @@ class Admin:
             web.get("/v1/stats", self.stats, allow_head=False),
             web.post("/v1/maintain", self.maintain),
             web.post("/v1/compact", self.compact),
+            web.post("/v1/scrub", self.scrub),
             web.post("/v1/stats", self.counted),
             web.get("/v1/doctor", self.doctor, allow_head=False),
             *PastAdmin(self._service).routes(),
@@ -132,6 +133,12 @@ class Admin:
         wire.parse_empty(await read_body(request))
         await self._service.ready()
         return json_response(dict(await self._service.maintain()))
+
+    async def scrub(self, request: web.Request) -> web.Response:
+        """Read every stored object again, heal what is damaged; answers when that is done."""
+        wire.parse_empty(await read_body(request))
+        await self._service.ready()
+        return json_response(dict(await self._service.scrub()))
 
     async def compact(self, request: web.Request) -> web.Response:
         """Give free room in the store's file back; answers with its size before and after."""

@@ -16,9 +16,11 @@ class Health:
         self.loading = True
         self.listen = ""  # address of the TCP listener as bound; empty when there is none
         self.listener_trouble = ""
+        self.refusal = ""  # why the state was not loaded, and will not be
 
     def troubles(self) -> list[str]:
         """Everything a person should look at, one sentence each; empty when all is well."""
-        own = ["the state is still being loaded"] if self.loading else []
+        loading = self.refusal or "the state is still being loaded"
+        own = [loading] if self.loading else []
         own += [self.listener_trouble] if self.listener_trouble else []
         return own + list(self._service.troubles())

@@ -35,6 +35,7 @@ COUNTERS: Final[Mapping[str, str]] = {
     "ebpf_programs_lost_total": "Times that the loaded eBPF programs were found lost.",
     "ebpf_lost_total": "Times that the kernel had no room for a mark, or it could not be read.",
     "verification_total": "Verifications, by result.",
+    "scrubs_total": "Times that the whole store was read and checked, by result.",
     "fuzzy_total": "Snapshots that are not one instant.",
 }
 # The engine counts under the plural; the exported name is the one that dashboards know.
@@ -56,6 +57,13 @@ STATISTICS: Final[Mapping[str, str]] = {
     "store_used_bytes": "Bytes in use inside the store.",
     "store_file_bytes": "Size of the store's file.",
     "unique_bytes": "Plain bytes of all distinct chunks.",
+}
+
+
+SCRUB: Final[Mapping[str, str]] = {
+    "healed_objects": "Damaged objects that the last scrub healed.",
+    "lost_objects": "Damaged objects that the last scrub could not heal.",
+    "lost_snapshots": "Snapshots that lose files by that.",
 }
 
 
@@ -88,10 +96,20 @@ class _Page(Collector):
         yield from volume_families([service.view(view.name) for view in service.views()])
         yield from ebpf_families(service.features(look=False), service.ebpf_counts())
         statistics = service.stats()
+        yield from scrub_families(_at(statistics.get("scrub"), "last"))
         for name, text in STATISTICS.items():
             family = GaugeMetricFamily(PREFIX + name, text)
             family.add_metric([], _number(statistics.get(name)))
             yield family
+
+
+def scrub_families(last: object) -> Iterator[Metric]:
+    """What the last scrub found; no series before the first one since the start."""
+    for name, text in SCRUB.items():
+        family = GaugeMetricFamily(f"{PREFIX}scrub_{name}", text)
+        if last is not None:
+            family.add_metric([], _number(_at(last, name)))
+        yield family
 
 
 def counter_families() -> Iterator[Metric]:

@@ -10,7 +10,13 @@ from diffkeeper.cli import discover, doctor, moving, output, past, restore
 from diffkeeper.cli.client import volume_path
 from diffkeeper.cli.connection import ask, connect, socket_path
 from diffkeeper.daemon import config
-from diffkeeper.errors import BusyError, DiffKeeperError, UnavailableError, VerificationError
+from diffkeeper.errors import (
+    BusyError,
+    CorruptionError,
+    DiffKeeperError,
+    UnavailableError,
+    VerificationError,
+)
 from diffkeeper.volumes.options import check_name, format_size
 
 if TYPE_CHECKING:
@@ -187,16 +193,45 @@ def stats(arguments: argparse.Namespace) -> int:
     if arguments.json:
         output.print_json(found)
         return 0
-    output.print_table(("total", "value"), [_statistic(*item) for item in found.items()])
+    totals = flatten({**found, "scrub": _last_scrub(found)} if "scrub" in found else found)
+    output.print_table(("total", "value"), [_statistic(*item) for item in totals])
     if each:
         output.print_line("")
         output.print_table(_ACCOUNT_HEADS, [_account_row(n, each[n]) for n in sorted(each)])
     return 0
 
 
+def _last_scrub(found: Json) -> Json:
+    """What a person wants to know of the last scrub; its list of paths is `scrub`'s to show."""
+    last = cast("Json", found["scrub"])["last"]
+    return {k: v for k, v in last.items() if k != "lost"} if isinstance(last, dict) else {}
+
+
 def maintain(arguments: argparse.Namespace) -> int:
     """Do all maintenance that is due; returns when it is done."""
     return _figures(arguments, "/v1/maintain", "maintaining the store")
+
+
+def scrub(arguments: argparse.Namespace) -> int:
+    """Read every stored object again; raises CorruptionError when some of it is lost."""
+    with output.waiting("scrubbing the store"):
+        found = cast("Json", ask(arguments, "POST", "/v1/scrub", {}))
+    lost = cast("list[Json]", found["lost"])
+    if arguments.json:
+        output.print_json(found)
+    else:
+        figures = [item for item in found.items() if item[0] != "lost"]
+        output.print_table(("figure", "value"), [_statistic(*item) for item in figures])
+        if lost:
+            output.print_line("")
+            heads = ("volume", "seq", "path")
+            output.print_table(heads, [[each[head] for head in heads] for each in lost])
+    if lost:
+        raise CorruptionError(
+            f"{found['lost_objects']} objects are damaged and could not be healed;"
+            f" {found['lost_snapshots']} snapshots lose the files above"
+        )
+    return 0
 
 
 def compact(arguments: argparse.Namespace) -> int:
@@ -301,6 +336,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "undelete": past.undelete,
     "empty-trash": past.empty_trash,
     "maintain": maintain,
+    "scrub": scrub,
     "compact": compact,
     "stats": stats,
     "doctor": examine,

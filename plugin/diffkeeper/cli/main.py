@@ -40,6 +40,7 @@ HELP: Final = {
     "undelete": "bring a removed volume back with its history",
     "empty-trash": "delete removed volumes for good",
     "maintain": "do all maintenance of the store that is due, and say what was done",
+    "scrub": "read every stored object again, heal what is damaged, name what is lost",
     "compact": "give free room in the store's file back to the file system",
     "stats": "show what the store and each volume take",
     "doctor": "say what is missing on this machine, what it costs and how to mend it",

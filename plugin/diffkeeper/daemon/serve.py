@@ -17,7 +17,7 @@ from diffkeeper.api.checks import Places
 from diffkeeper.api.health import Health
 from diffkeeper.api.server import Server, claim_socket
 from diffkeeper.daemon import logs
-from diffkeeper.errors import DiffKeeperError
+from diffkeeper.errors import CorruptionError, DiffKeeperError
 from diffkeeper.volumes.service import VolumeService
 
 if TYPE_CHECKING:
@@ -28,6 +28,10 @@ log = logging.getLogger(__name__)
 STOP_SECONDS_MAX = 8.0
 SWITCH_SECONDS = 0.0005
 EXIT_SECONDS_MAX = 9.0
+HOW_TO_GO_ON = (
+    "live directories are untouched and stay in use; put a copy of the store in its place, or move"
+    " the directory `store` away to begin a new one, and restart (docs/troubleshooting.md)"
+)
 
 
 def serve(config: Config) -> int:
@@ -110,15 +114,25 @@ def _give_up() -> None:
 
 
 async def _load(service: VolumeService, health: Health, stopping: asyncio.Event) -> None:
-    """Load the state; returns early when told to stop, raises what made loading fail."""
+    """Load the state; returns early when told to stop, raises what made loading fail.
+
+    With a damaged store it goes on to answer, each call with that error.
+    """
     began = clock.monotonic()
     starting = asyncio.create_task(service.start())
     waiting = asyncio.create_task(stopping.wait())
     await asyncio.wait({starting, waiting}, return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
         return
-    waiting.cancel()
-    await starting
+    try:
+        await starting
+    except CorruptionError as error:
+        # To end would have the engine start it again and again, and forget its volumes meanwhile.
+        health.refusal = f"{error}; {HOW_TO_GO_ON}"
+        log.error("store_refused", extra={"error": health.refusal})
+        return
+    finally:
+        waiting.cancel()
     # What is there now stays to the end: no later collection of cycles has to walk through it.
     gc.collect()
     gc.freeze()

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from diffkeeper import clock, failpoint, limits
 from diffkeeper.engine.signatures import directory_signature
-from diffkeeper.errors import CorruptionError
+from diffkeeper.errors import CorruptionError, NotFoundError
 from diffkeeper.format import dirtree, filetree, root, xattrs
 from diffkeeper.format.chunk import zero_digest
 from diffkeeper.format.entry import Entry, Kind, chunk_count, link_key
@@ -182,7 +182,7 @@ class Replay:
     def _group(self, place: _Place, fd: int, group: list[tuple[bytes, Entry]]) -> _Written:
         written = []
         for name, entry in group:
-            status = self._make(fd, name, entry)
+            status = self._made(place, fd, name, entry)
             signature = self._signature(status, entry, place.inode, name, 0)
             written.append((status.st_ino, signature, entry.size))
         return written
@@ -195,7 +195,7 @@ class Replay:
         first = self._first_names.get(link_id)
         if first is None:
             self._first_names[link_id] = (place.path, name)
-            status = self._make(fd, name, entry)
+            status = self._made(place, fd, name, entry)
             self.bytes += entry.size
         else:
             with tree.opened(self._root_fd, first[0]) as source:
@@ -204,6 +204,14 @@ class Replay:
         self.files += entry.kind is Kind.FILE
         signature = self._signature(status, entry, place.inode, name, link_id)
         self._signatures[status.st_ino] = signature
+
+    def _made(self, place: _Place, fd: int, name: bytes, entry: Entry) -> os.stat_result:
+        """As `_make`; what is wrong with an object names the file that needs it."""
+        try:
+            return self._make(fd, name, entry)
+        except (CorruptionError, NotFoundError) as error:
+            path = os.fsdecode(b"/".join([*place.path, name]))
+            raise type(error)(f"file {path!r}: {error}") from error
 
     def _make(self, fd: int, name: bytes, entry: Entry) -> os.stat_result:
         """Create one file of any type with all its metadata; returns its lstat."""

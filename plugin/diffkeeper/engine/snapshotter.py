@@ -279,6 +279,11 @@ class Snapshotter:
 
     def _load(self) -> Worktree:
         head = self._state.head
+        if head is not None and (head.volume_id, head.seq) in self.tools.store.damaged:
+            # Nothing can be built on it: what is there is captured as if for the first time.
+            self.tools.store.commit(Batch(drop_index={head.volume_id}))
+            self._index.clear()
+            head = None
         root = bytes.fromhex(head.root) if head is not None else None
         self._recorder.next_link_id = self._state.record.next_link_id
         number = os.fstat(self._root_fd).st_ino

@@ -99,3 +99,8 @@ def thread_written_bytes() -> int:
     except OSError:
         return 0
     return int(fields.get(b"wchar", 0))
+
+
+def highest_number(path: str) -> int:
+    """The greatest of the names in a directory that are numbers; 0 when there is none."""
+    return max((int(name) for name in os.listdir(path) if name.isdecimal()), default=0)

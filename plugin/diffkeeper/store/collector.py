@@ -141,7 +141,10 @@ class Collector:
         """
         at = self._objects.places.find(txn, digest)
         if at is None:
-            return enter  # of an older format, or absent
+            if not any(txn.get(t, digest) is not None for t in (tables.CHUNKS, tables.NODES)):
+                # It may be in a pack all the same, where a scrub finds it.
+                self.damage = f"object {digest.hex()} is not in the store"
+            return enter
         self._mark_place(txn, at)
         return enter and _set(self._entered, pack_of(at), slot_of(at))
 

@@ -31,6 +31,7 @@ from diffkeeper.limits import (
     STORE_READERS_MAX,
     STORE_SPARE_BYTES,
 )
+from diffkeeper.store import pages
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -190,7 +191,8 @@ class Environment:
     def __init__(self, path: str, tables: Iterable[Table], map_bytes: int) -> None:
         """Open or create the files in the directory `path`.
 
-        CorruptionError for a file that is not LMDB's or is cut, NoSpaceError without room.
+        CorruptionError for a file that is not LMDB's, is cut, or has a damaged tree; NoSpaceError
+        without room.
         """
         self.path = path
         self.data_path = os.path.join(path, "data.mdb")
@@ -200,6 +202,8 @@ class Environment:
             self._allocate_lock_file()
             # What a compaction left that a crash ended: it never became the store.
             durable.remove_tree(os.path.join(path, _COPY))
+            if os.path.exists(self.data_path) and os.stat(self.data_path).st_size:
+                pages.check(self.data_path)
             self._env = self._open(map_bytes)
         try:
             self.was_cut = self._extend_cut_file()

@@ -9,7 +9,7 @@ somebody was told to be there, under the same lock: what is relied on is never s
 from __future__ import annotations
 
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -67,7 +67,7 @@ class Objects:
         self.relied: Callable[[Transaction, int], None] | None = None
 
     def load(self) -> None:
-        """Learn the places that are not in the table; CorruptionError for a damaged directory."""
+        """Learn the places that are not in the table; a damaged pack has none."""
         with self._environment.read() as txn:
             raw = txn.get(tables.META, tables.META_PLACES_UPTO)
             at = int.from_bytes(raw, "little") + 1 if raw is not None else 1
@@ -78,7 +78,10 @@ class Objects:
                 if found is None:
                     return
                 at = int.from_bytes(found[0], "big")
-                self.places.add(at, pack.Directory(found[1]).digests())
+                self.places.next_pack = at + 1
+                # The objects of a damaged one are absent, and a scrub names what needs them.
+                with suppress(CorruptionError):
+                    self.places.add(at, pack.Directory(found[1]).digests())
             at += 1
 
     # Reading

@@ -38,6 +38,7 @@ from diffkeeper.store import tables
 from diffkeeper.store.batch import Batch
 from diffkeeper.store.collector import Collector
 from diffkeeper.store.environment import Environment, Transaction
+from diffkeeper.store.inspection import Inspection
 from diffkeeper.store.objects import Objects, Packed, check_key, packed
 from diffkeeper.store.upkeep import Upkeep
 from diffkeeper.store.writer import Made, Writer
@@ -61,6 +62,9 @@ class Store:
         self.objects = Objects(environment)
         self.writer = Writer(environment, self.objects)
         self.upkeep = Upkeep(environment, self.objects, self.writer)
+        self.inspection = Inspection(environment, self.objects, self.writer)
+        # (volume, seq) to paths that the last scrub found lost; replaced as a whole.
+        self.damaged: dict[tuple[int, int], tuple[bytes, ...]] = {}
         self._holders: set[object] = set()
         self._holders_lock = threading.Lock()
 
@@ -232,6 +236,11 @@ class Store:
         with self._environment.read() as txn:
             return _number(txn, tables.NAMES, _name_key(name))
 
+    def reserve_ids(self, last: int) -> None:
+        """Give out no id up to `last` any more."""
+        with self._id_lock:
+            self._next_id = max(self._next_id, last + 1)
+
     def next_volume_id(self) -> int:
         """An id that no volume has or had, and that no other call returns."""
         with self._id_lock:
@@ -245,7 +254,7 @@ class Store:
             if raw is None:
                 raise NotFoundError(f"volume {volume_id} has no snapshot {seq}")
             encoded = bytes(raw)
-        return SnapshotRecord.decode(encoded)
+        return _snapshot(tables.pair_key(volume_id, seq), encoded)
 
     def snapshots(
         self, volume_id: int, start: int = 0, stop: int | None = None, reverse: bool = False
@@ -255,8 +264,8 @@ class Store:
         Reads in pages, so that a slow consumer holds no transaction.
         """
         low, high = tables.pair_key(volume_id, start), _pair_end(volume_id, stop)
-        for _, raw in self._items(tables.SNAPSHOTS, low, high, reverse):
-            yield SnapshotRecord.decode(raw)
+        for key, raw in self._items(tables.SNAPSHOTS, low, high, reverse):
+            yield _snapshot(key, raw)
 
     def snapshot_count(self, volume_id: int, start: int = 0, stop: int | None = None) -> int:
         """How many snapshots of the volume with start <= seq < stop are stored."""
@@ -415,6 +424,15 @@ def _mark(path: str, lock_fd: int) -> None:
         os.pwrite(lock_fd, _MARKER, 0)
     except OSError as error:
         raise NoSpaceError(f"no room left in {path}: {error}") from error
+
+
+def _snapshot(key: bytes, raw: bytes) -> SnapshotRecord:
+    """A record that is the one of its key; CorruptionError."""
+    record = SnapshotRecord.decode(raw)
+    if tables.pair_key(record.volume_id, record.seq) != key:
+        volume_id, seq = tables.pair_of(key)
+        raise CorruptionError(f"the record of snapshot {seq} of volume {volume_id} is damaged")
+    return record
 
 
 def _name_key(name: str) -> bytes:

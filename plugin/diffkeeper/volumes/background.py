@@ -12,6 +12,7 @@ from diffkeeper.errors import BusyError, DiffKeeperError
 
 if TYPE_CHECKING:
     from diffkeeper.engine.maintenance import Maintenance
+    from diffkeeper.engine.scrub import Scrubber
 
 log = logging.getLogger(__name__)
 
@@ -19,8 +20,9 @@ log = logging.getLogger(__name__)
 class Background:
     """Runs slices from `start` to `stop`. `trouble` says why the last one failed, or nothing."""
 
-    def __init__(self, maintenance: Maintenance) -> None:
+    def __init__(self, maintenance: Maintenance, scrubber: Scrubber) -> None:
         self.maintenance = maintenance
+        self.scrubber = scrubber
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
         self.trouble = ""
@@ -35,6 +37,7 @@ class Background:
         if self._thread.is_alive():
             self._thread.join()
         self.maintenance.stop()
+        self.scrubber.stop()
 
     def _run(self) -> None:
         # Of this thread alone: captures go before it.
@@ -48,6 +51,8 @@ class Background:
         cpu = clock.thread_cpu()
         try:
             more = self.maintenance.run_slice(limits.MAINTENANCE_SLICE_SECONDS)
+            if not more:
+                self.scrubber.run_slice()
             self.trouble = "; ".join(self.maintenance.damage)
         except BusyError:
             return limits.MAINTENANCE_RETRY_SECONDS  # the store is closed

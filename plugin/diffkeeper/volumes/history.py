@@ -29,12 +29,18 @@ class History:
 
     def view(self, record: SnapshotRecord) -> SnapshotView:
         """A snapshot as it is shown."""
-        return snapshot_view(record, self._names(), self._store.tags(record.volume_id))
+        return snapshot_view(
+            record, self._names(), self._store.tags(record.volume_id), self._store.damaged
+        )
 
     def views(self, volume: VolumeRecord) -> list[SnapshotView]:
         """All snapshots of a volume, oldest first."""
         names, tags = self._names(), self._store.tags(volume.id)
-        return [snapshot_view(record, names, tags) for record in self._store.snapshots(volume.id)]
+        damaged = self._store.damaged
+        return [
+            snapshot_view(record, names, tags, damaged)
+            for record in self._store.snapshots(volume.id)
+        ]
 
     def records(self, volume: VolumeRecord, after: int) -> Json:
         """For an export: the volume's record, and its next snapshots with a higher seq."""
@@ -129,7 +135,8 @@ class History:
                 f"snapshot {seq} of {name} at that instant was forgotten; choose another one, or"
                 " restore each volume by itself"
             ) from None
-        return GroupMember(name, snapshot_view(record, names, self._store.tags(number)))
+        tags, damaged = self._store.tags(number), self._store.damaged
+        return GroupMember(name, snapshot_view(record, names, tags, damaged))
 
     def _newest_group(self, record: SnapshotRecord) -> SnapshotRecord:
         """The newest instant of the group: a volume that did not change has no snapshot of it."""

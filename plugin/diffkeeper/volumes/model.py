@@ -26,6 +26,7 @@ class SnapshotView:
     group: str = ""  # id of the instant that it shares with other volumes' snapshots
     members: dict[str, int] = field(default_factory=dict)  # volume to seq at that instant
     tags: list[str] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)  # some paths that the last scrub found lost
 
 
 @dataclass(frozen=True, slots=True)

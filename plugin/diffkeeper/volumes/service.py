@@ -19,6 +19,8 @@ from diffkeeper.capture.probe import Sources
 from diffkeeper.engine.content import Reader
 from diffkeeper.engine.importing import Imported, Importer
 from diffkeeper.engine.maintenance import Maintenance
+from diffkeeper.engine.rebuild import Live
+from diffkeeper.engine.scrub import Scrubber
 from diffkeeper.engine.snapshotter import Tools
 from diffkeeper.engine.volume import VolumeState
 from diffkeeper.errors import (
@@ -165,12 +167,15 @@ class VolumeService:
         survey = Survey(self._proc_root, self._cgroup_root)
         self._groups = Captures(survey, self._volumes)
         self._scheduler = Scheduler(self._groups, self._captures)
-        self._upkeep = Background(Maintenance(store))
+        scrubber = Scrubber(store, self._tools.reader, self._live_directories)
+        self._upkeep = Background(Maintenance(store), scrubber)
         retention = Retention(store, self._retention)
         trash = Trash(store, volumes, self._trash_seconds)
         self._past = Past(
             store, retention, trash, self._reads, lambda n: self._slot(n).volume, self._volumes
         )
+        # A store that was begun anew must not take the directories of an older one for its own.
+        store.reserve_ids(durable.highest_number(volumes))
         self._load(store, Places(volumes, self._mount_dir), trash)
 
     def _load(self, store: Store, places: Places, trash: Trash) -> None:
@@ -328,6 +333,7 @@ class VolumeService:
             "store_used_bytes": store.used_bytes(),
             "store_file_bytes": store.file_bytes(),
             "maintenance_wait_ms_max": round(store.writer.wait_seconds_max * 1000, 3),
+            "scrub": self._maintained.scrubber.shown(),
             "accounting": self._counted.shown(),
         }
 
@@ -335,6 +341,17 @@ class VolumeService:
         """Thin out, then do all maintenance that is due; what was done."""
         await self.past.prune(None, dry_run=False)
         return (await self._in(self._reads, self._maintained.maintenance.run_all)).as_json()
+
+    async def scrub(self) -> dict[str, object]:
+        """Read every stored object again and heal what is damaged; what was found."""
+        return (await self._in(self._reads, self._maintained.scrubber.run_all)).as_json()
+
+    def _live_directories(self) -> list[Live]:
+        return [
+            Live(each.state.record.id, each.live, each.options.chunk_bits)
+            for each in self._volumes()
+            if each.present
+        ]
 
     async def compact(self) -> dict[str, object]:
         """Give free room of the store back to the file system; bytes of its file."""
@@ -352,8 +369,8 @@ class VolumeService:
     def troubles(self) -> list[str]:
         """What needs a person's attention."""
         found = list(self._troubles.values())
-        if self._upkeep is not None and self._upkeep.trouble:
-            found.append(self._upkeep.trouble)
+        if self._upkeep is not None:
+            found += filter(None, (self._upkeep.trouble, self._upkeep.scrubber.trouble))
         for name, slot in sorted(self._slots.items()):
             found.extend(f"{name}: {text}" for text in slot.volume.troubles.values())
         return found

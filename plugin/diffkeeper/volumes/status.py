@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from diffkeeper import clock
+from diffkeeper import clock, limits
 from diffkeeper.volumes.model import Fault, Json, SnapshotView, VerifyReport, VolumeView
 from diffkeeper.volumes.options import format_duration
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from diffkeeper.engine.snapshotter import Snapshotter
     from diffkeeper.engine.verify import Result
@@ -20,9 +20,14 @@ if TYPE_CHECKING:
 
 
 def snapshot_view(
-    record: SnapshotRecord, names: Mapping[int, str], tags: Mapping[str, int]
+    record: SnapshotRecord,
+    names: Mapping[int, str],
+    tags: Mapping[str, int],
+    damaged: Mapping[tuple[int, int], Sequence[bytes]],
 ) -> SnapshotView:
-    """A stored snapshot as it is shown; `names`: of all volumes by id; `tags`: of its volume."""
+    """A stored snapshot as it is shown; `names`: of all volumes by id; `tags`: of its volume;
+    `damaged`: see `Store.damaged`.
+    """
     return SnapshotView(
         seq=record.seq,
         time=clock.rfc3339(record.time_ns),
@@ -39,7 +44,13 @@ def snapshot_view(
         group=record.group_id,
         members={names.get(int(n), f"#{n}"): seq for n, seq in record.group.items()},
         tags=sorted(tag for tag, seq in tags.items() if seq == record.seq),
+        damaged=shown_paths(damaged.get((record.volume_id, record.seq), ())),
     )
+
+
+def shown_paths(paths: Sequence[bytes]) -> list[str]:
+    """Some of the paths; bytes that are no text are escaped."""
+    return [p.decode("utf-8", "backslashreplace") for p in paths[: limits.DAMAGED_PATHS_SHOWN_MAX]]
 
 
 def faults(result: Result) -> tuple[Fault, ...]:
@@ -86,6 +97,7 @@ def _status(volume: Volume) -> Json:
         "capture": _capture(volume),
         "snapshots": volume.stored_snapshots,
         "tags": dict(volume.tags),
+        "damaged_snapshots": volume.damaged_snapshots,
         "last_snapshot": _last(head) if head is not None else None,
         "root": head.root if head is not None else "",
         "files": head.files if head is not None else 0,

@@ -120,6 +120,13 @@ class Volume:
         """How many snapshots are stored."""
         return self.state.record.next_seq - 1 - (self.forgotten or 0)
 
+    @property
+    def damaged_snapshots(self) -> list[int]:
+        """Numbers of the first ones that the last scrub found damaged."""
+        number = self.state.record.id
+        found = sorted(seq for volume, seq in self._tools.store.damaged if volume == number)
+        return found[: limits.DAMAGED_SNAPSHOTS_SHOWN_MAX]
+
     # Live directory
 
     @property

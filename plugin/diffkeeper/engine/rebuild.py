@@ -1,0 +1,163 @@
+"""Objects that a live directory still holds: it is read as a capture would, and nothing is stored.
+
+What was written meanwhile has other digests, and is not what is looked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from diffkeeper.engine.observation import KINDS
+from diffkeeper.format import dirtree, root, xattrs
+from diffkeeper.format.entry import EMPTY, Entry, Kind, link_key
+from diffkeeper.fsio import inode, tree
+from diffkeeper.hashing import node_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator
+
+    from diffkeeper.engine.content import Content, Reader
+    from diffkeeper.store.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """A volume's live directory, and how its files are cut."""
+
+    volume_id: int
+    directory: str
+    chunk_bits: int
+
+
+@dataclass(slots=True)
+class Rebuild:
+    """Looks through one live directory. `wanted`: those of some digests that are looked for;
+    `found` is given each of them, with its plain content and whether it is a node.
+    """
+
+    store: Store
+    reader: Reader
+    live: Live
+    wanted: Callable[[set[bytes]], set[bytes]]
+    found: Callable[[bytes, bytes, bool], None]
+    _nodes: dict[bytes, bytes] = field(default_factory=dict)
+    _links: dict[bytes, Entry | None] = field(default_factory=dict)
+
+    def files(self, paths: set[bytes]) -> Iterator[None]:
+        """Read these files alone: what their own trees are made of."""
+        with self._opened() as top:
+            for path in sorted(paths):
+                *parents, name = path.strip(b"/").split(b"/")
+                with contextlib.suppress(OSError), tree.opened(top, parents) as fd:
+                    self._entry(fd, name)
+                self._nodes.clear()
+                yield
+
+    def everything(self) -> Iterator[None]:
+        """Build the trees of all directories, and the root. A directory's nodes stay in memory only
+        until its own tree is made.
+        """
+        with self._opened() as top:
+            entry = yield from self._directory(top, [])
+            links = dirtree.apply(EMPTY, self._links, self._nodes.__getitem__, self._put)
+            self._put(root.encode_root(entry, links))
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[int]:
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(self.live.directory, flags)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def _directory(self, top: int, path: list[bytes]) -> Generator[None, None, Entry]:
+        """Generator that returns the entry of a directory; subdirectories first."""
+        entries: dict[bytes, Entry | None] = {}
+        below: list[bytes] = []
+        with tree.opened(top, path) as fd:
+            status = os.fstat(fd)
+            attributes = self._attributes(fd)
+            for name, each in inode.statuses(fd):
+                if stat.S_ISDIR(each.st_mode):
+                    below.append(name)
+                else:
+                    with contextlib.suppress(OSError):
+                        entries[name] = self._entry(fd, name)
+                yield
+        for name in below:
+            with contextlib.suppress(OSError):
+                entries[name] = yield from self._directory(top, [*path, name])
+        self._nodes.clear()
+        content = dirtree.apply(EMPTY, entries, self._nodes.__getitem__, self._put)
+        kept = [entry for entry in entries.values() if entry is not None]
+        return Entry(
+            Kind.DIRECTORY, mode=stat.S_IMODE(status.st_mode), uid=status.st_uid, gid=status.st_gid,
+            mtime_ns=status.st_mtime_ns, xattrs=attributes, content=content,
+            size=sum(e.size for e in kept if e.kind in (Kind.FILE, Kind.DIRECTORY)),
+            links=sum(_files(e) for e in kept),
+        )  # fmt: skip
+
+    def _entry(self, directory: int, name: bytes) -> Entry | None:
+        """The entry of a name that is no directory, with its content read."""
+        with inode.pinned(directory, name) as (pin, status):
+            kind = KINDS.get(stat.S_IFMT(status.st_mode))
+            if kind is None or kind is Kind.DIRECTORY:
+                return None
+            entry = Entry(
+                kind, mode=stat.S_IMODE(status.st_mode), uid=status.st_uid, gid=status.st_gid,
+                mtime_ns=status.st_mtime_ns, xattrs=self._attributes(pin),
+                target=inode.link_target(pin) if kind is Kind.SYMLINK else b"",
+                rdev=status.st_rdev if kind in (Kind.CHAR, Kind.BLOCK) else 0,
+            )  # fmt: skip
+            if kind is Kind.FILE:
+                entry = self._with_content(pin, status.st_size, entry)
+            return self._behind_link(status, entry)
+
+    def _with_content(self, pin: int, size: int, entry: Entry) -> Entry:
+        with inode.reading(pin) as fd:
+            read = self.reader.read(
+                fd, size, self.live.chunk_bits, None, self._nodes.__getitem__, self._take
+            )
+        self._take(read)
+        return replace(
+            entry, size=size, content=read.root, chunk_bits=read.chunk_bits, sparse=read.sparse
+        )
+
+    def _take(self, content: Content) -> None:
+        """Keep the chunks that are wanted, and put the others' digests into the file's tree."""
+        for digest in self.wanted(set(content.data)):
+            self.found(digest, bytes(content.data[digest]), False)
+        content.data.clear()
+        content.data_bytes = 0
+        content.fold(self._nodes.__getitem__, self._put)
+
+    def _behind_link(self, status: os.stat_result, entry: Entry) -> Entry:
+        if status.st_nlink < 2:
+            return entry
+        record = self.store.index(self.live.volume_id, status.st_ino)
+        if record is None or not record.link_id:
+            return entry
+        self._links[link_key(record.link_id)] = entry
+        return Entry(Kind.LINK, link_id=record.link_id)
+
+    def _attributes(self, pin: int) -> bytes:
+        found = inode.xattrs(pin)
+        return self._put(xattrs.encode(found)) if found else b""
+
+    def _put(self, encoded: bytes) -> bytes:
+        digest = node_digest(encoded)
+        self._nodes[digest] = encoded
+        if self.wanted({digest}):
+            self.found(digest, encoded, True)
+        return digest
+
+
+def _files(entry: Entry) -> int:
+    if entry.kind is Kind.DIRECTORY:
+        return entry.links
+    return int(entry.kind in (Kind.FILE, Kind.LINK))

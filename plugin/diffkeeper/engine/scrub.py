@@ -1,0 +1,322 @@
+"""Scrubbing: every stored object is read again, what is damaged is healed where a good copy exists.
+
+1. Every pack is read from disk, and each object that is found there compared with its digest.
+2. All snapshots are walked: which files need what is damaged, or is not there at all?
+3. Good copies are looked for, by their digests: in other packs, in live directories. They are
+   stored anew.
+4. What is left is lost to the snapshots and files that are named.
+
+It works in short steps, each at most one short transaction. Live directories are only read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
+
+from diffkeeper import clock, counters, limits
+from diffkeeper.engine.losses import Loss, Losses
+from diffkeeper.engine.rebuild import Rebuild
+from diffkeeper.errors import CorruptionError, NotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator
+
+    from diffkeeper.engine.content import Reader
+    from diffkeeper.engine.rebuild import Live
+    from diffkeeper.store.store import Store
+
+    Lost = Callable[[set[bytes]], set[bytes]]  # those of some digests that cannot be read
+
+log = logging.getLogger(__name__)
+Key = tuple[int, int]  # volume id, seq
+
+
+@dataclass(slots=True)
+class Report:
+    """What one pass did. `lost`: paths that some snapshot cannot give back any more, a bounded list
+    of them; `lost_objects` counts objects, `lost_snapshots` snapshots.
+    """
+
+    started: str = ""
+    seconds: float = 0.0
+    packs: int = 0
+    objects: int = 0
+    bytes: int = 0
+    damaged_objects: int = 0
+    healed_objects: int = 0
+    lost_objects: int = 0
+    lost_snapshots: int = 0
+    lost: list[dict[str, object]] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, object]:
+        """For the API."""
+        return asdict(self)
+
+
+class Scrubber:
+    """Scrubs one store, by command and by itself; `live` gives the live directories there are."""
+
+    def __init__(self, store: Store, reader: Reader, live: Callable[[], list[Live]]) -> None:
+        self._store = store
+        self._reader = reader
+        self._live = live
+        self._lock = threading.Lock()
+        self._work: Iterator[None] | None = None
+        self._due_at = clock.monotonic() + limits.SCRUB_FIRST_SECONDS
+        self._running = Report()
+        self._total = 0
+        self.last: Report | None = None
+        self.trouble = ""
+
+    def shown(self) -> dict[str, object]:
+        """The pass under way and the last one, for Status and the API."""
+        under_way = None
+        if self._work is not None:
+            found = self._running
+            under_way = {"packs": found.packs, "of_packs": self._total, "objects": found.objects}
+        last = self.last.as_json() if self.last is not None else None
+        return {"under_way": under_way, "last": last}
+
+    def run_slice(self) -> None:
+        """One step of the pass that is due, if any."""
+        with self._lock:
+            if self._work is None and clock.monotonic() >= self._due_at:
+                self._work = self._pass()
+            self._step()
+
+    def run_all(self) -> Report:
+        """A whole pass from its beginning, in the place of one under way."""
+        with self._lock:
+            self._work = work = self._pass()
+        while True:
+            with self._lock:
+                if self._work is not work:  # it ended, or another one took its place
+                    break
+                self._step()
+        assert self.last is not None  # noqa: S101  # a pass came to its end
+        return self.last
+
+    def stop(self) -> None:
+        """End what is under way."""
+        with self._lock:
+            self._work = None
+
+    def _step(self) -> None:
+        try:
+            if self._work is not None:
+                next(self._work)
+        except StopIteration:
+            self._work = None
+        except BaseException:
+            self._work = None
+            self._due_at = clock.monotonic() + limits.MAINTENANCE_RETRY_SECONDS
+            raise
+
+    # One pass
+
+    def _pass(self) -> Iterator[None]:
+        started, began = clock.monotonic(), clock.rfc3339(clock.now_ns())
+        report = self._running = Report(started=began)
+        damaged: dict[bytes, str] = {}
+        unreadable: set[int] = set()
+        numbers = list(self._numbers())
+        self._total = len(numbers)
+        for number in numbers:
+            try:
+                self._count(report, self._store.inspection.check(number), damaged)
+            except CorruptionError:
+                unreadable.add(number)
+            report.packs += 1
+            yield
+        for found in self._store.inspection.singles():
+            self._count(report, found, damaged)
+            yield
+        losses = yield from self._losses(damaged, unreadable)
+        needed = _digests(losses)  # what else is damaged is garbage
+        # What is healed shows what it refers to, and makes the deltas on it whole.
+        for _ in range(limits.SCRUB_ROUNDS_MAX if losses else 0):
+            lost = self._lost(damaged, unreadable)
+            if not (yield from self._heal(damaged.keys() | _digests(losses), lost, losses)):
+                break
+            damaged = {d: text for d, text in damaged.items() if not self._is_whole(d)}
+            losses = yield from self._losses(damaged, unreadable)
+            needed |= _digests(losses)
+        report.damaged_objects = len(needed)
+        self._conclude(report, losses)
+        if unreadable and not losses:
+            for number in unreadable:
+                self._store.inspection.drop(number)
+        report.seconds = round(clock.monotonic() - started, 3)
+        self._due_at = clock.monotonic() + limits.SCRUB_SECONDS
+
+    def _count(
+        self, report: Report, found: tuple[int, int, dict[bytes, str]], damaged: dict[bytes, str]
+    ) -> None:
+        objects, size, bad = found
+        report.objects += objects
+        report.bytes += size
+        damaged.update(bad)
+
+    def _numbers(self) -> Iterator[int]:
+        at = 0
+        while page := self._store.upkeep.packs(at):
+            yield from page
+            at = page[-1] + 1
+
+    def _losses(
+        self, damaged: dict[bytes, str], unreadable: set[int]
+    ) -> Generator[None, None, dict[Key, list[Loss]]]:
+        """Generator that returns what each snapshot misses."""
+        found: dict[Key, list[Loss]] = {}
+
+        walk = Losses(self._store, self._lost(damaged, unreadable))
+        for volume in self._store.volumes():
+            for record in self._store.snapshots(volume.id):
+                missed: list[Loss] = []
+                for loss in walk.of(bytes.fromhex(record.root)):
+                    if loss is None:
+                        yield
+                    elif len(missed) < limits.SCRUB_LOSSES_MAX:
+                        missed.append(loss)
+                if missed and self._is_there(volume.id, record.seq):
+                    found[volume.id, record.seq] = missed
+        return found
+
+    def _lost(self, damaged: dict[bytes, str], unreadable: set[int]) -> Lost:
+        def lost(digests: set[bytes]) -> set[bytes]:
+            bad = digests.intersection(damaged)
+            return bad | self._store.inspection.absent(digests - bad, unreadable)
+
+        return lost
+
+    def _is_there(self, volume_id: int, seq: int) -> bool:
+        """A snapshot that was forgotten meanwhile misses nothing."""
+        try:
+            self._store.snapshot(volume_id, seq)
+        except NotFoundError:
+            return False
+        return True
+
+    def _is_whole(self, digest: bytes) -> bool:
+        try:
+            self._store.objects.plain(digest, node=self._store.objects.is_node(digest))
+        except (CorruptionError, NotFoundError):
+            return False
+        return True
+
+    # Healing
+
+    def _heal(
+        self, wanted: set[bytes], lost: Lost, losses: dict[Key, list[Loss]]
+    ) -> Generator[None, None, bool]:
+        """Store good copies of all that can be found; generator that returns whether any was.
+
+        What only a lost node refers to is not in `wanted`: of live directories all is taken that
+        `lost` says is not there.
+        """
+        if not wanted:
+            return False
+        healed = _Healed(self._store)
+        objects = self._store.objects
+        for digest in wanted:
+            # What memory still holds is a good copy, too, and would hide that the other one is not.
+            with contextlib.suppress(CorruptionError, NotFoundError):
+                node = objects.is_node(digest)
+                healed.add(digest, objects.plain(digest, node=node), node)
+        inspection = self._store.inspection
+        for number in list(self._numbers()):
+            for digest, (plain, node) in inspection.copies(wanted, number):
+                healed.add(digest, plain, node)
+            yield
+        for digest, (plain, node) in inspection.single_copies(wanted):
+            healed.add(digest, plain, node)
+        yield
+        paths = {loss.path for each in losses.values() for loss in each}
+        for live in self._live():
+            if wanted <= healed.digests:
+                break
+            rebuild = Rebuild(self._store, self._reader, live, lost, healed.add)
+            yield from _as_far_as_possible(rebuild.files(paths))
+            if not wanted <= healed.digests:
+                yield from _as_far_as_possible(rebuild.everything())
+        healed.flush()
+        return bool(healed.digests)
+
+    def _conclude(self, report: Report, losses: dict[Key, list[Loss]]) -> None:
+        report.lost_objects, report.lost_snapshots = len(_digests(losses)), len(losses)
+        report.healed_objects = report.damaged_objects - report.lost_objects
+        names = {volume.id: volume.name for volume in self._store.volumes()}
+        for (volume_id, seq), missed in losses.items():
+            for path in dict.fromkeys(loss.path for loss in missed):
+                if len(report.lost) < limits.SCRUB_LOSSES_MAX:
+                    shown = path.decode("utf-8", "backslashreplace")
+                    report.lost.append({"volume": names[volume_id], "seq": seq, "path": shown})
+        self._store.damaged = {
+            key: tuple(dict.fromkeys(loss.path for loss in missed))
+            for key, missed in losses.items()
+        }
+        self.last = report
+        self._tell(report)
+
+    def _tell(self, report: Report) -> None:
+        outcome = "lost" if report.lost_objects else "healed" if report.healed_objects else "ok"
+        counters.add("scrubs_total", result=outcome)
+        fields = {
+            "objects": report.objects,
+            "damaged": report.damaged_objects,
+            "healed": report.healed_objects,
+            "lost": report.lost_objects,
+            "snapshots": report.lost_snapshots,
+        }
+        if report.damaged_objects:
+            log.error("scrub_found_damage", extra=fields)
+        else:
+            log.info("scrubbed", extra=fields)
+        self.trouble = ""
+        if report.lost_objects:
+            self.trouble = (
+                f"{report.lost_objects} stored objects are damaged beyond healing;"
+                f" {report.lost_snapshots} snapshots lose files: diffkeeper scrub names them"
+            )
+
+
+def _digests(losses: dict[Key, list[Loss]]) -> set[bytes]:
+    return {loss.digest for each in losses.values() for loss in each}
+
+
+class _Healed:
+    """Good copies on their way into the store, a bounded number of bytes at a time."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._waiting: dict[bytes, tuple[bytes, bool]] = {}
+        self._bytes = 0
+        self.digests: set[bytes] = set()
+
+    def add(self, digest: bytes, plain: bytes, node: bool) -> None:
+        """One more, once."""
+        if digest in self.digests:
+            return
+        self.digests.add(digest)
+        self._waiting[digest] = plain, node
+        self._bytes += len(plain)
+        if self._bytes >= limits.BATCH_BYTES_MAX:
+            self.flush()
+
+    def flush(self) -> None:
+        """Store what waits."""
+        if self._waiting:
+            self._store.inspection.heal(self._waiting)
+        self._waiting, self._bytes = {}, 0
+
+
+def _as_far_as_possible(steps: Iterator[None]) -> Iterator[None]:
+    """A live directory may go while it is read: what was found until then counts."""
+    try:
+        yield from steps
+    except (OSError, CorruptionError):
+        return

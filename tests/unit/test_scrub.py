@@ -1,0 +1,137 @@
+"""Scrubbing without live directories: damage to deltas, other copies, passes in slices."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from diffkeeper import limits
+from diffkeeper.engine.content import Reader
+from diffkeeper.engine.maintenance import Maintenance
+from diffkeeper.engine.scrub import Scrubber
+from diffkeeper.errors import CorruptionError, NotFoundError
+from diffkeeper.format import pack
+from diffkeeper.store import tables
+from diffkeeper.store.places import pack_of, slot_of
+from diffkeeper.store.store import Store
+from tests.support import history, rot
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+STATES = 6
+
+
+@pytest.fixture
+def reader() -> Iterator[Reader]:
+    made = Reader()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A closed store with deltas."""
+    made = tmp_path / "store"
+    store = Store.open(str(made), reserve_bytes=0)
+    for seq, files in enumerate(history.states(STATES, chunks=60), 1):
+        history.commit(store, seq, files)
+    Maintenance(store).run_all()
+    store.close()
+    return made
+
+
+def bases(store: Store) -> set[bytes]:
+    """Digests of all bases of deltas."""
+    found = set()
+    with store._environment.read() as txn:
+        for digest in history.reachable(store):
+            at = store.objects.places.find(txn, digest)
+            assert at is not None
+            directory = store.objects.directory(txn, pack_of(at))
+            assert directory is not None
+            found.add(directory.base_digest(slot_of(at)) or b"")
+    return found - {b""}
+
+
+def test_a_damaged_base_is_lost_with_what_needs_it_alone(path: Path, reader: Reader) -> None:
+    store = Store.open(str(path), reserve_bytes=0)
+    newest = set(history.reachable(store))
+    base = sorted(bases(store))[0]
+    store.close()
+    rot.spoil(path, [base])
+    store = Store.open(str(path), reserve_bytes=0)
+    report = Scrubber(store, reader, list).run_all()
+    assert 0 < report.lost_objects < len(newest)
+    lost = {(entry["volume"], entry["seq"]) for entry in report.lost}
+    assert lost == {("v1", seq) for _, seq in store.damaged}
+    for seq, files in enumerate(history.states(STATES, chunks=60), 1):
+        if ("v1", seq) in lost:
+            with pytest.raises((CorruptionError, NotFoundError)):
+                history.files_of(store, seq)
+        else:
+            assert history.files_of(store, seq) == files
+    store.close()
+
+
+def test_another_copy_heals(path: Path, reader: Reader) -> None:
+    store = Store.open(str(path), reserve_bytes=0)
+    digests = sorted(bases(store))[:3]
+    builder = pack.Builder(1)
+    for digest in digests:
+        node = store.objects.is_node(digest)
+        builder.add(digest, store.objects.plain(digest, node=node), node=node)
+    store.upkeep.replace(builder.finish(), None)
+    store.close()
+    rot.spoil(path, digests)  # the newer copies
+    store = Store.open(str(path), reserve_bytes=0)
+    report = Scrubber(store, reader, list).run_all()
+    assert report.healed_objects == report.damaged_objects >= len(digests)
+    assert (report.lost, store.damaged) == ([], {})
+    for seq, files in enumerate(history.states(STATES, chunks=60), 1):
+        assert history.files_of(store, seq) == files
+    store.close()
+
+
+def test_a_lost_place_is_found_again(path: Path, reader: Reader) -> None:
+    store = Store.open(str(path), reserve_bytes=0)
+    wanted = sorted(history.reachable(store))[:20]
+    with store._environment.write() as txn:
+        for digest in wanted:
+            txn.delete(tables.PLACES, digest[: tables.PLACE_KEY_BYTES])
+    store.close()
+    store = Store.open(str(path), reserve_bytes=0)
+    assert store.unknown(wanted) == set(wanted)
+    before = store.totals()["chunks"]
+    collector = store.collector()
+    for _ in collector.steps():
+        pass
+    assert collector.damage
+    assert store.totals()["chunks"] == before
+    scrubber = Scrubber(store, reader, list)
+    report = scrubber.run_all()
+    assert report.lost_objects == 0, report
+    assert report.healed_objects >= 1
+    for seq, files in enumerate(history.states(STATES, chunks=60), 1):
+        assert history.files_of(store, seq) == files
+    store.close()
+
+
+def test_a_pass_in_slices(path: Path, reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "SCRUB_FIRST_SECONDS", 0.0)
+    store = Store.open(str(path), reserve_bytes=0)
+    scrubber = Scrubber(store, reader, list)
+    scrubber.run_slice()
+    assert scrubber.shown()["last"] is None
+    assert scrubber.shown()["under_way"]
+    slices = 1
+    while not scrubber.shown()["last"]:
+        scrubber.run_slice()
+        slices += 1
+    assert slices > len(store.upkeep.packs())
+    assert scrubber.shown()["under_way"] is None
+    scrubber.run_slice()  # the next one is due in a week
+    assert scrubber.shown()["under_way"] is None
+    store.close()
