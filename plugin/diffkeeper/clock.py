@@ -21,11 +21,6 @@ def thread_cpu() -> float:
     return time.thread_time()
 
 
-def process_cpu() -> float:
-    """CPU seconds used by the whole process."""
-    return time.process_time()
-
-
 def sleep(seconds: float) -> None:
     """Block the calling thread."""
     time.sleep(seconds)

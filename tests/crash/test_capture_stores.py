@@ -125,18 +125,33 @@ class LateFreezer:
             yield frozen
 
 
-def test_a_write_to_a_file_that_was_away(engine: Engine, disk: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def freezer(engine: Engine, tmp_path: Path) -> Iterator[LateFreezer]:
+    """The engine's, while a container has the volume."""
+    made = LateFreezer(engine.tools.freezer)
+    engine.tools.freezer = made  # type: ignore[assignment]  # the real one inside
+    with Container() as container:
+        container.start({engine.live: tmp_path / "inside"}, "sleep 600")
+        yield made
+    engine.tools.freezer = made._real
+
+
+def read_back(engine: Engine, path: str) -> bytes:
+    """A file of the newest snapshot, which was frozen."""
+    head = engine.state.head
+    assert head is not None
+    assert head.freeze_ms > 0
+    return (engine.replay(head, "replayed") / path).read_bytes()
+
+
+def test_a_write_to_a_file_that_was_away(
+    engine: Engine, freezer: LateFreezer, disk: Path, tmp_path: Path
+) -> None:
     """It had no name in one capture, and has the same signature when it is back in the next."""
     outside = disk / f"{tmp_path.name}-outside"
     outside.mkdir()
     (engine.live / "one").mkdir()
-    freezer = LateFreezer(engine.tools.freezer)
-    engine.tools.freezer = freezer  # type: ignore[assignment]  # the real one inside
-    with (
-        open(engine.live / "one" / "file", "w+b", buffering=0) as file,
-        Container() as container,
-    ):
-        container.start({engine.live: tmp_path / "inside"}, "sleep 600")
+    with open(engine.live / "one" / "file", "w+b", buffering=0) as file:
         file.write(b"x" * FILE_BYTES)
         os.link(engine.live / "one" / "file", outside / "link")
         engine.capture()
@@ -147,28 +162,16 @@ def test_a_write_to_a_file_that_was_away(engine: Engine, disk: Path, tmp_path: P
         (engine.live / "new").touch()
         freezer.before = lambda: os.pwrite(file.fileno(), b"late", AT)
         engine.capture()
-        freezer.before = lambda: None
-        head = engine.state.head
-        assert head is not None
-        assert head.freeze_ms > 0
-        replayed = engine.replay(head, "replayed")
-        assert (replayed / "one" / "file").read_bytes()[AT : AT + 4] == b"late"
-    engine.tools.freezer = freezer._real
+        assert read_back(engine, "one/file")[AT : AT + 4] == b"late"
 
 
 def test_a_write_when_the_first_name_has_just_left(
-    engine: Engine, disk: Path, tmp_path: Path
+    engine: Engine, freezer: LateFreezer, disk: Path, tmp_path: Path
 ) -> None:
     """Its directory left after the volume was looked at, and before the freeze."""
     for name in ("gone", "kept"):
         (engine.live / name).mkdir()
-    freezer = LateFreezer(engine.tools.freezer)
-    engine.tools.freezer = freezer  # type: ignore[assignment]  # the real one inside
-    with (
-        open(engine.live / "gone" / "first", "w+b", buffering=0) as file,
-        Container() as container,
-    ):
-        container.start({engine.live: tmp_path / "inside"}, "sleep 600")
+    with open(engine.live / "gone" / "first", "w+b", buffering=0) as file:
         file.write(b"x" * FILE_BYTES)
         engine.capture()
         os.link(engine.live / "gone" / "first", engine.live / "kept" / "second")
@@ -181,10 +184,4 @@ def test_a_write_when_the_first_name_has_just_left(
         (engine.live / "new").touch()
         freezer.before = leave
         engine.capture()
-        freezer.before = lambda: None
-        head = engine.state.head
-        assert head is not None
-        assert head.freeze_ms > 0
-        replayed = engine.replay(head, "replayed")
-        assert (replayed / "kept" / "second").read_bytes()[AT : AT + 4] == b"late"
-    engine.tools.freezer = freezer._real
+        assert read_back(engine, "kept/second")[AT : AT + 4] == b"late"

@@ -291,10 +291,6 @@ class Directory:
         """Number of the frame that holds the object."""
         return bisect_right(self._first, slot) - 1
 
-    def frame_bytes(self, number: int) -> int:
-        """Plain bytes of a frame."""
-        return self._frames[number][3]
-
     def content(self, pack: BytesLike, number: int) -> bytes:
         """Plain bytes of a frame of the pack that this is the directory of; CorruptionError."""
         kind, start, stored, length = self._frames[number]

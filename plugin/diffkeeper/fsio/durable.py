@@ -7,7 +7,6 @@ import shutil
 import subprocess
 
 from diffkeeper.errors import DiffKeeperError
-from diffkeeper.fsio import linux
 
 
 def sync_directory(path: str) -> None:
@@ -24,15 +23,6 @@ def sync_file(path: str) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def sync_filesystem(path: str) -> None:
-    """Make everything on the file system that holds `path` durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        linux.syncfs(fd)
     finally:
         os.close(fd)
 

@@ -164,11 +164,6 @@ class Transaction:
         with self._txn.cursor(db=self._databases[table.name]) as cursor:
             return (bytes(cursor.key()), cursor.value()) if cursor.set_range(low) else None
 
-    def last_key(self, table: Table) -> bytes | None:
-        """The greatest key, or None of an empty table."""
-        with self._txn.cursor(db=self._databases[table.name]) as cursor:
-            return bytes(cursor.key()) if cursor.last() else None
-
     def keys(self, table: Table, low: bytes, limit: int) -> list[bytes]:
         """At most `limit` keys from `low` on; no value is looked at."""
         found: list[bytes] = []
