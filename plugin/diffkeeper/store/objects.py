@@ -64,6 +64,8 @@ class Objects:
         self.places = Places(self.directory)
         self.lock = threading.Lock()
         self._moves = 0  # odd while something moves
+        # Those tables of older formats, of single objects, that had any: nothing is added to them.
+        self._singles: list[tables.Table] = []
         self.relied: Callable[[Transaction, int], None] | None = None
 
     def load(self) -> None:
@@ -71,6 +73,8 @@ class Objects:
         with self._environment.read() as txn:
             raw = txn.get(tables.META, tables.META_PLACES_UPTO)
             at = int.from_bytes(raw, "little") + 1 if raw is not None else 1
+            both = tables.CHUNKS, tables.NODES
+            self._singles = [table for table in both if txn.first(table, b"\0")]
         self.places.next_pack = at
         while True:
             with self._environment.read() as txn:
@@ -285,7 +289,7 @@ class Objects:
         """Whether an object has this digest; while garbage is collected, it is relied on then."""
         at = self.places.find(txn, digest)
         if at is None:
-            return any(txn.get(t, digest) is not None for t in (tables.CHUNKS, tables.NODES))
+            return any(txn.get(table, digest) is not None for table in self._singles)
         if self.relied is not None:
             self.relied(txn, at)
         return True
