@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from typing import TYPE_CHECKING
 
@@ -40,8 +39,8 @@ class Background:
         self.scrubber.stop()
 
     def _run(self) -> None:
-        # Of this thread alone: captures go before it.
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), limits.MAINTENANCE_NICE)
+        # At no lower priority than captures: they would wait for it when it holds the interpreter's
+        # lock, or the store's turn, and other processes the processor.
         pause = limits.MAINTENANCE_TURN_SECONDS
         while not self._stop.wait(pause):
             pause = self._slice()
