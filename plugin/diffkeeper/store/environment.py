@@ -32,6 +32,7 @@ from diffkeeper.limits import (
     STORE_SPARE_BYTES,
 )
 from diffkeeper.store import pages
+from diffkeeper.store.tables import unpack_u64
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -120,6 +121,16 @@ class Transaction:
     def get(self, table: Table, key: bytes) -> memoryview | None:
         """The value of `key` without a copy, or None."""
         return self._txn.get(key, db=self._databases[table.name])
+
+    def number(self, table: Table, key: bytes) -> int | None:
+        """The value of `key`, which is one number, or None; CorruptionError for another value."""
+        raw = self.get(table, key)
+        if raw is None:
+            return None
+        value = unpack_u64(bytes(raw))
+        if value is None:
+            raise CorruptionError(f"{key!r} in {table.name} is not a number of eight bytes")
+        return value
 
     def add(self, table: Table, key: bytes, value: bytes) -> bool:
         """Store a new key; false, and no change, when it exists."""

@@ -6,22 +6,18 @@ the call returns.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import threading
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 from diffkeeper import failpoint
 from diffkeeper.errors import (
-    ConflictError,
     CorruptionError,
     FormatVersionError,
     InvalidInputError,
     NoSpaceError,
     NotFoundError,
-    StoreLockedError,
 )
 from diffkeeper.format import chunk, pack
 from diffkeeper.format.records import IndexRecord, SnapshotRecord, VolumeRecord
@@ -34,12 +30,14 @@ from diffkeeper.limits import (
     STORE_RESERVE_BYTES_MAX,
     STORE_RESERVE_FRACTION,
 )
-from diffkeeper.store import tables
+from diffkeeper.store import lock, tables
+from diffkeeper.store.applying import apply
 from diffkeeper.store.batch import Batch
 from diffkeeper.store.collector import Collector
 from diffkeeper.store.environment import Environment, Transaction
 from diffkeeper.store.inspection import Inspection
 from diffkeeper.store.objects import Objects, Packed, check_key, packed
+from diffkeeper.store.upgrade import upgrade
 from diffkeeper.store.upkeep import Upkeep
 from diffkeeper.store.writer import Made, Writer
 
@@ -47,7 +45,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 __all__ = ["Batch", "Store"]
-_MARKER = b"diffkeeper store\n"
 
 
 class Store:
@@ -88,15 +85,15 @@ class Store:
             reserve_bytes = min(STORE_RESERVE_BYTES_MAX, int(total * STORE_RESERVE_FRACTION))
         if map_bytes is None:
             map_bytes = min(max(total, STORE_MAP_BYTES_MIN), STORE_MAP_BYTES_MAX)
-        lock_fd = _lock(path)
+        lock_fd = lock.take(path)
         try:
-            _refuse_lost_data(path, lock_fd)
+            lock.refuse_lost_data(path, lock_fd)
             environment = Environment(path, tables.TABLES, map_bytes)
             try:
                 store = cls(environment, lock_fd, reserve_bytes)
                 store._load()
                 durable.sync_directory(path)
-                _mark(path, lock_fd)
+                lock.mark(path, lock_fd)
             except BaseException:
                 environment.close()
                 raise
@@ -116,7 +113,7 @@ class Store:
     def _load(self) -> None:
         """Check the format, or write it into a new store; look for damage in a cut file."""
         with self._environment.read() as txn:
-            version = _number(txn, tables.META, tables.META_FORMAT)
+            version = txn.number(tables.META, tables.META_FORMAT)
             stored = sum(txn.pages(table) for table in tables.TABLES)
         if version is None:
             if stored:
@@ -130,13 +127,10 @@ class Store:
                 f" this release reads up to {tables.FORMAT_VERSION}"
             )
         elif version < tables.FORMAT_VERSION:
-            # All that an older version wrote is read as it is; what is written from now on is not.
             with self._environment.write() as txn:
-                txn.put(tables.META, tables.META_FORMAT, tables.pack_u64(tables.FORMAT_VERSION))
-                _add_up_totals(txn)
-                _pin_chunk_sizes(txn)
+                upgrade(txn)
         with self._environment.read() as txn:
-            self._next_id = _number(txn, tables.META, tables.META_NEXT_VOLUME_ID) or 1
+            self._next_id = txn.number(tables.META, tables.META_NEXT_VOLUME_ID) or 1
         self.objects.load()
         if self._environment.was_cut:
             self._read_everything()
@@ -234,7 +228,7 @@ class Store:
     def volume_id(self, name: str) -> int | None:
         """Id of the volume of this name, or None."""
         with self._environment.read() as txn:
-            return _number(txn, tables.NAMES, _name_key(name))
+            return txn.number(tables.NAMES, name.encode())
 
     def reserve_ids(self, last: int) -> None:
         """Give out no id up to `last` any more."""
@@ -263,13 +257,13 @@ class Store:
 
         Reads in pages, so that a slow consumer holds no transaction.
         """
-        low, high = tables.pair_key(volume_id, start), _pair_end(volume_id, stop)
+        low, high = tables.pair_key(volume_id, start), tables.pair_end(volume_id, stop)
         for key, raw in self._items(tables.SNAPSHOTS, low, high, reverse):
             yield _snapshot(key, raw)
 
     def snapshot_count(self, volume_id: int, start: int = 0, stop: int | None = None) -> int:
         """How many snapshots of the volume with start <= seq < stop are stored."""
-        low, high = tables.pair_key(volume_id, start), _pair_end(volume_id, stop)
+        low, high = tables.pair_key(volume_id, start), tables.pair_end(volume_id, stop)
         return sum(1 for _ in self._items(tables.SNAPSHOTS, low, high))
 
     def tags(self, volume_id: int) -> dict[str, int]:
@@ -309,7 +303,7 @@ class Store:
 
     def index_all(self, volume_id: int) -> Iterator[tuple[int, IndexRecord]]:
         """(inode number, record) of a whole volume by inode number, in pages."""
-        low, high = tables.pair_key(volume_id, 0), _pair_end(volume_id, None)
+        low, high = tables.pair_key(volume_id, 0), tables.pair_end(volume_id, None)
         for key, raw in self._items(tables.INDEX, low, high):
             yield tables.pair_of(key)[1], IndexRecord.decode(raw)
 
@@ -379,7 +373,7 @@ class Store:
 
     def _apply(self, txn: Transaction, batch: Batch, packs: list[Packed]) -> Made:
         made = self.objects.put(txn, packs + packed(self._new_objects(txn, batch)))
-        _apply(txn, batch)
+        apply(txn, batch)
         return made
 
     def _new_objects(self, txn: Transaction, batch: Batch) -> list[pack.Frame]:
@@ -393,39 +387,6 @@ class Store:
         return frames
 
 
-def _lock(path: str) -> int:
-    """Descriptor of the held lock file; StoreLockedError when another process holds it."""
-    lock_path = os.path.join(path, "lock")
-    try:
-        fd = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise InvalidInputError(f"{lock_path} cannot be opened: {error}") from error
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        raise StoreLockedError(f"another process holds the store in {path} open") from None
-    return fd
-
-
-def _refuse_lost_data(path: str, lock_fd: int) -> None:
-    """A data file that vanished must not turn into a new and empty store."""
-    data_path = os.path.join(path, "data.mdb")
-    present = os.path.exists(data_path) and os.stat(data_path).st_size > 0
-    if not present and os.pread(lock_fd, len(_MARKER), 0) == _MARKER:
-        raise CorruptionError(f"{data_path} is missing or empty, although a store was here")
-
-
-def _mark(path: str, lock_fd: int) -> None:
-    """Note that a store is here; NoSpaceError when not even that fits."""
-    if os.pread(lock_fd, len(_MARKER), 0) == _MARKER:
-        return
-    try:
-        os.pwrite(lock_fd, _MARKER, 0)
-    except OSError as error:
-        raise NoSpaceError(f"no room left in {path}: {error}") from error
-
-
 def _snapshot(key: bytes, raw: bytes) -> SnapshotRecord:
     """A record that is the one of its key; CorruptionError."""
     record = SnapshotRecord.decode(raw)
@@ -435,95 +396,5 @@ def _snapshot(key: bytes, raw: bytes) -> SnapshotRecord:
     return record
 
 
-def _name_key(name: str) -> bytes:
-    return name.encode()
-
-
-def _pair_end(volume_id: int, stop: int | None) -> bytes:
-    """The key that ends a volume's range: of `stop`, or past its last number."""
-    if stop is None:
-        return tables.pair_key(volume_id, tables.ID_MAX) + b"\0"
-    return tables.pair_key(volume_id, stop)
-
-
-def _number(txn: Transaction, table: tables.Table, key: bytes) -> int | None:
-    raw = txn.get(table, key)
-    if raw is None:
-        return None
-    number = tables.unpack_u64(bytes(raw))
-    if number is None:
-        raise CorruptionError(f"{key!r} in {table.name} is not a number of eight bytes")
-    return number
-
-
 def _totals(txn: Transaction) -> dict[str, int]:
-    return {name: _number(txn, tables.TOTALS, name.encode()) or 0 for name in tables.TOTAL_NAMES}
-
-
-def _apply(txn: Transaction, batch: Batch) -> None:
-    for volume_id in sorted(batch.drop_index):
-        low, high = tables.pair_key(volume_id, 0), _pair_end(volume_id, None)
-        txn.delete_range(tables.INDEX, low, high)
-    for pair in sorted(batch.index_del):
-        txn.delete(tables.INDEX, tables.pair_key(*pair))
-    for pair in sorted(batch.index_put):
-        txn.put(tables.INDEX, tables.pair_key(*pair), batch.index_put[pair])
-    for pair in sorted(batch.snapshots_del):
-        txn.delete(tables.SNAPSHOTS, tables.pair_key(*pair))
-    for snapshot in batch.snapshots:
-        key = tables.pair_key(snapshot.volume_id, snapshot.seq)
-        if not txn.add(tables.SNAPSHOTS, key, snapshot.encode()):
-            raise ConflictError(
-                f"volume {snapshot.volume_id} has a snapshot {snapshot.seq} already"
-            )
-    _apply_tags(txn, batch)
-    _apply_volumes(txn, batch)
-
-
-def _apply_tags(txn: Transaction, batch: Batch) -> None:
-    for tag in sorted(batch.tags_del):
-        txn.delete(tables.TAGS, tables.tag_key(*tag))
-    for (volume_id, name), seq in sorted(batch.tags_put.items()):
-        if txn.get(tables.SNAPSHOTS, tables.pair_key(volume_id, seq)) is None:
-            raise NotFoundError(f"volume {volume_id} has no snapshot {seq} to be tagged {name}")
-        key = tables.tag_key(volume_id, name)
-        present = _number(txn, tables.TAGS, key)
-        if present is not None and present != seq:
-            raise ConflictError(f"the tag {name} of volume {volume_id} names snapshot {present}")
-        txn.put(tables.TAGS, key, tables.pack_u64(seq))
-
-
-def _apply_volumes(txn: Transaction, batch: Batch) -> None:
-    for volume_id in sorted(batch.volumes_del):
-        txn.delete(tables.VOLUMES, tables.id_key(volume_id))
-    for name in sorted(batch.names_del):
-        txn.delete(tables.NAMES, _name_key(name))
-    for name in sorted(batch.names_put):
-        txn.put(tables.NAMES, _name_key(name), tables.pack_u64(batch.names_put[name]))
-    for record in batch.volumes:
-        txn.put(tables.VOLUMES, tables.id_key(record.id), record.encode())
-    if batch.volumes:
-        next_id = _number(txn, tables.META, tables.META_NEXT_VOLUME_ID) or 1
-        next_id = max(next_id, 1 + max(record.id for record in batch.volumes))
-        txn.put(tables.META, tables.META_NEXT_VOLUME_ID, tables.pack_u64(next_id))
-
-
-def _pin_chunk_sizes(txn: Transaction) -> None:
-    """Volumes of older formats keep the chunks that they have: the default was another one."""
-    at, stop = tables.id_key(0), b"\xff" * 9
-    while page := txn.scan(tables.VOLUMES, at, stop, STORE_PAGE_RECORDS_MAX):
-        for key, raw in page:
-            record = VolumeRecord.decode(raw)
-            if tables.CHUNK_SIZE not in record.options:
-                options = {**record.options, tables.CHUNK_SIZE: tables.CHUNK_SIZE_BEFORE_3}
-                txn.put(tables.VOLUMES, key, replace(record, options=options).encode())
-        at = page[-1][0] + b"\0"
-
-
-def _add_up_totals(txn: Transaction) -> None:
-    """The totals of formats before 3 counted stored bytes of chunks and nodes apart."""
-    old = ("chunk_stored_bytes", "node_stored_bytes")
-    total = sum(_number(txn, tables.TOTALS, name.encode()) or 0 for name in old)
-    txn.put(tables.TOTALS, b"stored_bytes", tables.pack_u64(total))
-    for name in old:
-        txn.delete(tables.TOTALS, name.encode())
+    return {name: txn.number(tables.TOTALS, name.encode()) or 0 for name in tables.TOTAL_NAMES}

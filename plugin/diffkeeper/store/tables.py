@@ -176,6 +176,11 @@ def tag_of(key: bytes) -> tuple[int, str]:
     return int.from_bytes(key[: _ID.size], "big"), key[_ID.size :].decode("utf-8", "replace")
 
 
+def pair_end(first: int, stop: int | None) -> bytes:
+    """The key that ends the range of a first number: of `stop`, or past its last one."""
+    return pair_key(first, ID_MAX) + b"\0" if stop is None else pair_key(first, stop)
+
+
 def pair_of(key: bytes) -> tuple[int, int]:
     """(volume id, number) of a key that `pair_key` made."""
     volume_id, number = _PAIR.unpack(key)
