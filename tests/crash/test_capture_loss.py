@@ -165,8 +165,8 @@ def fall_back(run: Torture, to: str, why: str) -> None:
                 run.turn()
         assert_nothing_lost(run)
         snapshotter = run.engine.snapshotter
-        assert snapshotter.source_name == to
-        assert why in snapshotter.source_reason
+        assert snapshotter.watched.source.name == to
+        assert why in snapshotter.watched.reason
     finally:
         run.close()
 
@@ -198,7 +198,7 @@ with Engine(Path(sys.argv[1]), Policy(source="inotify")) as engine:
         (engine.live / f"d{number}").mkdir()
         (engine.live / f"d{number}" / "f").write_text(str(number))
     engine.capture()
-    print(engine.snapshotter.source_name, engine.snapshotter.source_reason)
+    print(engine.snapshotter.watched.source.name, engine.snapshotter.watched.reason)
     replayed = engine.replay(engine.capture(), "replayed")
     print(difference(describe(engine.live), describe(replayed)))
 """

@@ -43,7 +43,7 @@ def engine(disk: Path, tmp_path: Path, sources: Sources) -> Iterator[Engine]:
     """An engine whose volume lies on the disk."""
     live = disk / tmp_path.name
     with Engine(tmp_path, Policy(source="ebpf"), sources, live=live) as made:
-        assert made.snapshotter.source_name == "ebpf", made.snapshotter.source_reason
+        assert made.snapshotter.watched.source.name == "ebpf", made.snapshotter.watched.reason
         yield made
 
 

@@ -116,8 +116,8 @@ def test_a_snapshot_freezes_its_writer(
     source: str, cgroup: str, live: Path, tmp_path: Path
 ) -> None:
     with Engine(tmp_path, Policy(source, freeze_seconds_max=FREEZE_SECONDS), live=live) as engine:
-        chosen = f"{engine.snapshotter.source_name} ({engine.snapshotter.source_reason})"
-        print(f"{source} on {engine.snapshotter.fs_type}: {chosen}")
+        chosen = f"{engine.snapshotter.watched.source.name} ({engine.snapshotter.watched.reason})"
+        print(f"{source}: {chosen}")
         freezer = WatchedFreezer(engine.tools.freezer, live)
         engine.tools.freezer = freezer  # type: ignore[assignment]  # the real one inside
         for number in range(SNAPSHOTS):

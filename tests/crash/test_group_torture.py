@@ -110,8 +110,8 @@ def test_every_capture_is_one_instant_of_both(source: str, tmp_path: Path) -> No
         Container() as other,
     ):
         for snapshotter in volumes.snapshotters.values():
-            if snapshotter.source_name != source:
-                pytest.skip(snapshotter.source_reason)
+            if snapshotter.watched.source.name != source:
+                pytest.skip(snapshotter.watched.reason)
         freezer = CopyingFreezer(volumes.tools.freezer, volumes.live, tmp_path / "copy")
         volumes.tools.freezer = freezer  # type: ignore[assignment]  # the real one inside
         start((spanning, other), volumes, source)

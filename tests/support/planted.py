@@ -57,14 +57,14 @@ class Forgetful:
 
 def plant(engine: Engine, level: str, every: int, seed: str) -> Forgetful:
     """Wrap the source of an engine that has captured nothing yet."""
-    forgetful = Forgetful(engine.snapshotter._source, level, every, seed)
-    engine.snapshotter._source = forgetful  # type: ignore[assignment]  # delegates all but drain
+    forgetful = Forgetful(engine.snapshotter.watched.source, level, every, seed)
+    engine.snapshotter.watched.source = forgetful  # type: ignore[assignment]  # delegates all but drain
     return forgetful
 
 
 def heal(engine: Engine) -> None:
     """Take the fault out again, and make the regular comparison due."""
-    forgetful = engine.snapshotter._source
+    forgetful = engine.snapshotter.watched.source
     assert isinstance(forgetful, Forgetful)
-    engine.snapshotter._source = forgetful._real
+    engine.snapshotter.watched.source = forgetful._real
     engine.snapshotter._compare_due = 0.0

@@ -260,8 +260,8 @@ class Torture:
         self.opened = Engine(self.base, policy, self.sources, live=self.live)
         self.freezer = CopyingFreezer(self.opened.tools.freezer, self.live, self.base / "copy")
         self.opened.tools.freezer = self.freezer  # type: ignore[assignment]  # the real one inside
-        if self.opened.snapshotter.source_name != self.plan.source:
-            raise WrongSource(self.opened.snapshotter.source_reason)
+        if self.opened.snapshotter.watched.source.name != self.plan.source:
+            raise WrongSource(self.opened.snapshotter.watched.reason)
 
     def shut(self) -> None:
         """The engine ends as it does with the daemon; the volume goes on to change."""
@@ -343,7 +343,7 @@ class Torture:
         found = difference(describe(self.freezer.copy), describe(replayed))
         for line in found[:DIFFERENCES_SHOWN]:
             self.result.differences.append(
-                f"snapshot {snapshot.seq}, {self.engine.snapshotter.source_name}: {line}"
+                f"snapshot {snapshot.seq}, {self.engine.snapshotter.watched.source.name}: {line}"
                 f"{self.explained(line, replayed)}"
             )
         subprocess.run(["rm", "-rf", str(replayed)], check=True)

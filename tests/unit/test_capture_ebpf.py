@@ -291,7 +291,7 @@ def test_without_room(monkeypatch: pytest.MonkeyPatch, disk: Path, chunks: int, 
     base.mkdir()
     try:
         with Engine(base, Policy(source="ebpf"), Sources.of(program)) as engine:
-            assert engine.snapshotter.source_name == "ebpf"
+            assert engine.snapshotter.watched.source.name == "ebpf"
             for number in range(30):
                 (engine.live / f"f{number}").write_bytes(bytes([number]) * 5 * CHUNK)
             engine.capture()
@@ -410,7 +410,7 @@ def test_a_store_that_was_seen_before_it_was_told(program: Program, disk: Path) 
         engine.capture()
         os.pwrite(fd, b"y" * SIZE, 0)
         engine.capture()
-        source = engine.snapshotter.source
+        source = engine.snapshotter.watched.source
         drain, stored = source.drain, False
 
         def drain_and_store(*, frozen: bool = False) -> Dirty:

@@ -45,8 +45,8 @@ def engine(request: pytest.FixtureRequest, program: Program, tmp_path: Path) -> 
     """A volume with eBPF, on the disk of the tests; its parameter are seconds between beats."""
     sources = Sources.of(program, heartbeat=getattr(request, "param", BEAT_SECONDS))
     with Engine(tmp_path, Policy(source="ebpf"), sources) as made:
-        if made.snapshotter.source_name != "ebpf":
-            pytest.skip(made.snapshotter.source_reason)
+        if made.snapshotter.watched.source.name != "ebpf":
+            pytest.skip(made.snapshotter.watched.reason)
         yield made
 
 
@@ -177,16 +177,16 @@ def test_it_falls_back_in_time(
     lose(program)
     deadline = time.monotonic() + NOTICE_SECONDS_MAX
     turn = 1
-    while engine.snapshotter.source_name == "ebpf":
+    while engine.snapshotter.watched.source.name == "ebpf":
         assert time.monotonic() < deadline, "the loss is not noticed"
         write(engine, turn)
         if engine.snapshotter.pending(engine.writers()) and program.lost:
             engine.capture()
         turn += 1
         time.sleep(0.01)
-    assert engine.snapshotter.source_name == "inotify"
-    assert "the eBPF programs were lost" in engine.snapshotter.source_reason
-    support = {feature.name: feature for feature in engine.snapshotter.features}
+    assert engine.snapshotter.watched.source.name == "inotify"
+    assert "the eBPF programs were lost" in engine.snapshotter.watched.reason
+    support = {feature.name: feature for feature in engine.snapshotter.watched.features}
     assert support["programs"].support == "unsupported"
     assert "were lost" in support["programs"].reason
     for more in range(2):
@@ -204,7 +204,7 @@ def test_no_snapshot_is_taken_from_what_lost_programs_told(
     lose(program)
     write(engine, 1)
     assert_holds_live(engine)
-    assert engine.snapshotter.source_name == "inotify"
+    assert engine.snapshotter.watched.source.name == "inotify"
     write(engine, 2)
     assert_holds_live(engine)
 
@@ -227,7 +227,7 @@ def test_what_is_lost_within_a_capture(
 
     monkeypatch.setattr(engine.snapshotter, "_round", lose_and_write)
     assert_holds_live(engine)
-    assert engine.snapshotter.source_name == "inotify"
+    assert engine.snapshotter.watched.source.name == "inotify"
     assert_holds_live(engine)
 
 
@@ -248,13 +248,15 @@ def test_only_the_heartbeat_notices(
     write(engine, 1)
     time.sleep(0.1)  # until the timestamps are old enough to be relied on
     engine.capture()
-    assert engine.snapshotter.source_name == "ebpf", "the heartbeat was too fast for this test"
+    assert engine.snapshotter.watched.source.name == "ebpf", (
+        "the heartbeat was too fast for this test"
+    )
     deadline = time.monotonic() + NOTICE_SECONDS_MAX
     while not program.lost:
         assert time.monotonic() < deadline, "the loss is not noticed"
         time.sleep(0.01)
     assert_holds_live(engine)
-    assert engine.snapshotter.source_name == "inotify"
+    assert engine.snapshotter.watched.source.name == "inotify"
 
 
 def write(engine: Engine, turn: int) -> None:
@@ -295,8 +297,8 @@ def test_without_proof_for_long_it_is_not_relied_on(
     monkeypatch.setattr(limits, "HEARTBEAT_SILENT_SECONDS_MAX", 0.0)
     assert engine.snapshotter.pending(engine.writers())
     assert_holds_live(engine)
-    assert engine.snapshotter.source_name == "inotify"
-    assert "no proof" in engine.snapshotter.source_reason
+    assert engine.snapshotter.watched.source.name == "inotify"
+    assert "no proof" in engine.snapshotter.watched.reason
     assert not program.lost
 
 

@@ -135,12 +135,12 @@ def test_beyond_the_watches_it_scans_and_says_why(
         for number in range(9):
             (engine.live / f"d{number}").mkdir()
         assert_holds_live(engine, engine.capture())
-        assert engine.snapshotter.source_name == "inotify"
+        assert engine.snapshotter.watched.source.name == "inotify"
         (engine.live / "one-more").mkdir()
         (engine.live / "one-more" / "file").write_bytes(b"x")
         assert_holds_live(engine, engine.capture())
-        assert engine.snapshotter.source_name == "scan"
-        assert "more than 10 directories" in engine.snapshotter.source_reason
+        assert engine.snapshotter.watched.source.name == "scan"
+        assert "more than 10 directories" in engine.snapshotter.watched.reason
         (engine.live / "one-more" / "file").write_bytes(b"y")
         assert engine.snapshotter.pending(engine.writers())
         assert_holds_live(engine, engine.capture())
@@ -164,7 +164,7 @@ def test_a_queue_that_overflowed_leads_to_a_comparison(short_queue: int, tmp_pat
             (engine.live / f"d{number}").mkdir()
         engine.capture()
         # Without the pump, as when the machine is busy: events gather in the kernel's queue.
-        source = engine.snapshotter._source
+        source = engine.snapshotter.watched.source
         assert isinstance(source, InotifySource)
         with source._lock:
             for number in range(10 * short_queue):

@@ -68,13 +68,13 @@ def capture(
 def _relying(members: Sequence[Member], reason: str, freeze: bool) -> dict[int, SnapshotRecord]:
     """Capture; once more where a source gave up meanwhile, with what replaced it."""
     while True:
-        sources = [member.snapshotter.source for member in members]
+        sources = [member.snapshotter.watched.source for member in members]
         try:
             return _Capture(members, reason, freeze).run()
         except (UnsupportedError, OSError):
             for member in members:
                 member.snapshotter.replace_broken()
-            if [member.snapshotter.source for member in members] == sources:
+            if [member.snapshotter.watched.source for member in members] == sources:
                 raise
             for member in members:
                 member.snapshotter.forget()

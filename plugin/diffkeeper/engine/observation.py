@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from diffkeeper.errors import DiffKeeperError
-from diffkeeper.format.entry import Kind
+from diffkeeper.format import xattrs
+from diffkeeper.format.entry import Entry, Kind
+from diffkeeper.fsio import inode
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable
 
     from diffkeeper.engine.content import Content
     from diffkeeper.engine.worktree import Directory
@@ -100,3 +103,16 @@ class Trust:
 
     granule_ns: int
     horizon_ns: int
+
+
+def entry_of_directory(pin: int, status: os.stat_result, put: Callable[[bytes], bytes]) -> Entry:
+    """Mode, owner, times and attributes of the directory that `pin` holds."""
+    found = inode.xattrs(pin)
+    return Entry(
+        Kind.DIRECTORY,
+        mode=stat.S_IMODE(status.st_mode),
+        uid=status.st_uid,
+        gid=status.st_gid,
+        mtime_ns=status.st_mtime_ns,
+        xattrs=put(xattrs.encode(found)) if found else b"",
+    )

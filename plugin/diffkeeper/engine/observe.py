@@ -9,16 +9,16 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from diffkeeper import clock, limits
 from diffkeeper.engine.files import Why, is_at, unmoved
-from diffkeeper.engine.observation import LostError, Observation, Place
+from diffkeeper.engine.observation import LostError, Observation, Place, entry_of_directory
 from diffkeeper.engine.worktree import Directory, Worktree
 from diffkeeper.errors import DiffKeeperError
-from diffkeeper.format import xattrs
-from diffkeeper.format.entry import EMPTY, Entry, Kind
+from diffkeeper.format.entry import EMPTY, Kind
 from diffkeeper.fsio import inode, linux
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ class Observer:
                 if not directory.listed:
                     self._unlisted.append(directory)
                 if self._source.by_range:
-                    found = [_lstat(opened, name) for name in names[directory.inode]]
+                    found = [inode.status(opened, name) for name in names[directory.inode]]
                     self._watch_new([s.st_ino for s in found if s and not stat.S_ISDIR(s.st_mode)])
                 for name in names[directory.inode]:
                     yield from self._look(directory, opened, name, why=Why.NAME)
@@ -185,11 +185,17 @@ class Observer:
         self._look_later(directory.parent.inode, directory.name)
         self._stuck.setdefault(directory, set()).update(names)
 
-    def _opened(self, directory: Directory) -> _Opened:
-        return _Opened(self, directory)
+    @contextmanager
+    def _opened(self, directory: Directory) -> Iterator[int | None]:
+        """The directory, opened for the block; None if it is not the known one any more."""
+        fd = self._open(directory)
+        try:
+            yield fd
+        finally:
+            if fd is not None:
+                os.close(fd)
 
-    def open_directory(self, directory: Directory) -> int | None:
-        """A descriptor of the directory if it is still the one known by its inode number."""
+    def _open(self, directory: Directory) -> int | None:
         try:
             fd = linux.open_directory_beneath(self._root_fd, directory.path())
         except OSError:
@@ -199,19 +205,8 @@ class Observer:
         if status.st_ino != directory.inode or status.st_nlink == 0:
             os.close(fd)
             return None
-        self._tree.set_attributes(directory, self._entry_of_directory(fd, status))
+        self._tree.set_attributes(directory, entry_of_directory(fd, status, self._tree.stage.put))
         return fd
-
-    def _entry_of_directory(self, pin: int, status: os.stat_result) -> Entry:
-        found = inode.xattrs(pin)
-        return Entry(
-            Kind.DIRECTORY,
-            mode=stat.S_IMODE(status.st_mode),
-            uid=status.st_uid,
-            gid=status.st_gid,
-            mtime_ns=status.st_mtime_ns,
-            xattrs=self._tree.stage.put(xattrs.encode(found)) if found else b"",
-        )
 
     def _inode(self, number: int, *, sure: bool) -> Iterator[Observation]:
         """Looks at a file known by its inode number; `sure`: unless its signature is the same."""
@@ -237,7 +232,7 @@ class Observer:
             if opened is None:
                 self._misplaced(directory, {place.name})
                 return
-            status = _lstat(opened, place.name)
+            status = inode.status(opened, place.name)
             if status is None or status.st_ino != number:
                 return
             if sure and self._same(number, record, status):
@@ -357,7 +352,7 @@ class Observer:
             if known.parent is not None:
                 self._look_later(known.parent.inode, known.name)
             self._tree.move(known, parent, name)
-        self._tree.set_attributes(known, self._entry_of_directory(pin, status))
+        self._tree.set_attributes(known, entry_of_directory(pin, status, self._tree.stage.put))
         # A directory that was removed and made anew may have the inode number, but not the watch.
         if self._source.watch(number, pin) or listing:
             self._unlisted.append(known)
@@ -478,13 +473,6 @@ class Observer:
         return True
 
 
-def _lstat(directory: int, name: bytes) -> os.stat_result | None:
-    try:
-        return os.stat(name, dir_fd=directory, follow_symlinks=False)
-    except FileNotFoundError:
-        return None
-
-
 @dataclass(slots=True)
 class _Listing:
     """One directory being compared with what was recorded when the listing began."""
@@ -494,23 +482,6 @@ class _Listing:
     on_disk: set[bytes] = field(default_factory=set)
     window: list[tuple[bytes, os.stat_result]] = field(default_factory=list)
     found: int = 0
-
-
-class _Opened:
-    """Context of one opened directory; None inside where it is not the known one any more."""
-
-    def __init__(self, observer: Observer, directory: Directory) -> None:
-        self._observer = observer
-        self._directory = directory
-        self._fd: int | None = None
-
-    def __enter__(self) -> int | None:
-        self._fd = self._observer.open_directory(self._directory)
-        return self._fd
-
-    def __exit__(self, *_: object) -> None:
-        if self._fd is not None:
-            os.close(self._fd)
 
 
 def _grouped(pairs: list[tuple[int, bytes]]) -> dict[int, set[bytes]]:

@@ -18,13 +18,10 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
-from diffkeeper import clock, counters, limits
-from diffkeeper.capture import probe
-from diffkeeper.capture.scan import ScanSource
+from diffkeeper import clock, limits
 from diffkeeper.capture.source import Changed, Dirty, Source
 from diffkeeper.engine import group
 from diffkeeper.engine.files import Files
-from diffkeeper.engine.mapped import Mapped
 from diffkeeper.engine.observation import Hidden, Observation, Place, Trust
 from diffkeeper.engine.observe import Observer
 from diffkeeper.engine.recorder import Recorder
@@ -33,18 +30,18 @@ from diffkeeper.engine.stage import Stage
 from diffkeeper.engine.tools import Policy, Tools
 from diffkeeper.engine.unhinted import Unhinted
 from diffkeeper.engine.volume import Change
+from diffkeeper.engine.watched import Watched
 from diffkeeper.engine.work import Figures, Work, as_record
 from diffkeeper.engine.worktree import Directory, Worktree
 from diffkeeper.errors import UnsupportedError
 from diffkeeper.format.root import decode_root
 from diffkeeper.freeze.writers import Survey, Target, Writers
-from diffkeeper.fsio import inode, mounts
+from diffkeeper.fsio import inode
 from diffkeeper.store.store import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from diffkeeper.capture.features import Feature
     from diffkeeper.engine.content import Content
     from diffkeeper.engine.volume import VolumeState
     from diffkeeper.format.entry import Entry
@@ -70,15 +67,9 @@ class Snapshotter:
         self.closed = False
         self.faulty = False  # its own part made the last capture fail
         self._root_fd = os.open(live, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        device, root, self.fs_type = mounts.locate(live)
+        self.watched = Watched(tools, state.record.name, live, self._root_fd, policy)
+        device, root = self.watched.place
         self.target = Target(device, root)
-        device_number = os.fstat(self._root_fd).st_dev
-        own = os.path.dirname(live)
-        place = probe.Place(device_number, self.fs_type, policy.chunk_bits, own)
-        choice = tools.sources.choose(policy.source, place)
-        self._source: Source = choice.source
-        self._mapped = Mapped(self._source.window_bits)
-        self.source_reason = choice.reason
         self._horizon_ns = inode.mmap_dirty_horizon_ns()
         self._index = Index(tools.store, state.record.id)
         self._stage = Stage(tools.store, policy.level)
@@ -91,33 +82,19 @@ class Snapshotter:
         # What was read of files since signatures were taken over: a further look reads it again.
         self._looked: dict[int, Changed] = {}
         survey = Survey(tools.proc_root, tools.cgroup_root)
-        self._unhinted = Unhinted(survey, device, self._mapped.armed)
+        self._unhinted = Unhinted(survey, device, self.watched.mapped.armed)
         self._unhinted.by_range = self._source.by_range
         self._settled = False
-        self._gave_up = ""  # why the source did, in a freeze
-        self._drained_ns = 0  # when the last drain began
         self._looked_ns = 0  # when this capture began to look
         # Hints are never truth: from time to time everything is compared, whatever was hinted.
         self._compare_due = clock.monotonic() + limits.COMPARE_SECONDS
         self._compare_soon = limits.COMPARE_SOON_SECONDS
         self.cpu_seconds = 0.0
-        self._source.escalate("the volume was not watched before")
 
     @property
-    def source_name(self) -> str:
-        """The source in use."""
-        return self._source.name
-
-    @property
-    def source(self) -> Source:
-        """The source itself, which a coarser one may replace."""
-        return self._source
-
-    @property
-    def features(self) -> tuple[Feature, ...]:
-        """What of eBPF matters to the volume; nothing where it is not considered."""
-        considered = probe.considers_ebpf(self.policy.source)
-        return self.tools.sources.matter(self.fs_type) if considered else ()
+    def _source(self) -> Source:
+        """The source in use, which a coarser one may replace."""
+        return self.watched.source
 
     @property
     def volume(self) -> str:
@@ -180,7 +157,7 @@ class Snapshotter:
     def rely(self) -> None:
         """Raises UnsupportedError when the source may not have told everything until now."""
         if self.replace_broken():
-            raise UnsupportedError(self.source_reason)
+            raise UnsupportedError(self.watched.reason)
 
     def replace_broken(self) -> bool:
         """Fall back from a source that is broken, or gave up in a freeze; true if it was.
@@ -188,8 +165,7 @@ class Snapshotter:
         What was recorded from a broken one meanwhile is not to be trusted either, so that
         signatures are dropped and everything is read again.
         """
-        reason, self._gave_up = self._gave_up, ""
-        broken = self._source.broken()
+        broken, reason = self.watched.doubted()
         if broken:
             self._state.commit(Batch(drop_index={self._state.record.id}))
         if broken or reason:
@@ -204,19 +180,13 @@ class Snapshotter:
         self._looked_ns = clock.now_ns()
         if started >= self._compare_due:
             work.dirty.escalate("the regular comparison is due")
-            self._mapped.forget()
+            self.watched.mapped.forget()
         work.hidden = self._unhinted.look(work.writers)
         work.again = self._unsettled()
         return bool(work.dirty or work.hidden or work.again)
 
     def _drain(self, *, frozen: bool = False) -> Dirty:
-        """Take the source's hints, with all that follows from a lack of them."""
-        before, self._drained_ns = self._drained_ns, clock.now_ns()
-        dirty = self._source.drain(frozen=frozen)
-        told = [number for number, changed in dirty.files.items() if changed.mapped]
-        self._mapped.tell(told, before)
-        if dirty.everything:
-            self._mapped.forget()
+        dirty = self.watched.drain(frozen=frozen)
         if dirty.unwatched and self._tree is not None:
             self._tree.unlist()
         return dirty
@@ -260,8 +230,8 @@ class Snapshotter:
         """Drop all unstored work: the next capture compares everything with the newest snapshot."""
         self._work = Work()
         self._tree = None
-        self._mapped.frozen = False
-        self._mapped.forget()
+        self.watched.mapped.frozen = False
+        self.watched.mapped.forget()
         self._index.clear()
         self._stage.clear()
         self._stage.reset_counts()
@@ -318,7 +288,7 @@ class Snapshotter:
             self.policy.chunk_bits,
             Trust(limits.TIMESTAMP_GRANULE_NS, horizon),
             spill,
-            self._mapped,
+            self.watched.mapped,
             self._looked,
             lambda: self._unhinted.mapped_now(self._work.writers),
         )
@@ -363,21 +333,8 @@ class Snapshotter:
 
     def _fall_back(self, reason: str) -> None:
         """The source gave up: the next coarser one from now on."""
-        self._source.stop()
-        if self._source.by_range:
-            place = probe.Place(0, self.fs_type, self.policy.chunk_bits)
-            choice = self.tools.sources.choose("inotify", place)
-            self._source = choice.source
-            self.source_reason = f"{reason}; {choice.reason}"
-        else:
-            self._source, self.source_reason = ScanSource(), reason
-        volume, name = self._state.record.name, self._source.name
-        counters.add("capture_fallbacks_total", volume=volume, source=name)
-        log.warning(
-            "fell_back", extra={"volume": volume, "source": name, "reason": self.source_reason}
-        )
+        self.watched.replace(reason)
         self._unhinted.by_range = False
-        self._mapped.forget()
 
     def _spill(self, content: Content) -> None:
         """Take the data of a large file over while it is still being read."""
@@ -419,10 +376,10 @@ class Snapshotter:
         Raises FreezeError when that is more than the freeze allows.
         """
         work = self._work
-        self._mapped.frozen = True
+        self.watched.mapped.frozen = True
         if attempt == 0:
             self._look_frozen()
-        self._await_direct(budget)
+        self.watched.await_direct(budget.check)
         work.pending = self._drain(frozen=True)
         if attempt and not (work.pending and self._source.complete):
             work.pending = Dirty()
@@ -440,7 +397,7 @@ class Snapshotter:
                 moved = self._is_news(seen) or moved
         except UnsupportedError as error:
             # To take another source takes too long for a freeze.
-            self._gave_up = str(error)
+            self.watched.give_up(str(error))
             raise
         work.pending, work.pending_hidden = Dirty(), Hidden()
         return moved
@@ -481,7 +438,7 @@ class Snapshotter:
     def thawed(self) -> None:
         """The freeze is over: take over what was copied, and look at what it left."""
         work = self._work
-        self._mapped.frozen = False
+        self.watched.mapped.frozen = False
         taken, work.taken = work.taken, []
         work.copied.clear()
         self._absorb(taken)
@@ -489,12 +446,6 @@ class Snapshotter:
         work.pending, work.pending_hidden = Dirty(), Hidden()
         if dirty or hidden:
             self._round(dirty, hidden)
-
-    def _await_direct(self, budget: group.Budget) -> None:
-        """Direct I/O that was begun before the freeze ends by itself, as it does after a kill."""
-        while self._source.under_way():
-            budget.check()
-            clock.sleep(limits.EBPF_DIRECT_POLL_SECONDS)
 
     # Taking over
 
@@ -543,7 +494,7 @@ class Snapshotter:
         """All is stored."""
         self.faulty = False
         self._unhinted.taken()
-        self._mapped.give_back(self._source)
+        self.watched.mapped.give_back(self._source)
         self._index.clear()
         self._stage.clear()
         self._stage.reset_counts()

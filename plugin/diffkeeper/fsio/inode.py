@@ -143,6 +143,14 @@ def names(directory: int) -> list[bytes]:
     return [os.fsencode(name) for name in os.listdir(directory)]
 
 
+def status(directory: int, name: bytes) -> os.stat_result | None:
+    """What a name in a directory is, a link itself; None when there is none. Raises OSError."""
+    try:
+        return os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
 def statuses(
     directory: int, before: Callable[[list[int]], None] | None = None
 ) -> Iterator[tuple[bytes, os.stat_result]]:

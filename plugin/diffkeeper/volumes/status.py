@@ -123,8 +123,8 @@ def _capture(volume: Volume) -> Json:
     snapshotter = volume.snapshotter
     pace = volume.pace
     return {
-        "source": snapshotter.source_name if snapshotter is not None else "none",
-        "reason": snapshotter.source_reason if snapshotter is not None else "not mounted",
+        "source": snapshotter.watched.source.name if snapshotter is not None else "none",
+        "reason": snapshotter.watched.reason if snapshotter is not None else "not mounted",
         **_ebpf(snapshotter),
         "consistency": volume.options.consistency,
         "interval": format_duration(pace.interval),
@@ -140,7 +140,7 @@ def _capture(volume: Volume) -> Json:
 
 def _ebpf(snapshotter: Snapshotter | None) -> Json:
     """What of eBPF matters to the volume, where that was considered."""
-    found = snapshotter.features if snapshotter is not None else ()
+    found = snapshotter.watched.features if snapshotter is not None else ()
     if not found:
         return {}
     return {"ebpf": {each.name: f"{each.support}: {each.reason}" for each in found}}

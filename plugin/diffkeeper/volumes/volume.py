@@ -236,8 +236,8 @@ class Volume:
                 "capture",
                 extra={
                     "volume": self.name,
-                    "source": self.snapshotter.source_name,
-                    "reason": self.snapshotter.source_reason,
+                    "source": self.snapshotter.watched.source.name,
+                    "reason": self.snapshotter.watched.reason,
                 },
             )
 
