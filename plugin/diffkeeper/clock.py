@@ -16,6 +16,11 @@ def monotonic() -> float:
     return time.monotonic()
 
 
+def boottime_ns() -> int:
+    """Nanoseconds on a clock that never steps and goes on while the machine sleeps."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
 def thread_cpu() -> float:
     """CPU seconds used by the calling thread."""
     return time.thread_time()

@@ -148,6 +148,7 @@ TRANSFER_CHUNKS = 32  # asked for at once
 TRANSFER_PIECE_BYTES = 1 * MIB
 IMPORT_BATCH_BYTES = 4 * MIB
 IMPORT_SNAPSHOTS_MAX = 100_000
+IMPORT_RECORDS_MAX = 128  # in one transaction
 IMPORT_SILENT_SECONDS_MAX = 600.0
 RECORDS_PER_REQUEST = 512
 
@@ -185,6 +186,13 @@ TRASH_SECONDS_DEFAULT = 7 * 86_400.0
 TRASH_SECONDS_MAX = 3_650 * 86_400.0
 TRASH_VOLUMES_MAX = 10_000
 TRASH_TURN_SECONDS = 60.0
+
+# The clock that histories age by
+CLOCK_STEP_SECONDS_MAX = 60.0  # that the wall clock may gain at once
+CLOCK_DRIFT_ONE_IN = 1_000  # of the time that passes, which it may gain besides: twice a fast slew
+CLOCK_AWAY_SECONDS_MAX = 3_600.0  # without a daemon, that count as if they had been seen
+CLOCK_WAIT_SECONDS = 86_400.0  # until unseen time counts
+CLOCK_SAVE_SECONDS = 600.0  # between two looks that are stored
 
 # Interfaces
 REQUEST_BYTES_MAX = 1 * MIB

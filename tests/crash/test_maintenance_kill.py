@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
+from diffkeeper import limits
+from diffkeeper.engine.content import Reader
 from diffkeeper.engine.maintenance import Maintenance
-from diffkeeper.store.store import Store
-from tests.support import history
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from diffkeeper.engine.objects import StoreObjects
+from diffkeeper.engine.replay import restore
+from diffkeeper.engine.scrub import Scrubber
+from diffkeeper.format import pack
+from diffkeeper.format.records import IndexRecord
+from diffkeeper.store import tables
+from diffkeeper.store.store import Batch, Store
+from tests.support import history, rot
+from tests.support.trees import describe
+from tests.unit.test_golden import told
 
 STATES = 8
 FORGOTTEN = (1, 2, 4)
-# Maintains and compacts the store; at its end it says so.
+# Maintains and compacts the store.
 RUN = """
 import sys
 from diffkeeper import failpoint
@@ -33,8 +42,20 @@ store = Store.open(sys.argv[1], reserve_bytes=0)
 failpoint.arm(sys.argv[2])
 Maintenance(store).run_all()
 store.compact()
-print("done")
 """
+# Scrubs it.
+SCRUB = """
+import sys
+from diffkeeper import failpoint
+from diffkeeper.engine.content import Reader
+from diffkeeper.engine.scrub import Scrubber
+from diffkeeper.store.store import Store
+
+store = Store.open(sys.argv[1], reserve_bytes=0)
+failpoint.arm(sys.argv[2])
+Scrubber(store, Reader(), list).run_all()
+"""
+GOLDEN = Path(__file__).parents[1] / "golden"
 POINTS = [
     *(f"sweep.{side}_commit=kill:{n}" for side in ("before", "after") for n in (1, 4)),
     *(
@@ -42,9 +63,15 @@ POINTS = [
         for name in ("replace", "merge", "places")
         for side in ("before", "after")
     ),
+    *(f"purge.{side}_commit=kill:{n}" for side in ("before", "after") for n in (1, 2)),
     "compact.copied=kill",
     "compact.renamed=kill",
 ]
+# Of a store of format 2: the first and a later step of chunks, and the last one, of nodes.
+CARRIES = [f"carry.{side}_commit=kill:{n}" for side in ("before", "after") for n in (1, 4, 6)]
+LAST_CARRY = "carry.after_commit=kill:6"
+HEALS = [f"heal.{side}_commit=kill" for side in ("before", "after")]
+INDEXED = limits.STORE_PAGE_RECORDS_MAX + 10  # signatures, which takes two steps to look through
 
 
 @pytest.fixture(scope="module")
@@ -54,19 +81,31 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = Store.open(str(path), reserve_bytes=0)
     for seq, files in enumerate(history.states(STATES), 1):
         history.commit(store, seq, files)
+    contents = [history.content_of(store, seq, b"large") for seq in (FORGOTTEN[0], STATES)]
+    for at, content in enumerate(contents):
+        raw = IndexRecord(1, 1, 1, 1, 1, content=content).encode()
+        records = {(1, 2 * number + at): raw for number in range(INDEXED)}
+        store.commit(Batch(index_put=records))
     history.forget(store, *FORGOTTEN)
     store.close()
     return path
 
 
-def start(path: Path, armed: str) -> subprocess.Popen[str]:
+def start(path: Path, armed: str, program: str = RUN) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     return subprocess.Popen(
-        [sys.executable, "-c", RUN, str(path), armed],
+        [sys.executable, "-c", program, str(path), armed],
         stdout=subprocess.PIPE,
         text=True,
         env=environment,
     )
+
+
+def killed(path: Path, armed: str, program: str = RUN) -> None:
+    """The program comes to the failpoint, and dies there."""
+    with start(path, armed, program) as process:
+        process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL, f"{armed} was never passed"
 
 
 def check(path: Path) -> None:
@@ -81,6 +120,10 @@ def check(path: Path) -> None:
         assert {seq: history.files_of(store, seq) for seq in kept} == kept
         alive = history.reachable(store)
         assert store.totals()["chunks"] + store.totals()["nodes"] < 1.25 * len(alive)
+        newest = history.content_of(store, STATES, b"large")
+        signatures = {record.content for _, record in store.index_all(1)}
+        assert signatures == {newest}, "no capture may build on what is gone"
+        assert sum(1 for _ in store.index_all(1)) == INDEXED
         store.compact()
         assert sorted(os.listdir(path)) == ["data.mdb", "lock", "lock.mdb"]
     finally:
@@ -91,9 +134,65 @@ def check(path: Path) -> None:
 def test_kill_at_a_failpoint(made: Path, tmp_path: Path, armed: str) -> None:
     path = tmp_path / "store"
     shutil.copytree(made, path)
-    with start(path, armed) as process:
-        process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL
+    killed(path, armed)
+    check(path)
+
+
+@pytest.mark.parametrize("armed", CARRIES)
+def test_kill_while_older_objects_are_packed(tmp_path: Path, armed: str) -> None:
+    """Each object is where it was or in a pack, and all are in packs after the next run."""
+    path = tmp_path / "store"
+    path.mkdir()
+    with tarfile.open(GOLDEN / "format2.tar.xz") as archive:
+        archive.extract("data.mdb", path, filter="data")
+    truth = json.loads((GOLDEN / "format2.json").read_text())
+    killed(path, armed)
+    store = Store.open(str(path), reserve_bytes=0)
+    (volume,) = store.volumes()
+    assert (one_by_one(store) == 0) == (armed == LAST_CARRY)
+    for turn in ("killed", "carried"):
+        for snapshot in store.snapshots(volume.id):
+            target = tmp_path / f"{turn}-{snapshot.seq}"
+            target.mkdir()
+            restore(bytes.fromhex(snapshot.root), StoreObjects(store), str(target))
+            assert told(describe(target)) == truth[str(snapshot.seq)], f"{snapshot.seq}, {turn}"
+        assert len(truth) == store.snapshot_count(volume.id)
+        Maintenance(store).run_all()
+    assert not one_by_one(store)
+    totals = store.totals()
+    assert totals["chunks"] + totals["nodes"] >= len(history.reachable(store))
+    store.close()
+
+
+def one_by_one(store: Store) -> int:
+    """How many objects are not in a pack."""
+    with store._environment.read() as txn:
+        ends = b"", b"\xff" * 33
+        return sum(len(txn.scan(t, *ends, 10_000)) for t in (tables.CHUNKS, tables.NODES))
+
+
+@pytest.mark.parametrize("armed", HEALS)
+def test_kill_while_healing(made: Path, tmp_path: Path, armed: str) -> None:
+    """Of a store with two copies of what the newest snapshot has, the newer ones damaged."""
+    path = tmp_path / "store"
+    shutil.copytree(made, path)
+    store = Store.open(str(path), reserve_bytes=0)
+    digests = sorted(history.chunks_of(store, STATES, b"large"))[:40]
+    builder = pack.Builder(1)
+    for digest in digests:
+        builder.add(digest, store.chunk(digest), node=False)
+    store.upkeep.replace(builder.finish(), None)
+    store.close()
+    rot.spoil(path, digests)
+    killed(path, armed, SCRUB)
+    store = Store.open(str(path), reserve_bytes=0)
+    reader = Reader()
+    report = Scrubber(store, reader, list).run_all()
+    reader.close()
+    assert report.lost_objects == 0, report
+    again = "after" not in armed
+    assert report.healed_objects == report.damaged_objects == (len(digests) if again else 0)
+    store.close()
     check(path)
 
 

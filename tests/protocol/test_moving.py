@@ -277,7 +277,18 @@ def test_a_sender_that_goes_away_is_forgotten(filled: Daemon, archive: Path) -> 
     assert ended.returncode == 0, ended.stderr
 
 
-@pytest.mark.parametrize("point", ["import.objects_stored", "import.before_commit"])
+# At which an import is killed, and leaves nothing; or leaves the whole volume.
+KILLED_BEFORE = (
+    "import.objects_stored",
+    "adopt.before_commit",
+    "adopt.after_commit",
+    "import.records_stored",
+    "import.before_commit",
+)
+KILLED_AFTER = ("import.after_commit",)
+
+
+@pytest.mark.parametrize("point", KILLED_BEFORE)
 def test_killed_while_importing(
     archive: Path, new_daemon: Callable[..., Daemon], point: str
 ) -> None:
@@ -289,9 +300,12 @@ def test_killed_while_importing(
     assert other.cli("import", str(archive), "--as", "x").returncode == 0
 
 
-def test_killed_after_the_import(archive: Path, new_daemon: Callable[..., Daemon]) -> None:
+@pytest.mark.parametrize("point", KILLED_AFTER)
+def test_killed_after_the_import(
+    archive: Path, new_daemon: Callable[..., Daemon], point: str
+) -> None:
     other = new_daemon()
-    other.start("--failpoints", "import.after_commit=kill")
+    other.start("--failpoints", f"{point}=kill")
     assert other.cli("import", str(archive), "--as", "x").returncode != 0
     other.start()
     assert [v["name"] for v in other.admin("GET", "/v1/volumes")] == ["x"]

@@ -14,9 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from diffkeeper import limits
+from diffkeeper.store import tables
+from diffkeeper.store.store import Store
 from tests.protocol.conftest import package_environment
+from tests.protocol.test_admin_api import tcp
 from tests.support import disks
 
 if TYPE_CHECKING:
@@ -149,6 +153,90 @@ def test_retention_works_by_itself_and_on_demand(daemon: Daemon) -> None:
     assert daemon.admin("GET", "/v1/volumes/v")["status"]["snapshots"] == 1
     assert parsed(daemon.cli("--json", "verify", "v"))["ok"] is True
     assert said(daemon.cli("prune", "nobody"), 3)
+
+
+def metric(daemon: Daemon, name: str, **labels: str) -> float | None:
+    """The value of a series; None where there is none."""
+    status, page = tcp(daemon, "GET", "/metrics")
+    assert status == 200
+    found = [
+        sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+        if sample.name == f"diffkeeper_{name}" and labels.items() <= sample.labels.items()
+    ]
+    assert len(found) < 2, found
+    return found[0] if found else None
+
+
+def turned(daemon: Daemon) -> None:
+    """Retention and trash had at least one turn since."""
+    time.sleep(limits.RETENTION_TURN_SECONDS + 2)
+
+
+def test_nothing_goes_by_itself_after_weeks_away(new_daemon: Callable[..., Daemon]) -> None:
+    """The daemon finds that it ran a month ago; it says so, and commands do as they are told."""
+    daemon = new_daemon("--trash", "1s")
+    daemon.start()
+    taken = write(daemon, 6, retention="1s:all,4s:2s")
+    write(daemon, 2, "w")
+    remove(daemon, "w")
+    daemon.ok("Unmount", Name="v", ID="w")
+    daemon.stop()
+    kept = ago(daemon, 30)
+    daemon.start()
+    turned(daemon)
+    assert "clock_ahead seconds=" in daemon.log
+    assert seqs(daemon) == kept
+    assert [each["name"] for each in daemon.admin("GET", "/v1/trash")] == ["w"]
+    status = daemon.ok("Get", Name="v")["Volume"]["Status"]
+    assert status["retention"] == "1s:all,4s:2s"
+    assert status["retention_note"].startswith("29d of the clock's time passed unseen")
+    (found,) = (f for f in daemon.admin("GET", "/v1/doctor") if f["name"] == "clock")
+    assert (found["result"], found["found"][:3]) == ("warn", "29d")
+    assert (metric(daemon, "clock_unseen_seconds") or 0) > 29 * 86_400
+    assert metric(daemon, "trash_volumes") == 1
+    assert metric(daemon, "trash_bytes") == len("w 1\n")
+    assert 86_000 < (metric(daemon, "trash_next_purge_seconds") or 0) <= 86_400
+    assert metric(daemon, "trouble") == 0
+    dry = daemon.cli("prune", "v", "--dry-run")
+    assert "warning: all of it counts for this command: 29d" in dry.stderr
+    pruned = daemon.cli("--json", "prune", "v")
+    assert "warning: all of it counts" in pruned.stderr
+    assert parsed(pruned)[0]["forgotten"][:1] == taken[:1]
+    assert seqs(daemon) == kept[-1:]
+    assert metric(daemon, "forgotten_total", volume="v") == len(kept) - 1
+    assert daemon.cli("empty-trash", "--yes").returncode == 0
+    assert metric(daemon, "purged_total") == 1
+    assert metric(daemon, "trash_volumes") == 0
+    assert metric(daemon, "trash_next_purge_seconds") is None
+
+
+def ago(daemon: Daemon, days: int) -> list[int]:
+    """Make the stopped daemon's store one that was used so many days ago; snapshots of `v`."""
+    store = Store.open(str(daemon.state_dir / "store"), reserve_bytes=0)
+    wall = store.numbers.get(tables.META_CLOCK_WALL)
+    assert wall is not None, "the daemon has stored no look at the clock"
+    store.numbers.put({tables.META_CLOCK_WALL: wall - days * 86_400 * 10**9}, "clock")
+    (record,) = (each for each in store.volumes() if each.name == "v")
+    kept = [each.seq for each in store.snapshots(record.id)]
+    store.close()
+    return kept
+
+
+def test_a_daemon_that_is_started_anew_goes_on_thinning(daemon: Daemon) -> None:
+    taken = write(daemon, 4, retention="1s:all,4s:2s")
+    daemon.stop(9)
+    daemon.start()
+    deadline = time.monotonic() + 40
+    while seqs(daemon) != taken[-1:]:
+        assert time.monotonic() < deadline, seqs(daemon)
+        time.sleep(0.5)
+    status = daemon.ok("Get", Name="v")["Volume"]["Status"]
+    assert status["retention_note"] == ""
+    assert metric(daemon, "clock_unseen_seconds") == 0
+    findings = {f["name"]: f["result"] for f in daemon.admin("GET", "/v1/doctor")}
+    assert findings["clock"] == "ok"
 
 
 def test_the_default_is_a_setting(new_daemon: Callable[..., Daemon]) -> None:

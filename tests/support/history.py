@@ -67,6 +67,19 @@ def files_of(store: Store, seq: int, volume: int = 1) -> Files:
     return found
 
 
+def content_of(store: Store, seq: int, name: bytes, volume: int = 1) -> bytes:
+    """The root of a file's tree in a snapshot."""
+    entry, _ = root.decode_root(store.node(bytes.fromhex(store.snapshot(volume, seq).root)))
+    return dict(dirtree.entries(entry.content, store.node))[name].content
+
+
+def chunks_of(store: Store, seq: int, name: bytes, volume: int = 1) -> set[bytes]:
+    """Digests of a file's chunks in a snapshot."""
+    entry, _ = root.decode_root(store.node(bytes.fromhex(store.snapshot(volume, seq).root)))
+    file = dict(dirtree.entries(entry.content, store.node))[name]
+    return set(filetree.refs(file.content, chunk_count(file.size, BITS), store.node))
+
+
 def reachable(store: Store) -> set[bytes]:
     """Digests of all objects that some snapshot reaches."""
     found: set[bytes] = set()

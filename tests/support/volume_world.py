@@ -37,7 +37,8 @@ class DaemonDied(Exception):
 # tests/protocol/test_moving.py kills imports, which a life has none of, and
 # tests/crash/test_maintenance_kill.py kills maintenance, which goes by its own time.
 _ELSEWHERE = (
-    "import.", "merge.", "places.", "carry.", "replace.", "sweep.", "purge.", "compact.", "heal.",
+    "adopt.", "import.", "merge.", "places.", "carry.", "replace.", "sweep.", "purge.", "compact.",
+    "heal.",
 )  # fmt: skip
 LIVED = sorted(name for name in failpoint.NAMES if not name.startswith(_ELSEWHERE))
 

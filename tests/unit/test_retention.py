@@ -110,7 +110,7 @@ def test_sweeps_reach_a_constant_number(store: Store, time: Time) -> None:
     """Four days of a snapshot a minute, swept now and then: as many on the last as on the third."""
     volume, idle = new(store, "v"), new(store, "idle")
     take(idle)
-    retention = Retention(store, DEFAULT)
+    retention = Retention(store, DEFAULT, clock.now_ns)
     counts = []
     for turn in range(4 * DAY // 60):
         take(volume)
@@ -127,7 +127,7 @@ def test_sweeps_reach_a_constant_number(store: Store, time: Time) -> None:
     assert volume.state.record.next_seq - 1 - (volume.forgotten or 0) == len(left)
     assert seqs(store, idle) == [1]
     assert not volume.troubles
-    fresh = Retention(store, DEFAULT)
+    fresh = Retention(store, DEFAULT, clock.now_ns)
     volume.forgotten = None
     assert fresh.prune(volume) == ([], len(left)), "a new daemon finds nothing to do"
     assert volume.forgotten == volume.state.record.next_seq - 1 - len(left)
@@ -138,7 +138,7 @@ def test_nothing_goes_where_all_is_kept(store: Store, time: Time) -> None:
     for _ in range(50):
         take(volume)
         time.seconds += DAY
-    assert Retention(store, DEFAULT).prune(volume) == ([], 50)
+    assert Retention(store, DEFAULT, clock.now_ns).prune(volume) == ([], 50)
     assert len(seqs(store, volume)) == 50
 
 
@@ -147,7 +147,7 @@ def test_tags_keep_and_never_move(store: Store, time: Time) -> None:
     for _ in range(100):
         take(volume)
         time.seconds += 1
-    history, retention = History(store), Retention(store, DEFAULT)
+    history, retention = History(store), Retention(store, DEFAULT, clock.now_ns)
     record = volume.state.record
     retention.tag(volume, store.snapshot(record.id, 30), "good")
     retention.tag(volume, store.snapshot(record.id, 30), "good")
@@ -176,7 +176,7 @@ def test_forget_is_all_or_none(store: Store, time: Time) -> None:
     for consistency in ("crash", "crash", "crash", "fuzzy", "fuzzy"):
         take(volume, consistency)
         time.seconds += 1
-    retention = Retention(store, DEFAULT)
+    retention = Retention(store, DEFAULT, clock.now_ns)
     for bad, why in ((5, "the newest snapshot"), (3, "the newest crash-consistent")):
         with pytest.raises(ConflictError, match=why):
             retention.forget(volume, [1, bad])
@@ -194,7 +194,7 @@ def test_a_tag_keeps_the_instant_of_a_group(store: Store, time: Time) -> None:
         take(data, group={d: seq, g: seq})
         take(log, group={d: seq, g: seq})
         time.seconds += 1
-    retention = Retention(store, DEFAULT)
+    retention = Retention(store, DEFAULT, clock.now_ns)
     retention.tag(data, store.snapshot(data.state.record.id, 7), "good")
     time.seconds += 3600
     take(log)
@@ -219,7 +219,7 @@ def test_a_thinning_can_be_interrupted(store: Store, time: Time) -> None:
         time.seconds += 0.1
     time.seconds += DAY
     take(volume)
-    retention = Retention(store, DEFAULT)
+    retention = Retention(store, DEFAULT, clock.now_ns)
     failpoint.arm("forget.before_commit=error:2")
     with pytest.raises(failpoint.FailpointError):
         retention.prune(volume)
@@ -241,12 +241,12 @@ def test_a_long_history_is_thinned_in_parts(
         take(volume, "fuzzy" if number % 3 else "crash")
         time.seconds += 11
     time.seconds += 3 * 3600
-    planned, left = Retention(store, DEFAULT).prune(volume, dry_run=True)
+    planned, left = Retention(store, DEFAULT, clock.now_ns).prune(volume, dry_run=True)
     assert len(seqs(store, volume)) == 200
-    found, stay = Retention(store, DEFAULT).prune(volume)
+    found, stay = Retention(store, DEFAULT, clock.now_ns).prune(volume)
     assert (sorted(found), stay) == (planned, left)
     assert len(seqs(store, volume)) == stay < 10
-    assert Retention(store, DEFAULT).prune(volume) == ([], stay)
+    assert Retention(store, DEFAULT, clock.now_ns).prune(volume) == ([], stay)
 
 
 @pytest.mark.parametrize(

@@ -163,6 +163,8 @@ class Admin:
         features = await asyncio.to_thread(self._service.features, look=True)
         found += checks.ebpf(features)
         found.append(checks.sources([self._service.view(v.name) for v in self._service.views()]))
+        if not self._health.loading:
+            found.append(checks.clock(self._service.past.note()))
         found.append(checks.health(self._health.troubles()))
         return json_response([asdict(check) for check in found])
 

@@ -222,6 +222,19 @@ def space(places: Places) -> Check:
     return Check("space", "fail" if full else "warn", text, f"{cost}; live data is safe", mend)
 
 
+def clock(note: str) -> Check:
+    """Whether histories and trash age by the clock as it is; `note`: why not."""
+    if not note:
+        return Check("clock", "ok", "all of the time that the clock shows counts")
+    return Check(
+        "clock",
+        "warn",
+        note,
+        "until then histories are longer, and removed volumes stay; nothing is lost",
+        "if the clock is wrong, set it right; if it is right, wait, or use `diffkeeper prune`",
+    )
+
+
 def health(troubles: Sequence[str]) -> Check:
     """The daemon's own troubles as one finding."""
     if not troubles:

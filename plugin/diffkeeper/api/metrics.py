@@ -37,6 +37,8 @@ COUNTERS: Final[Mapping[str, str]] = {
     "verification_total": "Verifications, by result.",
     "scrubs_total": "Times that the whole store was read and checked, by result.",
     "fuzzy_total": "Snapshots that are not one instant.",
+    "forgotten_total": "Snapshots forgotten since the daemon started, by retention or by command.",
+    "purged_total": "Removed volumes deleted for good since the daemon started.",
 }
 # The engine counts under the plural; the exported name is the one that dashboards know.
 EXPORTED: Final[Mapping[str, str]] = {"verifications_total": "verification_total"}
@@ -60,6 +62,12 @@ STATISTICS: Final[Mapping[str, str]] = {
 }
 
 
+PAST: Final[Mapping[str, str]] = {
+    "trash_volumes": "Removed volumes that can be brought back.",
+    "trash_bytes": "Bytes of all files in their newest snapshots.",
+    "trash_next_purge_seconds": "Time until the next one of them is deleted for good.",
+    "clock_unseen_seconds": "Time that passed unseen, which histories and trash do not age by yet.",
+}
 SCRUB: Final[Mapping[str, str]] = {
     "healed_objects": "Damaged objects that the last scrub healed.",
     "lost_objects": "Damaged objects that the last scrub could not heal.",
@@ -97,10 +105,20 @@ class _Page(Collector):
         yield from ebpf_families(service.features(look=False), service.ebpf_counts())
         statistics = service.stats()
         yield from scrub_families(_at(statistics.get("scrub"), "last"))
+        yield from gauge_families(PAST, service.past.figures())
         for name, text in STATISTICS.items():
             family = GaugeMetricFamily(PREFIX + name, text)
             family.add_metric([], _number(statistics.get(name)))
             yield family
+
+
+def gauge_families(texts: Mapping[str, str], values: Mapping[str, float]) -> Iterator[Metric]:
+    """Gauges without labels; no series for what has no value."""
+    for name, text in texts.items():
+        family = GaugeMetricFamily(PREFIX + name, text)
+        if name in values:
+            family.add_metric([], values[name])
+        yield family
 
 
 def scrub_families(last: object) -> Iterator[Metric]:

@@ -69,6 +69,9 @@ def prune(arguments: argparse.Namespace) -> int:
     plan = cast("list[Json]", ask(arguments, "POST", "/v1/prune", message))
     if not arguments.json:
         _show_plan(plan)
+    note = next((each["note"] for each in plan if each["note"]), "")
+    if note:
+        sys.stderr.write(f"diffkeeper: warning: all of it counts for this command: {note}\n")
     if not arguments.dry_run:
         message = {"volume": volume, "dry_run": False}
         plan = cast("list[Json]", ask(arguments, "POST", "/v1/prune", message))

@@ -55,6 +55,7 @@ class Importer:
         self._plain: dict[bytes, bytes] = {}  # nodes of the batch
         self._volume: VolumeRecord | None = None
         self._snapshots: list[SnapshotRecord] = []
+        self._seqs: set[int] = set()
         self._tags: dict[str, int] = {}
         self._link_id = 0  # the highest that is met
 
@@ -129,11 +130,12 @@ class Importer:
         self._require(root, [root])
         decode_root(self._get(root))
         self._snapshots.append(replace(record, group={}))
+        self._seqs.add(record.seq)
 
     def _tag(self, name: str, seq: int) -> None:
         if len(self._tags) >= limits.TAGS_MAX or name in self._tags:
             raise CorruptionError(f"the archive has the tag {name!r} twice, or too many tags")
-        if all(record.seq != seq for record in self._snapshots):
+        if seq not in self._seqs:
             raise CorruptionError(f"the tag {name!r} of the archive names no snapshot")
         self._tags[name] = seq
 

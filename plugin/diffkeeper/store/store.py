@@ -36,6 +36,7 @@ from diffkeeper.store.batch import Batch
 from diffkeeper.store.collector import Collector
 from diffkeeper.store.environment import Environment, Transaction
 from diffkeeper.store.inspection import Inspection
+from diffkeeper.store.numbers import Numbers
 from diffkeeper.store.objects import Objects, Packed, check_key, packed
 from diffkeeper.store.upgrade import upgrade
 from diffkeeper.store.upkeep import Upkeep
@@ -60,6 +61,7 @@ class Store:
         self.writer = Writer(environment, self.objects)
         self.upkeep = Upkeep(environment, self.objects, self.writer)
         self.inspection = Inspection(environment, self.objects, self.writer)
+        self.numbers = Numbers(environment, self.writer)
         # (volume, seq) to paths that the last scrub found lost; replaced as a whole.
         self.damaged: dict[tuple[int, int], tuple[bytes, ...]] = {}
         self._holders: set[object] = set()

@@ -37,7 +37,9 @@ META = Table(
     name="meta",
     key="name, ASCII",
     value="u64 LE",
-    invariants="`format` is the format version; `next_volume_id` exceeds every id ever given out",
+    invariants="`format` is the format version; `next_volume_id` exceeds every id ever given out;"
+    " `importing` is the one id whose snapshots may have no volume;"
+    " `clock_…` is what `volumes.passage` last saw, in nanoseconds",
     repaired_by="nobody: a store without `format` is refused",
 )
 CHUNKS = Table(
@@ -138,6 +140,10 @@ CHUNK_SIZE_BEFORE_3 = "64KiB"
 META_FORMAT = b"format"
 META_NEXT_VOLUME_ID = b"next_volume_id"
 META_PLACES_UPTO = b"places_upto"
+META_IMPORTING = b"importing"
+META_CLOCK_WALL = b"clock_wall"
+META_CLOCK_UNSEEN = b"clock_unseen"
+META_CLOCK_WAIT = b"clock_wait"
 TOTAL_NAMES = (
     "chunks",
     "chunk_plain_bytes",

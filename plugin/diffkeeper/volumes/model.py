@@ -58,6 +58,7 @@ class Pruning:
     retention: str
     forgotten: list[int]  # sequence numbers
     left: int  # snapshots that stay
+    note: str = ""  # which time is taken for passed that would not count by itself
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,18 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from diffkeeper import clock, failpoint
+from diffkeeper import clock
 from diffkeeper.errors import InvalidInputError, NotFoundError
 from diffkeeper.format.records import SnapshotRecord, VolumeRecord
 from diffkeeper.store.store import Batch
 from diffkeeper.volumes.history import History
-from diffkeeper.volumes.options import parse_options, shown
-from diffkeeper.volumes.reference import check_tag
+from diffkeeper.volumes.options import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from diffkeeper.engine.importing import Imported
     from diffkeeper.store.store import Store
 
 CLONE = "clone"
@@ -90,24 +88,3 @@ def _resolve(store: Store, source: VolumeRecord, reference: str | None) -> Snaps
         there = f"it has {first.seq} to {last.seq}" if first and last else "it has none"
         text = f"option from: {error}; of the snapshots of {source.name}, {there}"
         raise type(error)(text) from error
-
-
-def adopt(store: Store, name: str, imported: Imported) -> VolumeRecord:
-    """Make an imported volume visible, whole, in one transaction; its record.
-
-    InvalidInputError when this release does not know its options, or a tag can't be one.
-    """
-    options = {k: v for k, v in imported.volume.options.items() if k != "from"}
-    parse_options(options)
-    number = store.next_volume_id()
-    record = replace(
-        imported.volume, id=number, name=name, created_ns=clock.now_ns(), options=options
-    )
-    snapshots = [replace(each, volume_id=number) for each in imported.snapshots]
-    failpoint.hit("import.before_commit")
-    tags = {(number, check_tag(tag)): seq for tag, seq in imported.tags.items()}
-    store.commit(
-        Batch(volumes=[record], names_put={name: number}, snapshots=snapshots, tags_put=tags)
-    )
-    failpoint.hit("import.after_commit")
-    return record

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
     from diffkeeper.store.store import Store
-    from diffkeeper.volumes.model import SnapshotView, TrashView
+    from diffkeeper.volumes.age_clock import AgeClock
+    from diffkeeper.volumes.model import Json, SnapshotView, TrashView
     from diffkeeper.volumes.retention import Retention
     from diffkeeper.volumes.trash import Trash
     from diffkeeper.volumes.volume import Volume
@@ -34,6 +35,7 @@ class Past:
         store: Store,
         retention: Retention,
         trash: Trash,
+        age: AgeClock,
         pool: ThreadPoolExecutor,
         find: Callable[[str], Volume],
         volumes: Callable[[], list[Volume]],
@@ -41,6 +43,7 @@ class Past:
         self._history = History(store)
         self.retention = retention
         self.trash = trash
+        self._age = age
         self._pool = pool
         self._find = find
         self._volumes = volumes
@@ -72,14 +75,37 @@ class Past:
         self.retention.forget(volume, seqs)
         return seqs
 
+    def note(self) -> str:
+        """Which time histories and trash do not age by yet, and why; empty when they do by all."""
+        return self._age.note()
+
+    def status(self, volume: Volume) -> Json:
+        """What `Status` says of the retention of a volume."""
+        return {"retention": self.retention.shown(volume), "retention_note": self.note()}
+
+    def figures(self) -> dict[str, float]:
+        """Of the trash and of the clock, by the names of their metrics; reads memory only."""
+        return {**self.trash.figures(), "clock_unseen_seconds": self._age.unseen_seconds}
+
     async def prune(self, name: str | None, *, dry_run: bool) -> list[Pruning]:
-        """Forget what retention lets go now, in one volume or all; `dry_run` only tells what."""
+        """Forget what retention lets go by the wall clock, in one volume or all; `dry_run` only
+        tells what.
+        """
         volumes = self._volumes() if name is None else [self._find(name)]
         return [await self._in(self._prune, each, dry_run) for each in volumes]
 
     def _prune(self, volume: Volume, dry_run: bool) -> Pruning:
+        note = self.note()
         forgotten, left = self.retention.prune(volume, dry_run=dry_run)
-        return Pruning(volume.name, self.retention.shown(volume), forgotten, left)
+        return Pruning(volume.name, self.retention.shown(volume), forgotten, left, note)
+
+    async def thin(self) -> None:
+        """Forget what is due by itself, in all volumes, and at once."""
+        for volume in self._volumes():
+            await self._in(self._thin, volume)
+
+    def _thin(self, volume: Volume) -> None:
+        self.retention.prune(volume, now_ns=self._age.now_ns())
 
     async def removed(self) -> list[TrashView]:
         """The volumes in the trash, the first removed one first."""
@@ -104,18 +130,25 @@ class Past:
         """Thin histories and empty the trash as it falls due; for ever."""
         purge_at = 0.0
         while True:
-            try:
-                await self._in(self.retention.sweep, self._volumes())
-                if clock.monotonic() >= purge_at:
-                    purge_at = clock.monotonic() + limits.TRASH_TURN_SECONDS
-                    await self._in(self._purge_due)
-            except (DiffKeeperError, OSError) as error:
-                log.error("history_failed", extra={"error": str(error)})
-            except Exception as error:
-                # A defect must not end it: it shows, and is tried again.
-                log.exception("history_failed", extra={"error": str(error)})
+            await self._told(self.retention.sweep, self._volumes())
+            if clock.monotonic() >= purge_at:
+                purge_at = clock.monotonic() + limits.TRASH_TURN_SECONDS
+                await self._told(self._purge_due)
+            # The last: what went before may have made the room for it.
+            await self._told(self._age.save)
             await asyncio.sleep(limits.RETENTION_TURN_SECONDS)
+
+    async def _told(self, function: Callable[..., object], *arguments: object) -> None:
+        """What fails shows, keeps nothing else from being done, and is tried again."""
+        try:
+            await self._in(function, *arguments)
+        except (DiffKeeperError, OSError) as error:
+            log.error("history_failed", extra={"error": str(error)})
+        except Exception as error:
+            # A defect must not end it either.
+            log.exception("history_failed", extra={"error": str(error)})
 
     def _purge_due(self) -> None:
         if self.trash.purge_due():
             self.retention.purged()
+        self.trash.measure()

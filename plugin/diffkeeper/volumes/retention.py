@@ -11,14 +11,14 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from diffkeeper import clock, failpoint, limits
+from diffkeeper import clock, counters, failpoint, limits
 from diffkeeper.errors import ConflictError, DiffKeeperError, NotFoundError
 from diffkeeper.store.store import Batch
 from diffkeeper.volumes.options import format_retention, shown
 from diffkeeper.volumes.thinning import Moment, Tiers, plan, rhythm_ns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from diffkeeper.format.records import SnapshotRecord
     from diffkeeper.store.store import Store
@@ -38,11 +38,14 @@ class _Line:
 
 
 class Retention:
-    """The histories of one store. `default`: tiers of volumes that have none of their own."""
+    """The histories of one store. `default`: tiers of volumes that have none of their own;
+    `now_ns`: the time by which snapshots age, see `volumes.age_clock`.
+    """
 
-    def __init__(self, store: Store, default: Tiers) -> None:
+    def __init__(self, store: Store, default: Tiers, now_ns: Callable[[], int]) -> None:
         self._store = store
         self._default = default
+        self._now_ns = now_ns
         self._lock = threading.Lock()
         self._lines: dict[int, _Line] = {}
         self._pins: Pins | None = None
@@ -69,7 +72,7 @@ class Retention:
             if waits and volume.forgotten is not None:
                 continue
             try:
-                self.prune(volume)
+                self.prune(volume, now_ns=self._now_ns())
             except (DiffKeeperError, OSError) as error:
                 volume.troubles["retention"] = f"its history could not be thinned: {error}"
                 log.error("retention_failed", extra={"volume": volume.name, "error": str(error)})
@@ -79,23 +82,26 @@ class Retention:
         with self._lock:
             self._lines = {number: line for number, line in self._lines.items() if number in ids}
 
-    def prune(self, volume: Volume, *, dry_run: bool = False) -> tuple[list[int], int]:
+    def prune(
+        self, volume: Volume, *, dry_run: bool = False, now_ns: int | None = None
+    ) -> tuple[list[int], int]:
         """Forget what the tiers let go: (those numbers, how many stay); `dry_run` changes nothing.
 
-        NoSpaceError, CorruptionError.
+        At the wall clock's time by default, whatever of it counts. NoSpaceError, CorruptionError.
         """
+        at_ns = clock.now_ns() if now_ns is None else now_ns
         with self._lock:
             line = self._lines.setdefault(volume.state.record.id, _Line())
             rhythm = rhythm_ns(self.tiers(volume), round(limits.RETENTION_RHYTHM_SECONDS_MAX * 1e9))
             line.due = clock.monotonic() + rhythm / 1e9
             left = self._count(volume)
-            found = self._thin(volume, line, dry_run) if self.tiers(volume) else []
+            found = self._thin(volume, line, at_ns, dry_run) if self.tiers(volume) else []
         if found and not dry_run:
             fields = {"volume": volume.name, "forgotten": len(found), "left": left - len(found)}
             log.info("thinned", extra=fields)
         return found, left - len(found)
 
-    def _thin(self, volume: Volume, line: _Line, dry_run: bool) -> list[int]:
+    def _thin(self, volume: Volume, line: _Line, at_ns: int, dry_run: bool) -> list[int]:
         """Numbers that went, or would go. A long history is thinned in parts, as it is read."""
         found: list[int] = []
         whole = False
@@ -103,18 +109,18 @@ class Retention:
             whole = self._read(volume, line)
             if dry_run and not whole:
                 continue
-            some = self._plan(volume, line)
+            some = self._plan(volume, line, at_ns)
             if not dry_run:
                 self._forget(volume, line, some)
             found += some
         return found
 
-    def _plan(self, volume: Volume, line: _Line) -> list[int]:
+    def _plan(self, volume: Volume, line: _Line, at_ns: int) -> list[int]:
         record = volume.state.record
         keep = set(self._pinned().get(record.id, ()))
         if record.verified_seq is not None:
             keep.add(record.verified_seq)  # the next verification looks at what changed since
-        return plan(line.moments, self.tiers(volume), clock.now_ns(), keep)
+        return plan(line.moments, self.tiers(volume), at_ns, keep)
 
     def _read(self, volume: Volume, line: _Line) -> bool:
         """Read on; false where more may follow."""
@@ -141,6 +147,7 @@ class Retention:
             failpoint.hit("forget.before_commit")
             self._store.commit(Batch(snapshots_del={(number, seq) for seq in some}))
             failpoint.hit("forget.after_commit")
+            counters.add("forgotten_total", len(some), volume=volume.name)
             gone = set(some)
             line.moments = [m for m in line.moments if m.seq not in gone]
             volume.forgotten = (volume.forgotten or 0) + len(gone)

@@ -37,6 +37,8 @@ from diffkeeper.fsio import durable
 from diffkeeper.store.store import Batch, Store
 from diffkeeper.volumes import features, origin
 from diffkeeper.volumes import options as volume_options
+from diffkeeper.volumes.adoption import Adoption, remove_unfinished
+from diffkeeper.volumes.age_clock import AgeClock
 from diffkeeper.volumes.background import Background
 from diffkeeper.volumes.captures import Captures
 from diffkeeper.volumes.counting import Counting
@@ -169,11 +171,13 @@ class VolumeService:
         self._scheduler = Scheduler(self._groups, self._captures)
         scrubber = Scrubber(store, self._tools.reader, self._live_directories)
         self._upkeep = Background(Maintenance(store), scrubber)
-        retention = Retention(store, self._retention)
-        trash = Trash(store, volumes, self._trash_seconds)
+        age = AgeClock(store)
+        retention = Retention(store, self._retention, age.now_ns)
+        trash = Trash(store, volumes, self._trash_seconds, age)
         self._past = Past(
-            store, retention, trash, self._reads, lambda n: self._slot(n).volume, self._volumes
+            store, retention, trash, age, self._reads, lambda n: self._slot(n).volume, self._volumes
         )
+        remove_unfinished(store)
         # A store that was begun anew must not take the directories of an older one for its own.
         store.reserve_ids(durable.highest_number(volumes))
         self._load(store, Places(volumes, self._mount_dir), trash)
@@ -299,11 +303,12 @@ class VolumeService:
 
     def view(self, name: str) -> VolumeView:
         """One volume with its status; raises NotFoundError."""
-        return volume_view(self._slot(name).volume, status=True)
+        volume = self._slot(name).volume
+        return volume_view(volume, self.past.status(volume))
 
     def views(self) -> list[VolumeView]:
         """All volumes by name, without status."""
-        return [volume_view(self._slots[n].volume, status=False) for n in sorted(self._slots)]
+        return [volume_view(self._slots[n].volume) for n in sorted(self._slots)]
 
     def mountpoint(self, name: str) -> str:
         """Where a volume is mounted; "" while it is not."""
@@ -339,7 +344,7 @@ class VolumeService:
 
     async def maintain(self) -> dict[str, object]:
         """Thin out, then do all maintenance that is due; what was done."""
-        await self.past.prune(None, dry_run=False)
+        await self.past.thin()
         return (await self._in(self._reads, self._maintained.maintenance.run_all)).as_json()
 
     async def scrub(self) -> dict[str, object]:
@@ -433,10 +438,16 @@ class VolumeService:
                 async for piece in pieces:
                     await self._in(self._reads, importer.feed, piece)
                 imported = await self._in(self._reads, importer.finish)
-                async with self._creating:
-                    self._refuse_taken(name)
-                    volume = await self._in(self._steps, self._adopt, name, imported)
-                    self._slots[name] = _Slot(volume)
+                adoption = Adoption(self._opened.store, name, imported)
+                try:
+                    await self._in(self._reads, adoption.store)
+                    async with self._creating:
+                        self._refuse_taken(name)
+                        volume = await self._in(self._steps, self._adopt, adoption, imported)
+                        self._slots[name] = _Slot(volume)
+                except BaseException:
+                    await self._in(self._reads, adoption.discard)
+                    raise
         head, number = volume.state.record.head, volume.state.record.id
         log.info("imported", extra={"volume": name, "id": number, "objects": imported.objects})
         found = {"snapshots": len(imported.snapshots), "objects": imported.objects, "head": head}
@@ -448,12 +459,11 @@ class VolumeService:
         if len(self._slots) >= limits.VOLUMES_MAX:
             raise ConflictError(f"there are {len(self._slots)} volumes already")
 
-    def _adopt(self, name: str, imported: Imported) -> Volume:
-        store = self._opened.store
-        record = origin.adopt(store, name, imported)
-        volume = Volume(self._opened, VolumeState(store, record), self._places)
+    def _adopt(self, adoption: Adoption, imported: Imported) -> Volume:
+        record = adoption.finish()
+        volume = Volume(self._opened, VolumeState(self._opened.store, record), self._places)
         volume.forgotten = record.next_seq - 1 - len(imported.snapshots)
-        _add_up(store, volume)
+        volume.stored_bytes = sum(each.stored_bytes for each in imported.snapshots)
         return volume
 
     async def undelete(self, reference: str, name: str | None) -> VolumeView:

@@ -75,8 +75,8 @@ def verify_report(volume: str, seq: int | None, root: str, result: Result) -> Ve
     )
 
 
-def volume_view(volume: Volume, *, status: bool) -> VolumeView:
-    """One volume; `status` adds everything a person may want to know of it."""
+def volume_view(volume: Volume, past: Json | None = None) -> VolumeView:
+    """One volume; `past`, what is told of its history, adds all a person may want to know of it."""
     record = volume.state.record
     return VolumeView(
         name=record.name,
@@ -84,11 +84,11 @@ def volume_view(volume: Volume, *, status: bool) -> VolumeView:
         mountpoint=volume.mountpoint if record.mounts else "",
         options=dict(record.options),
         mounts=sum(record.mounts.values()),
-        status=_status(volume) if status else {},
+        status=_status(volume, past) if past is not None else {},
     )
 
 
-def _status(volume: Volume) -> Json:
+def _status(volume: Volume, past: Json) -> Json:
     head = volume.state.head
     status: Json = {
         "id": volume.state.record.id,
@@ -97,6 +97,7 @@ def _status(volume: Volume) -> Json:
         "capture": _capture(volume),
         "snapshots": volume.stored_snapshots,
         "tags": dict(volume.tags),
+        **past,
         "damaged_snapshots": volume.damaged_snapshots,
         "last_snapshot": _last(head) if head is not None else None,
         "root": head.root if head is not None else "",

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from diffkeeper import clock, failpoint, limits
+from diffkeeper import clock, counters, failpoint, limits
 from diffkeeper.errors import ConflictError, DiffKeeperError, NotFoundError
 from diffkeeper.fsio import durable
 from diffkeeper.store.store import Batch
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from diffkeeper.format.records import VolumeRecord
     from diffkeeper.store.store import Store
+    from diffkeeper.volumes.age_clock import AgeClock
     from diffkeeper.volumes.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -33,20 +34,42 @@ log = logging.getLogger(__name__)
 class Trash:
     """The removed volumes of one store, whose directories are below `volumes`.
 
-    `seconds`: how long one can be brought back.
+    `seconds`: how long one can be brought back; by the clock `age`.
     """
 
-    def __init__(self, store: Store, volumes: str, seconds: float) -> None:
+    def __init__(self, store: Store, volumes: str, seconds: float, age: AgeClock) -> None:
         self._store = store
         self._volumes = volumes
         self._keep_ns = round(seconds * 1e9)
+        self._age = age
         self._lock = threading.Lock()
         self._records: dict[int, VolumeRecord] = {}
+        self._bytes: dict[int, int] = {}  # logical bytes of their newest snapshots, as known
 
     def add(self, record: VolumeRecord) -> None:
         """A volume was removed, or was found to be at the start."""
         with self._lock:
             self._records[record.id] = record
+
+    def measure(self) -> None:
+        """Look up what `figures` tells of those that are new here. CorruptionError."""
+        records = self.records()
+        known = self._bytes
+        self._bytes = {r.id: known[r.id] if r.id in known else self._size(r) for r in records}
+
+    def figures(self) -> dict[str, float]:
+        """How many there are, their bytes when last measured, and when the next one goes; none
+        where there is none. Reads memory only.
+        """
+        records, sizes = self.records(), self._bytes
+        found = {
+            "trash_volumes": float(len(records)),
+            "trash_bytes": float(sum(sizes.get(record.id, 0) for record in records)),
+        }
+        if records:
+            left = self._ends_ns(records[0]) - clock.now_ns()
+            found["trash_next_purge_seconds"] = max(0.0, round(left / 1e9, 3))
+        return found
 
     def records(self) -> list[VolumeRecord]:
         """All of them, the first removed one first."""
@@ -75,16 +98,23 @@ class Trash:
         """All of them as they are shown."""
         return [self._view(record) for record in self.records()]
 
-    def _view(self, record: VolumeRecord) -> TrashView:
+    def _ends_ns(self, record: VolumeRecord) -> int:
+        """When it is due to be deleted for good, by the wall clock."""
+        return self._age.comes_ns(_removed(record) + self._keep_ns)
+
+    def _size(self, record: VolumeRecord) -> int:
         head = None
         if record.head is not None:
             head = next(self._store.snapshots(record.id, reverse=True), None)
+        return head.bytes if head is not None else 0
+
+    def _view(self, record: VolumeRecord) -> TrashView:
         return TrashView(
             name=record.name,
             id=record.id,
             removed=clock.rfc3339(_removed(record)),
-            purge=clock.rfc3339(_removed(record) + self._keep_ns),
-            bytes=head.bytes if head is not None else 0,
+            purge=clock.rfc3339(self._ends_ns(record)),
+            bytes=self._size(record),
             snapshots=self._store.snapshot_count(record.id),
             live=not record.clean and os.path.isdir(self._live(record.id)),
         )
@@ -173,6 +203,7 @@ class Trash:
             durable.remove_tree(os.path.join(self._volumes, str(record.id)))
             while not self._purged_some(record.id):
                 pass
+        counters.add("purged_total")
         log.info("purged", extra={"volume": record.name, "id": record.id})
 
     def _purged_some(self, number: int) -> bool:
@@ -198,7 +229,7 @@ class Trash:
 
         What fails is told, and tried again.
         """
-        last, done = clock.now_ns() - self._keep_ns, 0
+        last, done = self._age.now_ns() - self._keep_ns, 0
         records = self.records()
         for index, record in enumerate(records):
             if _removed(record) > last and len(records) - index <= limits.TRASH_VOLUMES_MAX:
