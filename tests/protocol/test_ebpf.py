@@ -166,7 +166,7 @@ async def test_programs_that_are_lost_while_it_runs(
 ) -> None:
     """Detached behind its back while the volume is written to: it notices alone, and says so."""
     caplog.set_level(logging.INFO)
-    await service.create("v", {"capture": "ebpf", "interval": "200ms"})
+    await service.arrivals.create("v", {"capture": "ebpf", "interval": "200ms"})
     root = Path(await service.mount("v", "w"))
     capture: dict[str, Any] = service.view("v").status["capture"]  # type: ignore[assignment]
     if capture["source"] != "ebpf":

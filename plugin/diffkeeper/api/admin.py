@@ -81,7 +81,7 @@ class Admin:
     async def snapshots(self, request: web.Request) -> web.Response:
         """The snapshots of one volume, oldest first."""
         name = await self._named(request)
-        views = await self._service.snapshots(name)
+        views = await self._service.past.snapshots(name)
         return json_response([asdict(view) for view in views])
 
     async def snapshot(self, request: web.Request) -> web.Response:
@@ -94,24 +94,26 @@ class Admin:
         """The snapshot that a reference names; the newest `crash` one without a reference."""
         reference = wire.check_reference(request.query.get("snapshot"))
         name = await self._named(request)
-        return json_response(asdict(await self._service.resolve(name, reference)))
+        return json_response(asdict(await self._service.past.resolve(name, reference)))
 
     async def group(self, request: web.Request) -> web.Response:
         """The snapshots of all volumes at the instant of one; without a reference the newest."""
         reference = wire.check_reference(request.query.get("snapshot"))
         name = await self._named(request)
-        return json_response([asdict(each) for each in await self._service.group(name, reference)])
+        return json_response(
+            [asdict(each) for each in await self._service.past.group(name, reference)]
+        )
 
     async def records(self, request: web.Request) -> web.Response:
         """Stored records of a volume and of its snapshots past `after`, a page of them."""
         after = wire.check_number(request.query.get("after", "0"))
         name = await self._named(request)
-        return json_response(await self._service.records(name, after))
+        return json_response(await self._service.past.records(name, after))
 
     async def import_volume(self, request: web.Request) -> web.Response:
         """A new volume from the archive in the body; answers 201 when it is durable."""
         name = await self._named(request)
-        return json_response(await self._service.import_volume(name, pieces(request)), 201)
+        return json_response(await self._service.arrivals.import_volume(name, pieces(request)), 201)
 
     async def verify(self, request: web.Request) -> web.Response:
         """Verify the store's copy of a snapshot, or the live directory against the newest."""
@@ -123,7 +125,7 @@ class Admin:
         """Objects as they are stored, each after its length (u32 little endian), in order."""
         wanted = wire.parse_objects(await read_body(request))
         await self._service.ready()
-        found = await self._service.objects(wanted)
+        found = await self._service.past.objects(wanted)
         lengths = [len(item).to_bytes(FRAME_LENGTH_BYTES, "little") for item in found]
         frames = itertools.chain.from_iterable(zip(lengths, found, strict=True))
         return web.Response(body=b"".join(frames), content_type="application/octet-stream")
@@ -132,30 +134,30 @@ class Admin:
         """Do all maintenance that is due; answers with what was done when it is done."""
         wire.parse_empty(await read_body(request))
         await self._service.ready()
-        return json_response(dict(await self._service.maintain()))
+        return json_response(dict(await self._service.caretaker.maintain()))
 
     async def scrub(self, request: web.Request) -> web.Response:
         """Read every stored object again, heal what is damaged; answers when that is done."""
         wire.parse_empty(await read_body(request))
         await self._service.ready()
-        return json_response(dict(await self._service.scrub()))
+        return json_response(dict(await self._service.caretaker.scrub()))
 
     async def compact(self, request: web.Request) -> web.Response:
         """Give free room in the store's file back; answers with its size before and after."""
         wire.parse_empty(await read_body(request))
         await self._service.ready()
-        return json_response(dict(await self._service.compact()))
+        return json_response(dict(await self._service.caretaker.compact()))
 
     async def stats(self, _request: web.Request) -> web.Response:
         """Totals of the store."""
         await self._service.ready()
-        return json_response(dict(self._service.stats()))
+        return json_response(dict(self._service.caretaker.stats()))
 
     async def counted(self, request: web.Request) -> web.Response:
         """The same, with what each volume takes counted anew."""
         wire.parse_empty(await read_body(request))
         await self._service.ready()
-        return json_response(dict(await self._service.counted()))
+        return json_response(dict(await self._service.caretaker.counted()))
 
     async def doctor(self, _request: web.Request) -> web.Response:
         """What the daemon finds where it runs; answers while the state loads too."""

@@ -56,7 +56,7 @@ class Driver:
         service = self._service
         match message:
             case wire.Create(name, options):
-                await service.create(name, options)
+                await service.arrivals.create(name, options)
             case wire.Remove(name):
                 await service.remove(name)
             case wire.Unmount(name, mount_id):

@@ -103,7 +103,7 @@ class _Page(Collector):
         service = self._service
         yield from volume_families([service.view(view.name) for view in service.views()])
         yield from ebpf_families(service.features(look=False), service.ebpf_counts())
-        statistics = service.stats()
+        statistics = service.caretaker.stats()
         yield from scrub_families(_at(statistics.get("scrub"), "last"))
         yield from gauge_families(PAST, service.past.figures())
         for name, text in STATISTICS.items():

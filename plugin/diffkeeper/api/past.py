@@ -79,7 +79,8 @@ class PastAdmin:
         """Bring a removed volume back; answers the volume."""
         target = wire.parse_undelete(await read_body(request))
         reference = await self._named(request)
-        return json_response(asdict(await self._service.undelete(reference, target)))
+        name = await self._service.arrivals.undelete(reference, target)
+        return json_response(asdict(self._service.view(name)))
 
     async def _named(self, request: web.Request) -> str:
         name = check_name(request.match_info["name"])

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from diffkeeper.store.store import Store
     from diffkeeper.volumes.age_clock import AgeClock
-    from diffkeeper.volumes.model import Json, SnapshotView, TrashView
+    from diffkeeper.volumes.model import GroupMember, Json, SnapshotView, TrashView
+    from diffkeeper.volumes.registry import Registry
     from diffkeeper.volumes.retention import Retention
     from diffkeeper.volumes.trash import Trash
     from diffkeeper.volumes.volume import Volume
@@ -28,7 +29,7 @@ T = TypeVar("T")
 
 
 class Past:
-    """Tags, retention and trash. `find` gives a volume by its name or raises NotFoundError."""
+    """Snapshots, tags, retention and trash."""
 
     def __init__(
         self,
@@ -37,19 +38,44 @@ class Past:
         trash: Trash,
         age: AgeClock,
         pool: ThreadPoolExecutor,
-        find: Callable[[str], Volume],
-        volumes: Callable[[], list[Volume]],
+        registry: Registry,
     ) -> None:
+        self._store = store
         self._history = History(store)
         self.retention = retention
         self.trash = trash
         self._age = age
         self._pool = pool
-        self._find = find
-        self._volumes = volumes
+        self._find, self._volumes = registry.find, registry.volumes
 
     async def _in(self, function: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
+
+    async def snapshots(self, name: str) -> list[SnapshotView]:
+        """All snapshots of a volume, oldest first."""
+        return await self._in(self._history.views, self._find(name).state.record)
+
+    async def records(self, name: str, after: int) -> Json:
+        """Records as they are stored: the volume's, and a page of its snapshots' past `after`."""
+        return await self._in(self._history.records, self._find(name).state.record, after)
+
+    async def resolve(self, name: str, reference: str | None) -> SnapshotView:
+        """The snapshot that a reference names, see `History.resolve`."""
+        return await self._in(self._resolve, self._find(name), reference)
+
+    def _resolve(self, volume: Volume, reference: str | None) -> SnapshotView:
+        return self._history.view(self._history.resolve(volume.state.record, reference))
+
+    async def group(self, name: str, reference: str | None) -> list[GroupMember]:
+        """All volumes' snapshots of one instant, see `History.group`."""
+        return await self._in(self._history.group, self._find(name).state.record, reference)
+
+    async def objects(self, digests: list[tuple[str, bytes]]) -> list[bytes]:
+        """Objects as they rest in the store, unchecked, in order; the receiver checks them."""
+        return await self._in(self._objects, digests)
+
+    def _objects(self, digests: list[tuple[str, bytes]]) -> list[bytes]:
+        return [self._store.stored(digest)[0] for _, digest in digests]
 
     async def tag(self, name: str, reference: str | None, tag: str) -> SnapshotView:
         """Tag the snapshot that a reference names, see `Retention.tag`."""

@@ -17,10 +17,6 @@ from typing import TYPE_CHECKING, TypeVar
 from diffkeeper import clock, counters, failpoint, limits
 from diffkeeper.capture.probe import Sources
 from diffkeeper.engine.content import Reader
-from diffkeeper.engine.importing import Imported, Importer
-from diffkeeper.engine.maintenance import Maintenance
-from diffkeeper.engine.rebuild import Live
-from diffkeeper.engine.scrub import Scrubber
 from diffkeeper.engine.snapshotter import Tools
 from diffkeeper.engine.volume import VolumeState
 from diffkeeper.errors import (
@@ -35,15 +31,17 @@ from diffkeeper.freeze.freezer import Freezer
 from diffkeeper.freeze.writers import Survey
 from diffkeeper.fsio import durable
 from diffkeeper.store.store import Batch, Store
-from diffkeeper.volumes import features, origin
+from diffkeeper.volumes import features
 from diffkeeper.volumes import options as volume_options
-from diffkeeper.volumes.adoption import Adoption, remove_unfinished
+from diffkeeper.volumes.adoption import remove_unfinished
 from diffkeeper.volumes.age_clock import AgeClock
-from diffkeeper.volumes.background import Background
+from diffkeeper.volumes.arrivals import Arrivals
 from diffkeeper.volumes.captures import Captures
-from diffkeeper.volumes.counting import Counting
+from diffkeeper.volumes.caretaker import Caretaker
+from diffkeeper.volumes.counting import add_up
 from diffkeeper.volumes.history import History
 from diffkeeper.volumes.past import Past
+from diffkeeper.volumes.registry import Registry, Slot
 from diffkeeper.volumes.retention import Retention
 from diffkeeper.volumes.scheduler import Scheduler
 from diffkeeper.volumes.status import verify_report, volume_view
@@ -51,13 +49,11 @@ from diffkeeper.volumes.trash import Trash
 from diffkeeper.volumes.volume import Places, Verification, Volume
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import Callable, Coroutine
 
     from diffkeeper.format.records import SnapshotRecord, VolumeRecord
     from diffkeeper.volumes.model import (
         FeatureView,
-        GroupMember,
-        Json,
         SnapshotView,
         VerifyReport,
         VolumeView,
@@ -66,15 +62,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-
-
-class _Slot:
-    """A volume with what the event loop keeps for it."""
-
-    def __init__(self, volume: Volume) -> None:
-        self.volume = volume
-        self.lock = asyncio.Lock()
-        self.replay_task: asyncio.Task[None] | None = None
 
 
 class VolumeService:
@@ -96,10 +83,7 @@ class VolumeService:
         self._cgroup_root = cgroup_root
         self._proc_root = proc_root
         self._sources = Sources(kernel_headers)
-        self._slots: dict[str, _Slot] = {}
-        self._creating = asyncio.Lock()
-        self._importing = asyncio.Lock()
-        self._counting: Counting | None = None
+        self._registry = Registry()
         self._loaded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._steps = ThreadPoolExecutor(limits.STEP_THREADS, thread_name_prefix="step")
         self._captures = ThreadPoolExecutor(limits.CAPTURE_THREADS, thread_name_prefix="capture")
@@ -108,11 +92,12 @@ class VolumeService:
         self._tools: Tools | None = None
         self._groups: Captures | None = None
         self._scheduler: Scheduler | None = None
-        self._upkeep: Background | None = None
+        self._caretaker: Caretaker | None = None
         self._troubles: dict[str, str] = {}
         self._retention = retention
         self._trash_seconds = trash_seconds
         self._past: Past | None = None
+        self._arrivals: Arrivals | None = None
 
     @property
     def past(self) -> Past:
@@ -120,6 +105,20 @@ class VolumeService:
         if self._past is None:
             raise BusyError("the daemon is still loading its state")
         return self._past
+
+    @property
+    def caretaker(self) -> Caretaker:
+        """What is done for the store as a whole; BusyError while the state loads."""
+        if self._caretaker is None:
+            raise BusyError("the daemon is still loading its state")
+        return self._caretaker
+
+    @property
+    def arrivals(self) -> Arrivals:
+        """How volumes come to be; BusyError while the state loads."""
+        if self._arrivals is None:
+            raise BusyError("the daemon is still loading its state")
+        return self._arrivals
 
     # Start and stop
 
@@ -132,14 +131,14 @@ class VolumeService:
             self._loaded.exception()  # seen here; callers of `ready` see it again
             raise
         self._loaded.set_result(None)
-        mounted = [slot for slot in self._slots.values() if slot.volume.mounted]
+        mounted = [slot for slot in self._registry.slots.values() if slot.volume.mounted]
         self._spawn(self._scheduled.run())
         self._spawn(self._take_over(mounted))
         self._spawn(self._load_sources())
         self._spawn(self._tidy())
-        self._spawn(self._counted.keep())
+        self._spawn(self.caretaker.counting.keep())
         self._spawn(self.past.keep())
-        self._maintained.start()
+        self.caretaker.start()
 
     async def _load_sources(self) -> None:
         """Compile the eBPF programs, so that no mount has to wait for that."""
@@ -165,26 +164,25 @@ class VolumeService:
         self._tools = Tools(
             store, freezer, Reader(), self._cgroup_root, self._proc_root, self._sources
         )
-        self._counting = Counting(store, self._volumes)
         survey = Survey(self._proc_root, self._cgroup_root)
-        self._groups = Captures(survey, self._volumes)
+        self._groups = Captures(survey, self._registry.volumes)
         self._scheduler = Scheduler(self._groups, self._captures)
-        scrubber = Scrubber(store, self._tools.reader, self._live_directories)
-        self._upkeep = Background(Maintenance(store), scrubber)
         age = AgeClock(store)
         retention = Retention(store, self._retention, age.now_ns)
         trash = Trash(store, volumes, self._trash_seconds, age)
-        self._past = Past(
-            store, retention, trash, age, self._reads, lambda n: self._slot(n).volume, self._volumes
-        )
+        self._past = Past(store, retention, trash, age, self._reads, self._registry)
+        self._caretaker = Caretaker(self._tools, self._registry, self._past, self._reads)
         remove_unfinished(store)
         # A store that was begun anew must not take the directories of an older one for its own.
         store.reserve_ids(durable.highest_number(volumes))
-        self._load(store, Places(volumes, self._mount_dir), trash)
+        places = Places(volumes, self._mount_dir)
+        self._load(store, places, trash)
+        self._arrivals = Arrivals(
+            self._registry, self._tools, places, trash, self._steps, self._reads
+        )
 
     def _load(self, store: Store, places: Places, trash: Trash) -> None:
         boot = durable.boot_id()
-        self._places = places
         for record in store.volumes():
             if record.removed_ns is not None:
                 trash.add(record)
@@ -195,7 +193,7 @@ class VolumeService:
                 # lost data whose timestamps survived: no signature proves anything any more.
                 tags = _power_cut_tag(store, record)
                 state.commit(Batch(drop_index={record.id}, tags_put=tags), mounts={})
-            self._slots[record.name] = _Slot(Volume(self._opened, state, places))
+            self._registry.add(Volume(self._opened, state, places))
 
     @property
     def _opened(self) -> Tools:
@@ -208,20 +206,11 @@ class VolumeService:
         assert self._scheduler is not None  # noqa: S101  # made before any volume is served
         return self._scheduler
 
-    @property
-    def _maintained(self) -> Background:
-        if self._upkeep is None:
-            raise BusyError("the daemon is still loading its state")
-        return self._upkeep
-
-    def _volumes(self) -> list[Volume]:
-        return [slot.volume for slot in list(self._slots.values())]
-
     def _capture(self, volume: Volume, reason: str, *, freeze: bool = True) -> None:
         assert self._groups is not None  # noqa: S101  # made before any volume is mounted
         self._groups.capture(volume, reason, freeze=freeze)
 
-    async def _take_over(self, slots: list[_Slot]) -> None:
+    async def _take_over(self, slots: list[Slot]) -> None:
         """All are watched before the first one is captured: it may be one of a group."""
         tasks = [self._spawn(self._watch(slot)) for slot in slots]
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -230,7 +219,7 @@ class VolumeService:
                 if slot.volume.snapshotter is not None:
                     self._scheduled.add(slot.volume)
 
-    async def _watch(self, slot: _Slot) -> None:
+    async def _watch(self, slot: Slot) -> None:
         async with slot.lock:
             if slot.volume.mounted and slot.volume.snapshotter is None:
                 await self._in(self._steps, slot.volume.take_over)
@@ -238,28 +227,28 @@ class VolumeService:
     async def _tidy(self) -> None:
         """Add up what is stored, and delete what removed volumes left behind."""
         tools = self._opened
-        async with self._creating:  # no removed volume comes back meanwhile
+        async with self._registry.naming:  # no removed volume comes back meanwhile
             removed = await self._in(self._steps, self.past.trash.leftovers)
-        removed += [slot.volume.removed for slot in self._slots.values()]
+        removed += [slot.volume.removed for slot in self._registry.slots.values()]
         for path in removed:
             await self._in(self._reads, durable.remove_tree, path)
-        for slot in list(self._slots.values()):
-            await self._in(self._reads, _add_up, tools.store, slot.volume)
+        for slot in list(self._registry.slots.values()):
+            await self._in(self._reads, add_up, tools.store, slot.volume)
 
     async def stop(self) -> None:
         """End captures and close everything; mounts stay for the containers that have them."""
         if not self._loaded.done():
             self._loaded.set_exception(BusyError("the daemon is stopping"))
             self._loaded.exception()
-        if self._counting is not None:
-            self._counting.stop()
+        if self._caretaker is not None:
+            self._caretaker.counting.stop()
         tasks = list(self._background)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._scheduler is not None:
             await self._scheduler.stop()
-        for slot in self._slots.values():
+        for slot in self._registry.slots.values():
             await self._in(self._steps, slot.volume.close)
         if self._tools is not None:
             await self._in(self._steps, self._close, self._tools)
@@ -267,7 +256,7 @@ class VolumeService:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _close(self, tools: Tools) -> None:
-        self._maintained.stop()
+        self.caretaker.stop()
         tools.freezer.stop()
         tools.sources.close()
         tools.reader.close()
@@ -293,75 +282,20 @@ class VolumeService:
         if not task.cancelled() and task.exception() is not None:
             log.error("background_failed", extra={"error": str(task.exception())})
 
-    def _slot(self, name: str) -> _Slot:
-        slot = self._slots.get(name)
-        if slot is None:
-            raise NotFoundError(f"no volume {volume_options.shown(name)}")
-        return slot
-
     # Views
 
     def view(self, name: str) -> VolumeView:
         """One volume with its status; raises NotFoundError."""
-        volume = self._slot(name).volume
+        volume = self._registry.slot(name).volume
         return volume_view(volume, self.past.status(volume))
 
     def views(self) -> list[VolumeView]:
         """All volumes by name, without status."""
-        return [volume_view(self._slots[n].volume) for n in sorted(self._slots)]
+        return [volume_view(self._registry.slots[n].volume) for n in sorted(self._registry.slots)]
 
     def mountpoint(self, name: str) -> str:
         """Where a volume is mounted; "" while it is not."""
         return self.view(name).mountpoint
-
-    async def counted(self) -> dict[str, object]:
-        """As `stats`, with figures counted now; older ones where that takes too long."""
-        await self._counted.now()
-        return self.stats()
-
-    @property
-    def _counted(self) -> Counting:
-        if self._counting is None:
-            raise BusyError("the daemon is still loading its state")
-        return self._counting
-
-    def stats(self) -> dict[str, object]:
-        """Sizes of the store and of all volumes, in bytes."""
-        store = self._opened.store
-        heads = [s.volume.state.head for s in self._slots.values()]
-        return {
-            "volumes": len(self._slots),
-            "snapshots": sum(s.volume.stored_snapshots for s in self._slots.values()),
-            "logical_bytes": sum(head.bytes for head in heads if head is not None),
-            "unique_bytes": store.totals()["chunk_plain_bytes"],
-            "stored_bytes": store.totals()["stored_bytes"],
-            "store_used_bytes": store.used_bytes(),
-            "store_file_bytes": store.file_bytes(),
-            "maintenance_wait_ms_max": round(store.writer.wait_seconds_max * 1000, 3),
-            "scrub": self._maintained.scrubber.shown(),
-            "accounting": self._counted.shown(),
-        }
-
-    async def maintain(self) -> dict[str, object]:
-        """Thin out, then do all maintenance that is due; what was done."""
-        await self.past.thin()
-        return (await self._in(self._reads, self._maintained.maintenance.run_all)).as_json()
-
-    async def scrub(self) -> dict[str, object]:
-        """Read every stored object again and heal what is damaged; what was found."""
-        return (await self._in(self._reads, self._maintained.scrubber.run_all)).as_json()
-
-    def _live_directories(self) -> list[Live]:
-        return [
-            Live(each.state.record.id, each.live, each.options.chunk_bits)
-            for each in self._volumes()
-            if each.present
-        ]
-
-    async def compact(self) -> dict[str, object]:
-        """Give free room of the store back to the file system; bytes of its file."""
-        before, after = await self._in(self._reads, self._opened.store.compact)
-        return {"store_file_bytes_before": before, "store_file_bytes": after}
 
     def features(self, *, look: bool) -> list[FeatureView]:
         """What of eBPF is supported, as far as it was tried; `look`: what shows without trying."""
@@ -374,132 +308,18 @@ class VolumeService:
     def troubles(self) -> list[str]:
         """What needs a person's attention."""
         found = list(self._troubles.values())
-        if self._upkeep is not None:
-            found += filter(None, (self._upkeep.trouble, self._upkeep.scrubber.trouble))
-        for name, slot in sorted(self._slots.items()):
+        if self._caretaker is not None:
+            found += self._caretaker.troubles()
+        for name, slot in sorted(self._registry.slots.items()):
             found.extend(f"{name}: {text}" for text in slot.volume.troubles.values())
         return found
 
     # Lifecycle
 
-    async def create(self, name: str, options: dict[str, str]) -> None:
-        """Create a volume; a second create of the same name with the same options is the same."""
-        volume_options.check_name(name)
-        volume_options.parse_options(options)
-        async with self._creating:
-            present = self._slots.get(name)
-            if present is not None:
-                if not origin.is_same(present.volume.state.record.options, options):
-                    raise ConflictError(f"volume {name} exists with other options")
-                return
-            if len(self._slots) >= limits.VOLUMES_MAX:
-                raise ConflictError(f"there are {len(self._slots)} volumes already")
-            volume = await self._in(self._steps, self._create, name, options)
-            self._slots[name] = _Slot(volume)
-        log.info("created", extra={"volume": name, "id": volume.state.record.id})
-
-    def _create(self, name: str, options: dict[str, str]) -> Volume:
-        store = self._opened.store
-        with store.holding():
-            records = {v.name: v.state.record for v in self._volumes()}
-            batch = origin.new(store, name, options, records)
-            failpoint.hit("volume.before_create")
-            store.commit(batch)
-        (record,) = batch.volumes
-        try:
-            failpoint.hit("volume.after_create")
-            volume = Volume(self._opened, VolumeState(store, record), self._places)
-            if record.head is None:  # else the first mount replays it, and has the time for that
-                volume.prepare()
-        except BaseException:
-            # Its caller is told that there is none: it must not show up at the next start.
-            store.commit(
-                Batch(
-                    volumes_del={record.id},
-                    names_del={name},
-                    snapshots_del={(each.volume_id, each.seq) for each in batch.snapshots},
-                )
-            )
-            durable.remove_tree(os.path.join(self._places.volumes, str(record.id)))
-            raise
-        return volume
-
-    async def import_volume(self, name: str, pieces: AsyncIterator[bytes]) -> Json:
-        """A new volume from an archive that comes in pieces. Nothing is to be seen of it before
-        it is whole. ConflictError for a name that is taken, BusyError while another import runs.
-        """
-        volume_options.check_name(name)
-        if self._importing.locked():
-            raise BusyError("another import is under way; they are taken one after the other")
-        async with self._importing:
-            self._refuse_taken(name)
-            importer = Importer(self._opened.store)
-            with self._opened.store.holding():
-                async for piece in pieces:
-                    await self._in(self._reads, importer.feed, piece)
-                imported = await self._in(self._reads, importer.finish)
-                adoption = Adoption(self._opened.store, name, imported)
-                try:
-                    await self._in(self._reads, adoption.store)
-                    async with self._creating:
-                        self._refuse_taken(name)
-                        volume = await self._in(self._steps, self._adopt, adoption, imported)
-                        self._slots[name] = _Slot(volume)
-                except BaseException:
-                    await self._in(self._reads, adoption.discard)
-                    raise
-        head, number = volume.state.record.head, volume.state.record.id
-        log.info("imported", extra={"volume": name, "id": number, "objects": imported.objects})
-        found = {"snapshots": len(imported.snapshots), "objects": imported.objects, "head": head}
-        return {"volume": name, **found}
-
-    def _refuse_taken(self, name: str) -> None:
-        if name in self._slots:
-            raise ConflictError(f"volume {name} exists; choose another name")
-        if len(self._slots) >= limits.VOLUMES_MAX:
-            raise ConflictError(f"there are {len(self._slots)} volumes already")
-
-    def _adopt(self, adoption: Adoption, imported: Imported) -> Volume:
-        record = adoption.finish()
-        volume = Volume(self._opened, VolumeState(self._opened.store, record), self._places)
-        volume.forgotten = record.next_seq - 1 - len(imported.snapshots)
-        volume.stored_bytes = sum(each.stored_bytes for each in imported.snapshots)
-        return volume
-
-    async def undelete(self, reference: str, name: str | None) -> VolumeView:
-        """Bring a removed volume back, under another name if one is given.
-
-        The newest `crash` snapshot is replayed at its next mount. NotFoundError; ConflictError
-        where several removed volumes had the name, or a volume has it now.
-        """
-        async with self._creating:
-            record = self.past.trash.find(reference)
-            target = record.name if name is None else volume_options.check_name(name)
-            if target in self._slots:
-                raise ConflictError(
-                    f"a volume {target} exists; bring the removed one back under another name:"
-                    f" diffkeeper undelete {reference} --as NAME"
-                )
-            if len(self._slots) >= limits.VOLUMES_MAX:
-                raise ConflictError(f"there are {len(self._slots)} volumes already")
-            volume = await self._in(self._steps, self._undelete, record, target)
-            self._slots[target] = _Slot(volume)
-        log.info("undeleted", extra={"volume": target, "id": record.id})
-        return self.view(target)
-
-    def _undelete(self, record: VolumeRecord, name: str) -> Volume:
-        store = self._opened.store
-        VolumeState(store, record)  # what cannot be read is not brought back
-        back = self.past.trash.restore(record, name)
-        volume = Volume(self._opened, VolumeState(store, back), self._places)
-        volume.forgotten = back.next_seq - 1 - store.snapshot_count(back.id)
-        _add_up(store, volume)
-        return volume
-
     async def mount(self, name: str, mount_id: str) -> str:
         """Mount for one container; the path to bind. Raises BusyError while a long replay runs."""
         volume_options.check_mount_id(mount_id)
-        slot = self._slot(name)
+        slot = self._registry.slot(name)
         if slot.replay_task is None or slot.replay_task.done():
             slot.replay_task = self._spawn(self._prepare(slot))
         task = slot.replay_task
@@ -510,7 +330,7 @@ class VolumeService:
                 f"the data of {name} is still being replayed; start the container again"
             ) from None
         async with slot.lock:
-            self._require(name, slot)
+            self._registry.require(name, slot)
             await self._in(self._steps, slot.volume.hold, mount_id)
             self._scheduled.add(slot.volume)
         recovery = slot.volume.recovery
@@ -525,7 +345,7 @@ class VolumeService:
         )
         return slot.volume.mountpoint
 
-    async def _prepare(self, slot: _Slot) -> None:
+    async def _prepare(self, slot: Slot) -> None:
         async with slot.lock:
             if slot.volume.snapshotter is None or not slot.volume.present:
                 await self._scheduled.remove(slot.volume)
@@ -534,14 +354,9 @@ class VolumeService:
                 for trouble in ("live", "capture"):
                     slot.volume.troubles.pop(trouble, None)
 
-    def _require(self, name: str, slot: _Slot) -> None:
-        """The volume may have been removed while its lock was waited for."""
-        if self._slots.get(name) is not slot:
-            raise NotFoundError(f"no volume {volume_options.shown(name)}")
-
     async def unmount(self, name: str, mount_id: str) -> None:
         """Unmount for one container; the last one captures and verifies. Unknown ids succeed."""
-        slot = self._slots.get(name)
+        slot = self._registry.slots.get(name)
         if slot is None:
             return
         task = self._spawn(self._unmount(slot, mount_id))
@@ -550,7 +365,7 @@ class VolumeService:
         except TimeoutError:
             log.warning("unmount_continues", extra={"volume": name})
 
-    async def _unmount(self, slot: _Slot, mount_id: str) -> None:
+    async def _unmount(self, slot: Slot, mount_id: str) -> None:
         volume = slot.volume
         async with slot.lock:
             last = await self._in(self._steps, volume.release, mount_id)
@@ -581,13 +396,13 @@ class VolumeService:
 
         The live directory stays where its state could not be captured at one instant.
         """
-        slot = self._slot(name)
+        slot = self._registry.slot(name)
         async with slot.lock:
-            self._require(name, slot)
+            self._registry.require(name, slot)
             await self._in(self._steps, self._refuse_in_use, slot.volume)
             await self._scheduled.remove(slot.volume)
             removed = await self._in(self._steps, self._remove, slot.volume)
-            del self._slots[name]
+            del self._registry.slots[name]
         counters.forget(name)
         log.info("removed", extra={"volume": name, "id": slot.volume.state.record.id})
         if removed is not None:
@@ -608,9 +423,9 @@ class VolumeService:
 
     async def snapshot(self, name: str) -> SnapshotView:
         """Take a snapshot now; the newest one where nothing changed. Durable when it returns."""
-        slot = self._slot(name)
+        slot = self._registry.slot(name)
         async with slot.lock:
-            self._require(name, slot)
+            self._registry.require(name, slot)
             head = await self._in(self._captures, self._snapshot, slot.volume)
         return await self._in(self._reads, History(self._opened.store).view, head)
 
@@ -630,7 +445,7 @@ class VolumeService:
 
     async def verify(self, name: str, snapshot: str | None) -> VerifyReport:
         """Verify the live directory and the newest snapshot's objects, or one named snapshot's."""
-        slot = self._slot(name)
+        slot = self._registry.slot(name)
         volume = slot.volume
         if snapshot is not None:
             history = History(self._opened.store)
@@ -638,7 +453,7 @@ class VolumeService:
             result = await self._in(self._reads, volume.verify_stored, record)
             return verify_report(name, record.seq, record.root, result)
         async with slot.lock:
-            self._require(name, slot)
+            self._registry.require(name, slot)
             return await self._in(self._reads, self._verify, volume)
 
     def _verify(self, volume: Volume) -> VerifyReport:
@@ -661,39 +476,6 @@ class VolumeService:
 
         return volume.verify_live(seconds, capture, since_verified=since_verified)
 
-    # History
-
-    async def snapshots(self, name: str) -> list[SnapshotView]:
-        """All snapshots of a volume, oldest first."""
-        record = self._slot(name).volume.state.record
-        return await self._in(self._reads, History(self._opened.store).views, record)
-
-    async def records(self, name: str, after: int) -> Json:
-        """Records as they are stored: the volume's, and a page of its snapshots' past `after`."""
-        record = self._slot(name).volume.state.record
-        history = History(self._opened.store)
-        return await self._in(self._reads, history.records, record, after)
-
-    async def resolve(self, name: str, reference: str | None) -> SnapshotView:
-        """The snapshot that a reference names, see `History.resolve`."""
-        record = self._slot(name).volume.state.record
-        history = History(self._opened.store)
-        found = await self._in(self._reads, history.resolve, record, reference)
-        return await self._in(self._reads, history.view, found)
-
-    async def group(self, name: str, reference: str | None) -> list[GroupMember]:
-        """All volumes' snapshots of one instant, see `History.group`."""
-        record = self._slot(name).volume.state.record
-        return await self._in(self._reads, History(self._opened.store).group, record, reference)
-
-    async def objects(self, digests: list[tuple[str, bytes]]) -> list[bytes]:
-        """Objects as they rest in the store, unchecked, in order; the receiver checks them."""
-        return await self._in(self._reads, self._objects, digests)
-
-    def _objects(self, digests: list[tuple[str, bytes]]) -> list[bytes]:
-        store = self._opened.store
-        return [store.stored(digest)[0] for _, digest in digests]
-
 
 def _power_cut_tag(store: Store, record: VolumeRecord) -> dict[tuple[int, str], int]:
     """A tag for the newest snapshot from before, as what is captured next may be older than it."""
@@ -702,11 +484,3 @@ def _power_cut_tag(store: Store, record: VolumeRecord) -> dict[tuple[int, str], 
         return {}
     when = re.sub(r"[-:]|\..*", "", clock.rfc3339(clock.now_ns()))
     return {(record.id, f"power-cut-{when}"): record.head}
-
-
-def _add_up(store: Store, volume: Volume) -> None:
-    """Stored bytes of all snapshots taken before this daemon started."""
-    head = volume.state.head
-    if head is not None:
-        found = store.snapshots(volume.state.record.id, stop=head.seq + 1)
-        volume.stored_bytes += sum(record.stored_bytes for record in found)

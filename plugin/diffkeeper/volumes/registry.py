@@ -1,0 +1,63 @@
+"""The volumes of a daemon by their names, with what the event loop keeps for each."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from diffkeeper import limits
+from diffkeeper.errors import ConflictError, NotFoundError
+from diffkeeper.volumes.options import shown
+
+if TYPE_CHECKING:
+    from diffkeeper.volumes.volume import Volume
+
+
+class Slot:
+    """One volume; `lock` is held by a step of its lifecycle."""
+
+    def __init__(self, volume: Volume) -> None:
+        self.volume = volume
+        self.lock = asyncio.Lock()
+        self.replay_task: asyncio.Task[None] | None = None
+
+
+class Registry:
+    """`slots` by name; `naming` is held while a name is given out. For the event loop alone, but
+    for `volumes` and `find`.
+    """
+
+    def __init__(self) -> None:
+        self.slots: dict[str, Slot] = {}
+        self.naming = asyncio.Lock()
+
+    def add(self, volume: Volume) -> None:
+        """One more volume, by its own name."""
+        self.slots[volume.name] = Slot(volume)
+
+    def slot(self, name: str) -> Slot:
+        """The slot of a volume; NotFoundError."""
+        slot = self.slots.get(name)
+        if slot is None:
+            raise NotFoundError(f"no volume {shown(name)}")
+        return slot
+
+    def find(self, name: str) -> Volume:
+        """A volume by its name; NotFoundError."""
+        return self.slot(name).volume
+
+    def volumes(self) -> list[Volume]:
+        """All of them."""
+        return [slot.volume for slot in list(self.slots.values())]
+
+    def require(self, name: str, slot: Slot) -> None:
+        """NotFoundError where the volume was removed while its lock was waited for."""
+        if self.slots.get(name) is not slot:
+            raise NotFoundError(f"no volume {shown(name)}")
+
+    def refuse_taken(self, name: str, advice: str = "choose another name") -> None:
+        """ConflictError for a name that a volume has, or one volume too many."""
+        if name in self.slots:
+            raise ConflictError(f"a volume {name} exists; {advice}")
+        if len(self.slots) >= limits.VOLUMES_MAX:
+            raise ConflictError(f"there are {len(self.slots)} volumes already")
