@@ -297,6 +297,10 @@ def test_killed_while_importing(
     assert other.cli("import", str(archive), "--as", "x").returncode != 0
     other.start()
     assert other.admin("GET", "/v1/volumes") == []
+    other.ok("Create", Name="another", Opts={"interval": "1h"})
+    other.live("another", {})
+    parsed(other.cli("snapshot", "another", "--json"))
+    assert newest(other, "another")["seq"] <= 2, "it got what the import had left"
     assert other.cli("import", str(archive), "--as", "x").returncode == 0
 
 

@@ -34,8 +34,9 @@ class DaemonDied(Exception):
     """The daemon was killed at its failpoint before it answered."""
 
 
-# tests/protocol/test_moving.py kills imports, which a life has none of, and
-# tests/crash/test_maintenance_kill.py kills maintenance, which goes by its own time.
+# tests/protocol/test_moving.py kills imports, and tests/crash/test_repair_kill.py repairs, which a
+# life has none of; tests/crash/test_maintenance_kill.py and tests/crash/test_heal_kill.py kill
+# maintenance and scrubs, which go by their own time.
 _ELSEWHERE = (
     "adopt.", "import.", "merge.", "places.", "carry.", "replace.", "sweep.", "purge.", "compact.",
     "heal.",

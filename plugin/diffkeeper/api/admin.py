@@ -44,6 +44,7 @@ class Admin:
             web.get(f"{volume}/resolve", self.resolve, allow_head=False),
             web.get(f"{volume}/group", self.group, allow_head=False),
             web.post(f"{volume}/verify", self.verify),
+            web.post(f"{volume}/repair", self.repair),
             web.get(f"{volume}/records", self.records, allow_head=False),
             web.post(f"{volume}/import", self.import_volume),
             web.post("/v1/objects", self.objects),
@@ -120,6 +121,12 @@ class Admin:
         reference = wire.parse_verify(await read_body(request))
         name = await self._named(request)
         return json_response(asdict(await self._service.verify(name, reference)))
+
+    async def repair(self, request: web.Request) -> web.Response:
+        """Put recorded bytes back into damaged files, or only tell which; answers both."""
+        paths, dry_run = wire.parse_repair(await read_body(request))
+        name = await self._named(request)
+        return json_response(asdict(await self._service.repair(name, paths, dry_run=dry_run)))
 
     async def objects(self, request: web.Request) -> web.Response:
         """Objects as they are stored, each after its length (u32 little endian), in order."""

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         GroupMember,
         Json,
         Pruning,
+        RepairReport,
         SnapshotView,
         TrashView,
         VerifyReport,
@@ -94,6 +95,10 @@ class Service(Protocol):
     async def snapshot(self, name: str) -> SnapshotView: ...
 
     async def verify(self, name: str, snapshot: str | None) -> VerifyReport: ...
+
+    async def repair(
+        self, name: str, paths: Sequence[bytes] | None, *, dry_run: bool
+    ) -> RepairReport: ...
 
     @property
     def arrivals(self) -> Arrivals: ...

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, cast
 from diffkeeper import hashing, limits
 from diffkeeper.errors import InvalidInputError
 from diffkeeper.volumes.options import check_mount_id, check_name, parse_options, shown
+from diffkeeper.volumes.paths import check_path
 from diffkeeper.volumes.reference import FORMS, check_tag, parse_reference
 
 if TYPE_CHECKING:
@@ -221,6 +222,28 @@ def parse_verify(body: bytes) -> str | None:
     return check_reference(_known_keys(parse_object(body), "snapshot").get("snapshot"))
 
 
+def parse_repair(body: bytes) -> tuple[list[bytes] | None, bool]:
+    """Paths (None: all that is damaged) and whether to change nothing of
+    `{"paths": [PATH, …] or null, "dry_run": …}`.
+    """
+    message = _known_keys(parse_object(body), "paths", "dry_run") if body.strip() else {}
+    paths = message.get("paths")
+    if paths is None:
+        return None, _flag(message, "dry_run")
+    if not isinstance(paths, list) or not paths or not all(isinstance(p, str) for p in paths):
+        raise InvalidInputError("paths must be null, or a list of at least one string")
+    if len(paths) > limits.REPAIR_PATHS_MAX:
+        raise InvalidInputError(f"more than {limits.REPAIR_PATHS_MAX} paths")
+    return [check_path(path) for path in paths], _flag(message, "dry_run")
+
+
+def _flag(message: Json, key: str) -> bool:
+    value = message.get(key, False)
+    if not isinstance(value, bool):
+        raise InvalidInputError(f"{key} is a {_json_type(value)}; it must be a boolean")
+    return value
+
+
 def parse_tag(body: bytes) -> tuple[str, str | None]:
     """Tag and snapshot reference of `{"tag": TAG, "snapshot": REF or null}`."""
     message = _known_keys(parse_object(body), "tag", "snapshot")
@@ -240,9 +263,7 @@ def parse_forget(body: bytes) -> list[str]:
 def parse_prune(body: bytes) -> tuple[str | None, bool]:
     """Volume (None: all) and whether to change nothing of `{"volume": …, "dry_run": …}`."""
     message = _known_keys(parse_object(body), "volume", "dry_run") if body.strip() else {}
-    dry_run = message.get("dry_run", False)
-    if not isinstance(dry_run, bool):
-        raise InvalidInputError(f"dry_run is a {_json_type(dry_run)}; it must be a boolean")
+    dry_run = _flag(message, "dry_run")
     volume = message.get("volume")
     return (None if volume is None else check_name(_text(message, "volume"))), dry_run
 

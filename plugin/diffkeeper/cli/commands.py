@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, cast
 
 import diffkeeper
-from diffkeeper.cli import discover, doctor, moving, output, past, restore
+from diffkeeper.cli import discover, doctor, moving, output, past, repair, restore
 from diffkeeper.cli.client import volume_path
 from diffkeeper.cli.connection import ask, connect, socket_path
 from diffkeeper.daemon import config
@@ -131,6 +131,12 @@ def _show_report(report: Json) -> None:
     faults = cast("list[Json]", report["faults"])
     if faults:
         output.print_table(("path", "problem"), [[f["path"], f["problem"]] for f in faults])
+    if report["repair"]:
+        count = sum(bool(fault["damaged"]) for fault in faults)
+        output.print_line(
+            f"{count} of these nobody wrote to; when nothing has the volume mounted, put the"
+            f" recorded bytes back: {report['repair']}"
+        )
 
 
 def restore_volume(arguments: argparse.Namespace) -> int:
@@ -325,6 +331,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "snapshots": snapshots,
     "snapshot": snapshot,
     "verify": verify,
+    "repair": repair.repair,
     "restore": restore_volume,
     "export": export_volume,
     "import": import_volume,

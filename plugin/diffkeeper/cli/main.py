@@ -29,6 +29,7 @@ HELP: Final = {
     "snapshots": "list the snapshots of a volume, oldest first",
     "snapshot": "take a snapshot now and wait until it is durable",
     "verify": "check a volume, or one of its snapshots, against the Merkle root",
+    "repair": "put recorded bytes back into damaged files of a volume that nothing has mounted",
     "restore": "write a snapshot's files into a directory",
     "export": "write a snapshot as a tar, or a volume with its history, into one file",
     "import": "make a new volume from a file that export --history wrote",
@@ -88,6 +89,12 @@ def _add_own(sub: argparse.ArgumentParser, name: str) -> None:
             sub.add_argument("--dry-run", action="store_true", help="show it only")
         case "maintain":
             sub.add_argument("--now", action="store_true", help="at once, which is the default")
+        case "repair":
+            sub.add_argument("volume", metavar="VOLUME")
+            which = "file below the volume's top directory; all that are damaged by default"
+            sub.add_argument("paths", metavar="PATH", nargs="*", help=which)
+            sub.add_argument("--dry-run", action="store_true", help="show what is damaged only")
+            sub.add_argument("--yes", action="store_true", help="do not ask")
         case "undelete":
             sub.add_argument("volume", metavar="VOLUME|ID")
             sub.add_argument("--as", dest="to", metavar="NAME", help="under another name")

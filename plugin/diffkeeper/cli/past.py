@@ -145,7 +145,7 @@ def empty_trash(arguments: argparse.Namespace) -> int:
     what = "all volumes in the trash"
     if arguments.volume is not None:
         path, what = f"{path}/{check_name(arguments.volume)}", f"the removed {arguments.volume}"
-    _confirm(arguments, what)
+    confirm(arguments, f"Delete {what} for good", f"{what} would be deleted for good")
     gone = cast("list[Json]", ask(arguments, "DELETE", path))
     if arguments.json:
         output.print_json(gone)
@@ -155,12 +155,13 @@ def empty_trash(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _confirm(arguments: argparse.Namespace, what: str) -> None:
+def confirm(arguments: argparse.Namespace, question: str, what: str) -> None:
+    """Ask on a terminal unless `--yes`; InvalidInputError for a no, and where nobody is there."""
     if arguments.yes:
         return
     if not sys.stdin.isatty():
-        raise InvalidInputError(f"{what} would be deleted for good: say --yes")
-    sys.stderr.write(f"Delete {what} for good? [y/N] ")
+        raise InvalidInputError(f"{what}: say --yes")
+    sys.stderr.write(f"{question}? [y/N] ")
     sys.stderr.flush()
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise InvalidInputError("nothing was deleted")
+        raise InvalidInputError("nothing was done")

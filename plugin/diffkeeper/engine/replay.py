@@ -81,7 +81,8 @@ class Replay:
         self._signed = signed
         # What is written here becomes visible only once it is synced; from then on every change,
         # also through a mapping, moves a timestamp. So these signatures prove as much as old ones.
-        self._seen_ns = clock.now_ns() + inode.mmap_dirty_horizon_ns()
+        # Younger ones would be doubted by the first capture, which would read all of it again.
+        self._proven_ns = inode.mmap_dirty_horizon_ns() + limits.TIMESTAMP_GRANULE_NS
         self._root_fd = -1
         self._links_root = b""
         self._first_names: dict[int, tuple[list[bytes], bytes]] = {}
@@ -291,7 +292,7 @@ class Replay:
             size=status.st_size,
             mtime_ns=status.st_mtime_ns,
             ctime_ns=status.st_ctime_ns,
-            seen_ns=self._seen_ns,
+            seen_ns=status.st_ctime_ns + self._proven_ns,
             link_id=link_id,
             content=entry.content,
             parent_ino=parent,

@@ -29,10 +29,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """One path that does not match, and how."""
+    """One path that does not match, and how.
+
+    damaged: only the content differs, or cannot be read, so that `engine.damage` may tell whether
+    it was written or rotted.
+    """
 
     path: bytes
     problem: str
+    damaged: bool = False
 
 
 @dataclass(slots=True)
@@ -114,8 +119,8 @@ class Verifier:
         if late or self._cancelled() or len(self.result.mismatches) >= limits.VERIFY_FAULTS_MAX:
             raise _OutOfTime
 
-    def _fault(self, path: bytes, problem: str) -> None:
-        self.result.mismatches.append(Mismatch(path, problem))
+    def _fault(self, path: bytes, problem: str, *, damaged: bool = False) -> None:
+        self.result.mismatches.append(Mismatch(path, problem, damaged))
 
     # The store
 
@@ -219,9 +224,12 @@ class Verifier:
             if found is None:
                 raise CorruptionError(f"link {link_id} is not recorded")
             entry = found
+        damaged = False
         try:
             with inode.pinned(fd, name) as (pin, status):
-                problem = self._metadata(status, entry, pin) or self._file(status, entry, pin)
+                problem = self._metadata(status, entry, pin)
+                damaged = not problem and entry.kind is Kind.FILE
+                problem = problem or self._file(status, entry, pin)
                 if link_id and self._link_inodes.setdefault(link_id, status.st_ino) != (
                     status.st_ino
                 ):
@@ -229,7 +237,7 @@ class Verifier:
         except OSError as error:
             problem = f"cannot be read: {error.strerror}"
         if problem:
-            self._fault(b"/".join([*path, name]), problem)
+            self._fault(b"/".join([*path, name]), problem, damaged=damaged)
         self.result.files += 1
         self.result.bytes += entry.size
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -25,6 +26,31 @@ def sync_file(path: str) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def sync_open_file(fd: int) -> None:
+    """Make content and metadata of an open file durable."""
+    os.fsync(fd)
+
+
+def write_file(path: str, content: bytes) -> None:
+    """A file that is there with all of its content, durably, or not at all; mode 0600."""
+    partial = f"{path}.partial"
+    fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(fd, view) :]
+        publish_file(fd, partial, path)
+    finally:
+        os.close(fd)
+
+
+def remove_file(path: str) -> None:
+    """Remove a name durably; absent is not an error."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    sync_directory(os.path.dirname(path))
 
 
 def rename_directory(source: str, target: str) -> None:

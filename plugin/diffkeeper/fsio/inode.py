@@ -55,6 +55,24 @@ def reading(pin: int) -> Iterator[int]:
         os.close(fd)
 
 
+@contextlib.contextmanager
+def writing(pin: int) -> Iterator[int]:
+    """A descriptor to read and write the regular file that `pin` holds.
+
+    Raises OSError: EPERM (it is immutable), ETXTBSY (it is being executed), …
+    """
+    fd = os.open(f"/proc/self/fd/{pin}", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def evict(fd: int) -> None:
+    """Drop the clean pages of a file from memory, so that the next look reads the disk."""
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def xattrs(pin: int) -> dict[bytes, bytes]:
     """Extended attributes of the inode that `pin` (O_PATH or not) holds; {} where unsupported."""
     path = f"/proc/self/fd/{pin}"

@@ -111,6 +111,12 @@ def write_out(fd: int, start: int, length: int) -> None:
         _check(_libc.sync_file_range(fd, *place, flags))
 
 
+def punch_hole(fd: int, start: int, length: int) -> None:
+    """fallocate(2): make a range a hole; the size stays. Raises OSError EOPNOTSUPP, …"""
+    flags = 1 | 2  # KEEP_SIZE, PUNCH_HOLE
+    _check(_libc.fallocate(fd, flags, ctypes.c_int64(start), ctypes.c_int64(length)))
+
+
 def unmount(target: str, flags: int = 0) -> None:
     """Unmount `target`; raises OSError EBUSY while it is in use, EINVAL where nothing is."""
     _check(_libc.umount2(os.fsencode(target), flags), target)

@@ -16,7 +16,7 @@ class SnapshotView:
     root: str  # hex
     parent: int | None  # seq of the snapshot before it
     consistency: str  # "crash" or "fuzzy"
-    reason: str  # interval, mount, unmount, manual, reconcile, remove
+    reason: str  # interval, mount, unmount, manual, reconcile, remove, damaged, repair
     files: int
     bytes: int  # logical bytes of all files
     new_bytes: int  # plain bytes of chunks that were not in the store before
@@ -88,6 +88,7 @@ class Fault:
 
     path: str
     problem: str
+    damaged: bool = False  # nobody wrote to it, so that `repair` is offered
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,3 +104,41 @@ class VerifyReport:
     bytes: int
     milliseconds: float
     faults: tuple[Fault, ...] = ()
+    repair: str = ""  # the command that puts back what is damaged; "" where nothing is
+
+
+@dataclass(frozen=True, slots=True)
+class RepairedFile:
+    """One damaged file. Paths with bytes that are no text have them as lone surrogates."""
+
+    path: str
+    other_names: list[str]  # hard links to the same file that were found or named, too
+    outcome: str  # "damaged" (a dry run), "repaired" or "failed"
+    bytes: int  # of the chunks that differ
+    unreadable_bytes: int  # those of them that the disk does not give
+    ranges: list[tuple[int, int]]  # [start, end) of the first of them
+    ranges_left_out: int
+    problem: str = ""  # why it failed
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The snapshot of what was on disk before a repair, and its tag."""
+
+    seq: int
+    tag: str
+
+
+@dataclass(frozen=True, slots=True)
+class RepairReport:
+    """What a repair found and did."""
+
+    volume: str
+    seq: int  # the snapshot whose bytes were put back
+    root: str
+    dry_run: bool
+    complete: bool  # false when there was too much for one verification: repair again
+    files: list[RepairedFile]
+    whole: list[str]  # named, and not damaged
+    refused: list[Fault]  # they differ, and cannot be repaired
+    kept: Kept | None

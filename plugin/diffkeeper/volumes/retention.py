@@ -6,6 +6,7 @@ A snapshot that is forgotten is a root less; its objects are the garbage collect
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from diffkeeper.volumes.options import format_retention, shown
 from diffkeeper.volumes.thinning import Moment, Tiers, plan, rhythm_ns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from diffkeeper.format.records import SnapshotRecord
     from diffkeeper.store.store import Store
@@ -205,6 +206,16 @@ class Retention:
             self._store.commit(Batch(tags_put={(number, name): snapshot.seq}))
             volume.tags = self._store.tags(number)
             self._pins = None
+
+    @contextlib.contextmanager
+    def tagging(self, volume: Volume) -> Iterator[None]:
+        """Inside the block tags may be committed: nothing is thinned meanwhile."""
+        with self._lock:
+            try:
+                yield
+            finally:
+                volume.tags = self._store.tags(volume.state.record.id)
+                self._pins = None
 
     def untag(self, volume: Volume, name: str) -> int:
         """Take a tag away: the number of the snapshot that had it. NotFoundError for none."""

@@ -12,6 +12,7 @@ import logging
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from diffkeeper import clock, counters, failpoint, limits
@@ -42,6 +43,7 @@ from diffkeeper.volumes.counting import add_up
 from diffkeeper.volumes.history import History
 from diffkeeper.volumes.past import Past
 from diffkeeper.volumes.registry import Registry, Slot
+from diffkeeper.volumes.repairs import Repairs, refuse_mounted
 from diffkeeper.volumes.retention import Retention
 from diffkeeper.volumes.scheduler import Scheduler
 from diffkeeper.volumes.status import verify_report, volume_view
@@ -49,11 +51,12 @@ from diffkeeper.volumes.trash import Trash
 from diffkeeper.volumes.volume import Places, Verification, Volume
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Sequence
 
     from diffkeeper.format.records import SnapshotRecord, VolumeRecord
     from diffkeeper.volumes.model import (
         FeatureView,
+        RepairReport,
         SnapshotView,
         VerifyReport,
         VolumeView,
@@ -475,6 +478,19 @@ class VolumeService:
             self._capture(volume, "verify", freeze=False)
 
         return volume.verify_live(seconds, capture, since_verified=since_verified)
+
+    async def repair(
+        self, name: str, paths: Sequence[bytes] | None, *, dry_run: bool
+    ) -> RepairReport:
+        """Put recorded bytes back into damaged files, see `Repairs.run`."""
+        slot = self._registry.slot(name)
+        async with slot.lock:
+            self._registry.require(name, slot)
+            await self._in(self._steps, refuse_mounted, slot.volume)
+            await self._scheduled.remove(slot.volume)
+            repairs = Repairs(self._opened.store, self.past.retention, self._snapshot)
+            act = partial(repairs.run, slot.volume, paths, dry_run=dry_run)
+            return await self._in(self._reads, act)
 
 
 def _power_cut_tag(store: Store, record: VolumeRecord) -> dict[tuple[int, str], int]:

@@ -56,8 +56,14 @@ def shown_paths(paths: Sequence[bytes]) -> list[str]:
 def faults(result: Result) -> tuple[Fault, ...]:
     """The paths that did not match; bytes that are no text are escaped."""
     return tuple(
-        Fault(m.path.decode("utf-8", "backslashreplace"), m.problem) for m in result.mismatches
+        Fault(m.path.decode("utf-8", "backslashreplace"), m.problem, m.damaged)
+        for m in result.mismatches
     )
+
+
+def repair_command(volume: str, result: Result) -> str:
+    """The command that repairs what the verification found; "" where that is nothing."""
+    return f"diffkeeper repair {volume}" if any(m.damaged for m in result.mismatches) else ""
 
 
 def verify_report(volume: str, seq: int | None, root: str, result: Result) -> VerifyReport:
@@ -72,6 +78,7 @@ def verify_report(volume: str, seq: int | None, root: str, result: Result) -> Ve
         bytes=result.bytes,
         milliseconds=round(result.seconds * 1000, 3),
         faults=faults(result),
+        repair=repair_command(volume, result),
     )
 
 
@@ -89,11 +96,11 @@ def volume_view(volume: Volume, past: Json | None = None) -> VolumeView:
 
 
 def _status(volume: Volume, past: Json) -> Json:
-    head = volume.state.head
+    head, record = volume.state.head, volume.state.record
     status: Json = {
-        "id": volume.state.record.id,
+        "id": record.id,
         "live": volume.live,
-        "mounts": sum(volume.state.record.mounts.values()),
+        "mounts": sum(record.mounts.values()),
         "capture": _capture(volume),
         "snapshots": volume.stored_snapshots,
         "tags": dict(volume.tags),
@@ -106,7 +113,7 @@ def _status(volume: Volume, past: Json) -> Json:
         "stored_bytes": volume.stored_bytes,
         "accounting": account_view(volume),
         "last_recovery": _recovery(volume),
-        "last_verification": _verification(volume.verification),
+        "last_verification": _verification(record.name, volume.verification),
         "trouble": list(volume.troubles.values()),
     }
     return status
@@ -184,11 +191,12 @@ def _recovery(volume: Volume) -> Json | None:
     }
 
 
-def _verification(found: Verification | None) -> Json | None:
+def _verification(name: str, found: Verification | None) -> Json | None:
     if found is None:
         return None
     return {
         "ok": found.ok,
+        "repair": repair_command(name, found.result),
         "complete": found.result.complete,
         "seq": found.seq,
         "root": found.root,

@@ -11,15 +11,16 @@ import contextlib
 import logging
 import os
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from diffkeeper import clock, counters, failpoint, limits
+from diffkeeper.engine import damage, repair
 from diffkeeper.engine.objects import StoreObjects
 from diffkeeper.engine.replay import restore
 from diffkeeper.engine.snapshotter import Policy, Snapshotter, Tools
 from diffkeeper.engine.verify import Result, Verifier, entry_at
-from diffkeeper.errors import ConflictError, NoSpaceError, NotFoundError
+from diffkeeper.errors import ConflictError, DiffKeeperError, NoSpaceError, NotFoundError
 from diffkeeper.freeze.cgroups import topmost
 from diffkeeper.freeze.writers import Survey, Writers
 from diffkeeper.fsio import durable, mounts
@@ -27,9 +28,10 @@ from diffkeeper.store.store import Batch
 from diffkeeper.volumes.options import VolumeOptions, parse_options
 from diffkeeper.volumes.origin import CLONE
 from diffkeeper.volumes.pace import Pace
+from diffkeeper.volumes.status import repair_command
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from diffkeeper.engine.volume import VolumeState
     from diffkeeper.format.records import IndexRecord, SnapshotRecord
@@ -83,6 +85,7 @@ class Volume:
         self._directory = os.path.join(places.volumes, str(state.record.id))
         self.live = os.path.join(self._directory, "live")
         self.removed = os.path.join(self._directory, "removed")  # what a removal left to delete
+        self.repairing = os.path.join(self._directory, "repair")  # journal of a repair under way
         self._incoming = os.path.join(self._directory, "incoming")
         self.mountpoint = os.path.join(places.mounts, str(state.record.id))
         self._survey = Survey(tools.proc_root, tools.cgroup_root)
@@ -223,6 +226,7 @@ class Volume:
     def open(self) -> None:
         """Begin to watch the live directory."""
         if self.snapshotter is None:
+            self._settle_repair()
             options = self.options
             policy = Policy(
                 source=options.capture,
@@ -240,6 +244,29 @@ class Volume:
                     "reason": self.snapshotter.watched.reason,
                 },
             )
+
+    def _settle_repair(self) -> None:
+        """End what a killed repair left, before any capture takes its traces for writes."""
+        settled: list[bytes] = []
+        try:
+            journal = repair.pending(self.repairing)
+            if journal is None:
+                return
+            live = damage.Live(
+                self._tools.store, self.state.record.id, self.live, bytes.fromhex(journal.root)
+            )
+            with contextlib.closing(live):
+                mender = repair.Repair(self._tools.store, self.state, live, self.repairing)
+                settled = mender.settle(journal)
+        except (DiffKeeperError, OSError, ValueError) as error:
+            # It must not keep containers out, nor be tried again once they have written.
+            text = f"a repair was interrupted, and what it changed is captured as written: {error}"
+            self.troubles["repair"] = text
+            log.error("repair_failed", extra={"volume": self.name, "error": str(error)})
+            durable.remove_file(self.repairing)
+            return
+        named = ", ".join(map(damage.shown, settled[:10]))
+        log.warning("repair_interrupted", extra={"volume": self.name, "files": named})
 
     def close(self) -> None:
         """Stop watching; waits for a capture under way."""
@@ -307,7 +334,7 @@ class Volume:
             or count <= self._doubtful.get(mount_id, 0)
             for mount_id, count in counts.items()
         )
-        return bool(counts) and open_to_doubt and not self._in_use()
+        return bool(counts) and open_to_doubt and not self.users()
 
     def _forget_mounts(self, *, clean: bool = False) -> None:
         self._doubtful.clear()
@@ -315,11 +342,12 @@ class Volume:
         self._held.clear()
         self.state.update(mounts={}, clean=clean)
 
-    def _in_use(self) -> bool:
+    def users(self) -> frozenset[int]:
+        """Processes that have the live directory mounted, counted or not."""
         if self.snapshotter is None and not self.present:
-            return False
+            return frozenset()
         self.open()
-        return bool(self.writers().pids)
+        return frozenset(self.writers().pids)
 
     def take_over(self) -> None:
         """After a restart of the daemon: watch and bind again what containers still have."""
@@ -416,6 +444,8 @@ class Volume:
                 for m in result.mismatches
                 if entry_at(store, root, m.path) == entry_at(store, later, m.path)
             ]
+        number, found = self.state.record.id, result.mismatches
+        result.mismatches = damage.judged(self._tools.store, number, self.live, root, found)
         self.verification = Verification(result, head.seq, head.root, clock.now_ns())
         self._verified(head, result)
         return self.verification
@@ -432,10 +462,23 @@ class Volume:
                 self.state.update(verified_seq=head.seq)
             return
         named = "; ".join(f"{os.fsdecode(m.path)!r} {m.problem}" for m in result.mismatches[:10])
+        offer = repair_command(self.name, result)
         self.troubles["verification"] = (
             f"{len(result.mismatches)} paths differ from snapshot {head.seq}: {named}"
+            + (f"; put back what is damaged: {offer}" if offer else "")
         )
-        log.error("verification_failed", extra={**fields, "faults": named})
+        log.error("verification_failed", extra={**fields, "faults": named, "repair": offer})
+
+    def repaired(self, names: Collection[bytes]) -> None:
+        """These files are whole again: the last verification shows what it left."""
+        found, head = self.verification, self.state.head
+        if found is None or head is None:
+            return
+        left = [m for m in found.result.mismatches if m.path not in names]
+        if len(left) < len(found.result.mismatches):
+            result = replace(found.result, mismatches=left)
+            self.verification = Verification(result, head.seq, head.root, clock.now_ns())
+            self._verified(head, result)
 
     def verify_stored(self, snapshot: SnapshotRecord) -> Result:
         """Read every object of a snapshot."""

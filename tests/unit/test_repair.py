@@ -1,0 +1,271 @@
+"""Repairs on an engine without a daemon: unreadable places, damaged stores, refusals."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from diffkeeper import limits
+from diffkeeper.engine.damage import Damage, Live
+from diffkeeper.engine.objects import StoreObjects
+from diffkeeper.engine.repair import Journal, Repair, pending
+from diffkeeper.engine.replay import restore
+from diffkeeper.engine.snapshotter import Policy
+from diffkeeper.engine.verify import entry_at
+from diffkeeper.errors import ConflictError, CorruptionError, NotFoundError
+from diffkeeper.format import filetree
+from diffkeeper.fsio import inode
+from diffkeeper.store.store import Batch
+from tests.support import rot
+from tests.support.harness import Engine
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from diffkeeper.format.records import SnapshotRecord
+
+CHUNK = limits.CHUNK_BYTES_DEFAULT
+SIZE = 10 * CHUNK + 100
+
+
+def made(base: Path) -> Engine:
+    """A captured directory, whose snapshotter is not used any more."""
+    engine = Engine(base, Policy(source="scan"))
+    (engine.live / "d").mkdir()
+    (engine.live / "d" / "f").write_bytes(os.urandom(SIZE))
+    (engine.live / "g").write_bytes(os.urandom(100))
+    engine.capture()
+    return engine
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    with made(tmp_path) as engine:
+        yield engine
+
+
+@pytest.fixture
+def live(engine: Engine) -> Iterator[Live]:
+    opened = Live(engine.store, 1, str(engine.live), bytes.fromhex(head(engine).root))
+    with contextlib.closing(opened):
+        yield opened
+
+
+def head(engine: Engine) -> SnapshotRecord:
+    assert engine.state.head is not None
+    return engine.state.head
+
+
+def vouch(engine: Engine, path: bytes) -> None:
+    """Take what the file's signature is now for the recorded one, as on a disk that rotted."""
+    status = (engine.live / os.fsdecode(path)).stat()
+    record = engine.store.index(1, status.st_ino)
+    assert record is not None
+    record = replace(
+        record,
+        mtime_ns=status.st_mtime_ns,
+        ctime_ns=status.st_ctime_ns,
+        seen_ns=status.st_ctime_ns + 10**12,
+    )
+    engine.store.commit(Batch(index_put={(1, status.st_ino): record.encode()}))
+
+
+def spoil(engine: Engine, path: bytes, *offsets: int) -> bytes:
+    """Damage a live file; what it holds then."""
+    file = engine.live / os.fsdecode(path)
+    before = file.stat()
+    with open(file, "r+b") as opened:
+        for offset in offsets:
+            opened.seek(offset)
+            found = opened.read(1)
+            opened.seek(offset)
+            opened.write(bytes([found[0] ^ 1]))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    vouch(engine, path)
+    return file.read_bytes()
+
+
+def mended(engine: Engine, live: Live, damages: list[Damage]) -> dict[bytes, str]:
+    work = Repair(engine.store, engine.state, live, str(engine.base / "repair"))
+    work.keep(damages, 1, contextlib.nullcontext)
+    return work.write(damages)
+
+
+def examined(live: Live, path: bytes) -> Damage:
+    found = live.examine(path)
+    assert found is not None
+    return found
+
+
+def test_what_is_whole_and_what_is_not(engine: Engine, live: Live) -> None:
+    good = (engine.live / "d" / "f").read_bytes()
+    vouch(engine, b"d/f")
+    assert live.examine(b"d/f") is None
+    spoil(engine, b"d/f", 5, CHUNK + 1, 5 * CHUNK, SIZE - 1)
+    damage = examined(live, b"d/f")
+    assert damage.ranges == [(0, 2 * CHUNK), (5 * CHUNK, 6 * CHUNK), (10 * CHUNK, SIZE)]
+    assert damage.bytes == 3 * CHUNK + 100
+    assert mended(engine, live, [damage]) == {}
+    assert (engine.live / "d" / "f").read_bytes() == good
+    assert live.examine(b"d/f") is None
+    assert not (engine.base / "repair").exists()
+    # The signature is that of the repaired file: nothing is captured anew.
+    before = head(engine)
+    assert engine.capture().seq == before.seq
+
+
+def test_many_ranges_are_counted(
+    engine: Engine, live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "REPAIR_RANGES_SHOWN_MAX", 2)
+    spoil(engine, b"d/f", 0, 2 * CHUNK, 4 * CHUNK, 6 * CHUNK)
+    damage = examined(live, b"d/f")
+    assert (len(damage.ranges), damage.ranges_left_out, damage.bytes) == (2, 2, 4 * CHUNK)
+
+
+def test_places_that_the_disk_does_not_give(
+    engine: Engine, live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bad sector, until it is written: what is kept of it is a hole."""
+    good = (engine.live / "d" / "f").read_bytes()
+    rotten = spoil(engine, b"d/f", 0)
+    bad = {3 * CHUNK}
+    read, write = inode.read_exactly, os.pwrite
+
+    def reading(fd: int, view: memoryview, offset: int) -> int:
+        if offset in bad:
+            raise OSError(errno.EIO, "Input/output error")
+        return read(fd, view, offset)
+
+    def writing(fd: int, data: bytes, offset: int) -> int:
+        bad.discard(offset)
+        return write(fd, data, offset)
+
+    monkeypatch.setattr(inode, "read_exactly", reading)
+    monkeypatch.setattr(os, "pwrite", writing)
+    damage = examined(live, b"d/f")
+    assert (damage.bytes, damage.unreadable_bytes) == (2 * CHUNK, CHUNK)
+    assert mended(engine, live, [damage]) == {}
+    assert bad == set()
+    assert (engine.live / "d" / "f").read_bytes() == good
+    target = engine.base / "kept"
+    target.mkdir()
+    kept = engine.store.snapshot(1, head(engine).seq - 1)
+    restore(bytes.fromhex(kept.root), StoreObjects(engine.store), str(target))
+    expected = rotten[: 3 * CHUNK] + bytes(CHUNK) + rotten[4 * CHUNK :]
+    assert (target / "d" / "f").read_bytes() == expected
+
+
+def test_a_disk_that_does_not_take_it(
+    engine: Engine, live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told, of that file; the other one is repaired; both are still what is recorded."""
+    good = (engine.live / "g").read_bytes()
+    spoil(engine, b"d/f", 0)
+    spoil(engine, b"g", 0)
+    number = (engine.live / "d" / "f").stat().st_ino
+    write = os.pwrite
+
+    def writing(fd: int, data: bytes, offset: int) -> int:
+        if os.fstat(fd).st_ino == number:
+            return len(data)
+        return write(fd, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", writing)
+    failed = mended(engine, live, [examined(live, b"d/f"), examined(live, b"g")])
+    assert list(failed) == [b"d/f"]
+    assert "other bytes than were written" in failed[b"d/f"]
+    assert (engine.live / "g").read_bytes() == good
+    assert live.examine(b"g") is None
+    assert live.examine(b"d/f") is not None
+
+
+def test_the_store_is_damaged_too(tmp_path: Path) -> None:
+    with made(tmp_path) as engine:
+        rotten = spoil(engine, b"d/f", 0)
+        root = bytes.fromhex(head(engine).root)
+        entry, _ = entry_at(engine.store, root, b"d/f")
+        assert entry is not None
+        chunk = next(filetree.refs(entry.content, 11, engine.store.node, 0, 1))
+    rot.spoil(tmp_path / "store", [chunk])
+    with (
+        Engine(tmp_path, Policy(source="scan")) as again,
+        contextlib.closing(Live(again.store, 1, str(again.live), root)) as live,
+    ):
+        with pytest.raises(CorruptionError, match="'d/f': what the store has of it"):
+            live.examine(b"d/f")
+        assert (again.live / "d" / "f").read_bytes() == rotten
+
+
+def test_what_was_written_is_refused(engine: Engine, live: Live) -> None:
+    with pytest.raises(ConflictError, match="too soon"):
+        live.examine(b"d/f")
+    vouch(engine, b"d/f")
+    file = engine.live / "d" / "f"
+    before = file.stat()
+    file.write_bytes(file.read_bytes())
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(ConflictError, match="it was written, not damaged"):
+        live.examine(b"d/f")
+    file.unlink()
+    with pytest.raises(NotFoundError, match="missing on disk"):
+        live.examine(b"d/f")
+    file.write_bytes(b"another")
+    with pytest.raises(ConflictError, match=r"written|new one"):
+        live.examine(b"d/f")
+
+
+def test_nothing_beyond_the_volume_is_reached(engine: Engine, live: Live) -> None:
+    """A directory that was exchanged for a link since it was recorded."""
+    outside = engine.base / "outside"
+    outside.mkdir()
+    (outside / "f").write_bytes(b"mine")
+    os.rename(engine.live / "d", engine.base / "moved")
+    os.symlink(outside, engine.live / "d")
+    with pytest.raises(ConflictError, match="symbolic link"):
+        live.examine(b"d/f")
+    (engine.live / "g").unlink()
+    os.mkfifo(engine.live / "g")
+    with pytest.raises(ConflictError, match="no regular file on disk"):
+        live.examine(b"g")
+    assert (outside / "f").read_bytes() == b"mine"
+
+
+def test_a_written_file_is_not_overwritten_after_the_look(engine: Engine, live: Live) -> None:
+    """Somebody wrote between the look and the repair."""
+    spoil(engine, b"d/f", 0)
+    damage = examined(live, b"d/f")
+    work = Repair(engine.store, engine.state, live, str(engine.base / "repair"))
+    work.keep([damage], 1, contextlib.nullcontext)
+    (engine.live / "d" / "f").write_bytes(b"new")
+    assert "it was written" in work.write([damage])[b"d/f"]
+    assert (engine.live / "d" / "f").read_bytes() == b"new"
+    assert engine.capture().new_bytes == 3
+
+
+def test_no_room_for_the_tag(engine: Engine, live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    rotten = spoil(engine, b"d/f", 0)
+    before = head(engine)
+    monkeypatch.setattr(limits, "TAGS_MAX", 0)
+    with pytest.raises(ConflictError, match="nothing was repaired"):
+        mended(engine, live, [examined(live, b"d/f")])
+    assert head(engine) == before
+    assert (engine.live / "d" / "f").read_bytes() == rotten
+
+
+def test_the_journal(tmp_path: Path) -> None:
+    journal = Journal("ab" * 32, ((b"a\xff/b", 7), (b"c", 8)))
+    path = tmp_path / "repair"
+    assert pending(str(path)) is None
+    path.write_bytes(journal.encode())
+    assert pending(str(path)) == journal
+    for bad in (b"", b"{}", b"[]", b'{"root":"x","files":[["zz",1]]}', b"\xff"):
+        path.write_bytes(bad)
+        with pytest.raises(CorruptionError):
+            pending(str(path))
