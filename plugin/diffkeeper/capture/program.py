@@ -83,6 +83,11 @@ _DIRECT: Final = {"direct.c": ("iomap/iomap_dio_rw_begin", "iomap/iomap_dio_comp
 _XFS_DIRECT: Final = {"xfs_direct.c": ("xfs/xfs_end_io_direct_write",)}
 # Told by some kernels only; without them a mapping that comes and goes shows by its traces alone.
 _FAULTS: Final = {"faults.c": ("filemap/mm_filemap_fault", "filemap/mm_filemap_map_pages")}
+# XFS, whose large pages leave fewer traces, tells those of stores under one name or the other.
+_XFS_FAULTS: Final = (
+    {"xfs_filemap_fault.c": ("xfs/xfs_filemap_fault",)},
+    {"xfs_write_fault.c": ("xfs/xfs_write_fault",)},
+)
 
 
 class _Map:
@@ -424,6 +429,8 @@ def _plan() -> tuple[list[str], dict[str, str], dict[str, int]]:
     sources += _COMMON
     if not _missing(_FAULTS):
         sources += _FAULTS
+    elif not file_systems["xfs"]:
+        sources += next((parts for parts in _XFS_FAULTS if not _missing(parts)), ())
     loop = tracing.read("iomap/iomap_iter")
     if loop is None or not {"WRITE", "DIRECT"} <= loop.flags.keys():
         raise UnsupportedError("the kernel does not tell reads of iomap from writes")
@@ -449,6 +456,7 @@ def _plan() -> tuple[list[str], dict[str, str], dict[str, int]]:
         "WRITES_MAX": limits.EBPF_WRITES_MAX,
         "RANGE_CHUNKS_MAX": limits.EBPF_RANGE_CHUNKS_MAX,
         "DIRECT_END": int(direct_end),
+        "FAULTS": int("faults.c" in sources),
     }
     return sources, file_systems, macros
 
