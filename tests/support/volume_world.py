@@ -39,7 +39,7 @@ class DaemonDied(Exception):
 # maintenance and scrubs, which go by their own time.
 _ELSEWHERE = (
     "adopt.", "import.", "merge.", "places.", "carry.", "replace.", "sweep.", "purge.", "compact.",
-    "heal.",
+    "heal.", "repair.",
 )  # fmt: skip
 LIVED = sorted(name for name in failpoint.NAMES if not name.startswith(_ELSEWHERE))
 

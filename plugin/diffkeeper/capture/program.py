@@ -497,6 +497,10 @@ def _usable(event: str) -> bool:
     if found is None:
         return False
     if event.startswith("xfs/"):
-        # The sizes that bpf/xfs_types.h gives to XFS's own names of types.
-        return all(size == 8 for name, size in found.sizes.items() if "ino" in name)
+        # The sizes that bpf/xfs_types.h gives to the names of types.
+        sizes = {"pe_size": 4}
+        return all(
+            size == (8 if "ino" in name else sizes.get(name, size))
+            for name, size in found.sizes.items()
+        )
     return True
