@@ -498,9 +498,6 @@ def _usable(event: str) -> bool:
         return False
     if event.startswith("xfs/"):
         # The sizes that bpf/xfs_types.h gives to the names of types.
-        sizes = {"pe_size": 4}
-        return all(
-            size == (8 if "ino" in name else sizes.get(name, size))
-            for name, size in found.sizes.items()
-        )
+        given = {"pe_size": 4, **{name: 8 for name in found.sizes if "ino" in name}}
+        return all(found.sizes.get(name, size) == size for name, size in given.items())
     return True
