@@ -32,19 +32,12 @@ static u32 disk_named(const char *name)
     return 0;
 }
 
-/* Where a page that a write dirties may start. Large pages are XFS's in kernels that tell no faults,
- * and its writes are known while they are under way: a store before or after one is then told apart
- * from it, which nothing else would do. */
+/* Where a page that a write dirties may start. Without page faults, which tell of any mapping, a store
+ * beside a write must be told from it; there are no large pages then on file systems that are watched. */
 static u64 first_of_write(struct last_write *last)
 {
-#if !FAULTS
-    u64 thread = bpf_get_current_pid_tgid();
-    struct write_under_way *write = writes.lookup(&thread);
-
-    if (!write || write->inode != last->inode || write->device != last->device)
-        return last->start >> PAGE_BITS << PAGE_BITS;
-#endif
-    return last->start >> MAPPED_BITS << MAPPED_BITS;
+    u32 bits = FAULTS ? MAPPED_BITS : PAGE_BITS;
+    return last->start >> bits << bits;
 }
 
 static int dirtied_by_write(u32 device, u64 inode, u64 position)
