@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PACKAGE = Path(diffkeeper.__file__).parent
-BASE = ("fsio", "hashing", "clock", "errors", "limits", "failpoint", "counters")
+BASE = ("fsio", "hashing", "clock", "errors", "limits", "failpoint", "counters", "memory")
 # A module may import from its own layer and from those that its row names.
 ALLOWED: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(BASE, BASE),

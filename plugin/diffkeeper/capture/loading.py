@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from diffkeeper import clock, limits
-from diffkeeper.capture import memory, tracing
+from diffkeeper import clock, limits, memory
+from diffkeeper.capture import tracing
 from diffkeeper.errors import UnsupportedError
 
 if TYPE_CHECKING:

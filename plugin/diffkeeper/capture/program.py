@@ -14,8 +14,8 @@ import struct
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
-from diffkeeper import clock, counters, limits
-from diffkeeper.capture import loading, memory, tracing
+from diffkeeper import clock, counters, limits, memory
+from diffkeeper.capture import loading, tracing
 from diffkeeper.capture.attached import Attached
 from diffkeeper.capture.features import DIRECT_ENDS, FAULTS, MAPPED, Attempt
 from diffkeeper.capture.marks import UNDER_WAY, Marks

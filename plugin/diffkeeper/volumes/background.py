@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from diffkeeper import clock, limits
 from diffkeeper.errors import BusyError, DiffKeeperError
+from diffkeeper.memory import trim_heap
 
 if TYPE_CHECKING:
     from diffkeeper.engine.maintenance import Maintenance
@@ -25,6 +26,7 @@ class Background:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
         self.trouble = ""
+        self._trimmed = 0.0
 
     def start(self) -> None:
         """Begin."""
@@ -44,6 +46,10 @@ class Background:
         pause = limits.MAINTENANCE_TURN_SECONDS
         while not self._stop.wait(pause):
             pause = self._slice()
+            if clock.monotonic() - self._trimmed >= limits.TRIM_SECONDS:
+                # Chunks come and go by the thousand, between others that stay.
+                trim_heap()
+                self._trimmed = clock.monotonic()
 
     def _slice(self) -> float:
         """Run one slice; the seconds to wait after it."""

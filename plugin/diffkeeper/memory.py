@@ -17,10 +17,15 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_BYTES
 
 
+def trim_heap() -> None:
+    """Give free heap back to the kernel, also what lies between blocks in use."""
+    ctypes.CDLL(None).malloc_trim(0)
+
+
 def give_back() -> None:
     """Give back free heap, and the compiler's code, which is read again should it be needed."""
     libc = ctypes.CDLL(None)
-    libc.malloc_trim(0)
+    trim_heap()
     libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     for start, end in _compiler_code():
         libc.madvise(start, end - start, _MADV_DONTNEED)
