@@ -91,10 +91,11 @@ class Server:
 
     def stop(self) -> None:
         """End both."""
-        for process in (self._load, self._server):
-            if process is not None:
-                process.send_signal(signal.SIGINT)
-                process.wait()
+        if self._load is not None:
+            self._load.terminate()  # a shell may have told it to ignore SIGINT
+            self._load.wait()
+        self._server.send_signal(signal.SIGINT)  # PostgreSQL's fast shutdown
+        self._server.wait()
 
 
 def run(binaries: Path, scale: int, states: int) -> list[Table]:
