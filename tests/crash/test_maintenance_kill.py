@@ -16,16 +16,13 @@ from pathlib import Path
 import pytest
 
 from diffkeeper import limits
-from diffkeeper.engine.content import Reader
 from diffkeeper.engine.maintenance import Maintenance
 from diffkeeper.engine.objects import StoreObjects
 from diffkeeper.engine.replay import restore
-from diffkeeper.engine.scrub import Scrubber
-from diffkeeper.format import pack
 from diffkeeper.format.records import IndexRecord
 from diffkeeper.store import tables
 from diffkeeper.store.store import Batch, Store
-from tests.support import history, rot
+from tests.support import history
 from tests.support.trees import describe
 from tests.unit.test_golden import told
 
@@ -43,18 +40,6 @@ failpoint.arm(sys.argv[2])
 Maintenance(store).run_all()
 store.compact()
 """
-# Scrubs it.
-SCRUB = """
-import sys
-from diffkeeper import failpoint
-from diffkeeper.engine.content import Reader
-from diffkeeper.engine.scrub import Scrubber
-from diffkeeper.store.store import Store
-
-store = Store.open(sys.argv[1], reserve_bytes=0)
-failpoint.arm(sys.argv[2])
-Scrubber(store, Reader(), list).run_all()
-"""
 GOLDEN = Path(__file__).parents[1] / "golden"
 POINTS = [
     *(f"sweep.{side}_commit=kill:{n}" for side in ("before", "after") for n in (1, 4)),
@@ -70,7 +55,6 @@ POINTS = [
 # Of a store of format 2: the first and a later step of chunks, and the last one, of nodes.
 CARRIES = [f"carry.{side}_commit=kill:{n}" for side in ("before", "after") for n in (1, 4, 6)]
 LAST_CARRY = "carry.after_commit=kill:6"
-HEALS = [f"heal.{side}_commit=kill" for side in ("before", "after")]
 INDEXED = limits.STORE_PAGE_RECORDS_MAX + 10  # signatures, which takes two steps to look through
 
 
@@ -169,31 +153,6 @@ def one_by_one(store: Store) -> int:
     with store._environment.read() as txn:
         ends = b"", b"\xff" * 33
         return sum(len(txn.scan(t, *ends, 10_000)) for t in (tables.CHUNKS, tables.NODES))
-
-
-@pytest.mark.parametrize("armed", HEALS)
-def test_kill_while_healing(made: Path, tmp_path: Path, armed: str) -> None:
-    """Of a store with two copies of what the newest snapshot has, the newer ones damaged."""
-    path = tmp_path / "store"
-    shutil.copytree(made, path)
-    store = Store.open(str(path), reserve_bytes=0)
-    digests = sorted(history.chunks_of(store, STATES, b"large"))[:40]
-    builder = pack.Builder(1)
-    for digest in digests:
-        builder.add(digest, store.chunk(digest), node=False)
-    store.upkeep.replace(builder.finish(), None)
-    store.close()
-    rot.spoil(path, digests)
-    killed(path, armed, SCRUB)
-    store = Store.open(str(path), reserve_bytes=0)
-    reader = Reader()
-    report = Scrubber(store, reader, list).run_all()
-    reader.close()
-    assert report.lost_objects == 0, report
-    again = "after" not in armed
-    assert report.healed_objects == report.damaged_objects == (len(digests) if again else 0)
-    store.close()
-    check(path)
 
 
 def test_kill_at_random(made: Path, tmp_path: Path) -> None:

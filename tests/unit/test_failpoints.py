@@ -10,7 +10,9 @@ import pytest
 
 import diffkeeper
 from diffkeeper import failpoint
+from tests.crash import test_heal_kill as heal_kill
 from tests.crash import test_maintenance_kill as maintenance_kill
+from tests.crash import test_repair_kill as repair_kill
 from tests.protocol import test_moving as moving
 from tests.support.volume_world import LIVED
 
@@ -60,13 +62,14 @@ def all_passed() -> set[str]:
 
 def armed() -> set[str]:
     """The failpoints at which tests kill a process; each of them fails if it survives."""
-    maintenance = (
+    others = (
         *maintenance_kill.POINTS,
         *maintenance_kill.CARRIES,
-        *maintenance_kill.HEALS,
+        *heal_kill.POINTS,
+        *repair_kill.POINTS,
     )
     imports = (*moving.KILLED_BEFORE, *moving.KILLED_AFTER)
-    return {point.partition("=")[0] for point in (*LIVED, *maintenance, *imports)}
+    return {point.partition("=")[0] for point in (*LIVED, *others, *imports)}
 
 
 def test_the_source_passes_what_can_be_armed() -> None:
