@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from diffkeeper import limits
 from diffkeeper.engine.maintenance import Maintenance
-from diffkeeper.engine.objects import StoreObjects
-from diffkeeper.engine.replay import restore
 from diffkeeper.format.records import IndexRecord
 from diffkeeper.store import tables
 from diffkeeper.store.store import Batch, Store
-from tests.support import history
-from tests.support.trees import describe
-from tests.unit.test_golden import told
+from tests.support import golden, history
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 STATES = 8
 FORGOTTEN = (1, 2, 4)
@@ -40,7 +37,6 @@ failpoint.arm(sys.argv[2])
 Maintenance(store).run_all()
 store.compact()
 """
-GOLDEN = Path(__file__).parents[1] / "golden"
 POINTS = [
     *(f"sweep.{side}_commit=kill:{n}" for side in ("before", "after") for n in (1, 4)),
     *(
@@ -126,21 +122,12 @@ def test_kill_at_a_failpoint(made: Path, tmp_path: Path, armed: str) -> None:
 def test_kill_while_older_objects_are_packed(tmp_path: Path, armed: str) -> None:
     """Each object is where it was or in a pack, and all are in packs after the next run."""
     path = tmp_path / "store"
-    path.mkdir()
-    with tarfile.open(GOLDEN / "format2.tar.xz") as archive:
-        archive.extract("data.mdb", path, filter="data")
-    truth = json.loads((GOLDEN / "format2.json").read_text())
+    golden.unpack(golden.FORMAT_2, path)
     killed(path, armed)
     store = Store.open(str(path), reserve_bytes=0)
-    (volume,) = store.volumes()
     assert (one_by_one(store) == 0) == (armed == LAST_CARRY)
     for turn in ("killed", "carried"):
-        for snapshot in store.snapshots(volume.id):
-            target = tmp_path / f"{turn}-{snapshot.seq}"
-            target.mkdir()
-            restore(bytes.fromhex(snapshot.root), StoreObjects(store), str(target))
-            assert told(describe(target)) == truth[str(snapshot.seq)], f"{snapshot.seq}, {turn}"
-        assert len(truth) == store.snapshot_count(volume.id)
+        golden.check(golden.FORMAT_2, store, tmp_path, turn)
         Maintenance(store).run_all()
     assert not one_by_one(store)
     totals = store.totals()
