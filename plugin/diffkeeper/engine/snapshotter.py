@@ -68,8 +68,7 @@ class Snapshotter:
         self.faulty = False  # its own part made the last capture fail
         self._root_fd = os.open(live, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         self.watched = Watched(tools, state.record.name, live, self._root_fd, policy)
-        device, root = self.watched.place
-        self.target = Target(device, root)
+        self.target = Target(*self.watched.place)
         self._horizon_ns = inode.mmap_dirty_horizon_ns()
         self._index = Index(tools.store, state.record.id)
         self._stage = Stage(tools.store, policy.level)
@@ -82,8 +81,7 @@ class Snapshotter:
         # What was read of files since signatures were taken over: a further look reads it again.
         self._looked: dict[int, Changed] = {}
         survey = Survey(tools.proc_root, tools.cgroup_root)
-        self._unhinted = Unhinted(survey, device, self.watched.mapped.armed)
-        self._unhinted.by_range = self._source.by_range
+        self._unhinted = Unhinted(survey, self.watched)
         self._settled = False
         self._looked_ns = 0  # when this capture began to look
         # Hints are never truth: from time to time everything is compared, whatever was hinted.
@@ -169,7 +167,7 @@ class Snapshotter:
         if broken:
             self._state.commit(Batch(drop_index={self._state.record.id}))
         if broken or reason:
-            self._fall_back(broken or reason)
+            self.watched.replace(broken or reason)
         return bool(broken or reason)
 
     def drain(self, started: float) -> bool:
@@ -270,7 +268,6 @@ class Snapshotter:
         spill: Callable[[Content], None],
         *,
         still: bool,
-        frozen: bool = False,
     ) -> Observer:
         """A round of looking; `still`: the writers are frozen, or there will be no freeze."""
         assert self._tree is not None  # noqa: S101  # loaded at the start of each capture
@@ -327,14 +324,9 @@ class Snapshotter:
                     self._absorb(window)
                     window, size = [], 0
         except UnsupportedError as error:
-            self._fall_back(str(error))
+            self.watched.replace(str(error))
             raise
         self._absorb(window)
-
-    def _fall_back(self, reason: str) -> None:
-        """The source gave up: the next coarser one from now on."""
-        self.watched.replace(reason)
-        self._unhinted.by_range = False
 
     def _spill(self, content: Content) -> None:
         """Take the data of a large file over while it is still being read."""

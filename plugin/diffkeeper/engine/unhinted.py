@@ -19,6 +19,7 @@ from diffkeeper.engine.observation import Hidden
 from diffkeeper.format.entry import Kind
 
 if TYPE_CHECKING:
+    from diffkeeper.engine.watched import Watched
     from diffkeeper.format.records import IndexRecord
     from diffkeeper.freeze.writers import Survey, Writers
 
@@ -26,27 +27,31 @@ if TYPE_CHECKING:
 class Unhinted:
     """What one volume's writers can do unseen; not thread safe."""
 
-    def __init__(self, survey: Survey, device: str, armed: set[int]) -> None:
-        """`armed`: files of which the source sees stores, see Mapped."""
+    def __init__(self, survey: Survey, watched: Watched) -> None:
         self._survey = survey
-        self._device = device
-        self._armed = armed
+        self._watched = watched
+        self._device = watched.place[0]
+        self._armed = watched.mapped.armed  # files of which the source sees stores
         self._mapped: set[int] = set()
         self._mapped_now: set[int] = set()
         self._renamed: set[int] = set()
         self._closed: set[int] = set()
-        self.by_range = False  # the source watches files
         self._disarm_due = 0.0
+
+    @property
+    def _by_range(self) -> bool:
+        """Whether the source watches files."""
+        return self._watched.source.by_range
 
     def look(self, writers: Writers) -> Hidden:
         """The files to look at now. Fit for the inside of a freeze."""
-        opened = set() if self.by_range else set(self._renamed)
+        opened = set() if self._by_range else set(self._renamed)
         if writers.pids:
             found = self._survey.hidden_writes(writers.pids, self._device)
             self._mapped_now |= found.inodes
-            if found.rings and not self.by_range:
+            if found.rings and not self._by_range:
                 opened |= self._survey.open_for_write(found.rings, self._device)
-        if self.by_range:
+        if self._by_range:
             return self.known()
         return Hidden(self._maybe_mapped(), frozenset(opened))
 
@@ -94,7 +99,7 @@ class Unhinted:
 
         Who opened it under another name may go on to write: the hint names that other name.
         """
-        if self.by_range:
+        if self._by_range:
             return True
         linked = new.link_id or (old is not None and old.link_id)
         stayed = old is not None and (old.parent_ino, old.name) == (new.parent_ino, new.name)
@@ -115,7 +120,7 @@ class Unhinted:
         """All is recorded. What was mapped meanwhile is looked at once more in the next capture."""
         self._mapped, self._mapped_now = self._mapped_now, set()
         now = clock.monotonic()
-        if self.by_range and self._armed and now >= self._disarm_due:
+        if self._by_range and self._armed and now >= self._disarm_due:
             # Somebody who is no writer may still have one mapped, and made all his faults already.
             self._armed &= self._mapped | self._survey.mapped_by_anybody(self._device)
             self._disarm_due = now + limits.ARMED_SECONDS
