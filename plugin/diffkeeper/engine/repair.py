@@ -251,9 +251,7 @@ class Repair:
         # It is synced and mapped by nobody: as after a replay, each change moves a timestamp.
         signature = replace(
             record, mtime_ns=status.st_mtime_ns, ctime_ns=status.st_ctime_ns,
-            seen_ns=status.st_ctime_ns
-            + inode.mmap_dirty_horizon_ns()
-            + limits.TIMESTAMP_GRANULE_NS,
+            seen_ns=status.st_ctime_ns + inode.proven_ns(),
         )  # fmt: skip
         batch.index_put[self._state.record.id, number] = signature.encode()
         return True

@@ -82,7 +82,7 @@ class Replay:
         # What is written here becomes visible only once it is synced; from then on every change,
         # also through a mapping, moves a timestamp. So these signatures prove as much as old ones.
         # Younger ones would be doubted by the first capture, which would read all of it again.
-        self._proven_ns = inode.mmap_dirty_horizon_ns() + limits.TIMESTAMP_GRANULE_NS
+        self._proven_ns = inode.proven_ns()
         self._root_fd = -1
         self._links_root = b""
         self._first_names: dict[int, tuple[list[bytes], bytes]] = {}

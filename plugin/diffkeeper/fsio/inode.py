@@ -195,3 +195,8 @@ def mmap_dirty_horizon_ns() -> int:
         with open(f"/proc/sys/vm/{name}", encoding="ascii") as file:
             total += int(file.read())
     return min(2 * total, limits.MMAP_HORIZON_CENTISECONDS_MAX) * 10_000_000
+
+
+def proven_ns() -> int:
+    """The age of a timestamp, in ns, at which it surely proves a file unchanged."""
+    return mmap_dirty_horizon_ns() + limits.TIMESTAMP_GRANULE_NS
