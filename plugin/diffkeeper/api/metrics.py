@@ -106,10 +106,8 @@ class _Page(Collector):
         statistics = service.caretaker.stats()
         yield from scrub_families(_at(statistics.get("scrub"), "last"))
         yield from gauge_families(PAST, service.past.figures())
-        for name, text in STATISTICS.items():
-            family = GaugeMetricFamily(PREFIX + name, text)
-            family.add_metric([], _number(statistics.get(name)))
-            yield family
+        values = {name: _number(statistics.get(name)) for name in STATISTICS}
+        yield from gauge_families(STATISTICS, values)
 
 
 def gauge_families(texts: Mapping[str, str], values: Mapping[str, float]) -> Iterator[Metric]:
@@ -123,11 +121,9 @@ def gauge_families(texts: Mapping[str, str], values: Mapping[str, float]) -> Ite
 
 def scrub_families(last: object) -> Iterator[Metric]:
     """What the last scrub found; no series before the first one since the start."""
-    for name, text in SCRUB.items():
-        family = GaugeMetricFamily(f"{PREFIX}scrub_{name}", text)
-        if last is not None:
-            family.add_metric([], _number(_at(last, name)))
-        yield family
+    texts = {f"scrub_{name}": text for name, text in SCRUB.items()}
+    values = {f"scrub_{name}": _number(_at(last, name)) for name in SCRUB}
+    yield from gauge_families(texts, values if last is not None else {})
 
 
 def counter_families() -> Iterator[Metric]:
