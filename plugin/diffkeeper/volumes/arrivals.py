@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from diffkeeper import failpoint
 from diffkeeper.engine.importing import Importer
@@ -20,10 +20,11 @@ from diffkeeper.volumes import options as volume_options
 from diffkeeper.volumes import origin
 from diffkeeper.volumes.adoption import Adoption
 from diffkeeper.volumes.counting import add_up
+from diffkeeper.volumes.threads import within
 from diffkeeper.volumes.volume import Places, Volume
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
     from concurrent.futures import ThreadPoolExecutor
 
     from diffkeeper.engine.importing import Imported
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from diffkeeper.volumes.trash import Trash
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 class Arrivals:
@@ -56,11 +56,6 @@ class Arrivals:
         self._steps, self._reads = steps, reads
         self._importing = asyncio.Lock()
 
-    async def _in(
-        self, pool: ThreadPoolExecutor, function: Callable[..., T], *arguments: object
-    ) -> T:
-        return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
-
     async def create(self, name: str, options: dict[str, str]) -> None:
         """Create a volume; a second create of the same name with the same options is the same."""
         volume_options.check_name(name)
@@ -72,7 +67,7 @@ class Arrivals:
                     raise ConflictError(f"volume {name} exists with other options")
                 return
             self._registry.refuse_taken(name)
-            volume = await self._in(self._steps, self._create, name, options)
+            volume = await within(self._steps, self._create, name, options)
             self._registry.add(volume)
         log.info("created", extra={"volume": name, "id": volume.state.record.id})
 
@@ -114,17 +109,17 @@ class Arrivals:
             importer = Importer(self._tools.store)
             with self._tools.store.holding():
                 async for piece in pieces:
-                    await self._in(self._reads, importer.feed, piece)
-                imported = await self._in(self._reads, importer.finish)
+                    await within(self._reads, importer.feed, piece)
+                imported = await within(self._reads, importer.finish)
                 adoption = Adoption(self._tools.store, name, imported)
                 try:
-                    await self._in(self._reads, adoption.store)
+                    await within(self._reads, adoption.store)
                     async with self._registry.naming:
                         self._registry.refuse_taken(name)
-                        volume = await self._in(self._steps, self._adopt, adoption, imported)
+                        volume = await within(self._steps, self._adopt, adoption, imported)
                         self._registry.add(volume)
                 except BaseException:
-                    await self._in(self._reads, adoption.discard)
+                    await within(self._reads, adoption.discard)
                     raise
         head, number = volume.state.record.head, volume.state.record.id
         log.info("imported", extra={"volume": name, "id": number, "objects": imported.objects})
@@ -152,7 +147,7 @@ class Arrivals:
                 "bring the removed one back under another name:"
                 f" diffkeeper undelete {reference} --as NAME",
             )
-            volume = await self._in(self._steps, self._undelete, record, target)
+            volume = await within(self._steps, self._undelete, record, target)
             self._registry.add(volume)
         log.info("undeleted", extra={"volume": target, "id": record.id})
         return target

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from diffkeeper.engine.maintenance import Maintenance
 from diffkeeper.engine.rebuild import Live
 from diffkeeper.engine.scrub import Scrubber
 from diffkeeper.volumes.background import Background
 from diffkeeper.volumes.counting import Counting
+from diffkeeper.volumes.threads import within
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from concurrent.futures import ThreadPoolExecutor
 
     from diffkeeper.engine.snapshotter import Tools
     from diffkeeper.volumes.past import Past
     from diffkeeper.volumes.registry import Registry
-
-T = TypeVar("T")
 
 
 class Caretaker:
@@ -43,9 +40,6 @@ class Caretaker:
     def stop(self) -> None:
         """End it; waits for the step under way."""
         self._background.stop()
-
-    async def _in(self, function: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, function)
 
     def _live_directories(self) -> list[Live]:
         return [
@@ -86,13 +80,13 @@ class Caretaker:
     async def maintain(self) -> dict[str, object]:
         """Thin out, then do all maintenance that is due; what was done."""
         await self._past.thin()
-        return (await self._in(self._background.maintenance.run_all)).as_json()
+        return (await within(self._pool, self._background.maintenance.run_all)).as_json()
 
     async def scrub(self) -> dict[str, object]:
         """Read every stored object again and heal what is damaged; what was found."""
-        return (await self._in(self._background.scrubber.run_all)).as_json()
+        return (await within(self._pool, self._background.scrubber.run_all)).as_json()
 
     async def compact(self) -> dict[str, object]:
         """Give free room of the store back to the file system; bytes of its file."""
-        before, after = await self._in(self._store.compact)
+        before, after = await within(self._pool, self._store.compact)
         return {"store_file_bytes_before": before, "store_file_bytes": after}

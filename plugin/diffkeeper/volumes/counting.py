@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from diffkeeper import limits
 from diffkeeper.volumes.accounting import Accounting
 from diffkeeper.volumes.status import account_view
+from diffkeeper.volumes.threads import within
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,8 +61,7 @@ class Counting:
         return self._task
 
     async def _count(self) -> None:
-        loop = asyncio.get_running_loop()
-        accounts = await loop.run_in_executor(self._pool, self._accounting.refresh)
+        accounts = await within(self._pool, self._accounting.refresh)
         if accounts is None:
             return
         for volume in self._volumes():

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from diffkeeper import clock, limits
 from diffkeeper.errors import DiffKeeperError, NotFoundError
 from diffkeeper.volumes.history import History
 from diffkeeper.volumes.model import Pruning
+from diffkeeper.volumes.threads import within
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from diffkeeper.volumes.volume import Volume
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 class Past:
@@ -48,31 +48,30 @@ class Past:
         self._pool = pool
         self._find, self._volumes = registry.find, registry.volumes
 
-    async def _in(self, function: Callable[..., T], *arguments: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
-
     async def snapshots(self, name: str) -> list[SnapshotView]:
         """All snapshots of a volume, oldest first."""
-        return await self._in(self._history.views, self._find(name).state.record)
+        return await within(self._pool, self._history.views, self._find(name).state.record)
 
     async def records(self, name: str, after: int) -> Json:
         """Records as they are stored: the volume's, and a page of its snapshots' past `after`."""
-        return await self._in(self._history.records, self._find(name).state.record, after)
+        return await within(self._pool, self._history.records, self._find(name).state.record, after)
 
     async def resolve(self, name: str, reference: str | None) -> SnapshotView:
         """The snapshot that a reference names, see `History.resolve`."""
-        return await self._in(self._resolve, self._find(name), reference)
+        return await within(self._pool, self._resolve, self._find(name), reference)
 
     def _resolve(self, volume: Volume, reference: str | None) -> SnapshotView:
         return self._history.view(self._history.resolve(volume.state.record, reference))
 
     async def group(self, name: str, reference: str | None) -> list[GroupMember]:
         """All volumes' snapshots of one instant, see `History.group`."""
-        return await self._in(self._history.group, self._find(name).state.record, reference)
+        return await within(
+            self._pool, self._history.group, self._find(name).state.record, reference
+        )
 
     async def objects(self, digests: list[tuple[str, bytes]]) -> list[bytes]:
         """Objects as they rest in the store, unchecked, in order; the receiver checks them."""
-        return await self._in(self._objects, digests)
+        return await within(self._pool, self._objects, digests)
 
     def _objects(self, digests: list[tuple[str, bytes]]) -> list[bytes]:
         return [self._store.stored(digest)[0] for _, digest in digests]
@@ -80,7 +79,7 @@ class Past:
     async def tag(self, name: str, reference: str | None, tag: str) -> SnapshotView:
         """Tag the snapshot that a reference names, see `Retention.tag`."""
         volume = self._find(name)
-        return await self._in(self._tag, volume, reference, tag)
+        return await within(self._pool, self._tag, volume, reference, tag)
 
     def _tag(self, volume: Volume, reference: str | None, tag: str) -> SnapshotView:
         snapshot = self._history.resolve(volume.state.record, reference)
@@ -89,11 +88,11 @@ class Past:
 
     async def untag(self, name: str, tag: str) -> int:
         """Take a tag away: the number of its snapshot. NotFoundError."""
-        return await self._in(self.retention.untag, self._find(name), tag)
+        return await within(self._pool, self.retention.untag, self._find(name), tag)
 
     async def forget(self, name: str, references: Sequence[str]) -> list[int]:
         """Forget the snapshots that the references name, all or none: their numbers."""
-        return await self._in(self._forget, self._find(name), references)
+        return await within(self._pool, self._forget, self._find(name), references)
 
     def _forget(self, volume: Volume, references: Sequence[str]) -> list[int]:
         record = volume.state.record
@@ -118,7 +117,7 @@ class Past:
         tells what.
         """
         volumes = self._volumes() if name is None else [self._find(name)]
-        return [await self._in(self._prune, each, dry_run) for each in volumes]
+        return [await within(self._pool, self._prune, each, dry_run) for each in volumes]
 
     def _prune(self, volume: Volume, dry_run: bool) -> Pruning:
         note = self.note()
@@ -128,18 +127,18 @@ class Past:
     async def thin(self) -> None:
         """Forget what is due by itself, in all volumes, and at once."""
         for volume in self._volumes():
-            await self._in(self._thin, volume)
+            await within(self._pool, self._thin, volume)
 
     def _thin(self, volume: Volume) -> None:
         self.retention.prune(volume, now_ns=self._age.now_ns())
 
     async def removed(self) -> list[TrashView]:
         """The volumes in the trash, the first removed one first."""
-        return await self._in(self.trash.views)
+        return await within(self._pool, self.trash.views)
 
     async def empty(self, reference: str | None) -> list[TrashView]:
         """Delete one removed volume, or all, for good: what they were."""
-        return await self._in(self._empty, reference)
+        return await within(self._pool, self._empty, reference)
 
     def _empty(self, reference: str | None) -> list[TrashView]:
         chosen = self.trash.records() if reference is None else [self.trash.find(reference)]
@@ -167,7 +166,7 @@ class Past:
     async def _told(self, function: Callable[..., object], *arguments: object) -> None:
         """What fails shows, keeps nothing else from being done, and is tried again."""
         try:
-            await self._in(function, *arguments)
+            await within(self._pool, function, *arguments)
         except (DiffKeeperError, OSError) as error:
             log.error("history_failed", extra={"error": str(error)})
         except Exception as error:

@@ -204,8 +204,7 @@ class Retention:
             if len(volume.tags) >= limits.TAGS_MAX:
                 raise ConflictError(f"volume {volume.name} has {len(volume.tags)} tags already")
             self._store.commit(Batch(tags_put={(number, name): snapshot.seq}))
-            volume.tags = self._store.tags(number)
-            self._pins = None
+            self._retagged(volume)
 
     @contextlib.contextmanager
     def tagging(self, volume: Volume) -> Iterator[None]:
@@ -214,8 +213,12 @@ class Retention:
             try:
                 yield
             finally:
-                volume.tags = self._store.tags(volume.state.record.id)
-                self._pins = None
+                self._retagged(volume)
+
+    def _retagged(self, volume: Volume) -> None:
+        """Tags of a volume may have changed; the lock is held."""
+        volume.tags = self._store.tags(volume.state.record.id)
+        self._pins = None
 
     def untag(self, volume: Volume, name: str) -> int:
         """Take a tag away: the number of the snapshot that had it. NotFoundError for none."""
@@ -225,8 +228,7 @@ class Retention:
             if seq is None:
                 raise NotFoundError(f"volume {volume.name} has no tag {shown(name)}")
             self._store.commit(Batch(tags_del={(number, name)}))
-            volume.tags = self._store.tags(number)
-            self._pins = None
+            self._retagged(volume)
             return seq
 
     def purged(self) -> None:

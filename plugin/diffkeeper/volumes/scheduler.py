@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from diffkeeper import clock, limits
 from diffkeeper.errors import DiffKeeperError
 from diffkeeper.freeze.writers import Target, Writers
+from diffkeeper.volumes.threads import within
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -116,8 +117,7 @@ class Scheduler:
         """Ask what the processes tell of quiet volumes; one that changed is due at once."""
         try:
             found = await self._writers()
-            loop = asyncio.get_running_loop()
-            changed = await loop.run_in_executor(self._pool, self._ask, volumes, found)
+            changed = await within(self._pool, self._ask, volumes, found)
         except Exception as error:
             log.exception("look_failed", extra={"error": str(error)})
             return
@@ -169,9 +169,7 @@ class Scheduler:
         for member in idle:
             member.pace.busy = True
         try:
-            await asyncio.get_running_loop().run_in_executor(
-                self._pool, self._capture, volume, team, found
-            )
+            await within(self._pool, self._capture, volume, team, found)
         finally:
             for member in idle:
                 member.pace.busy = False
@@ -193,8 +191,7 @@ class Scheduler:
             at, found = self._surveyed
             fresh = clock.monotonic() - at < limits.SURVEY_SECONDS_MAX
             if not (fresh and all(target in found for target in self._captures.targets())):
-                loop = asyncio.get_running_loop()
-                found = await loop.run_in_executor(self._pool, self._captures.writers)
+                found = await within(self._pool, self._captures.writers)
                 self._surveyed = (clock.monotonic(), found)
             return found
 

@@ -47,11 +47,12 @@ from diffkeeper.volumes.repairs import Repairs, refuse_mounted
 from diffkeeper.volumes.retention import Retention
 from diffkeeper.volumes.scheduler import Scheduler
 from diffkeeper.volumes.status import verify_report, volume_view
+from diffkeeper.volumes.threads import within
 from diffkeeper.volumes.trash import Trash
 from diffkeeper.volumes.volume import Places, Verification, Volume
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Coroutine, Sequence
 
     from diffkeeper.format.records import SnapshotRecord, VolumeRecord
     from diffkeeper.volumes.model import (
@@ -105,30 +106,24 @@ class VolumeService:
     @property
     def past(self) -> Past:
         """Histories and removed volumes; BusyError while the state loads."""
-        if self._past is None:
-            raise BusyError("the daemon is still loading its state")
-        return self._past
+        return _made(self._past)
 
     @property
     def caretaker(self) -> Caretaker:
         """What is done for the store as a whole; BusyError while the state loads."""
-        if self._caretaker is None:
-            raise BusyError("the daemon is still loading its state")
-        return self._caretaker
+        return _made(self._caretaker)
 
     @property
     def arrivals(self) -> Arrivals:
         """How volumes come to be; BusyError while the state loads."""
-        if self._arrivals is None:
-            raise BusyError("the daemon is still loading its state")
-        return self._arrivals
+        return _made(self._arrivals)
 
     # Start and stop
 
     async def start(self) -> None:
         """Open the store, thaw what a freeze left behind, take mounted volumes over."""
         try:
-            await self._in(self._steps, self._open)
+            await within(self._steps, self._open)
         except BaseException as error:
             self._loaded.set_exception(error)
             self._loaded.exception()  # seen here; callers of `ready` see it again
@@ -145,7 +140,7 @@ class VolumeService:
 
     async def _load_sources(self) -> None:
         """Compile the eBPF programs, so that no mount has to wait for that."""
-        await self._in(self._reads, self._sources.load)
+        await within(self._reads, self._sources.load)
 
     def _open(self) -> None:
         if not os.path.isdir(os.path.dirname(self._state_dir)):
@@ -200,9 +195,7 @@ class VolumeService:
 
     @property
     def _opened(self) -> Tools:
-        if self._tools is None:
-            raise BusyError("the daemon is still loading its state")
-        return self._tools
+        return _made(self._tools)
 
     @property
     def _scheduled(self) -> Scheduler:
@@ -225,18 +218,18 @@ class VolumeService:
     async def _watch(self, slot: Slot) -> None:
         async with slot.lock:
             if slot.volume.mounted and slot.volume.snapshotter is None:
-                await self._in(self._steps, slot.volume.take_over)
+                await within(self._steps, slot.volume.take_over)
 
     async def _tidy(self) -> None:
         """Add up what is stored, and delete what removed volumes left behind."""
         tools = self._opened
         async with self._registry.naming:  # no removed volume comes back meanwhile
-            removed = await self._in(self._steps, self.past.trash.leftovers)
+            removed = await within(self._steps, self.past.trash.leftovers)
         removed += [slot.volume.removed for slot in self._registry.slots.values()]
         for path in removed:
-            await self._in(self._reads, durable.remove_tree, path)
+            await within(self._reads, durable.remove_tree, path)
         for slot in list(self._registry.slots.values()):
-            await self._in(self._reads, add_up, tools.store, slot.volume)
+            await within(self._reads, add_up, tools.store, slot.volume)
 
     async def stop(self) -> None:
         """End captures and close everything; mounts stay for the containers that have them."""
@@ -252,9 +245,9 @@ class VolumeService:
         if self._scheduler is not None:
             await self._scheduler.stop()
         for slot in self._registry.slots.values():
-            await self._in(self._steps, slot.volume.close)
+            await within(self._steps, slot.volume.close)
         if self._tools is not None:
-            await self._in(self._steps, self._close, self._tools)
+            await within(self._steps, self._close, self._tools)
         for pool in (self._steps, self._captures, self._reads):
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -268,11 +261,6 @@ class VolumeService:
     async def ready(self) -> None:
         """Return once the state is loaded; raises what made loading fail."""
         await asyncio.shield(self._loaded)
-
-    async def _in(
-        self, pool: ThreadPoolExecutor, function: Callable[..., T], *arguments: object
-    ) -> T:
-        return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
 
     def _spawn(self, step: Coroutine[object, object, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(step)
@@ -334,7 +322,7 @@ class VolumeService:
             ) from None
         async with slot.lock:
             self._registry.require(name, slot)
-            await self._in(self._steps, slot.volume.hold, mount_id)
+            await within(self._steps, slot.volume.hold, mount_id)
             self._scheduled.add(slot.volume)
         recovery = slot.volume.recovery
         log.info(
@@ -352,8 +340,8 @@ class VolumeService:
         async with slot.lock:
             if slot.volume.snapshotter is None or not slot.volume.present:
                 await self._scheduled.remove(slot.volume)
-                await self._in(self._steps, slot.volume.close)
-                await self._in(self._steps, slot.volume.prepare)
+                await within(self._steps, slot.volume.close)
+                await within(self._steps, slot.volume.prepare)
                 for trouble in ("live", "capture"):
                     slot.volume.troubles.pop(trouble, None)
 
@@ -371,14 +359,14 @@ class VolumeService:
     async def _unmount(self, slot: Slot, mount_id: str) -> None:
         volume = slot.volume
         async with slot.lock:
-            last = await self._in(self._steps, volume.release, mount_id)
+            last = await within(self._steps, volume.release, mount_id)
             if not last:
                 return
             await self._scheduled.remove(slot.volume)
             failpoint.hit("unmount.before_capture")
-            await self._in(self._steps, self._last_look, volume)
-            await self._in(self._steps, volume.released)
-            await self._in(self._steps, volume.close)
+            await within(self._steps, self._last_look, volume)
+            await within(self._steps, volume.released)
+            await within(self._steps, volume.close)
         log.info("unmounted", extra={"volume": volume.name})
 
     def _last_look(self, volume: Volume) -> None:
@@ -402,9 +390,9 @@ class VolumeService:
         slot = self._registry.slot(name)
         async with slot.lock:
             self._registry.require(name, slot)
-            await self._in(self._steps, self._refuse_in_use, slot.volume)
+            await within(self._steps, self._refuse_in_use, slot.volume)
             await self._scheduled.remove(slot.volume)
-            removed = await self._in(self._steps, self._remove, slot.volume)
+            removed = await within(self._steps, self._remove, slot.volume)
             del self._registry.slots[name]
         counters.forget(name)
         log.info("removed", extra={"volume": name, "id": slot.volume.state.record.id})
@@ -412,7 +400,7 @@ class VolumeService:
             self._spawn(self._delete(removed))
 
     async def _delete(self, directory: str) -> None:
-        await self._in(self._reads, durable.remove_tree, directory)
+        await within(self._reads, durable.remove_tree, directory)
 
     def _refuse_in_use(self, volume: Volume) -> None:
         """Counts alone do not refuse: a killed dockerd leaves those of containers that are gone."""
@@ -429,8 +417,8 @@ class VolumeService:
         slot = self._registry.slot(name)
         async with slot.lock:
             self._registry.require(name, slot)
-            head = await self._in(self._captures, self._snapshot, slot.volume)
-        return await self._in(self._reads, History(self._opened.store).view, head)
+            head = await within(self._captures, self._snapshot, slot.volume)
+        return await within(self._reads, History(self._opened.store).view, head)
 
     def _snapshot(self, volume: Volume) -> SnapshotRecord:
         if volume.snapshotter is not None:
@@ -452,12 +440,12 @@ class VolumeService:
         volume = slot.volume
         if snapshot is not None:
             history = History(self._opened.store)
-            record = await self._in(self._reads, history.resolve, volume.state.record, snapshot)
-            result = await self._in(self._reads, volume.verify_stored, record)
+            record = await within(self._reads, history.resolve, volume.state.record, snapshot)
+            result = await within(self._reads, volume.verify_stored, record)
             return verify_report(name, record.seq, record.root, result)
         async with slot.lock:
             self._registry.require(name, slot)
-            return await self._in(self._reads, self._verify, volume)
+            return await within(self._reads, self._verify, volume)
 
     def _verify(self, volume: Volume) -> VerifyReport:
         head = self._snapshot(volume)
@@ -486,11 +474,18 @@ class VolumeService:
         slot = self._registry.slot(name)
         async with slot.lock:
             self._registry.require(name, slot)
-            await self._in(self._steps, refuse_mounted, slot.volume)
+            await within(self._steps, refuse_mounted, slot.volume)
             await self._scheduled.remove(slot.volume)
             repairs = Repairs(self._opened.store, self.past.retention, self._snapshot)
             act = partial(repairs.run, slot.volume, paths, dry_run=dry_run)
-            return await self._in(self._reads, act)
+            return await within(self._reads, act)
+
+
+def _made(part: T | None) -> T:
+    """A part of the service; BusyError while it is still to be made."""
+    if part is None:
+        raise BusyError("the daemon is still loading its state")
+    return part
 
 
 def _power_cut_tag(store: Store, record: VolumeRecord) -> dict[tuple[int, str], int]:
