@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from diffkeeper.store.environment import Transaction
+
 STATES = 9
 
 
@@ -251,6 +253,52 @@ def test_captures_and_readers_beside_maintenance(tmp_path: Path, store: Store) -
     assert not failures, failures
     for seq in range(33, 41):
         assert history.files_of(store, seq) == kept[seq]
+
+
+def test_a_base_that_moves_while_its_delta_is_read(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is at its new place, which the reader's transaction does not have yet."""
+    below = random.Random(5).randbytes(history.CHUNK)
+    above = b"changed" + below[7:]
+    digest, base = chunk_digest(above), chunk_digest(below)
+
+    def whole(content: bytes) -> pack.Builder:
+        builder = pack.Builder(1)
+        builder.add(chunk_digest(content), content, node=False)
+        return builder
+
+    store.upkeep.replace(whole(below).finish(), None)
+    builder = pack.Builder(1)
+    builder.add_delta(digest, pack.xor(above, below), base, node=False)
+    store.upkeep.replace(builder.finish(), None)
+    piece = store.objects._piece
+    moved: list[int] = []
+
+    def move_and_read(txn: Transaction, at: int) -> bytes:
+        if not moved:
+            moved.append(place_of(store, base))
+            mover = threading.Thread(
+                target=store.upkeep.replace, args=(whole(below).finish(), None)
+            )
+            mover.start()
+            mover.join()
+        return piece(txn, at)
+
+    monkeypatch.setattr(store.objects, "_piece", move_and_read)
+    assert store.chunk(digest) == above
+    assert place_of(store, base) != moved[0]
+
+
+def test_a_delta_without_its_base_is_an_error(store: Store) -> None:
+    below = random.Random(6).randbytes(history.CHUNK)
+    above = b"changed" + below[7:]
+    builder = pack.Builder(1)
+    base = chunk_digest(below)
+    builder.add_delta(chunk_digest(above), pack.xor(above, below), base, node=False)
+    store.upkeep.replace(builder.finish(), None)
+    with pytest.raises(CorruptionError, match=f"its base {base.hex()} is not in the store"):
+        store.chunk(chunk_digest(above))
 
 
 def test_a_damaged_base_is_named_and_harms_no_neighbour(

@@ -53,6 +53,10 @@ class _Moved(Exception):
     """A pack is not in this transaction: its objects are elsewhere by now, or absent."""
 
 
+class _BaseMoved(_Moved):
+    """The same of the base of a delta; where nothing moves, the base is absent."""
+
+
 class Objects:
     """All objects of a store. `load` first; any thread may read, writers take turns."""
 
@@ -110,6 +114,10 @@ class Objects:
             with self._settled(attempt > 0), self._environment.read() as txn:
                 try:
                     plain = self._plain_in(txn, digest, node)
+                except _BaseMoved as error:
+                    if attempt == 0:
+                        continue
+                    raise CorruptionError(f"{_named(digest, node)}: {error}") from None
                 except _Moved:
                     continue
                 if plain is not None:
@@ -160,7 +168,7 @@ class Objects:
             return None if base is None else place(pack_of(at), base)
         found = self.places.find(txn, base)
         if found is None:
-            raise CorruptionError(f"its base {base.hex()} is not in the store")
+            raise _BaseMoved(f"its base {base.hex()} is not in the store")
         return found
 
     def _piece(self, txn: Transaction, at: int) -> bytes:
