@@ -10,11 +10,11 @@ import errno
 import os
 import stat
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from diffkeeper import clock, limits
-from diffkeeper.engine.files import Why, is_at, unmoved
+from diffkeeper.engine.files import Why, unmoved
+from diffkeeper.engine.listing import Listing
 from diffkeeper.engine.observation import LostError, Observation, Place, entry_of_directory
 from diffkeeper.engine.worktree import Directory, Worktree
 from diffkeeper.errors import DiffKeeperError
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from diffkeeper.engine.files import Files
     from diffkeeper.engine.observation import Hidden
     from diffkeeper.engine.signatures import Index
+    from diffkeeper.engine.still import Sums
     from diffkeeper.format.records import IndexRecord
 
 
@@ -46,7 +47,9 @@ class Observer:
         files: Files,
         *,
         still: bool,
+        sums: Sums | None = None,
     ) -> None:
+        """sums: notes what is listed, so that `stood_still` can tell afterwards."""
         self._tree = worktree
         self._root_fd = root_fd
         self._device = os.fstat(root_fd).st_dev
@@ -60,6 +63,7 @@ class Observer:
         self._places = places
         self._check = check
         self._files = files
+        self._sums = sums
         # Files whose content was seen to in this round.
         self._read: set[int] = set()
         # Files that were not met at their known name, by what that is.
@@ -96,6 +100,18 @@ class Observer:
         yield from self._elsewhere()
         self._not_found(number for number in dirty.files if number not in self._read)
         self._finish()
+
+    def stood_still(self) -> bool:
+        """Whether all directories that were noted are what they were, by their timestamps."""
+        assert self._sums is not None  # noqa: S101  # noted by an earlier round
+        for number in self._sums.directories:
+            directory = self._tree.by_inode.get(number)
+            if directory is None:
+                return False
+            with self._opened(directory) as fd:
+                if fd is None or not self._sums.same(number, fd, self._check):
+                    return False
+        return True
 
     def _not_found(self, numbers: Iterable[int]) -> None:
         """Files that changed and were met nowhere: moved while they were looked for, or gone.
@@ -420,9 +436,13 @@ class Observer:
                 return
             # The watch comes first: a later change is hinted, an earlier one is listed.
             self._source.watch(directory.inode, fd)
-            listing = _Listing(directory, directory.content)
+            listing = Listing(directory, directory.content)
             before = None if directory.listed else self._watch_new
+            if self._sums is not None:
+                self._sums.begin(directory.inode, os.fstat(fd))
             for name, status in inode.statuses(fd, before):
+                if self._sums is not None:
+                    self._sums.add(directory.inode, name, status)
                 listing.on_disk.add(name)
                 listing.window.append((name, status))
                 if len(listing.window) >= limits.OBSERVE_NAMES_MAX:
@@ -437,7 +457,7 @@ class Observer:
                 yield from self._look(directory, fd, name)
             directory.listed = True
 
-    def _compare(self, listing: _Listing, fd: int) -> Iterator[Observation]:
+    def _compare(self, listing: Listing, fd: int) -> Iterator[Observation]:
         self._check()
         window, listing.window = listing.window, []
         known = listing.recorded != EMPTY
@@ -446,7 +466,11 @@ class Observer:
         for name, status in window:
             record = records.get(status.st_ino) if known else None
             hinted = status.st_ino in self._files.changed or status.st_ino in self._sought
-            if record is not None and not hinted and self._unchanged(listing, name, status, record):
+            if (
+                record is not None
+                and not hinted
+                and listing.unchanged(self._tree, self._files.trust, name, status, record)
+            ):
                 listing.found += 1
                 same.append(status.st_ino)
                 self._nameless.pop(status.st_ino, None)
@@ -456,32 +480,6 @@ class Observer:
             yield from self._look(listing.directory, fd, name, why=Why.LISTING)
         if not listing.directory.listed:
             self._source.settle(same)
-
-    def _unchanged(
-        self, listing: _Listing, name: bytes, status: os.stat_result, record: IndexRecord
-    ) -> bool:
-        unsure_ns = self._files.trust.granule_ns
-        if record.kind == Kind.FILE:
-            unsure_ns = max(unsure_ns, self._files.trust.horizon_ns)
-        same = unmoved(record, status, unsure_ns)
-        if not same or not record.link_id:
-            return same and is_at(record, listing.directory, name) and status.st_nlink == 1
-        entry = self._tree.lookup_in(listing.recorded, name)
-        if entry is None or entry.link_id != record.link_id:
-            return False
-        self._tree.add_link_name(record.link_id, listing.directory, name)
-        return True
-
-
-@dataclass(slots=True)
-class _Listing:
-    """One directory being compared with what was recorded when the listing began."""
-
-    directory: Directory
-    recorded: bytes
-    on_disk: set[bytes] = field(default_factory=set)
-    window: list[tuple[bytes, os.stat_result]] = field(default_factory=list)
-    found: int = 0
 
 
 def _grouped(pairs: list[tuple[int, bytes]]) -> dict[int, set[bytes]]:

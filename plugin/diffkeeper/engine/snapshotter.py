@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from diffkeeper import clock, limits
 from diffkeeper.capture.source import Changed, Dirty, Source
-from diffkeeper.engine import group
+from diffkeeper.engine import group, opening
 from diffkeeper.engine.files import Files
 from diffkeeper.engine.observation import Hidden, Observation, Place, Trust
 from diffkeeper.engine.observe import Observer
@@ -32,9 +32,7 @@ from diffkeeper.engine.unhinted import Unhinted
 from diffkeeper.engine.volume import Change
 from diffkeeper.engine.watched import Watched
 from diffkeeper.engine.work import Figures, Work, as_record
-from diffkeeper.engine.worktree import Directory, Worktree
 from diffkeeper.errors import UnsupportedError
-from diffkeeper.format.root import decode_root
 from diffkeeper.freeze.writers import Survey, Target, Writers
 from diffkeeper.fsio import inode
 from diffkeeper.store.store import Batch
@@ -43,7 +41,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from diffkeeper.engine.content import Content
+    from diffkeeper.engine.still import Sums
     from diffkeeper.engine.volume import VolumeState
+    from diffkeeper.engine.worktree import Directory, Worktree
     from diffkeeper.format.entry import Entry
     from diffkeeper.format.records import IndexRecord, SnapshotRecord
 
@@ -246,18 +246,9 @@ class Snapshotter:
         self._compare_due = clock.monotonic() + max(limits.COMPARE_SECONDS, share)
 
     def _load(self) -> Worktree:
-        head = self._state.head
-        if head is not None and (head.volume_id, head.seq) in self.tools.store.damaged:
-            # Nothing can be built on it: what is there is captured as if for the first time.
-            self.tools.store.commit(Batch(drop_index={head.volume_id}))
-            self._index.clear()
-            head = None
-        root = bytes.fromhex(head.root) if head is not None else None
         self._recorder.next_link_id = self._state.record.next_link_id
         number = os.fstat(self._root_fd).st_ino
-        entry = decode_root(self._stage.get(root))[0] if root is not None else None
-        same = entry is not None and self._index.has_directory(number, 0, b"", entry.content)
-        self._tree = Worktree(self._stage, number, root, same=same)
+        self._tree = opening.tree(self.tools.store, self._stage, self._index, self._state, number)
         return self._tree
 
     # Looking
@@ -268,6 +259,7 @@ class Snapshotter:
         spill: Callable[[Content], None],
         *,
         still: bool,
+        sums: Sums | None = None,
     ) -> Observer:
         """A round of looking; `still`: the writers are frozen, or there will be no freeze."""
         assert self._tree is not None  # noqa: S101  # loaded at the start of each capture
@@ -299,6 +291,7 @@ class Snapshotter:
             check,
             files,
             still=still,
+            sums=sums,
         )
 
     def _note_name(self, number: int, old: IndexRecord | None, new: IndexRecord) -> None:
@@ -316,7 +309,7 @@ class Snapshotter:
         window: list[Observation] = []
         size = 0
         try:
-            observer = self._observer(lambda: None, self._spill, still=self._work.still)
+            observer = self._observer(lambda: None, self._stage.take, still=self._work.still)
             for seen in observer.run(dirty, hidden):
                 window.append(seen)
                 size += seen.content.data_bytes if seen.content else 0
@@ -327,14 +320,6 @@ class Snapshotter:
             self.watched.replace(str(error))
             raise
         self._absorb(window)
-
-    def _spill(self, content: Content) -> None:
-        """Take the data of a large file over while it is still being read."""
-        self._stage.add_chunks(content.data)
-        content.data.clear()
-        content.data_bytes = 0
-        content.fold(self._stage.get, self._stage.put)
-        self._stage.relieve()
 
     def look_again(self) -> bool:
         """Without a freeze: look at what changed since the last look; false when anything did."""
@@ -373,15 +358,18 @@ class Snapshotter:
             self._look_frozen()
         self.watched.await_direct(budget.check)
         work.pending = self._drain(frozen=True)
-        if attempt and not (work.pending and self._source.complete):
+        if attempt and not self._source.complete and not self._stood_still(budget):
+            work.sums.clear()
+        elif attempt and not (work.pending and self._source.complete):
             work.pending = Dirty()
             return False
         if work.pending.orphans:
             work.pending_hidden = self._unhinted.with_open(work.pending_hidden, work.writers)
         work.frozen_hidden = work.frozen_hidden or bool(work.pending_hidden)
         work.figures.rounds += 1
-        observer = self._observer(budget.check, budget.spill, still=True)
-        moved = False
+        sums = None if self._source.complete else work.sums
+        observer = self._observer(budget.check, budget.spill, still=True, sums=sums)
+        moved = bool(attempt and not self._source.complete)
         try:
             for seen in observer.run(work.pending, work.pending_hidden):
                 work.taken.append(seen)
@@ -393,6 +381,20 @@ class Snapshotter:
             raise
         work.pending, work.pending_hidden = Dirty(), Hidden()
         return moved
+
+    def _stood_still(self, budget: group.Budget) -> bool:
+        """Without hints: whether all is what the last round saw, which is looked at again.
+
+        What was copied is read again, since its timestamps may be too young to tell.
+        """
+        work = self._work
+        observer = self._observer(budget.check, budget.spill, still=True, sums=work.sums)
+        if not observer.stood_still():
+            return False
+        names: dict[int, set[bytes]] = {}
+        for number, name in work.copied:
+            names.setdefault(number, set()).add(name)
+        return not any([self._is_news(seen) for seen in observer.run(Dirty(names=names), Hidden())])
 
     def _is_news(self, seen: Observation) -> bool:
         """Whether a name is not what it was at the last look, in this freeze or before it."""
@@ -433,6 +435,7 @@ class Snapshotter:
         self.watched.mapped.frozen = False
         taken, work.taken = work.taken, []
         work.copied.clear()
+        work.sums.clear()
         self._absorb(taken)
         dirty, hidden = work.pending, work.pending_hidden
         work.pending, work.pending_hidden = Dirty(), Hidden()

@@ -17,6 +17,8 @@ from diffkeeper.store.store import Batch, Store
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from diffkeeper.engine.content import Content
+
 
 class Stage:
     """New chunks and nodes of one volume; not thread safe."""
@@ -51,6 +53,14 @@ class Stage:
                 self._chunks[digest] = content
                 self._bytes += len(content)
                 self.new_bytes += len(content)
+
+    def take(self, content: Content) -> None:
+        """Take the data of a large file over while it is still being read."""
+        self.add_chunks(content.data)
+        content.data.clear()
+        content.data_bytes = 0
+        content.fold(self.get, self.put)
+        self.relieve()
 
     def given_up(self, digests: Iterable[bytes], batch: Batch) -> set[bytes]:
         """Those of objects that wait here, and are neither in the batch nor in the store.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from diffkeeper import clock
 from diffkeeper.capture.source import Dirty
 from diffkeeper.engine.observation import Hidden, Observation
+from diffkeeper.engine.still import Sums
 from diffkeeper.format.records import SnapshotRecord, VolumeRecord
 from diffkeeper.freeze.writers import Writers
 
@@ -41,6 +42,7 @@ class Work:
     # again if the freeze ends it early.
     taken: list[Observation] = field(default_factory=list)
     copied: dict[tuple[int, bytes], Observation] = field(default_factory=dict)  # newest by place
+    sums: Sums = field(default_factory=Sums)  # of its rounds, where a source gives no hints
     pending: Dirty = field(default_factory=Dirty)
     pending_hidden: Hidden = field(default_factory=Hidden)
     frozen_hidden: bool = False  # there was something that gives no hint
