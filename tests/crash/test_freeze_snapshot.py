@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from diffkeeper.freeze.freezer import Freezer, Frozen
 
 SNAPSHOTS = 5
+SNAPSHOTS_UNTIL_FUZZY_MAX = 100
 FREEZE_SECONDS = 2.0  # an emulated machine is slow
 # Writes each number into one file, then into the other. argv: directory.
 PROGRAM = """
@@ -34,6 +35,7 @@ while True:
         os.pwrite(file, b"%020d" % number, 0)
     time.sleep(0.001)
 """
+BUSY = PROGRAM.replace("time.sleep(0.001)", "pass")
 
 
 def is_frozen(cgroup: str) -> bool:
@@ -132,3 +134,35 @@ def test_a_snapshot_freezes_its_writer(
             assert content(engine.replay(snapshot, f"replay{number}")) == freezer.content
             print(f"snapshot {snapshot.seq}: frozen {snapshot.freeze_ms:.1f} ms")
         wait_for_writes(live)
+
+
+@pytest.mark.parametrize("source", ["inotify", "ebpf"])
+def test_who_writes_through_the_hosts_tree_makes_it_fuzzy(
+    source: str, cgroup: str, live: Path, tmp_path: Path
+) -> None:
+    """A container that was given the host's tree is not frozen; what it writes shows."""
+    seen, apart = tmp_path / "seen", live / "apart"
+    seen.mkdir()
+    apart.mkdir()
+    script = f'mount --rbind / {seen} && exec {sys.executable} -c "$1" {seen}{apart}'
+    point = tmp_path / "host"
+    point.mkdir()
+    subprocess.run(["mount", "--bind", str(live), str(point)], check=True)
+    monitor = subprocess.Popen(["unshare", "-m", "sh", "-c", script, "sh", BUSY])
+    try:
+        with Engine(tmp_path, Policy(source, freeze_seconds_max=FREEZE_SECONDS), live=live) as e:
+            wait_for_writes(apart)
+            assert monitor.pid not in e.writers().users
+            for number in range(SNAPSHOTS_UNTIL_FUZZY_MAX):
+                snapshot = e.snapshotter.capture("interval", e.writers())
+                assert snapshot is not None
+                if snapshot.consistency == "fuzzy":
+                    assert "by a process that was not frozen" in snapshot.cause
+                    return
+                first, second = content(e.replay(snapshot, f"replay{number}") / "apart")
+                assert int(first) - int(second) in (0, 1)
+            pytest.fail("it was never seen")
+    finally:
+        monitor.kill()
+        monitor.wait()
+        subprocess.run(["umount", str(point)], check=True)

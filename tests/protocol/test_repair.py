@@ -237,6 +237,22 @@ def test_not_while_it_is_mounted(daemon: Daemon) -> None:
     assert "no live directory" in message
 
 
+def test_not_while_somebody_reads_it(daemon: Daemon) -> None:
+    """A container that has it mounted read-only holds old bytes in memory, too."""
+    filled(daemon)
+    rotten = bitrot.rot(image(daemon), live(daemon) / "a", 40_000)
+    script = f"mount --bind {live(daemon)} /mnt && mount -o remount,bind,ro /mnt && echo; read end"
+    pipe = subprocess.PIPE
+    with subprocess.Popen(["unshare", "-m", "sh", "-c", script], stdin=pipe, stdout=pipe) as reader:
+        assert reader.stdout is not None
+        assert reader.stdout.read(1) == b"\n"
+        message = said(daemon, "repair", "v", "--yes", code=ConflictError.exit_code)
+        assert f"is mounted by the processes {reader.pid};" in message
+        assert (live(daemon) / "a").read_bytes() == rotten
+        reader.communicate(b"\n")
+    assert parsed(daemon, "repair", "v", "--yes")["files"][0]["outcome"] == "repaired"
+
+
 def test_what_else_differs_stays(daemon: Daemon) -> None:
     """A file that cannot be written, beside one that can: done as far as it goes, and told."""
     files = filled(daemon)

@@ -21,8 +21,8 @@ from diffkeeper.errors import NotFoundError
 from diffkeeper.freeze import processes
 from diffkeeper.freeze.cgroups import Hierarchy
 from diffkeeper.freeze.mappings import MappingScanner
-from diffkeeper.freeze.mounts import parse
 from diffkeeper.freeze.writers import Survey, Target, Writers
+from diffkeeper.fsio import mounts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -96,6 +96,10 @@ def volume(tmp_path: Path) -> Path:
     return live
 
 
+def target_of(path: str) -> Target:
+    return Target(*mounts.locate(path)[:2])
+
+
 def bind(volume: Path, options: str = "") -> str:
     """Commands that mount a directory in a new namespace."""
     return f"mount --bind {volume} /mnt{options and f' && mount -o {options} /mnt'}"
@@ -112,7 +116,7 @@ def test_writers_of_each_target(cgroup: str, start: Start, volume: Path, tmp_pat
     )
     start("true", f"{cgroup}/c")
     survey = Survey()
-    one, two, three = map(Target.of, (str(volume), str(other), str(idle)))
+    one, two, three = map(target_of, (str(volume), str(other), str(idle)))
     found = survey.find([one, two, three])
     everybody = tuple(sorted((first, second, both)))
     assert found[one] == Writers((f"{cgroup}/a", f"{cgroup}/b"), everybody)
@@ -124,7 +128,7 @@ def test_writers_of_each_target(cgroup: str, start: Start, volume: Path, tmp_pat
 
 def test_comings_and_goings(cgroup: str, start: Start, volume: Path) -> None:
     survey = Survey()
-    target = Target.of(str(volume))
+    target = target_of(str(volume))
     assert survey.find([target])[target] == Writers()
     first = start(bind(volume), cgroup)
     assert survey.find([target])[target].pids == (first,)
@@ -147,7 +151,7 @@ def test_old_processes_are_asked_again(
     )
     try:
         Path(cgroup, "cgroup.procs").write_text(str(late_namespace.pid))
-        survey, target = Survey(), Target.of(str(volume))
+        survey, target = Survey(), target_of(str(volume))
         assert survey.find([target])[target] == Writers()
         deadline = time.monotonic() + 10
         wanted = {late_mount, late_namespace.pid}
@@ -161,10 +165,12 @@ def test_old_processes_are_asked_again(
 
 def test_what_makes_no_writer(cgroup: str, start: Start, volume: Path) -> None:
     (volume / "inside").mkdir()
-    target, inside = Target.of(str(volume)), Target.of(str(volume / "inside"))
+    target, inside = target_of(str(volume)), target_of(str(volume / "inside"))
     survey = Survey()
-    start(bind(volume, "remount,bind,ro"), cgroup)
-    assert survey.find([target])[target] == Writers(), "a read-only mount"
+    reader = start(bind(volume, "remount,bind,ro"), cgroup)
+    only_read = survey.find([target])[target]
+    assert only_read == Writers(readers=(reader,)), "a read-only mount"
+    assert only_read.users == {reader}
     below = start(bind(volume / "inside"), cgroup)
     found = survey.find([target, inside])
     assert found[target].pids == (below,), "a directory of the volume is a part of it"
@@ -175,37 +181,118 @@ def test_what_makes_no_writer(cgroup: str, start: Start, volume: Path) -> None:
     assert survey.find([elsewhere])[elsewhere] == Writers()
 
 
-def test_copy_of_the_hosts_mount_makes_no_writer(
-    cgroup: str, start: Start, volume: Path, tmp_path: Path
-) -> None:
+@pytest.fixture
+def hosts(volume: Path, tmp_path: Path) -> Iterator[Path]:
+    """Where the host has the volume mounted, as containers get it from there."""
     point = tmp_path / "host"
     point.mkdir()
     subprocess.run(["mount", "--bind", str(volume), str(point)], check=True)
+    yield point
+    subprocess.run(["umount", str(point)], check=True)
+
+
+def test_copy_of_the_hosts_mount_makes_no_writer(
+    cgroup: str, start: Start, volume: Path, hosts: Path
+) -> None:
+    survey, target = Survey(), target_of(str(hosts))
+    assert target == target_of(str(volume))
+    start("true", cgroup)
+    assert survey.find([target])[target] == Writers(), "a service with a private namespace"
+    writer = start(bind(volume), cgroup)
+    assert survey.find([target])[target].pids == (writer,)
+
+
+def watching(tree: str, point: Path, options: str = "ro") -> str:
+    """What a monitor of the whole host gets: the tree with all mounts below it."""
+    return (
+        f"mount --rbind {tree} {point} && mount --make-rslave {point}"
+        f" && mount -o remount,bind,{options} {point}"
+    )
+
+
+@pytest.mark.parametrize("options", ["ro", "rw"])
+@pytest.mark.parametrize("jailed", [False, True])
+def test_who_sees_the_whole_host_is_no_writer(
+    cgroup: str, start: Start, volume: Path, hosts: Path, tmp_path: Path, options: str, jailed: bool
+) -> None:
+    """Neither with the host's root, nor with a directory of it, wherever it has them mounted."""
+    (tmp_path / "seen").mkdir()
+    survey, target = Survey(), target_of(str(volume))
+    end = f"; cd {tmp_path}/seen && exec chroot . sh -c 'echo ready; read -r end'"
+    for tree in ("/", str(tmp_path)):
+        setup = watching(tree, tmp_path / "seen" if tree == "/" else Path("/mnt"), options)
+        start(setup + (end if jailed and tree == "/" else ""), cgroup)
+    found = survey.find([target])[target]
+    assert found == Writers(), "what it sees is the host's own mount"
+    writer = start(f"{watching('/', tmp_path / 'seen', options)} && {bind(hosts)}", cgroup)
+    found = survey.find([target])[target]
+    assert found.pids == (writer,), "it was given the volume, too"
+    assert found.users == {writer}
+
+
+def test_a_copy_that_comes_later_makes_no_writer(
+    cgroup: str, start: Start, volume: Path, tmp_path: Path
+) -> None:
+    """A mount that reaches a namespace from the host, because it follows the host's."""
+    tree = tmp_path / "shared"
+    (tree / "point").mkdir(parents=True)
+    survey, target = Survey(), target_of(str(volume))
+    commands = (["--bind", str(tree), str(tree)], ["--make-shared", str(tree)])
+    for command in commands:
+        subprocess.run(["mount", *command], check=True)
     try:
-        if str(point).encode() not in Path("/proc/1/mountinfo").read_bytes():
-            pytest.skip("the tests run in another mount namespace than process 1")
-        survey, target = Survey(), Target.of(str(point))
-        assert target == Target.of(str(volume))
-        start("true", cgroup)
-        assert survey.find([target])[target] == Writers(), "a service with a private namespace"
-        writer = start(bind(volume), cgroup)
-        assert survey.find([target])[target].pids == (writer,)
+        pid = start(f"mount --rbind {tree} /mnt", cgroup, "--propagation", "slave")
+        assert str(volume).encode() not in Path(f"/proc/{pid}/mountinfo").read_bytes()
+        subprocess.run(["mount", "--bind", str(volume), str(tree / "point")], check=True)
+        try:
+            assert b" /mnt/point " in Path(f"/proc/{pid}/mountinfo").read_bytes()
+            assert survey.find([target])[target] == Writers()
+        finally:
+            subprocess.run(["umount", str(tree / "point")], check=True)
     finally:
-        subprocess.run(["umount", str(point)], check=True)
+        subprocess.run(["umount", str(tree)], check=True)
 
 
-@pytest.mark.parametrize("name", ["with space", "line\nbreak", "back\\slash", "t\tab", b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("with space", "line\nbreak", "back\\slash", "t\tab", b"\xff\xfe"),
+        *("form\ffeed", "v\vtab", "return\r", "f\x1cs", "nel\x85", "line\u2028separator"),
+    ],
+)
 def test_hostile_names(start: Start, tmp_path: Path, name: str | bytes) -> None:
     volume = tmp_path / os.fsdecode(name)
     volume.mkdir()
     (tmp_path / "mount").mkdir()
-    target = Target.of(str(volume))
+    target = target_of(str(volume))
     assert target.root.endswith(f"/{os.fsdecode(name)}")
     os.environ["DKTEST_VOLUME"] = str(volume)
     try:
         pid = start(f'mount --bind "$DKTEST_VOLUME" {tmp_path}/mount')
     finally:
         del os.environ["DKTEST_VOLUME"]
+    assert Survey().find([target])[target].pids == (pid,)
+
+
+@pytest.mark.parametrize("name", ["\f", "\v", "\r", "\x1c", "\x85", "\u2028", " ", "\n"])
+def test_a_mount_point_of_any_name(start: Start, volume: Path, tmp_path: Path, name: str) -> None:
+    """Whatever breaks lines elsewhere is a part of a name here; anybody may mount so."""
+    point = tmp_path / f"a{name}b"
+    point.mkdir()
+    subprocess.run(["mount", "--bind", str(volume), str(point)], check=True)
+    try:
+        assert mounts.is_mounted(str(point))
+        assert mounts.locate(str(point)) == mounts.locate(str(volume))
+        mounts.bind(str(volume), str(tmp_path / "mount"))
+        mounts.unbind(str(tmp_path / "mount"))
+    finally:
+        subprocess.run(["umount", str(point)], check=True)
+    os.environ["DKTEST_POINT"] = str(point)
+    try:
+        pid = start(f'mount --bind {volume} "$DKTEST_POINT"')
+    finally:
+        del os.environ["DKTEST_POINT"]
+    target = target_of(str(volume))
     assert Survey().find([target])[target].pids == (pid,)
 
 
@@ -220,7 +307,7 @@ def test_changed_roots(cgroup: str, start: Start, volume: Path, tmp_path: Path) 
         assert jailed.stdout is not None
         jailed.stdout.readline()
         Path(cgroup, "cgroup.procs").write_text(str(jailed.pid))
-        survey, target = Survey(), Target.of(str(volume))
+        survey, target = Survey(), target_of(str(volume))
         wanted = tuple(sorted((pid, jailed.pid)))
         assert survey.find([target])[target] == Writers((cgroup,), wanted)
         os.kill(pid, signal.SIGKILL)
@@ -245,7 +332,7 @@ def test_unfreezable(start: Start, volume: Path) -> None:
     if hierarchy.directory(Path("/proc/self/cgroup").read_bytes())[0]:
         pytest.skip("the tests themselves run in a cgroup that is not the root")
     pid = start(bind(volume))
-    target = Target.of(str(volume))
+    target = target_of(str(volume))
     writers = Survey().find([target])[target]
     assert writers == Writers((), (pid,), (f"process {pid} (sh): it is in the root cgroup",))
 
@@ -255,7 +342,8 @@ def test_own_cgroup_is_unfreezable(cgroup: str, start: Start, volume: Path) -> N
     script = """
 import os, sys
 from diffkeeper.freeze.writers import Survey, Target
-target = Target.of(sys.argv[2])
+from diffkeeper.fsio import mounts
+target = Target(*mounts.locate(sys.argv[2])[:2])
 open(sys.argv[1] + "/cgroup.procs", "w").write(str(os.getpid()))
 print(Survey().find([target])[target])
 """
@@ -270,25 +358,37 @@ print(Survey().find([target])[target])
     assert "cgroups=()" in done.stdout
 
 
-def test_target_of(tmp_path: Path) -> None:
+def test_where_a_directory_lies(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
-    parent, child = Target.of(str(tmp_path)), Target.of(str(tmp_path / "a" / ".." / "a"))
+    parent, child = target_of(str(tmp_path)), target_of(str(tmp_path / "a" / ".." / "a"))
     assert child == Target(parent.dev, f"{parent.root.rstrip('/')}/a")
-    assert parent.holds(child.root)
-    assert not child.holds(parent.root)
     with pytest.raises(NotFoundError):
-        Target.of(str(tmp_path / "missing"))
+        target_of(str(tmp_path / "missing"))
+
+
+def test_a_covered_mount_holds_nothing(tmp_path: Path) -> None:
+    """The mount with the longest point that fits is not always the one that is seen."""
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "other" / "b").mkdir(parents=True)
+    real = target_of(str(tmp_path / "other" / "b"))
+    points = [str(tmp_path / "a" / "b"), str(tmp_path / "a")]
+    subprocess.run(["mount", "-t", "tmpfs", "none", points[0]], check=True)
+    subprocess.run(["mount", "--bind", str(tmp_path / "other"), points[1]], check=True)
+    try:
+        assert target_of(points[0]) == real
+    finally:
+        for point in reversed(points):
+            subprocess.run(["umount", point], check=True)
 
 
 def test_parse_mountinfo() -> None:
     text = (
         b"36 35 98:0 /mnt1 /mnt\\0402 rw,noatime master:1 - ext3 /dev/root rw,errors=continue\n"
-        b"37 35 0:45 /@/live\\012x / ro,relatime - btrfs /dev/sda ro\n"
+        b"37 36 0:45 /@/live\\012x / ro,relatime - btrfs /dev/sda ro\n"
     )
-    first, second = parse(text)
-    assert (first.id, first.dev, first.root, first.point) == (36, "98:0", "/mnt1", "/mnt 2")
-    assert first.writable
-    assert (second.root, second.point, second.writable) == ("/@/live\nx", "/", False)
+    first, second = mounts.parse(text)
+    assert first == mounts.Mount(36, 35, "98:0", "/mnt1", "/mnt 2", True, "ext3")
+    assert second == mounts.Mount(37, 36, "0:45", "/@/live\nx", "/", False, "btrfs")
 
 
 HOLDER = """
@@ -345,7 +445,7 @@ def test_mapped_writable(
     holder: tuple[int, dict[str, int]], tmp_path: Path, by_query: bool
 ) -> None:
     pid, inodes = holder
-    dev = Target.of(str(tmp_path)).dev
+    dev = target_of(str(tmp_path)).dev
     scanner = MappingScanner("/proc")
     scanner.by_query = by_query
     expected = {inodes["shared"], inodes["deleted"]}
@@ -377,7 +477,7 @@ time.sleep(60)
     try:
         assert process.stdout is not None
         inode = int(process.stdout.readline())
-        dev = Target.of(str(tmp_path)).dev
+        dev = target_of(str(tmp_path)).dev
         text = MappingScanner("/proc")
         text.by_query = False
         assert Survey().mapped_writable([process.pid], dev) == {inode}
@@ -390,7 +490,7 @@ time.sleep(60)
 
 def test_open_for_write(holder: tuple[int, dict[str, int]], tmp_path: Path) -> None:
     pid, inodes = holder
-    dev = Target.of(str(tmp_path)).dev
+    dev = target_of(str(tmp_path)).dev
     found = Survey().open_for_write([pid, 2**22 - 1], dev)
     # Python's mmap keeps a descriptor of its own, opened as the one it was given.
     # What has no name left is not told: nothing could be recorded of it.
@@ -451,7 +551,7 @@ time.sleep(60)
             assert process.stdout is not None
             process.stdout.readline()
         pids = [process.pid for process in processes]
-        target = Target.of(str(tmp_path))
+        target = target_of(str(tmp_path))
         lines = Path("/proc", str(pids[0]), "maps").read_bytes().count(b"\n")
         text, survey = MappingScanner("/proc"), Survey()
         text.by_query = False
@@ -487,7 +587,7 @@ def measured(action: Callable[[], object]) -> float:
 
 
 def test_no_descriptor_is_kept(tmp_path: Path) -> None:
-    survey, target = Survey(), Target.of(str(tmp_path))
+    survey, target = Survey(), target_of(str(tmp_path))
     before = len(os.listdir("/proc/self/fd"))
     survey.find([target])
     with mmap.mmap(-1, 4096):

@@ -1,4 +1,4 @@
-"""The host's mount namespaces and what each can write to, kept up to date at little cost.
+"""The host's mount namespaces and what each has mounted, kept up to date at little cost.
 
 A process is known by its number and the inode number of its directory in /proc, which another
 process of the same number doesn't share. One that has been seen for a while is asked for its
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from diffkeeper import clock, limits
-from diffkeeper.freeze.mounts import Mount, parse
 from diffkeeper.freeze.processes import read_all
+from diffkeeper.fsio import mounts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,16 +31,43 @@ class _Process:
     due: float
 
 
-class View:
-    """What one mount namespace can write to: `mounts` by file system, and its `root` mount."""
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A directory `root` of the file system `device`, mounted on another directory.
 
-    def __init__(self, mounts: list[Mount], witness: _Key, first: float, now: float) -> None:
+    on: device and path of that one. A copy of a mount, by a recursive bind or by propagation, is
+    at the same place as its original, wherever the process sees it.
+    """
+
+    device: str
+    root: str
+    on: tuple[str, str]
+
+
+class Table:
+    """What one process has mounted: `by_device`, in order."""
+
+    def __init__(self, found: list[mounts.Mount]) -> None:
+        self._by_id = {mount.id: mount for mount in found}
+        self.by_device: dict[str, list[mounts.Mount]] = {}
+        for mount in found:
+            self.by_device.setdefault(mount.device, []).append(mount)
+
+    def place(self, mount: mounts.Mount) -> Place | None:
+        """Where the mount is; None when what it is mounted on is out of the process's sight."""
+        parent = self._by_id.get(mount.parent)
+        if parent is None:
+            return None
+        on = parent.device, mounts.inside(parent, mount.point)
+        return Place(mount.device, mount.root, on)
+
+
+class View:
+    """What one mount namespace has mounted, as each of its members with a root of its own sees."""
+
+    def __init__(self, tables: list[Table], witness: _Key, first: float, now: float) -> None:
         self.members: frozenset[_Key] = frozenset()
-        self.root = next(((m.dev, m.root) for m in reversed(mounts) if m.point == "/"), ("", ""))
-        self.mounts: dict[str, list[Mount]] = {}
-        for mount in mounts:
-            if mount.writable:
-                self.mounts.setdefault(mount.dev, []).append(mount)
+        self.tables = tables
         self.witness = witness
         self.first = first
         self.due = _due(first, now, witness[0])
@@ -68,13 +95,13 @@ class Namespaces:
             self._views[namespace] = view
             yield view, [pid for pid, _ in members]
 
-    def mounts(self, pid: int) -> list[Mount]:
+    def table(self, pid: int | str) -> Table:
         """What a process sees mounted; nothing when it is ending, for it writes no more."""
         try:
             with open(f"{self._proc_root}/{pid}/mountinfo", "rb", buffering=0) as file:
-                return parse(read_all(file.fileno()))
+                return Table(mounts.parse(read_all(file.fileno())))
         except OSError:
-            return []
+            return Table([])
 
     def _groups(self, now: float) -> dict[str, list[_Key]]:
         groups: dict[str, list[_Key]] = {}
@@ -123,11 +150,10 @@ class Namespaces:
                 root = os.readlink(f"{self._proc_root}/{key[0]}/root")
             except OSError:
                 root = f"of process {key[0]}"
-            if root == "/" and (mounts := self.mounts(key[0])):
-                return View(mounts, key, first, now)
+            if root == "/" and (table := self.table(key[0])).by_device:
+                return View([table], key, first, now)
             roots.setdefault(root, key)
-        mounts = [mount for key in roots.values() for mount in self.mounts(key[0])]
-        return View(mounts, members[0], first, now)
+        return View([self.table(key[0]) for key in roots.values()], members[0], first, now)
 
 
 def _due(first: float, now: float, number: int) -> float:

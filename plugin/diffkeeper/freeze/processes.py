@@ -9,7 +9,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from diffkeeper.errors import UnsupportedError
-from diffkeeper.freeze.mounts import parse
+from diffkeeper.fsio import mounts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -57,9 +57,10 @@ def open_for_write(proc_root: str, pids: Iterable[int], dev: str) -> set[int]:
             vanished(error)
             continue
         try:
-            mounts = {mount.id: mount.dev for mount in parse(_slurp("mountinfo", directory))}
+            mounted = mounts.parse(_slurp("mountinfo", directory))
+            devices = {mount.id: mount.device for mount in mounted}
             for name in _names("fd", directory):
-                found |= _written(directory, name, mounts, dev)
+                found |= _written(directory, name, devices, dev)
         except OSError as error:
             vanished(error, errno.EINVAL)
         finally:
@@ -67,7 +68,7 @@ def open_for_write(proc_root: str, pids: Iterable[int], dev: str) -> set[int]:
     return found
 
 
-def _written(directory: int, name: str, mounts: dict[int, str], dev: str) -> set[int]:
+def _written(directory: int, name: str, devices: dict[int, str], dev: str) -> set[int]:
     """The inode behind one descriptor if it is open for writing on `dev`, else nothing."""
     path = f"fd/{name}"
     try:
@@ -80,7 +81,7 @@ def _written(directory: int, name: str, mounts: dict[int, str], dev: str) -> set
         if target.endswith(" (deleted)") and os.stat(path, dir_fd=directory).st_nlink == 0:
             return set()
         info = dict(_INFO.findall(_slurp(f"fdinfo/{name}", directory)))
-        mounted = mounts.get(int(info[b"mnt_id"]))
+        mounted = devices.get(int(info[b"mnt_id"]))
         if mounted == dev and b"ino" in info:
             return {int(info[b"ino"])}
         if mounted is None or mounted == dev:

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from diffkeeper.errors import UnsupportedError
 from diffkeeper.freeze import processes
 from diffkeeper.freeze.cgroups import Hierarchy, topmost
 from diffkeeper.freeze.mappings import Mapped, MappingScanner
-from diffkeeper.freeze.mounts import Mount, Target
-from diffkeeper.freeze.namespaces import Namespaces, View
+from diffkeeper.freeze.namespaces import Namespaces, Place, Table, View
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -25,24 +24,44 @@ __all__ = ["Mapped", "Survey", "Target", "Writers"]
 
 
 @dataclass(frozen=True, slots=True)
+class Target:
+    """A directory, whatever it is mounted as, see `mounts.locate`.
+
+    `dev`: its file system as "major:minor", as mountinfo shows it (on btrfs that is not `st_dev`);
+    `root`: its path inside that file system.
+    """
+
+    dev: str
+    root: str
+
+
+@dataclass(frozen=True, slots=True)
 class Writers:
     """The writers of one target.
 
     `cgroups`: directories to freeze, topmost only; `pids`: all writing processes; `unfreezable`: a
-    sentence for each process that no freeze can stop: a snapshot is fuzzy while there is one.
+    sentence for each process that no freeze can stop: a snapshot is fuzzy while there is one;
+    `readers`: processes that have it mounted read-only.
     """
 
     cgroups: tuple[str, ...] = ()
     pids: tuple[int, ...] = ()
     unfreezable: tuple[str, ...] = ()
+    readers: tuple[int, ...] = ()
+
+    @property
+    def users(self) -> frozenset[int]:
+        """All processes that have it mounted."""
+        return frozenset((*self.pids, *self.readers))
 
 
 class Survey:
     """Finds the writers of volumes. Not thread-safe; keeps no descriptor between calls.
 
-    A namespace that has the host's own root file system, such as a system service's, counts as
-    the host where it shows the volume at the very place where the host has it: that is a propagated
-    copy of the host's mount. A read-only mount makes no writer.
+    A mount that is at the same place as one of the host's, or of ours, is a copy of it: a system
+    service has those, and a monitor that has the host's whole tree mounted. Whoever sees a volume
+    through such a copy alone is no writer and no user; if he writes all the same, he writes as a
+    process of the host does, which is not frozen. A read-only mount makes a user, no writer.
     """
 
     def __init__(self, proc_root: str = "/proc", cgroup_root: str = "/sys/fs/cgroup") -> None:
@@ -57,16 +76,17 @@ class Survey:
         by_dev: dict[str, dict[str, Target]] = {}
         for target in targets:
             by_dev.setdefault(target.dev, {})[target.root] = target
-        found: dict[Target, list[int]] = {target: [] for target in targets}
+        found: dict[Target, _Found] = {target: _Found() for target in targets}
         if targets:
-            host = _Host(self._namespaces)
             asked = frozenset(targets)
             # A new volume may have been mounted into namespaces that were there before.
-            for view, pids in self._namespaces.views(afresh=not asked <= self._asked):
-                for target in _seen(view, by_dev, host):
-                    found[target].extend(pids)
+            views = list(self._namespaces.views(afresh=not asked <= self._asked))
+            host = _Host(self._namespaces)
+            for view, pids in views:
+                for target, writable in _seen(view, by_dev, host).items():
+                    (found[target].writing if writable else found[target].reading).extend(pids)
             self._asked = asked
-        places = _Places(self._proc_root, self._hierarchy)
+        places = _Cgroups(self._proc_root, self._hierarchy)
         return {target: places.writers(pids) for target, pids in found.items()}
 
     def hidden_writes(self, pids: Iterable[int], dev: str) -> Mapped:
@@ -117,24 +137,37 @@ class Survey:
         return processes.open_for_write(self._proc_root, pids, dev)
 
 
+@dataclass(slots=True)
+class _Found:
+    """The processes that have one target mounted."""
+
+    writing: list[int] = field(default_factory=list)
+    reading: list[int] = field(default_factory=list)
+
+
 class _Host:
-    """The host's mounts, as process 1 has them; read when first asked for."""
+    """The places of mounts that process 1 has, and we; read when first asked for.
+
+    That is after the other namespaces were looked at: no copy is older than its original.
+    """
 
     def __init__(self, namespaces: Namespaces) -> None:
         self._namespaces = namespaces
-        self._view: View | None = None
+        self._tables: list[Table] = []
 
-    def has(self, view: View, mount: Mount) -> bool:
-        """True when `mount` is a copy of the host's own, in a namespace with the host's root."""
-        if self._view is None:
-            self._view = View(self._namespaces.mounts(1), (1, 0), 0, 0)
-        return view.root == self._view.root and any(
-            (mount.root, mount.point) == (own.root, own.point)
-            for own in self._view.mounts.get(mount.dev, [])
+    def has(self, place: Place | None) -> bool:
+        """Whether one of the host's own mounts, or of ours, is there."""
+        if place is None:
+            return False
+        self._tables = self._tables or [self._namespaces.table(pid) for pid in (1, "self")]
+        return any(
+            mount.root == place.root and table.place(mount) == place
+            for table in self._tables
+            for mount in table.by_device.get(place.device, [])
         )
 
 
-class _Places:
+class _Cgroups:
     """Processes to cgroups, each cgroup's list of processes read once."""
 
     def __init__(self, proc_root: str, hierarchy: Hierarchy) -> None:
@@ -143,12 +176,12 @@ class _Places:
         self._own = hierarchy.own()
         self._known: dict[int, str] = {}
 
-    def writers(self, pids: list[int]) -> Writers:
+    def writers(self, found: _Found) -> Writers:
         """Raises nothing for processes that vanish: they write no more."""
         alive: list[int] = []
         cgroups: set[str] = set()
         unfreezable: list[str] = []
-        for pid in sorted(pids):
+        for pid in sorted(found.writing):
             try:
                 directory, reason = self._place(pid)
             except OSError:
@@ -163,7 +196,8 @@ class _Places:
                 unfreezable.append(f"process {pid} ({self._name(pid)}): {reason}")
             else:
                 cgroups.add(directory)
-        return Writers(tuple(topmost(cgroups)), tuple(alive), tuple(unfreezable))
+        readers = [p for p in sorted(found.reading) if not processes.exiting(self._proc_root, p)]
+        return Writers(tuple(topmost(cgroups)), tuple(alive), tuple(unfreezable), tuple(readers))
 
     def _place(self, pid: int) -> tuple[str, str]:
         if pid in self._known:
@@ -183,19 +217,24 @@ class _Places:
             return "ended"
 
 
-def _seen(view: View, by_dev: dict[str, dict[str, Target]], host: _Host) -> set[Target]:
-    """The targets that a namespace can write to; `by_dev`: file system to root to target."""
-    return {
-        roots[above]
-        for dev, roots in by_dev.items()
-        for mount in view.mounts.get(dev, [])
-        for above in _at_and_above(mount.root)
-        if above in roots and not host.has(view, mount)
-    }
+def _seen(view: View, by_dev: dict[str, dict[str, Target]], host: _Host) -> dict[Target, bool]:
+    """The targets that a namespace has mounted, and whether it can write to them.
+
+    `by_dev`: file system to root to target.
+    """
+    seen: dict[Target, bool] = {}
+    for table in view.tables:
+        for dev, roots in by_dev.items():
+            for mount in table.by_device.get(dev, []):
+                held = [roots[above] for above in _at_and_above(mount.root) if above in roots]
+                if held and not host.has(table.place(mount)):
+                    for target in held:
+                        seen[target] = seen.get(target, False) or mount.writable
+    return seen
 
 
 def _at_and_above(root: str) -> Iterator[str]:
-    """A path inside a file system and all that hold it, as `Target.holds` has it."""
+    """A path inside a file system and all that hold it, the file system's root last."""
     yield root
     while root != "/":
         root = root.rpartition("/")[0] or "/"

@@ -9,39 +9,56 @@ from dataclasses import dataclass
 from diffkeeper.errors import NotFoundError
 from diffkeeper.fsio import linux
 
-_ESCAPE = re.compile(r"\\([0-7]{3})")
+# The kernel escapes only these: any other byte, such as a form feed, stands for itself.
+_ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One line of mountinfo(5): device "major:minor", root in the file system, point, type."""
+    """One line of mountinfo(5).
 
+    `device`: "major:minor" of its file system, which on btrfs is not `st_dev`; `root`: the mounted
+    directory inside that; `point`: where it is mounted, as the process sees it; `parent`: id of
+    the mount that holds the point; `writable`: the mount is, whatever the file system is.
+    """
+
+    id: int
+    parent: int
     device: str
     root: str
     point: str
+    writable: bool
     fs_type: str
 
 
-def _unescape(text: str) -> str:
-    return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), text)
+def parse(mountinfo: bytes) -> list[Mount]:
+    """All mounts of a `/proc/PID/mountinfo`, in order; later ones cover earlier ones."""
+    return [_mount(line) for line in mountinfo.split(b"\n") if line]
 
 
-def parse_mountinfo(text: str) -> list[Mount]:
-    """All mounts of a mountinfo file, in order; later ones cover earlier ones."""
-    mounts = []
-    for line in text.splitlines():
-        before, _, after = line.partition(" - ")
-        fields = before.split(" ")
-        mounts.append(
-            Mount(fields[2], _unescape(fields[3]), _unescape(fields[4]), after.split(" ")[0])
-        )
-    return mounts
+def _mount(line: bytes) -> Mount:
+    before, _, after = line.partition(b" - ")
+    number, parent, device, root, point, options, *_ = before.split(b" ")
+    return Mount(
+        id=int(number),
+        parent=int(parent),
+        device=device.decode(),
+        root=_path(root),
+        point=_path(point),
+        writable=options.startswith(b"rw"),
+        fs_type=os.fsdecode(after.split(b" ")[0]),
+    )
+
+
+def _path(field: bytes) -> str:
+    plain = _ESCAPE.sub(lambda found: bytes([int(found[1], 8)]), field) if b"\\" in field else field
+    return os.fsdecode(plain)
 
 
 def own_mounts() -> list[Mount]:
     """The mounts of this process's namespace."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        return parse_mountinfo(file.read())
+    with open("/proc/self/mountinfo", "rb") as file:
+        return parse(file.read())
 
 
 def is_mounted(point: str) -> bool:
@@ -54,19 +71,36 @@ def locate(directory: str) -> tuple[str, str, str]:
     """Device "major:minor", path inside that file system, and file system type of a directory.
 
     This is how the same directory shows in the mountinfo of any container that has it mounted.
+    Raises NotFoundError when it is not there, or its mount is not in our namespace.
     """
-    path = os.path.realpath(directory)
-    best: Mount | None = None
-    for mount in own_mounts():
-        prefix = mount.point.rstrip("/")
-        below = path == mount.point or path.startswith(prefix + "/")
-        if below and (best is None or len(mount.point) >= len(best.point)):
-            best = mount
-    if best is None:
-        raise NotFoundError(f"no mount holds {directory}")
-    rest = path[len(best.point.rstrip("/")) :]
-    root = (best.root.rstrip("/") + rest).rstrip("/") or "/"
-    return best.device, root, best.fs_type
+    try:
+        descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise NotFoundError(f"{directory}: {error.strerror}") from error
+    try:
+        real = os.readlink(f"/proc/self/fd/{descriptor}")
+        number = _mount_id(descriptor)
+    finally:
+        os.close(descriptor)
+    mount = next((mount for mount in own_mounts() if mount.id == number), None)
+    if mount is None:
+        raise NotFoundError(f"no mount of our namespace holds {directory}")
+    return mount.device, inside(mount, real), mount.fs_type
+
+
+def inside(mount: Mount, path: str) -> str:
+    """Path inside the file system of `mount` of what its namespace has at `path`."""
+    rest = path.removeprefix(mount.point.rstrip("/")).lstrip("/")
+    return f"{mount.root.rstrip('/')}/{rest}".rstrip("/") or "/"
+
+
+def _mount_id(descriptor: int) -> int:
+    with open(f"/proc/self/fdinfo/{descriptor}", "rb") as file:
+        for line in file:
+            name, _, value = line.partition(b":")
+            if name == b"mnt_id":
+                return int(value)
+    raise NotFoundError("the kernel shows no mount ids")
 
 
 def disk_of(device: int) -> int:

@@ -343,11 +343,11 @@ class Volume:
         self.state.update(mounts={}, clean=clean)
 
     def users(self) -> frozenset[int]:
-        """Processes that have the live directory mounted, counted or not."""
+        """Processes that have the live directory mounted, read-only or not, counted or not."""
         if self.snapshotter is None and not self.present:
             return frozenset()
         self.open()
-        return frozenset(self.writers().pids)
+        return self.writers().users
 
     def take_over(self) -> None:
         """After a restart of the daemon: watch and bind again what containers still have."""
