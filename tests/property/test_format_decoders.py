@@ -16,13 +16,15 @@ from diffkeeper.format.dirnode import NO_CHILD
 from diffkeeper.hashing import chunk_digest, node_digest
 
 PLAIN_MAX = 4096
+# Most are in the range of 64 bits of nanoseconds, and some at the ends of what seconds can be.
+TIMES = st.integers(-(2**63), 2**63 - 1) | st.integers(-(2**63) * 10**9, 2**63 * 10**9 - 1)
 ENTRIES = st.builds(
     entry.Entry,
     st.sampled_from([kind for kind in entry.Kind if kind != entry.Kind.LINK]),
     mode=st.integers(0, 0o7777),
     uid=st.integers(0, 2**32 - 1),
     gid=st.integers(0, 2**32 - 1),
-    mtime_ns=st.integers(-(2**63), 2**63 - 1),
+    mtime_ns=TIMES,
     size=st.integers(0, 2**63 - 1),
     content=st.binary(min_size=32, max_size=32),
     target=st.binary(max_size=100),
@@ -71,10 +73,10 @@ VOLUMES = st.builds(
 )
 INDEXES = st.builds(
     records.IndexRecord,
-    kind=st.integers(0, 255),
+    kind=st.integers(0, 127),
     size=NUMBERS,
-    mtime_ns=st.integers(-(2**63), 2**63 - 1),
-    ctime_ns=NUMBERS,
+    mtime_ns=TIMES,
+    ctime_ns=TIMES,
     seen_ns=NUMBERS,
     link_id=NUMBERS,
     content=st.binary(min_size=32, max_size=32),

@@ -37,6 +37,7 @@ ENTRY = entry.Entry(
     chunk_bits=16,
     sparse=True,
 )
+FAR_NS = 15_032_385_535 * 10**9 + 1  # in 2446, the last year of ext4
 LINK = entry.Entry(entry.Kind.LINK, link_id=258)
 DIRECTORY = entry.Entry(entry.Kind.DIRECTORY, mode=0o755, content=bytes(31) + b"\1")
 INDEX = records.IndexRecord(1, 5, 2, 3, 4, 6, ENTRY.content, 7, b"name")
@@ -61,6 +62,7 @@ def examples() -> dict[str, bytes]:
     return {
         "stored-raw": chunk.encode(b"hello", None),
         "entry-file": entry.encode_entry(ENTRY),
+        "entry-far": entry.encode_entry(dataclasses.replace(ENTRY, mtime_ns=FAR_NS)),
         "entry-link": entry.encode_entry(LINK),
         "node-file": file_nodes[0],
         "node-leaf": dirnode.encode_leaf({b"a": entry.encode_entry(LINK)}),
@@ -71,6 +73,7 @@ def examples() -> dict[str, bytes]:
         "digest-node": hashing.node_digest(b"hello"),
         "pack": packed(),
         "record-index": INDEX.encode(),
+        "record-index-far": dataclasses.replace(INDEX, mtime_ns=FAR_NS).encode(),
         "record-snapshot": SNAPSHOT.encode(),
         "record-snapshot-of-a-group": GROUPED.encode(),
         "record-volume": VOLUME.encode(),

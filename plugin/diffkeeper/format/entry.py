@@ -12,6 +12,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from diffkeeper.errors import CorruptionError, InvalidInputError
+from diffkeeper.format import times
 from diffkeeper.hashing import DIGEST_BYTES
 from diffkeeper.limits import CHUNK_BYTES_MAX, LINK_TARGET_BYTES_MAX
 
@@ -28,14 +29,22 @@ FLAG_XATTRS = 4
 FLAG_RDEV = 8
 FLAG_LINK = 16
 FLAG_TARGET = 32
-_FLAGS_ALL = 63
+FLAG_TIME = 64
+_FLAGS_ALL = 127
 
 FIXED = struct.Struct("<BBBHIIqQ")
 RDEV = struct.Struct("<Q")
 LINK = struct.Struct("<QI")
 TARGET = struct.Struct("<H")
+TIME = struct.Struct("<I")
 ENTRY_BYTES_MAX = (
-    FIXED.size + 2 * DIGEST_BYTES + RDEV.size + LINK.size + TARGET.size + LINK_TARGET_BYTES_MAX
+    FIXED.size
+    + 2 * DIGEST_BYTES
+    + RDEV.size
+    + LINK.size
+    + TARGET.size
+    + LINK_TARGET_BYTES_MAX
+    + TIME.size
 )
 
 
@@ -67,7 +76,7 @@ class Entry:
     mode: int = 0  # permission, set-id and sticky bits, 0 to 07777
     uid: int = 0
     gid: int = 0
-    mtime_ns: int = 0  # since the epoch, may be negative
+    mtime_ns: int = 0  # since the epoch, may be negative; its seconds are signed 64 bits
     size: int = 0  # bytes; of a directory: of all files below it
     content: bytes = EMPTY  # root of the file tree or of the directory tree
     target: bytes = b""  # of a symbolic link
@@ -112,7 +121,12 @@ def encode_entry(e: Entry) -> bytes:
         if e.target:
             flags |= FLAG_TARGET
             tail.append(TARGET.pack(len(e.target)) + e.target)
-        fixed = FIXED.pack(e.kind, flags, e.chunk_bits, e.mode, e.uid, e.gid, e.mtime_ns, e.size)
+        time = e.mtime_ns
+        if time not in times.NARROW:
+            time, nanoseconds = times.split(time)
+            flags |= FLAG_TIME
+            tail.append(TIME.pack(nanoseconds))
+        fixed = FIXED.pack(e.kind, flags, e.chunk_bits, e.mode, e.uid, e.gid, time, e.size)
     except struct.error as error:
         raise InvalidInputError(f"entry: {error}") from None
     return b"".join((fixed, *tail))
@@ -159,6 +173,9 @@ def decode_entry(view: BytesLike) -> Entry:
             (length,) = TARGET.unpack_from(view, position)
             target = bytes(view[position + TARGET.size : position + TARGET.size + length])
             position += TARGET.size + length
+        if flags & FLAG_TIME:
+            mtime_ns = times.joined(mtime_ns, *TIME.unpack_from(view, position))
+            position += TIME.size
     except struct.error:
         raise CorruptionError(f"entry of {len(view)} bytes is cut off") from None
     entry = Entry(
@@ -179,5 +196,6 @@ def _waste(e: Entry, flags: int) -> str:
         or (flags & FLAG_RDEV and not e.rdev)
         or (flags & FLAG_LINK and not (e.link_id or e.links))
         or (flags & FLAG_TARGET and not e.target)
+        or (flags & FLAG_TIME and e.mtime_ns in times.NARROW)
     )
     return "an optional part is present and empty" if empty else ""

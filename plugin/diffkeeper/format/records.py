@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Final, TypeAlias
 
 from diffkeeper.errors import CorruptionError, InvalidInputError
+from diffkeeper.format import times
 from diffkeeper.format.entry import EMPTY, SIZE_MAX
 from diffkeeper.hashing import DIGEST_BYTES, chunk_digest
 from diffkeeper.limits import GROUP_VOLUMES_MAX, NAME_BYTES_MAX, RECORD_BYTES_MAX
@@ -21,7 +22,10 @@ Encoded: TypeAlias = bytes  # SnapshotRecord has a field named bytes
 CONSISTENCIES: Final = ("crash", "fuzzy")
 GROUP_ID_DIGITS: Final = 16
 INDEX = struct.Struct("<BQqqqQQ32s")
-INDEX_FIXED_BYTES = INDEX.size
+# Added to the kind where a time is too far away for 64 bits of nanoseconds: the fields hold seconds
+# then, and the nanoseconds of both follow them.
+INDEX_WIDE = 0x80
+INDEX_NANOSECONDS = struct.Struct("<II")
 
 
 def _encode(fields: dict[str, object]) -> bytes:
@@ -269,22 +273,39 @@ class IndexRecord:
         """Packed form; InvalidInputError when a field is out of its range."""
         if len(self.content) != DIGEST_BYTES or len(self.name) > NAME_BYTES_MAX:
             raise InvalidInputError("index record: content or name has a wrong length")
+        if self.kind >= INDEX_WIDE:
+            raise InvalidInputError(f"index record: kind {self.kind} is not below {INDEX_WIDE}")
+        kind, mtime, ctime, more = self.kind, self.mtime_ns, self.ctime_ns, b""
+        if mtime not in times.NARROW or ctime not in times.NARROW:
+            (mtime, first), (ctime, second) = times.split(mtime), times.split(ctime)
+            kind, more = kind | INDEX_WIDE, INDEX_NANOSECONDS.pack(first, second)
         try:
             fixed = INDEX.pack(
-                self.kind, self.size, self.mtime_ns, self.ctime_ns, self.seen_ns,
+                kind, self.size, mtime, ctime, self.seen_ns,
                 self.link_id, self.parent_ino, self.content,
             )  # fmt: skip
         except struct.error as error:
             raise InvalidInputError(f"index record: {error}") from None
-        return fixed + self.name
+        return fixed + more + self.name
 
     @classmethod
     def decode(cls, encoded: bytes) -> IndexRecord:
         """The record, or CorruptionError."""
-        if not INDEX.size <= len(encoded) <= INDEX.size + NAME_BYTES_MAX:
+        try:
+            kind, size, mtime_ns, ctime_ns, seen_ns, link_id, parent, content = INDEX.unpack_from(
+                encoded
+            )
+            position = INDEX.size
+            if kind & INDEX_WIDE:
+                first, second = INDEX_NANOSECONDS.unpack_from(encoded, position)
+                position += INDEX_NANOSECONDS.size
+                kind ^= INDEX_WIDE
+                mtime_ns, ctime_ns = times.joined(mtime_ns, first), times.joined(ctime_ns, second)
+                if mtime_ns in times.NARROW and ctime_ns in times.NARROW:
+                    raise CorruptionError("index record: its times need no nanoseconds beside them")
+        except struct.error:
+            raise CorruptionError(f"index record of {len(encoded)} bytes") from None
+        name = encoded[position:]
+        if len(name) > NAME_BYTES_MAX:
             raise CorruptionError(f"index record of {len(encoded)} bytes")
-        kind, size, mtime_ns, ctime_ns, seen_ns, link_id, parent_ino, content = INDEX.unpack_from(
-            encoded
-        )
-        name = encoded[INDEX.size :]
-        return cls(kind, size, mtime_ns, ctime_ns, seen_ns, link_id, content, parent_ino, name)
+        return cls(kind, size, mtime_ns, ctime_ns, seen_ns, link_id, content, parent, name)

@@ -1,0 +1,79 @@
+"""Every time stamp that a file system holds is recorded and set again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from diffkeeper.engine.snapshotter import Policy
+from diffkeeper.engine.verify import Verifier
+from tests.support import disks
+from tests.support.harness import Engine
+from tests.support.trees import describe, difference
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+# The last second that each can hold; what lies before its first one is set to that by the kernel.
+LAST = {"ext4": 15_032_385_535, "xfs": 16_299_260_424, "btrfs": 2**63 - 1, "tmpfs": 2**63 - 1}
+FIRST = -(2**63)
+NANOSECONDS = 999_999_999
+
+
+@contextlib.contextmanager
+def file_system(kind: str, base: Path) -> Iterator[Path]:
+    if kind != "tmpfs":
+        with disks.file_system(kind, base) as mount:
+            yield mount
+        return
+    mount = base / "disk"
+    mount.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(mount)], check=True)
+    try:
+        yield mount
+    finally:
+        subprocess.run(["umount", "--lazy", str(mount)], check=True)
+
+
+@pytest.mark.parametrize("kind", LAST)
+@pytest.mark.parametrize("source", ["inotify", "scan"])
+def test_every_time_stamp_is_recorded(kind: str, source: str, tmp_path: Path) -> None:
+    with (
+        file_system(kind, tmp_path) as disk,
+        Engine(disk, Policy(source=source)) as engine,
+    ):
+        stamps = {
+            "last": LAST[kind] * 10**9,
+            "before-last": (LAST[kind] - 1) * 10**9 + NANOSECONDS,
+            "first": FIRST * 10**9,
+            "past": -12345 * 10**9 + 1,
+            "narrow": 2**63 - 1,
+            "wide": 2**63,
+        }
+        for name, ns in stamps.items():
+            (engine.live / name).write_bytes(b"x")
+            os.link(engine.live / name, engine.live / f"{name}-again")
+            (engine.live / f"{name}-directory").mkdir()
+            os.symlink(name, engine.live / f"{name}-symlink")
+            for suffix in ("", "-directory", "-symlink"):
+                path = engine.live / (name + suffix)
+                os.utime(path, ns=(ns, ns), follow_symlinks=False)
+        assert (engine.live / "last").stat().st_mtime_ns == stamps["last"]
+        snapshot = engine.capture()
+        assert snapshot.consistency == "crash"
+        replayed = engine.replay(snapshot, "replayed")
+        assert difference(describe(replayed), describe(engine.live)) == []
+        assert (
+            Verifier(engine.store, engine.reader)
+            .live(str(engine.live), bytes.fromhex(snapshot.root))
+            .mismatches
+            == []
+        )
+        assert engine.capture() == snapshot, "it was recorded, and has not changed"
+        os.utime(engine.live / "last", ns=(0, 2**63))
+        assert engine.capture().seq == snapshot.seq + 1
