@@ -90,7 +90,15 @@ class VerificationError(DiffKeeperError):
 
 
 class FreezeError(DiffKeeperError):
-    """The writers could not be frozen, or thawed before the work inside the freeze was done."""
+    """The writers could not be frozen, or thawed before the work inside the freeze was done.
+
+    held_seconds: how long some of them stood for it; again: whether to try at once is of use.
+    """
 
     exit_code = 13
     http_status = 503
+
+    def __init__(self, text: str, *, held_seconds: float = 0.0, again: bool = True) -> None:
+        super().__init__(text)
+        self.held_seconds = held_seconds
+        self.again = again

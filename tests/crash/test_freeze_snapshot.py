@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from diffkeeper import limits
 from diffkeeper.engine.snapshotter import Policy
 from diffkeeper.freeze.cgroups import Hierarchy
 from tests.support.harness import CGROUP_ROOT, Engine
+from tests.support.stuck import sleeping_deeply
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -166,3 +168,25 @@ def test_who_writes_through_the_hosts_tree_makes_it_fuzzy(
         monitor.kill()
         monitor.wait()
         subprocess.run(["umount", str(point)], check=True)
+
+
+def test_a_container_that_does_not_freeze_is_let_alone(
+    cgroup: str, live: Path, tmp_path: Path
+) -> None:
+    """Its snapshots are fuzzy, and name who waits; what else runs in it is not stopped for each."""
+    with (
+        sleeping_deeply(tmp_path / "hangs") as stuck,
+        Engine(tmp_path, Policy("inotify", freeze_seconds_max=0.2), live=live) as engine,
+    ):
+        Path(cgroup, "cgroup.procs").write_text(str(stuck.pid))
+        held: list[float] = []
+        for _ in range(5):
+            wait_for_writes(live)
+            snapshot = engine.snapshotter.capture("interval", engine.writers())
+            assert snapshot is not None
+            assert snapshot.consistency == "fuzzy"
+            assert f"process {stuck.pid} (mkdir) waits in " in snapshot.cause
+            held.append(engine.snapshotter.frozen_seconds)
+        assert held[0] >= limits.FREEZE_ATTEMPTS_MAX * 0.2
+        assert held == held[:1] * 5
+        stuck.release()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import os
 import statistics
@@ -17,11 +16,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 import diffkeeper
-from diffkeeper import clock
+from diffkeeper import clock, limits
 from diffkeeper.errors import CorruptionError, FreezeError
 from diffkeeper.freeze.cgroups import Cgroup, Hierarchy, topmost
 from diffkeeper.freeze.freezer import Freezer, thaw_journal
 from diffkeeper.freeze.journal import Journal
+from diffkeeper.freeze.watch import Watch
+from tests.support.stuck import Stuck, sleeping_deeply, sleeps_deeply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -345,50 +346,17 @@ def test_guard_thaws_at_the_limit(
 
 
 @pytest.fixture
-def stuck(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that no freezer stops: it sleeps without interruption for a directory's lock.
-
-    The lock is held by another one, which waits for a FUSE file system that never answers.
-    """
-    mountpoint = tmp_path / "hangs"
-    mountpoint.mkdir()
-    try:
-        device = os.open("/dev/fuse", os.O_RDWR)
-    except OSError as error:
-        pytest.skip(f"/dev/fuse: {error.strerror}")
-    libc = ctypes.CDLL(None, use_errno=True)
-    options = f"fd={device},rootmode=40000,user_id=0,group_id=0".encode()
-    if libc.mount(b"none", bytes(mountpoint), b"fuse", 0, options) != 0:
-        os.close(device)
-        pytest.skip(f"mounting FUSE: {os.strerror(ctypes.get_errno())}")
-    holder = subprocess.Popen(["stat", str(mountpoint / "x")], stderr=subprocess.DEVNULL)
-    try:
-        wait_for(lambda: sleeps_deeply(holder.pid))
-        waiter = subprocess.Popen(["mkdir", str(mountpoint / "y")], stderr=subprocess.DEVNULL)
-        wait_for(lambda: sleeps_deeply(waiter.pid))
-        yield waiter
-    finally:
-        os.close(device)
-        for process in (holder, waiter):
-            process.kill()
-            process.wait()
-        libc.umount2(bytes(mountpoint), 2)
-
-
-def sleeps_deeply(pid: int) -> bool:
-    """In an uninterruptible sleep, and for longer than a read from the disk takes."""
-    for _ in range(20):
-        if Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[0] != "D":
-            return False
-        time.sleep(0.01)
-    return True
+def stuck(tmp_path: Path) -> Iterator[Stuck]:
+    """A process that no freezer stops."""
+    with sleeping_deeply(tmp_path / "hangs") as stuck:
+        yield stuck
 
 
 def test_process_that_cannot_freeze(
     parent: str,
     workers: Callable[..., Worker],
     freezer: Freezer,
-    stuck: subprocess.Popen[bytes],
+    stuck: Stuck,
 ) -> None:
     worker = workers(f"{parent}/good")
     os.mkdir(f"{parent}/bad")
@@ -403,6 +371,50 @@ def test_process_that_cannot_freeze(
     assert worker.runs()
     assert not is_paused(f"{parent}/good")
     assert not is_paused(f"{parent}/bad")
+
+
+def test_who_does_not_freeze_is_named_and_let_alone(
+    parent: str,
+    workers: Callable[..., Worker],
+    freezer: Freezer,
+    stuck: Stuck,
+) -> None:
+    """The others of its container stand a bounded part of the time, not at every capture."""
+    worker = workers()
+    Path(parent, "cgroup.procs").write_text(str(stuck.pid))
+    wait_for(lambda: sleeps_deeply(stuck.pid))
+    waits = Path("/proc", str(stuck.pid), "wchan").read_text()
+    assert waits != "0", "the kernel tells where a process waits"
+
+    def attempt() -> FreezeError:
+        with pytest.raises(FreezeError) as raised, freezer.frozen([parent], 0.02):
+            pytest.fail("it must not be entered")
+        return raised.value
+
+    for _ in range(limits.FREEZE_ATTEMPTS_MAX):
+        error = attempt()
+        assert "not frozen within" in str(error)
+        assert f"cgroup {parent} did not freeze: process {stuck.pid} (mkdir) waits" in str(error)
+        assert str(error).endswith(f"waits in {waits}")
+        assert error.held_seconds >= 0.02
+        assert error.again
+    watch = Watch()
+    watch.add(str(Path(parent, "freezer.state" if "freezer" in parent else "cgroup.freeze")))
+    for _ in range(10):
+        error = attempt()
+        assert f"process {stuck.pid} (mkdir) waits in {waits}, 3 times in a row" in str(error)
+        assert (error.held_seconds, error.again) == (0.0, False)
+    assert watch.drain() == [], "nobody was stopped"
+    watch.close()
+    stuck.release()
+
+    def frozen() -> bool:
+        with contextlib.suppress(FreezeError), freezer.frozen([parent], 2.0):
+            return worker.stands()
+        return False
+
+    wait_for(frozen, 10)
+    assert worker.runs()
 
 
 def test_not_started(tmp_path: Path, parent: str) -> None:

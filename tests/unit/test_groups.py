@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import lmdb
 import pytest
 
-from diffkeeper import failpoint, limits
+from diffkeeper import clock, failpoint, limits
 from diffkeeper.engine import group
 from diffkeeper.engine.observation import LostError
 from diffkeeper.engine.snapshotter import Policy
@@ -19,7 +19,7 @@ from diffkeeper.store import tables
 from diffkeeper.store.store import Batch, Store
 from diffkeeper.volumes.history import History
 from diffkeeper.volumes.membership import Party, bounded, groups
-from diffkeeper.volumes.pace import Pace
+from diffkeeper.volumes.pace import Cost, Pace
 from tests.support.spanning import Container, Volumes
 from tests.support.trees import describe, difference
 
@@ -78,17 +78,55 @@ def test_a_group_is_bounded() -> None:
 def test_the_interval_is_stretched_by_what_the_whole_group_takes() -> None:
     pace = Pace(10.0, 10.0)
     for _ in range(limits.PACE_CAPTURES):
-        pace.used(0.1)
-    pace.settle(1.0, pace.mean)
+        pace.used(Cost(cpu=0.1, frozen=0.001))
+    pace.settle(1.0, pace.needed)
     assert pace.effective == pytest.approx(0.1 / limits.CPU_FRACTION_MAX)
-    assert "100 ms" in pace.delayed
-    pace.failed(1.0)
+    assert "100 ms of CPU" in pace.delayed
+    pace.failed(1.0, Cost())
     assert pace.effective == 2.0
-    pace.settle(1.0, pace.mean)
+    pace.settle(1.0, pace.needed)
     assert pace.effective == 2.0, "nothing but a capture that succeeds ends the waiting"
-    pace.used(0.0)
-    pace.settle(10.0, 0.0)
+    pace.used(Cost())
+    pace.settle(10.0, (0.0, ""))
     assert (pace.effective, pace.delayed) == (10.0, ""), "alone again, its own interval rules"
+
+
+def test_the_interval_is_stretched_by_how_long_writers_stand() -> None:
+    pace = Pace(1.0, 1.0)
+    for _ in range(limits.PACE_CAPTURES):
+        pace.used(Cost(cpu=0.01, frozen=0.15))
+    pace.settle(1.0, pace.needed)
+    assert pace.effective == pytest.approx(0.15 / limits.FREEZE_FRACTION_MAX)
+    assert pace.delayed == "captures hold the writers for 150 ms each"
+
+
+def test_no_capture_is_too_expensive_for_the_budget() -> None:
+    pace = Pace(1.0, 1.0)
+    pace.used(Cost(cpu=1000.0))
+    pace.settle(1.0, pace.needed)
+    assert pace.effective == limits.STRETCH_SECONDS_MAX, "one alone, such as the first"
+    for _ in range(limits.PACE_CAPTURES - 1):
+        pace.used(Cost(cpu=100.0))
+    pace.used(Cost(cpu=100.0))
+    pace.settle(1.0, pace.needed)
+    assert pace.effective == pytest.approx(100.0 / limits.CPU_FRACTION_MAX)
+
+
+def test_a_capture_that_fails_rests_as_it_took() -> None:
+    """On a full disk each one reads all of it again."""
+    pace = Pace(1.0, 1.0)
+    began = clock.monotonic() - 1000.0
+    pace.failed(1.0, Cost(cpu=10.0, elapsed=1000.0))
+    pace.rest(began)
+    assert pace.effective == limits.CAPTURE_RETRY_REST * 1000.0
+    assert pace.due >= began + 1000.0 + pace.effective, "from its end on"
+    pace.failed(1.0, Cost(cpu=900.0, elapsed=1000.0))
+    assert pace.effective == 900.0 / limits.CPU_FRACTION_MAX
+    pace.used(Cost())
+    pace.settle(1.0, pace.needed)
+    began = pace.due + 1.0
+    pace.rest(began)
+    assert pace.due == began + 1.0
 
 
 # Records and commits

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from diffkeeper.freeze.freezer import Freezer
     from diffkeeper.freeze.writers import Writers
 
-_FREEZE_ATTEMPTS_MAX = 3
 _FROZEN_ROUNDS_MAX = 3
 _PRECOPY_ENOUGH_SECONDS = 0.1
 
@@ -176,7 +175,7 @@ class _Capture:
         A freeze that fails is tried again: a writer that waits for its disk cannot be frozen just
         then, and what was too much to copy has been copied meanwhile.
         """
-        for _ in range(_FREEZE_ATTEMPTS_MAX):
+        for _ in range(limits.FREEZE_ATTEMPTS_MAX):
             self._converge()
             if self._freeze_once():
                 break
@@ -186,7 +185,7 @@ class _Capture:
                 counters.observe("freeze_seconds", seconds, volume=member.volume)
 
     def _freeze_once(self) -> bool:
-        """One freeze, within its limit; false when it could not be had."""
+        """One freeze, within its limit; false when it could not be had, and may be tried again."""
         outcome = self._outcome
         limit = min(member.policy.freeze_seconds_max for member in self._each())
         try:
@@ -197,14 +196,18 @@ class _Capture:
             if frozen.expired:
                 outcome.fuzzy = f"the freeze ended after its limit of {limit * 1000:.0f} ms"
             outcome.freeze_ms = frozen.seconds * 1000
-            for member in self._each():
-                member.thawed()
+            self._thawed(frozen.seconds)
             return not frozen.expired
         except FreezeError as error:
             outcome.fuzzy = str(error)
-            for member in self._each():
-                member.thawed()
-            return False
+            self._thawed(error.held_seconds)
+            return not error.again
+
+    def _thawed(self, held_seconds: float) -> None:
+        """Writers stood for so long, and run again."""
+        for member in self._each():
+            member.frozen_seconds += held_seconds
+            member.thawed()
 
     @property
     def _freezer(self) -> Freezer:

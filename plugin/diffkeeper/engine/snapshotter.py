@@ -87,7 +87,7 @@ class Snapshotter:
         # Hints are never truth: from time to time everything is compared, whatever was hinted.
         self._compare_due = clock.monotonic() + limits.COMPARE_SECONDS
         self._compare_soon = limits.COMPARE_SOON_SECONDS
-        self.cpu_seconds = 0.0
+        self.cpu_seconds = self.frozen_seconds = 0.0  # its captures', and its writers' for them
 
     @property
     def _source(self) -> Source:

@@ -16,7 +16,7 @@ from diffkeeper import clock, limits
 from diffkeeper.errors import FreezeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 _STATE_BYTES = 256
 _VANISHED = frozenset({errno.ENODEV, errno.ENOENT})
@@ -188,6 +188,12 @@ class Hierarchy:
                 return [int(pid) for pid in file.read().split()]
         except OSError:
             return []
+
+    def below(self, directory: str) -> Iterator[int]:
+        """Processes of a cgroup and its descendants, as far as /proc numbers them as we do."""
+        if self.same_pids:
+            for path, _, _ in os.walk(directory):
+                yield from self.members(path)
 
     def _paths(self, membership: bytes) -> list[tuple[str, str]]:
         """(mount, path) of the v1 freezer line, then of the v2 line, as far as mounted."""

@@ -21,6 +21,7 @@ from diffkeeper.errors import FreezeError
 from diffkeeper.freeze.cgroups import Cgroup, Hierarchy, topmost
 from diffkeeper.freeze.guard import Guard
 from diffkeeper.freeze.journal import Journal, thaw_journal
+from diffkeeper.freeze.stuck import Stuck
 from diffkeeper.freeze.watch import Watch, written_after_open
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ class Frozen:
     """A freeze that is being held, or was.
 
     `started`: monotonic seconds just before its first write; `reached`: when all stood still;
-    `paused_already`: cgroups that somebody else had frozen before. After the block `seconds` is how
-    long the cgroups were held.
+    `late`: cgroups that did not in time; `paused_already`: cgroups that somebody else had frozen
+    before. After the block `seconds` is how long the cgroups were held.
     """
 
     def __init__(self, cgroups: Sequence[Cgroup], paused: Sequence[Cgroup], limit: float) -> None:
@@ -46,6 +47,7 @@ class Frozen:
         self.started = clock.monotonic()
         self.deadline = self.started + min(limit, limits.FREEZE_SECONDS_MAX)
         self.reached = self.started
+        self.late: list[Cgroup] = []
         self.seconds = 0.0
 
     def remaining(self) -> float:
@@ -85,6 +87,7 @@ class Freezer:
         self._journal: Journal | None = None
         self._watch: Watch | None = None
         self._cached: dict[str, _Cached] = {}
+        self._stuck = Stuck(proc_root)
 
     @property
     def guard_pid(self) -> int:
@@ -124,13 +127,15 @@ class Freezer:
         """Hold the cgroups (directories, as the survey names them) frozen for the block.
 
         Only the topmost ones are written to; those that are gone are skipped. Raises FreezeError,
-        with everything thawed again, when one is not frozen within `limit_seconds` or must not be.
-        The limit counts from the first freeze, not from the wait for another freeze to end.
+        with everything thawed again, when one is not frozen within `limit_seconds` or must not be,
+        or is let alone for a while because it did not freeze before. The limit counts from the
+        first freeze, not from the wait for another freeze to end.
         """
         with self._lock:
             if self._journal is None or self._watch is None:
                 raise FreezeError("the freezer is not started")
             held = self._select(cgroups)
+            self._stuck.check(cgroup.directory for cgroup in held)
             self._watch.drain()
             paused = [cgroup for cgroup in held if cgroup.requested()]
             ours = [cgroup for cgroup in held if cgroup not in paused]
@@ -141,8 +146,19 @@ class Freezer:
             self._refuse_own(ours)
             frozen = Frozen(held, paused, limit_seconds)
             self._announce(frozen, ours)
-            with _uncollected(), self._hurry():
-                yield from self._hold(frozen, held, ours)
+            try:
+                with _uncollected(), self._hurry():
+                    yield from self._hold(frozen, held, ours)
+            except FreezeError as error:
+                raise self._told(frozen, error) from error
+
+    def _told(self, frozen: Frozen, error: FreezeError) -> FreezeError:
+        """The error, with who did not freeze: all run again, but he sleeps on where he did."""
+        named = [
+            self._stuck.failed(c.directory, self._hierarchy.below(c.directory), frozen.seconds)
+            for c in frozen.late
+        ]
+        return FreezeError("; ".join([str(error), *named]), held_seconds=frozen.seconds)
 
     def _hold(self, frozen: Frozen, held: list[Cgroup], ours: list[Cgroup]) -> Iterator[Frozen]:
         """Freeze, wait, yield, thaw; a thaw that fails leaves guard and journal as they are."""
@@ -152,11 +168,12 @@ class Freezer:
             for cgroup in ours:
                 cgroup.freeze()
             watch.drain()
-            late = [c.directory for c in held if not c.wait_frozen(frozen.deadline)]
+            frozen.late = [c for c in held if not c.wait_frozen(frozen.deadline)]
             frozen.reached = clock.monotonic()
-            if late:
+            if frozen.late:
                 waited_ms = (frozen.reached - frozen.started) * 1000
-                raise FreezeError(f"not frozen within {waited_ms:.0f} ms: {', '.join(late)}")
+                raise FreezeError(f"not frozen within {waited_ms:.0f} ms")
+            self._stuck.froze(cgroup.directory for cgroup in held)
             yield frozen
         finally:
             foreign = written_after_open(watch.drain())

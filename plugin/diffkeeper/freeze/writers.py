@@ -116,13 +116,7 @@ class Survey:
 
     def members(self, cgroups: Iterable[str]) -> set[int]:
         """The processes in these cgroups and below."""
-        return {
-            pid
-            for directory in cgroups
-            for below, _, _ in os.walk(directory)
-            for pid in self._hierarchy.members(below)
-            if self._hierarchy.same_pids
-        }
+        return {pid for directory in cgroups for pid in self._hierarchy.below(directory)}
 
     def aio_pids(self, pids: Sequence[int]) -> set[int]:
         """Those of `pids` with asynchronous I/O set up, whose writes a freeze does not stop.

@@ -9,10 +9,11 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from diffkeeper import limits
+from diffkeeper import clock, limits
 from diffkeeper.engine import group
 from diffkeeper.freeze.writers import Survey, Target, Writers
 from diffkeeper.volumes import membership
+from diffkeeper.volumes.pace import Cost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -41,9 +42,9 @@ class Team:
     def settle(self) -> None:
         """Give all the same pace, and have their status show the group."""
         names = tuple(volume.name for volume in self.volumes) if len(self.volumes) > 1 else ()
-        mean = max(volume.pace.mean for volume in self.volumes)
+        needed = max(volume.pace.needed for volume in self.volumes)
         for volume in self.volumes:
-            volume.pace.settle(self.shortest, mean)
+            volume.pace.settle(self.shortest, needed)
             volume.group, volume.group_note = names, self.note
 
 
@@ -92,19 +93,39 @@ class Captures:
         team = self.together(volume, found)
         parts = team.watched()
         members = [group.Member(s, found.get(s.target, Writers())) for _, s in parts]
-        before = sum(s.cpu_seconds for _, s in parts)
+        meter = _Meter([snapshotter for _, snapshotter in parts])
         try:
             taken = group.capture(members, reason, freeze=freeze or len(members) > 1)
         except Exception as error:
             for member, _ in parts:
-                member.capture_failed(error, team.shortest)
+                member.capture_failed(error, team.shortest, meter.cost())
             raise
-        used = sum(s.cpu_seconds for _, s in parts) - before
+        used = meter.cost()
         for (member, _), snapshot in zip(parts, taken, strict=True):
             member.pace.used(used)
             member.captured(snapshot)
         team.settle()
         return next((t for (v, _), t in zip(parts, taken, strict=True) if v is volume), None)
+
+
+class _Meter:
+    """What a capture takes of these volumes together, from now on."""
+
+    def __init__(self, snapshotters: Sequence[Snapshotter]) -> None:
+        self._snapshotters = snapshotters
+        self._started = clock.monotonic()
+        self._before = self._sums()
+
+    def cost(self) -> Cost:
+        """Until now."""
+        (cpu, frozen), (cpu_before, frozen_before) = self._sums(), self._before
+        elapsed = clock.monotonic() - self._started
+        return Cost(cpu - cpu_before, frozen - frozen_before, elapsed)
+
+    def _sums(self) -> tuple[float, float]:
+        """Seconds of CPU, which the members share, and frozen, which are the same for all."""
+        cpu = sum(s.cpu_seconds for s in self._snapshotters)
+        return cpu, max((s.frozen_seconds for s in self._snapshotters), default=0.0)
 
 
 def _party(

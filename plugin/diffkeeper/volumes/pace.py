@@ -1,11 +1,23 @@
-"""When the next capture of a volume is due, within its share of CPU."""
+"""When the next capture of a volume is due, within its share of CPU and of its writers' time."""
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
 
-from diffkeeper import limits
+from diffkeeper import clock, limits
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Seconds that one capture took: of CPU, for which writers stood still, and in all.
+
+    Of all volumes that were captured together.
+    """
+
+    cpu: float = 0.0
+    frozen: float = 0.0
+    elapsed: float = 0.0
 
 
 @dataclass(slots=True)
@@ -19,38 +31,60 @@ class Pace:
     effective: float
     failures: int = 0
     delayed: str = ""
-    recent: deque[float] = field(default_factory=lambda: deque(maxlen=limits.PACE_CAPTURES))
+    recent: deque[Cost] = field(default_factory=lambda: deque(maxlen=limits.PACE_CAPTURES))
     due: float = 0.0
     busy: bool = False
 
-    def used(self, cpu_seconds: float) -> None:
-        """A capture was taken; `cpu_seconds`: of all volumes that were captured together."""
+    def used(self, cost: Cost) -> None:
+        """A capture was taken."""
         self.failures = 0
-        self.recent.append(cpu_seconds)
+        self.recent.append(cost)
 
     @property
-    def mean(self) -> float:
-        """CPU seconds of a capture.
+    def needed(self) -> tuple[float, str]:
+        """How far apart captures have to be to keep to their shares; and what they take of it."""
+        cpu = _spread([cost.cpu / limits.CPU_FRACTION_MAX for cost in self.recent])
+        frozen = _spread([cost.frozen / limits.FREEZE_FRACTION_MAX for cost in self.recent])
+        if cpu >= frozen:
+            return cpu, f"captures take {cpu * limits.CPU_FRACTION_MAX * 1000:.0f} ms of CPU each"
+        held_ms = frozen * limits.FREEZE_FRACTION_MAX * 1000
+        return frozen, f"captures hold the writers for {held_ms:.0f} ms each"
 
-        Of a few together: one expensive one, such as the comparison after a mount, does not make
-        the next ones late.
-        """
-        return sum(self.recent) / limits.PACE_CAPTURES
+    def settle(self, shortest: float, needed: tuple[float, str]) -> None:
+        """Stretch the interval so that captures stay within their shares.
 
-    def settle(self, shortest: float, mean: float) -> None:
-        """Stretch the interval so that captures stay within their share of one core.
-
-        `shortest`: interval in the group; `mean`: CPU seconds that its captures take.
+        `shortest`: interval in the group; `needed`: the most that one of its volumes needs.
         """
         if self.failures:
             return
-        needed = min(mean / limits.CPU_FRACTION_MAX, limits.STRETCH_SECONDS_MAX)
-        self.effective = max(shortest, needed)
-        late = self.effective > shortest
-        self.delayed = f"captures take {mean * 1000:.0f} ms of CPU each" if late else ""
+        self.effective = max(shortest, needed[0])
+        self.delayed = needed[1] if self.effective > shortest else ""
 
-    def failed(self, shortest: float) -> None:
-        """A capture failed: it is tried again later and later."""
+    def failed(self, shortest: float, cost: Cost) -> None:
+        """A capture failed: it is tried again later and later, and after a rest.
+
+        It has read for nothing what the next one reads again.
+        """
         self.failures += 1
         retry = min(shortest * 2 ** min(self.failures, 16), limits.CAPTURE_RETRY_SECONDS_MAX)
-        self.effective = max(shortest, retry)
+        rest = limits.CAPTURE_RETRY_REST * cost.elapsed
+        share = cost.cpu / limits.CPU_FRACTION_MAX
+        self.effective = max(shortest, retry, rest, share)
+
+    def rest(self, started: float) -> None:
+        """A look that began at this moment is over: set when the next one is due.
+
+        After one that failed, the time counts from its end.
+        """
+        begins = clock.monotonic() if self.failures else started
+        self.due = max(self.due, begins + self.effective)
+
+
+def _spread(seconds: list[float]) -> float:
+    """The mean of what the last captures need.
+
+    A single expensive one, such as the first or the comparison after a mount, does not make the
+    next ones late by more than a bound; what several take is never out of bounds.
+    """
+    bound = max([limits.STRETCH_SECONDS_MAX, *sorted(seconds)[-2:-1]])
+    return min(sum(seconds) / limits.PACE_CAPTURES, bound)

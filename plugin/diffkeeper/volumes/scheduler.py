@@ -152,7 +152,7 @@ class Scheduler:
             # A defect must not end the captures of a volume: it shows, and is tried again.
             log.exception("capture_failed", extra={"volume": volume.name, "error": str(error)})
         finally:
-            volume.pace.due = max(volume.pace.due, started + volume.pace.effective)
+            volume.pace.rest(started)
             if volume in self._watches:
                 self._watches[volume].task = None
                 self._watches[volume].looked = started
@@ -173,7 +173,7 @@ class Scheduler:
         finally:
             for member in idle:
                 member.pace.busy = False
-                member.pace.due = started + member.pace.effective
+                member.pace.rest(started)
 
     def _capture(self, volume: Volume, team: Team, found: Found) -> None:
         # All are asked: each notes who was seen to have it mounted.

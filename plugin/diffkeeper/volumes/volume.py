@@ -27,7 +27,7 @@ from diffkeeper.fsio import durable, mounts
 from diffkeeper.store.store import Batch
 from diffkeeper.volumes.options import VolumeOptions, parse_options
 from diffkeeper.volumes.origin import CLONE
-from diffkeeper.volumes.pace import Pace
+from diffkeeper.volumes.pace import Cost, Pace
 from diffkeeper.volumes.status import repair_command
 
 if TYPE_CHECKING:
@@ -376,12 +376,12 @@ class Volume:
         """Whether nothing is hinted, and only what the writers map now might change unseen."""
         return self.snapshotter is not None and self.snapshotter.quiet()
 
-    def capture_failed(self, error: Exception, shortest: float) -> None:
+    def capture_failed(self, error: Exception, shortest: float, cost: Cost) -> None:
         """No snapshot could be taken. `shortest`: interval of those captured together."""
         kind = "no_space" if isinstance(error, NoSpaceError) else type(error).__name__
         counters.add("capture_errors_total", volume=self.name, error=kind)
         self.troubles["capture"] = f"no snapshot could be taken: {error}"
-        self.pace.failed(shortest)
+        self.pace.failed(shortest, cost)
 
     def captured(self, snapshot: SnapshotRecord | None) -> None:
         """A capture succeeded; None when nothing had changed."""

@@ -1,0 +1,162 @@
+"""Processes that do not freeze: who they are, and when a freeze of their cgroup is tried again.
+
+A freezer waits for every task of a cgroup to come out of the kernel. One that sleeps there without
+interruption (a FUSE file system whose daemon is stopped, NFS without a server, a slow disk) keeps
+all others of its cgroup standing until the freeze is given up. So such a cgroup is let alone: for
+longer with each freeze that fails, and long enough that it stands for no more than its share.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from diffkeeper import clock, limits
+from diffkeeper.errors import FreezeError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+_READ_BYTES = 4096
+_WAITS = "D"  # the state in /proc/PID/stat of an uninterruptible sleep
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A thread that sleeps without interruption; `waits` is the kernel's function that it is in."""
+
+    pid: int
+    number: int
+    command: str
+    waits: str
+
+    def __str__(self) -> str:
+        thread = f", thread {self.number}" if self.number != self.pid else ""
+        where = f" in {self.waits}" if self.waits else ""
+        return f"process {self.pid} ({self.command}{thread}) waits{where}"
+
+
+@dataclass(slots=True)
+class _Failed:
+    """Freezes of one cgroup that failed in a row.
+
+    held: seconds that it stood for them; rests, until: moments (monotonic) until when it is let
+    alone whatever happens, and unless all `tasks` have moved on.
+    """
+
+    times: int = 0
+    held: float = 0.0
+    rests: float = 0.0
+    until: float = 0.0
+    tasks: tuple[Task, ...] = ()
+
+
+class Stuck:
+    """What is known of cgroups that did not freeze. Not thread-safe."""
+
+    def __init__(self, proc_root: str = "/proc") -> None:
+        self._proc_root = proc_root
+        self._failed: dict[str, _Failed] = {}
+
+    def check(self, directories: Iterable[str]) -> None:
+        """Raises FreezeError when one of the cgroups is not to be frozen yet."""
+        now = clock.monotonic()
+        for directory in directories:
+            failed = self._failed.get(directory)
+            if failed is None or now >= failed.until:
+                continue
+            if now < failed.rests or not failed.tasks or self._still(failed.tasks):
+                raise FreezeError(
+                    f"{_told(directory, failed.tasks)}, {failed.times} times in a row; it is let"
+                    f" alone for {failed.until - now:.0f} s",
+                    again=False,
+                )
+
+    def failed(self, directory: str, pids: Iterable[int], held_seconds: float) -> str:
+        """A cgroup of these processes did not freeze, and stood so long for it; who it was."""
+        now = clock.monotonic()
+        entry = self._failed.setdefault(directory, _Failed())
+        entry.times += 1
+        entry.held += held_seconds
+        entry.tasks = tuple(self._waiting(pids))
+        if entry.times >= limits.FREEZE_ATTEMPTS_MAX:
+            share = entry.held / limits.FREEZE_FRACTION_MAX
+            doubled = share * 2 ** min(entry.times - limits.FREEZE_ATTEMPTS_MAX, 16)
+            entry.rests = now + share
+            entry.until = now + min(doubled, max(share, limits.FREEZE_RETRY_SECONDS_MAX))
+            entry.held = 0.0
+        self._drop()
+        return _told(directory, entry.tasks)
+
+    def froze(self, directories: Iterable[str]) -> None:
+        """These did."""
+        for directory in directories:
+            self._failed.pop(directory, None)
+
+    def _drop(self) -> None:
+        """Forget cgroups that are gone."""
+        for directory in [d for d in self._failed if not os.path.isdir(d)]:
+            del self._failed[directory]
+
+    def _waiting(self, pids: Iterable[int]) -> list[Task]:
+        """Some of the processes' threads that sleep without interruption."""
+        found: list[Task] = []
+        for pid, number in islice(self._threads(pids), limits.STUCK_TASKS_LOOKED_MAX):
+            base = f"{self._proc_root}/{pid}/task/{number}"
+            if _state(base) == _WAITS:
+                found.append(
+                    Task(
+                        pid,
+                        number,
+                        _read(f"{base}/comm").decode(errors="replace").rstrip("\n"),
+                        _function(base),
+                    )
+                )
+                if len(found) >= limits.STUCK_TASKS_SHOWN_MAX:
+                    break
+        return found
+
+    def _threads(self, pids: Iterable[int]) -> Iterator[tuple[int, int]]:
+        for pid in pids:
+            try:
+                names = os.listdir(f"{self._proc_root}/{pid}/task")
+            except OSError:
+                continue  # it has ended, and stops no freeze
+            for name in names:
+                yield pid, int(name)
+
+    def _still(self, tasks: Sequence[Task]) -> bool:
+        """Whether one of them has not moved on."""
+        return any(
+            _state(base) == _WAITS and _function(base) == task.waits
+            for task in tasks
+            for base in [f"{self._proc_root}/{task.pid}/task/{task.number}"]
+        )
+
+
+def _told(directory: str, tasks: Sequence[Task]) -> str:
+    who = f": {', '.join(map(str, tasks))}" if tasks else ""
+    return f"cgroup {directory} did not freeze{who}"
+
+
+def _state(base: str) -> str:
+    """A thread's state, one letter; empty when it is gone. Its name may have any bytes."""
+    fields = _read(f"{base}/stat").rpartition(b")")[2].split()
+    return fields[0].decode() if fields else ""
+
+
+def _function(base: str) -> str:
+    """The kernel's function that a thread waits in; empty where the kernel does not tell."""
+    name = _read(f"{base}/wchan").decode(errors="replace")
+    return "" if name == "0" else name
+
+
+def _read(path: str) -> bytes:
+    """A small file of /proc; empty when its process is gone."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(_READ_BYTES)
+    except OSError:
+        return b""
