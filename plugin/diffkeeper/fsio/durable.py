@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-import shutil
-import subprocess
 
 from diffkeeper.errors import DiffKeeperError
+from diffkeeper.fsio.removal import Removal
 
 
 def sync_directory(path: str) -> None:
@@ -81,18 +81,35 @@ def make_directory(path: str, mode: int) -> None:
 
 
 def remove_tree(path: str) -> None:
-    """Remove a directory tree of any depth, on this file system only; absent is not an error."""
-    if not os.path.lexists(path):
+    """Remove a directory tree of any depth; absent is not an error.
+
+    What is mounted below is not entered, though it be of the same file system. All goes that can;
+    raises DiffKeeperError, which names what stays and why.
+    """
+    removal = Removal()
+    above, name = os.path.split(os.path.abspath(path))
+    try:
+        parent = os.open(above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
         return
-    # rm(1) copes with trees deeper than the interpreter's stack, without following links.
-    result = subprocess.run(  # noqa: S603  # fixed program, the path is an argument after --
-        [shutil.which("rm") or "/bin/rm", "-rf", "--one-file-system", "--", path],
-        capture_output=True,
-        check=False,
-    )
-    if result.returncode != 0:
-        message = result.stderr.decode(errors="replace").strip()
-        raise DiffKeeperError(f"cannot remove {path}: {message}")
+    try:
+        removal.run(parent, os.fsencode(name))
+    except OSError as error:
+        raise DiffKeeperError(f"cannot remove {path}: {_left(removal, above) or error}") from error
+    finally:
+        os.close(parent)
+    if removal.left:
+        raise DiffKeeperError(f"cannot remove {path}: {_left(removal, above)}")
+
+
+def _left(removal: Removal, above: str) -> str:
+    """What stays: the first of it by name."""
+    if not removal.left:
+        return ""
+    name, error = removal.left[0]
+    reason = "something is mounted there" if error.errno == errno.EXDEV else error.strerror
+    more = len(removal.left) - 1
+    return f"{os.path.join(above, name)}: {reason}" + (f", and {more} more" if more else "")
 
 
 def free_bytes(path: str) -> int:

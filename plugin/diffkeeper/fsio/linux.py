@@ -8,6 +8,7 @@ ctypes releases the GIL around each call, and every failure is raised as OSError
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import struct
 
@@ -18,7 +19,8 @@ _RESOLVE_NO_XDEV = 0x01
 _RESOLVE_NO_MAGICLINKS = 0x02
 _RESOLVE_NO_SYMLINKS = 0x04
 _RESOLVE_BENEATH = 0x08
-_BENEATH = _RESOLVE_NO_XDEV | _RESOLVE_NO_MAGICLINKS | _RESOLVE_NO_SYMLINKS | _RESOLVE_BENEATH
+_IN_PLACE = _RESOLVE_NO_XDEV | _RESOLVE_NO_MAGICLINKS | _RESOLVE_NO_SYMLINKS
+_BENEATH = _IN_PLACE | _RESOLVE_BENEATH
 _PATH_BYTES_MAX = 4000
 
 MS_BIND = 4096
@@ -47,8 +49,8 @@ def _check(result: int, path: str | bytes | None = None) -> int:
     return result
 
 
-def _openat2(directory: int, path: bytes, flags: int) -> int:
-    how = struct.pack("=QQQ", flags | os.O_CLOEXEC, 0, _BENEATH)
+def _openat2(directory: int, path: bytes, flags: int, resolve: int = _BENEATH) -> int:
+    how = struct.pack("=QQQ", flags | os.O_CLOEXEC, 0, resolve)
     return _check(
         _libc.syscall(_SYS_OPENAT2, directory, path, how, ctypes.c_size_t(len(how))), path
     )
@@ -77,6 +79,11 @@ def open_directory_beneath(root: int, components: list[bytes]) -> int:
         current = following
         if not pending:
             return current
+
+
+def open_parent(directory: int) -> int:
+    """Open the directory above; the caller closes it. OSError EXDEV where a mount begins here."""
+    return _openat2(directory, b"..", os.O_RDONLY | os.O_DIRECTORY | os.O_NOATIME, _IN_PLACE)
 
 
 def open_path_beneath(directory: int, name: bytes) -> int:
@@ -135,5 +142,5 @@ def inotify_add_watch(fd: int, directory: int, mask: int) -> int:
 
 def inotify_rm_watch(fd: int, watch: int) -> None:
     """Remove a watch; EINVAL (the kernel removed it first) is not an error here."""
-    if _libc.inotify_rm_watch(fd, watch) < 0 and ctypes.get_errno() != 22:
+    if _libc.inotify_rm_watch(fd, watch) < 0 and ctypes.get_errno() != errno.EINVAL:
         _check(-1)
