@@ -189,6 +189,8 @@ class _Capture:
         outcome = self._outcome
         limit = min(member.policy.freeze_seconds_max for member in self._each())
         try:
+            for member in self._each():
+                member.watched.direct.before()
             with self._freezer.frozen(self._cgroups, limit) as frozen:
                 failpoint.hit("capture.frozen")
                 outcome.time_ns = clock.now_ns()
@@ -207,6 +209,7 @@ class _Capture:
         """Writers stood for so long, and run again."""
         for member in self._each():
             member.frozen_seconds += held_seconds
+            member.watched.direct.thawed(held_seconds)
             member.thawed()
 
     @property

@@ -356,7 +356,7 @@ class Snapshotter:
         self.watched.mapped.frozen = True
         if attempt == 0:
             self._look_frozen()
-        self.watched.await_direct(budget.check)
+        self.watched.direct.inside(budget.check)
         work.pending = self._drain(frozen=True)
         if attempt and not self._source.complete and not self._stood_still(budget):
             work.sums.clear()

@@ -10,15 +10,14 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
-from diffkeeper import clock, counters, limits
+from diffkeeper import clock, counters
 from diffkeeper.capture import probe
 from diffkeeper.capture.scan import ScanSource
+from diffkeeper.engine.direct import DirectIo
 from diffkeeper.engine.mapped import Mapped
 from diffkeeper.fsio import mounts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from diffkeeper.capture.features import Feature
     from diffkeeper.capture.source import Dirty, Source
     from diffkeeper.engine.tools import Policy, Tools
@@ -41,6 +40,7 @@ class Watched:
         self.source: Source = choice.source
         self.reason = choice.reason
         self.mapped = Mapped(self.source.window_bits)
+        self.direct = DirectIo(lambda: self.source.under_way())
         self._gave_up = ""
         self._drained_ns = 0  # when the last drain began
         self.source.escalate("the volume was not watched before")
@@ -60,15 +60,6 @@ class Watched:
         if dirty.everything:
             self.mapped.forget()
         return dirty
-
-    def await_direct(self, check: Callable[[], None]) -> None:
-        """Direct I/O that was begun before the freeze ends by itself, as it does after a kill.
-
-        `check` may raise to end the wait.
-        """
-        while self.source.under_way():
-            check()
-            clock.sleep(limits.EBPF_DIRECT_POLL_SECONDS)
 
     def give_up(self, reason: str) -> None:
         """The source did, where there is no time to replace it: `replace` is for that."""

@@ -9,7 +9,7 @@ longer with each freeze that fails, and long enough that it stands for no more t
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -39,17 +39,42 @@ class Task:
 
 
 @dataclass(slots=True)
-class _Failed:
-    """Freezes of one cgroup that failed in a row.
+class Rest:
+    """Freezes that failed in a row for one reason, and for how long none is tried now.
 
-    held: seconds that it stood for them; rests, until: moments (monotonic) until when it is let
-    alone whatever happens, and unless all `tasks` have moved on.
+    held: seconds that writers stood for them; earliest, until: moments (monotonic) before which
+    none is tried, whatever happens, and while the reason lasts.
     """
 
     times: int = 0
     held: float = 0.0
-    rests: float = 0.0
+    earliest: float = 0.0
     until: float = 0.0
+
+    def failed(self, held_seconds: float) -> None:
+        """One more; after some in a row the rest begins, which doubles each time."""
+        self.times += 1
+        self.held += held_seconds
+        beyond = self.times - limits.FREEZE_ATTEMPTS_MAX
+        if beyond >= 0:
+            now, share = clock.monotonic(), self.held / limits.FREEZE_FRACTION_MAX
+            longest = max(share, limits.FREEZE_RETRY_SECONDS_MAX)
+            self.earliest, self.until = (
+                now + share,
+                now + min(share * 2 ** min(beyond, 16), longest),
+            )
+            self.held = 0.0
+
+    def left(self, *, lasts: bool) -> float:
+        """Seconds for which none is to be tried; `lasts`: the reason does."""
+        return max(0.0, (self.until if lasts else self.earliest) - clock.monotonic())
+
+
+@dataclass(slots=True)
+class _Cgroup:
+    """What is known of one: who did not freeze in it."""
+
+    rest: Rest = field(default_factory=Rest)
     tasks: tuple[Task, ...] = ()
 
 
@@ -58,37 +83,28 @@ class Stuck:
 
     def __init__(self, proc_root: str = "/proc") -> None:
         self._proc_root = proc_root
-        self._failed: dict[str, _Failed] = {}
+        self._failed: dict[str, _Cgroup] = {}
 
     def check(self, directories: Iterable[str]) -> None:
         """Raises FreezeError when one of the cgroups is not to be frozen yet."""
-        now = clock.monotonic()
         for directory in directories:
             failed = self._failed.get(directory)
-            if failed is None or now >= failed.until:
+            if failed is None or not failed.rest.left(lasts=True):
                 continue
-            if now < failed.rests or not failed.tasks or self._still(failed.tasks):
+            if left := failed.rest.left(lasts=not failed.tasks or self._still(failed.tasks)):
                 raise FreezeError(
-                    f"{_told(directory, failed.tasks)}, {failed.times} times in a row; it is let"
-                    f" alone for {failed.until - now:.0f} s",
+                    f"{_told(directory, failed.tasks)}, {failed.rest.times} times in a row; it is"
+                    f" let alone for {left:.0f} s",
                     again=False,
                 )
 
     def failed(self, directory: str, pids: Iterable[int], held_seconds: float) -> str:
         """A cgroup of these processes did not freeze, and stood so long for it; who it was."""
-        now = clock.monotonic()
-        entry = self._failed.setdefault(directory, _Failed())
-        entry.times += 1
-        entry.held += held_seconds
-        entry.tasks = tuple(self._waiting(pids))
-        if entry.times >= limits.FREEZE_ATTEMPTS_MAX:
-            share = entry.held / limits.FREEZE_FRACTION_MAX
-            doubled = share * 2 ** min(entry.times - limits.FREEZE_ATTEMPTS_MAX, 16)
-            entry.rests = now + share
-            entry.until = now + min(doubled, max(share, limits.FREEZE_RETRY_SECONDS_MAX))
-            entry.held = 0.0
+        failed = self._failed.setdefault(directory, _Cgroup())
+        failed.rest.failed(held_seconds)
+        failed.tasks = tuple(self._waiting(pids))
         self._drop()
-        return _told(directory, entry.tasks)
+        return _told(directory, failed.tasks)
 
     def froze(self, directories: Iterable[str]) -> None:
         """These did."""
