@@ -22,6 +22,7 @@ from diffkeeper.store.store import Store
 from tests.protocol.conftest import package_environment
 from tests.protocol.test_admin_api import tcp
 from tests.support import disks
+from tests.support.odd import leased
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -385,6 +386,30 @@ def test_what_cannot_be_captured_is_kept_as_it_is(
         (found,) = daemon.admin("GET", "/v1/trash")
         assert found["live"] is False
         daemon.stop()
+
+
+def test_what_lacks_a_file_is_kept_as_it_is(daemon: Daemon) -> None:
+    """A file cannot be read while its volume is removed: told at once, and the directory stays."""
+    write(daemon, 1)
+    status = daemon.admin("GET", "/v1/volumes/v")["status"]
+    live = Path(status["live"])
+    (live / "held").write_bytes(b"not recorded")
+    with leased(live / "held"):
+        daemon.admin("POST", "/v1/volumes/v/snapshots", {}, status=201)
+        status = daemon.admin("GET", "/v1/volumes/v")["status"]
+        assert "'held' (another process holds a lease on it)" in status["last_snapshot"]["cause"]
+        assert any("'held'" in trouble for trouble in status["trouble"])
+        assert "'held'" in daemon.cli("doctor").stdout
+        daemon.ok("Unmount", Name="v", ID="w")
+        daemon.ok("Remove", Name="v")
+    (found,) = daemon.admin("GET", "/v1/trash")
+    assert found["live"] is True
+    assert daemon.cli("undelete", "v").returncode == 0
+    mountpoint = Path(daemon.ok("Mount", Name="v", ID="w")["Mountpoint"])
+    assert (mountpoint / "held").read_bytes() == b"not recorded"
+    daemon.admin("POST", "/v1/volumes/v/snapshots", {}, status=201)
+    status = daemon.admin("GET", "/v1/volumes/v")["status"]
+    assert (status["last_snapshot"]["consistency"], status["trouble"]) == ("crash", [])
 
 
 def test_what_is_written_to_during_its_removal_is_kept_as_it_is(daemon: Daemon) -> None:

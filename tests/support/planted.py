@@ -67,4 +67,4 @@ def heal(engine: Engine) -> None:
     forgetful = engine.snapshotter.watched.source
     assert isinstance(forgetful, Forgetful)
     engine.snapshotter.watched.source = forgetful._real
-    engine.snapshotter._compare_due = 0.0
+    engine.snapshotter._comparison.due = 0.0

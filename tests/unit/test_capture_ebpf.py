@@ -24,6 +24,7 @@ from diffkeeper.engine.snapshotter import Policy
 from diffkeeper.errors import UnsupportedError
 from diffkeeper.fsio import mounts
 from tests.support.harness import Engine
+from tests.support.odd import leased
 from tests.support.trees import describe, difference
 
 if TYPE_CHECKING:
@@ -345,6 +346,31 @@ def test_one_page_of_a_large_file(program: Program, disk: Path) -> None:
             for opened in (file, live):
                 opened.seek(150 * limits.GIB)
             assert file.read(4 * CHUNK) == live.read(4 * CHUNK)
+
+
+def test_what_changed_in_a_file_that_could_not_be_read(program: Program, disk: Path) -> None:
+    """Its marks were taken, so that it is read as a whole when it can be."""
+    base = disk / "leased"
+    base.mkdir()
+    with Engine(base, Policy(source="ebpf"), Sources.of(program)) as engine:
+        path = engine.live / "leased"
+        path.write_bytes(os.urandom(8 * CHUNK))
+        first = engine.capture()
+        assert engine.capture() == first
+        with open(path, "r+b") as file:
+            file.seek(3 * CHUNK)
+            file.write(b"changed")
+        before = path.stat().st_mtime_ns
+        with leased(path):
+            snapshot = engine.capture("interval")
+            assert (snapshot.consistency, snapshot.root) == ("fuzzy", first.root)
+            assert "'leased'" in snapshot.cause
+            assert engine.capture("interval") == snapshot
+            assert not engine.snapshotter.pending(engine.writers())
+        os.utime(path, ns=(before, before))
+        last = engine.capture()
+        assert (last.consistency, last.cause) == ("crash", "")
+        assert difference(describe(engine.live), describe(engine.replay(last, "last"))) == []
 
 
 @pytest.mark.parametrize("at", [0, 7 * CHUNK], ids=["in the page", "in the large page"])

@@ -7,7 +7,6 @@ import mmap
 import os
 import random
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -20,7 +19,6 @@ from diffkeeper import failpoint, limits
 from diffkeeper.capture import probe
 from diffkeeper.capture.inotify import InotifySource
 from diffkeeper.engine.snapshotter import Policy
-from diffkeeper.errors import DiffKeeperError
 from diffkeeper.failpoint import FailpointError
 from diffkeeper.freeze.writers import Writers
 from diffkeeper.fsio import inode
@@ -470,30 +468,4 @@ def test_a_file_that_grows_between_looks_at_two_of_its_names(
         patch.setattr(inode, "pinned", forged)
         engine.snapshotter.capture("manual", Writers())
     first.write_bytes(random.Random(3).randbytes(500_000))
-    assert_holds_live(engine, engine.capture())
-
-
-LEASE = """
-import fcntl, os, signal, sys
-signal.signal(signal.SIGIO, signal.SIG_IGN)
-fd = os.open(sys.argv[1], os.O_RDWR)
-fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-print("held", flush=True)
-sys.stdin.read()
-"""
-
-
-def test_a_file_that_cannot_be_read_fails_the_capture_by_name(engine: Engine) -> None:
-    """A snapshot without it would not be the truth. The next capture has it."""
-    (engine.live / "other").write_bytes(b"1")
-    first = engine.capture()
-    (engine.live / "leased").write_bytes(b"unread")
-    (engine.live / "other").write_bytes(b"2")
-    command = [sys.executable, "-c", LEASE, str(engine.live / "leased")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
-        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
-        with pytest.raises(DiffKeeperError, match="leased"):
-            engine.capture()
-        assert engine.state.head == first
-        holder.communicate()
     assert_holds_live(engine, engine.capture())

@@ -122,7 +122,8 @@ class _Capture:
 
     def _run(self) -> dict[int, SnapshotRecord]:
         # Each of them is asked: what is drained is looked at.
-        if not any([member.drain(self._started) for member in self._each()]):
+        urgent = self._reason != "interval"
+        if not any([member.drain(self._started, urgent=urgent) for member in self._each()]):
             return {}
         failpoint.hit("capture.drained")
         for member in self._each():

@@ -23,7 +23,7 @@ class Listing:
     directory: Directory
     recorded: bytes
     on_disk: set[bytes] = field(default_factory=set)
-    window: list[tuple[bytes, os.stat_result]] = field(default_factory=list)
+    window: list[tuple[bytes, os.stat_result | None]] = field(default_factory=list)
     found: int = 0
 
     def unchanged(

@@ -6,16 +6,17 @@ import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from diffkeeper import limits
 from diffkeeper.errors import DiffKeeperError
 from diffkeeper.format import xattrs
 from diffkeeper.format.entry import Entry, Kind
-from diffkeeper.fsio import inode
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
     from diffkeeper.engine.content import Content
+    from diffkeeper.engine.held_back import Trouble
     from diffkeeper.engine.worktree import Directory
     from diffkeeper.format.records import IndexRecord
 
@@ -45,6 +46,12 @@ class Observation:
     attributes: dict[bytes, bytes] = field(default_factory=dict)
     target: bytes = b""
     content: Content | None = None
+    trouble: Trouble | None = None  # what could not be read or recorded of it
+
+    @property
+    def stale(self) -> bool:
+        """Whether it could not be read, so that what is recorded of it stands."""
+        return self.trouble is not None and self.trouble.stale
 
     def told(self) -> tuple[object, ...]:
         """All that two looks at the same name agree in when nothing has changed."""
@@ -66,6 +73,19 @@ class Observation:
             and (record.mtime_ns, record.ctime_ns) == (status.st_mtime_ns, status.st_ctime_ns)
             and (record.parent_ino, record.name) == (self.directory.inode, self.name)
         )
+
+
+def windows(seen: Iterable[Observation]) -> Iterator[list[Observation]]:
+    """Observations as they come, in lists of bounded length and content."""
+    window: list[Observation] = []
+    size = 0
+    for each in seen:
+        window.append(each)
+        size += each.content.data_bytes if each.content else 0
+        if size > limits.OBSERVE_BYTES_MAX or len(window) > limits.OBSERVE_NAMES_MAX:
+            yield window
+            window, size = [], 0
+    yield window
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +125,10 @@ class Trust:
     horizon_ns: int
 
 
-def entry_of_directory(pin: int, status: os.stat_result, put: Callable[[bytes], bytes]) -> Entry:
-    """Mode, owner, times and attributes of the directory that `pin` holds."""
-    found = inode.xattrs(pin)
+def entry_of_directory(
+    status: os.stat_result, found: dict[bytes, bytes], put: Callable[[bytes], bytes]
+) -> Entry:
+    """Mode, owner, times and attributes of a directory."""
     return Entry(
         Kind.DIRECTORY,
         mode=stat.S_IMODE(status.st_mode),

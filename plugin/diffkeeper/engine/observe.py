@@ -6,75 +6,31 @@ A hint that no longer fits what is on disk widens the search; it never narrows i
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from diffkeeper import clock, limits
+from diffkeeper import limits
 from diffkeeper.engine.files import Why, unmoved
+from diffkeeper.engine.held_back import of_the_disk, reason
 from diffkeeper.engine.listing import Listing
-from diffkeeper.engine.observation import LostError, Observation, Place, entry_of_directory
-from diffkeeper.engine.worktree import Directory, Worktree
-from diffkeeper.errors import DiffKeeperError
-from diffkeeper.format.entry import EMPTY, Kind
+from diffkeeper.engine.look import Looker
+from diffkeeper.engine.observation import LostError, Observation, Place
+from diffkeeper.engine.worktree import Directory
+from diffkeeper.format.entry import EMPTY
 from diffkeeper.fsio import inode, linux
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
-    from diffkeeper.capture.source import Dirty, Source
-    from diffkeeper.engine.files import Files
+    from diffkeeper.capture.source import Dirty
     from diffkeeper.engine.observation import Hidden
-    from diffkeeper.engine.signatures import Index
-    from diffkeeper.engine.still import Sums
     from diffkeeper.format.records import IndexRecord
 
 
-class Observer:
+class Observer(Looker):
     """One round of looking. `check` may raise to end the round early."""
-
-    def __init__(
-        self,
-        worktree: Worktree,
-        root_fd: int,
-        source: Source,
-        index: Index,
-        nameless: dict[int, int],
-        places: dict[int, Place],
-        check: Callable[[], None],
-        files: Files,
-        *,
-        still: bool,
-        sums: Sums | None = None,
-    ) -> None:
-        """sums: notes what is listed, so that `stood_still` can tell afterwards."""
-        self._tree = worktree
-        self._root_fd = root_fd
-        self._device = os.fstat(root_fd).st_dev
-        self._source = source
-        self._index = index
-        # Inodes that no name was found for, by the time stamp that they had then.
-        self._nameless = nameless
-        # While names may move, a search proves nothing, and one that stands still follows.
-        self._still = still
-        # Where files were seen, until their signatures are taken over: newer than what those tell.
-        self._places = places
-        self._check = check
-        self._files = files
-        self._sums = sums
-        # Files whose content was seen to in this round.
-        self._read: set[int] = set()
-        # Files that were not met at their known name, by what that is.
-        self._missed: dict[int, Place] = {}
-        # Files that lost their known name in this round: another one is looked at where it is met.
-        self._sought: set[int] = set()
-        self._seen: dict[int, set[bytes]] = {}
-        self._more: list[tuple[int, bytes]] = []
-        self._unlisted: list[Directory] = []
-        self._ended: list[tuple[Directory, Directory, bytes]] = []
-        self._stuck: dict[Directory, set[bytes]] = {}
 
     def run(self, dirty: Dirty, hidden: Hidden) -> Iterator[Observation]:
         """Observations of everything that `dirty` and `hidden` point to.
@@ -113,6 +69,23 @@ class Observer:
                     return False
         return True
 
+    def is_news(self, seen: Observation, copied: dict[tuple[int, bytes], Observation]) -> bool:
+        """Whether a name is not what it was at the last look, in this freeze or before it.
+
+        copied: the newest look at each place in this freeze, which this one is added to.
+        """
+        place = seen.directory.inode, seen.name
+        before = copied.get(place)
+        copied[place] = seen
+        if seen.stale:
+            return False
+        if before is not None:
+            return before.told() != seen.told()
+        if seen.status is None:
+            return self._tree.lookup(seen.directory, seen.name) is not None
+        record = self._index.get(seen.status.st_ino)
+        return record is None or not seen.is_as(record)
+
     def _not_found(self, numbers: Iterable[int]) -> None:
         """Files that changed and were met nowhere: moved while they were looked for, or gone.
 
@@ -147,9 +120,27 @@ class Observer:
                     self._source.unwatch(number)
                     self._index.drop_directory(number)
         for directory, names in self._stuck.items():
+            if self._below_unread(directory):
+                continue
             if directory.inode in self._tree.by_inode:
                 # It was moved while it was looked for; the hint of the move is on its way.
                 self._source.give_back(directory.inode, names)
+
+    def _below_unread(self, directory: Directory) -> bool:
+        """Whether it cannot be reached because one above cannot be read.
+
+        Once that one can, all the way down is listed again.
+        """
+        way: list[Directory] = []
+        at: Directory | None = directory
+        while at is not None and at not in self._unread:
+            way.append(at)
+            at = at.parent
+        if at is None:
+            return False
+        for each in way:
+            each.listed = False
+        return True
 
     def _unstick(self) -> Iterator[Observation]:
         """Directories whose place was not known yet, such as below one that was moved."""
@@ -181,18 +172,10 @@ class Observer:
                 if not directory.listed:
                     self._unlisted.append(directory)
                 if self._source.by_range:
-                    found = [inode.status(opened, name) for name in names[directory.inode]]
+                    found = [_status(opened, name) for name in names[directory.inode]]
                     self._watch_new([s.st_ino for s in found if s and not stat.S_ISDIR(s.st_mode)])
                 for name in names[directory.inode]:
                     yield from self._look(directory, opened, name, why=Why.NAME)
-
-    def _watch_new(self, inodes: list[int]) -> None:
-        """Before files are read: see their changes, then who has them mapped already.
-
-        Of a mapping that was there before the file was watched, no fault may tell any more.
-        """
-        if self._source.watch_new(inodes):
-            self._files.see_mappings()
 
     def _misplaced(self, directory: Directory, names: set[bytes]) -> None:
         """A directory is not where it was: look there, and come back to its names later."""
@@ -221,7 +204,7 @@ class Observer:
         if status.st_ino != directory.inode or status.st_nlink == 0:
             os.close(fd)
             return None
-        self._tree.set_attributes(directory, entry_of_directory(fd, status, self._tree.stage.put))
+        self._set_attributes(directory, fd, status)
         return fd
 
     def _inode(self, number: int, *, sure: bool) -> Iterator[Observation]:
@@ -248,7 +231,7 @@ class Observer:
             if opened is None:
                 self._misplaced(directory, {place.name})
                 return
-            status = inode.status(opened, place.name)
+            status = _status(opened, place.name)
             if status is None or status.st_ino != number:
                 return
             if sure and self._same(number, record, status):
@@ -301,133 +284,6 @@ class Observer:
             self._files.deep = True
             self._unlisted.append(self._tree.root)
 
-    def _look(
-        self, directory: Directory, fd: int, name: bytes, *, why: Why = Why.PLACE
-    ) -> Iterator[Observation]:
-        seen = self._seen.setdefault(directory.inode, set())
-        if name in seen:
-            return
-        seen.add(name)
-        self._check()
-        try:
-            with inode.pinned(fd, name) as (pin, status):
-                if self._tree.link_names:
-                    self._lost_name(directory, name, status.st_ino)
-                if stat.S_ISDIR(status.st_mode):
-                    yield from self._directory(directory, name, pin, status)
-                else:
-                    self._unplace(directory, name, None)
-                    yield self._file(directory, name, pin, status, why)
-        except FileNotFoundError:
-            if not self._source.by_range and self._tree.lookup(directory, name) is None:
-                # Who knows which file was written to under a name that came and went.
-                self._tree.lost_links = True
-            if self._tree.link_names:
-                self._lost_name(directory, name, 0)
-            self._unplace(directory, name, None)
-            yield Observation(directory, name)
-        except OSError as error:
-            if error.errno == errno.EXDEV:
-                # Something is mounted here: what it covers cannot be seen and stays as it was
-                # recorded, what it shows is not ours.
-                return
-            path = os.fsdecode(b"/".join([*directory.path(), name]))
-            raise DiffKeeperError(f"cannot read {path!r}: {error.strerror}") from error
-
-    def _unplace(self, parent: Directory, name: bytes, kept: int | None) -> None:
-        """The directory known at a name is not there, unless its inode number is `kept`.
-
-        It may turn up elsewhere in this round, and is forgotten only at its end.
-        """
-        child = parent.children.get(name)
-        if child is not None and child.inode != kept:
-            self._ended.append((child, parent, name))
-
-    def _directory(
-        self, parent: Directory, name: bytes, pin: int, status: os.stat_result
-    ) -> Iterator[Observation]:
-        number = status.st_ino
-        if status.st_dev != self._device:
-            # Another file system without a mount, such as a subvolume: not ours to look into.
-            self._unplace(parent, name, None)
-            return
-        self._unplace(parent, name, number)
-        known = self._tree.by_inode.get(number)
-        listing = self._files.deep or (known is not None and not known.listed)
-        if known is None:
-            old = self._tree.lookup(parent, name)
-            if old is not None and old.kind is not Kind.DIRECTORY:
-                yield Observation(parent, name)  # the file that had the name
-            same = old is not None and self._index.has_directory(
-                number, parent.inode, name, old.content
-            )
-            known = self._tree.attach(number, parent, name, same=same)
-            self._seen.pop(number, None)
-            listing = True
-        elif known.parent is not parent or known.name != name:
-            if known.parent is not None:
-                self._look_later(known.parent.inode, known.name)
-            self._tree.move(known, parent, name)
-        self._tree.set_attributes(known, entry_of_directory(pin, status, self._tree.stage.put))
-        # A directory that was removed and made anew may have the inode number, but not the watch.
-        if self._source.watch(number, pin) or listing:
-            self._unlisted.append(known)
-
-    def _file(
-        self, directory: Directory, name: bytes, pin: int, status: os.stat_result, why: Why
-    ) -> Observation:
-        # Before anything is told of it: a later change is hinted, an earlier one is seen.
-        self._watch_new([status.st_ino])
-        held = self._source.hold(status.st_ino)
-        if self._source.by_range and not held:
-            if stat.S_ISREG(status.st_mode):
-                inode.await_change(pin)
-            status = os.fstat(pin)
-        self._read.add(status.st_ino)
-        self._nameless.pop(status.st_ino, None)
-        found = Observation(directory, name, status, clock.now_ns(), inode.xattrs(pin))
-        if stat.S_ISLNK(status.st_mode):
-            found.target = inode.link_target(pin)
-        elif stat.S_ISREG(status.st_mode):
-            found.content = self._files.content(directory, name, pin, status, why, held=held)
-        alone = status.st_nlink == 1
-        if not alone:
-            self._find_first_name(status.st_ino)
-        self._places[status.st_ino] = Place(directory.inode, name, alone=alone)
-        return found
-
-    def _find_first_name(self, number: int) -> None:
-        """A file that just got its second name: its first one is to become a link, too."""
-        record, place = self._index.get(number), self._places.get(number)
-        if place is not None and place.alone:
-            inode, name = place.directory, place.name
-            # It was seen in this round already, when it was a file with one name.
-            self._seen.get(inode, set()).discard(name)
-        elif record is not None and not record.link_id:
-            inode, name = record.parent_ino, record.name
-        else:
-            return
-        if inode in self._tree.by_inode:
-            self._look_later(inode, name)
-
-    def _lost_name(self, directory: Directory, name: bytes, number: int) -> None:
-        """What was written through a name that is gone shows at the other names of the file."""
-        old = self._tree.lookup(directory, name)
-        if old is None or old.kind is not Kind.LINK:
-            return
-        record = self._index.get(number)
-        if record is not None and record.link_id == old.link_id:
-            return
-        names = self._tree.link_names.get(old.link_id, set())
-        names.discard((directory.inode, name))
-        for number, other in names:
-            if number in self._tree.by_inode:
-                self._look_later(number, other)
-
-    def _look_later(self, inode: int, name: bytes) -> None:
-        if name not in self._seen.get(inode, ()):
-            self._more.append((inode, name))
-
     def _list(self, directory: Directory) -> Iterator[Observation]:
         """Lists a directory and looks at every name that its signature does not prove unchanged."""
         with self._opened(directory) as fd:
@@ -437,38 +293,52 @@ class Observer:
             # The watch comes first: a later change is hinted, an earlier one is listed.
             self._source.watch(directory.inode, fd)
             listing = Listing(directory, directory.content)
-            before = None if directory.listed else self._watch_new
-            if self._sums is not None:
-                self._sums.begin(directory.inode, os.fstat(fd))
-            for name, status in inode.statuses(fd, before):
-                if self._sums is not None:
-                    self._sums.add(directory.inode, name, status)
-                listing.on_disk.add(name)
-                listing.window.append((name, status))
-                if len(listing.window) >= limits.OBSERVE_NAMES_MAX:
-                    yield from self._compare(listing, fd)
-            yield from self._compare(listing, fd)
-            if listing.found < self._tree.count(listing.recorded):
-                for name in self._tree.names(listing.recorded):
-                    if name not in listing.on_disk:
-                        yield from self._look(directory, fd, name)
-            # A directory found earlier in this capture is in no recorded tree yet.
-            for name in directory.children.keys() - listing.on_disk:
-                yield from self._look(directory, fd, name)
+            try:
+                yield from self._names_of(listing, fd)
+            except OSError as error:
+                if directory.parent is None or not of_the_disk(error):
+                    raise
+                yield self._stale(directory.parent, directory.name, reason(error))
+                return
             directory.listed = True
+            if directory.parent is not None:
+                self._held.note((directory.parent.inode, directory.name), None)
+
+    def _names_of(self, listing: Listing, fd: int) -> Iterator[Observation]:
+        """Looks at all names that are in the directory, then at those that are gone from it."""
+        directory = listing.directory
+        before = None if directory.listed else self._watch_new
+        if self._sums is not None:
+            self._sums.begin(directory.inode, os.fstat(fd))
+        for name, status in inode.statuses(fd, before):
+            if self._sums is not None:
+                self._sums.add(directory.inode, name, status)
+            listing.on_disk.add(name)
+            listing.window.append((name, status))
+            if len(listing.window) >= limits.OBSERVE_NAMES_MAX:
+                yield from self._compare(listing, fd)
+        yield from self._compare(listing, fd)
+        if listing.found < self._tree.count(listing.recorded):
+            for name in self._tree.names(listing.recorded):
+                if name not in listing.on_disk:
+                    yield from self._look(directory, fd, name)
+        # A directory found earlier in this capture is in no recorded tree yet.
+        for name in directory.children.keys() - listing.on_disk:
+            yield from self._look(directory, fd, name)
 
     def _compare(self, listing: Listing, fd: int) -> Iterator[Observation]:
         self._check()
         window, listing.window = listing.window, []
         known = listing.recorded != EMPTY
-        records = self._index.get_many([s.st_ino for _, s in window])
+        records = self._index.get_many([s.st_ino for _, s in window if s is not None])
         same: list[int] = []
         for name, status in window:
-            record = records.get(status.st_ino) if known else None
-            hinted = status.st_ino in self._files.changed or status.st_ino in self._sought
+            record = records.get(status.st_ino) if known and status is not None else None
             if (
-                record is not None
-                and not hinted
+                status is not None
+                and record is not None
+                and status.st_ino not in self._files.changed
+                and status.st_ino not in self._sought
                 and listing.unchanged(self._tree, self._files.trust, name, status, record)
             ):
                 listing.found += 1
@@ -480,6 +350,14 @@ class Observer:
             yield from self._look(listing.directory, fd, name, why=Why.LISTING)
         if not listing.directory.listed:
             self._source.settle(same)
+
+
+def _status(directory: int, name: bytes) -> os.stat_result | None:
+    """What a name is; None as well where that cannot be read, which a look at it tells."""
+    try:
+        return inode.status(directory, name)
+    except OSError:
+        return None
 
 
 def _grouped(pairs: list[tuple[int, bytes]]) -> dict[int, set[bytes]]:

@@ -11,6 +11,7 @@ import stat
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from diffkeeper.engine import attributes
 from diffkeeper.engine.observation import KINDS
 from diffkeeper.format import dirtree, root, xattrs
 from diffkeeper.format.entry import EMPTY, Entry, Kind, link_key
@@ -83,6 +84,8 @@ class Rebuild:
             status = os.fstat(fd)
             attributes = self._attributes(fd)
             for name, each in inode.statuses(fd):
+                if each is None:
+                    continue  # its inode cannot be read
                 if stat.S_ISDIR(each.st_mode):
                     below.append(name)
                 else:
@@ -146,7 +149,7 @@ class Rebuild:
         return Entry(Kind.LINK, link_id=record.link_id)
 
     def _attributes(self, pin: int) -> bytes:
-        found = inode.xattrs(pin)
+        found = attributes.recordable(pin).kept
         return self._put(xattrs.encode(found)) if found else b""
 
     def _put(self, encoded: bytes) -> bytes:

@@ -95,7 +95,8 @@ def _signature(
         size=status.st_size,
         mtime_ns=status.st_mtime_ns,
         ctime_ns=status.st_ctime_ns,
-        seen_ns=seen.seen_ns,
+        # One that lacks something proves nothing, so that what it lacks is noted again.
+        seen_ns=seen.seen_ns if seen.trouble is None else 0,
         link_id=link_id,
         content=entry.content,
         parent_ino=seen.directory.inode,

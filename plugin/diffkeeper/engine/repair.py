@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from diffkeeper import clock, failpoint, limits
+from diffkeeper.engine import attributes
 from diffkeeper.engine.damage import Live, differences
 from diffkeeper.engine.stage import Stage
 from diffkeeper.errors import ConflictError, CorruptionError, DiffKeeperError, NotFoundError
@@ -262,7 +263,7 @@ class Repair:
         if status.st_mode & 0o7777 != entry.mode:
             os.fchmod(fd, entry.mode)
         wanted = xattrs.decode(self._store.node(entry.xattrs)) if entry.xattrs else {}
-        found = inode.xattrs(fd)
+        found = attributes.recordable(fd).kept
         for name, value in wanted.items():
             if found.get(name) != value:
                 os.setxattr(fd, name, value)

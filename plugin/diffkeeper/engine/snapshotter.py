@@ -21,8 +21,10 @@ from typing import TYPE_CHECKING
 from diffkeeper import clock, limits
 from diffkeeper.capture.source import Changed, Dirty, Source
 from diffkeeper.engine import group, opening
+from diffkeeper.engine.comparisons import Comparisons
 from diffkeeper.engine.files import Files
-from diffkeeper.engine.observation import Hidden, Observation, Place, Trust
+from diffkeeper.engine.held_back import HeldBack, Lacking
+from diffkeeper.engine.observation import Hidden, Observation, Place, Trust, windows
 from diffkeeper.engine.observe import Observer
 from diffkeeper.engine.recorder import Recorder
 from diffkeeper.engine.signatures import Index
@@ -31,7 +33,7 @@ from diffkeeper.engine.tools import Policy, Tools
 from diffkeeper.engine.unhinted import Unhinted
 from diffkeeper.engine.volume import Change
 from diffkeeper.engine.watched import Watched
-from diffkeeper.engine.work import Figures, Work, as_record
+from diffkeeper.engine.work import Figures, Work, as_record, is_due
 from diffkeeper.errors import UnsupportedError
 from diffkeeper.freeze.writers import Survey, Target, Writers
 from diffkeeper.fsio import inode
@@ -75,6 +77,9 @@ class Snapshotter:
         self._recorder = Recorder(self._stage, self._index, self._note_name)
         self._tree: Worktree | None = None
         self._nameless: dict[int, int] = {}
+        self._held = HeldBack()
+        self.lacking = Lacking("", stale=False)  # of the newest state
+        self._torn = False  # the last capture was not of one instant
         self._work = Work()
         self.figures = Figures()
         self._places: dict[int, Place] = {}
@@ -84,9 +89,7 @@ class Snapshotter:
         self._unhinted = Unhinted(survey, self.watched)
         self._settled = False
         self._looked_ns = 0  # when this capture began to look
-        # Hints are never truth: from time to time everything is compared, whatever was hinted.
-        self._compare_due = clock.monotonic() + limits.COMPARE_SECONDS
-        self._compare_soon = limits.COMPARE_SOON_SECONDS
+        self._comparison = Comparisons()
         self.cpu_seconds = self.frozen_seconds = 0.0  # its captures', and its writers' for them
 
     @property
@@ -118,8 +121,7 @@ class Snapshotter:
 
     def pending(self, writers: Writers) -> bool:
         """Whether a capture would find work; cheap."""
-        due = clock.monotonic() >= self._compare_due or self._unsettled()
-        return due or self._source.pending() or bool(self._unhinted.look(writers))
+        return bool(self._is_due() or self._source.pending() or self._unhinted.look(writers))
 
     def quiet(self) -> bool:
         """Whether `pending` could find nothing but files that were mapped since it looked last.
@@ -129,13 +131,19 @@ class Snapshotter:
         """
         if not (self._source.by_range and self._source.complete):
             return False
-        due = clock.monotonic() >= self._compare_due or self._unsettled()
-        return not (due or self._source.pending() or self._unhinted.unarmed())
+        return not (self._is_due() or self._source.pending() or self._unhinted.unarmed())
+
+    def _is_due(self) -> bool:
+        now = clock.monotonic()
+        return now >= self._comparison.due or self._unsettled() or self._held.due(now)
 
     def _unsettled(self) -> bool:
-        """Whether the newest snapshot is fuzzy, so that one instant of the same is still due."""
+        """Whether one instant of the newest snapshot's state is still due, or what that lacks."""
         head = self._state.head
-        return head is not None and head.consistency == "fuzzy"
+        if head is None:
+            return False
+        torn = head.consistency == "fuzzy" and (self._torn or not self.lacking.stale)
+        return torn or not self.lacking.is_told(head)
 
     def capture(
         self, reason: str, writers: Writers, *, freeze: bool = True
@@ -170,18 +178,23 @@ class Snapshotter:
             self.watched.replace(broken or reason)
         return bool(broken or reason)
 
-    def drain(self, started: float) -> bool:
-        """Take the hints; whether there is anything to look at."""
+    def drain(self, started: float, *, urgent: bool) -> bool:
+        """Take the hints; whether there is anything to look at.
+
+        urgent: what could not be read is tried again at once.
+        """
         self.rely()
         work = self._work
         work.dirty = self._drain()
         self._looked_ns = clock.now_ns()
-        if started >= self._compare_due:
+        if started >= self._comparison.due:
             work.dirty.escalate("the regular comparison is due")
             self.watched.mapped.forget()
         work.hidden = self._unhinted.look(work.writers)
         work.again = self._unsettled()
-        return bool(work.dirty or work.hidden or work.again)
+        if urgent or self._held.due(started):
+            work.retry = self._held.again()
+        return bool(work.dirty or work.hidden or work.again or work.retry)
 
     def _drain(self, *, frozen: bool = False) -> Dirty:
         dirty = self.watched.drain(frozen=frozen)
@@ -199,13 +212,18 @@ class Snapshotter:
             tree.marked.clear()
         self._round(work.dirty, work.hidden)
         self._settled = True
+        if work.retry:
+            started = clock.monotonic()
+            self._round(work.retry, Hidden())
+            self._held.tried(clock.monotonic(), clock.monotonic() - started)
 
     def same(self) -> bool:
         """Whether only a look without a hint was due, and it found nothing."""
         assert self._tree is not None  # noqa: S101  # loaded at the start of each capture
         head, work = self._state.head, self._work
-        same = head is not None and self._tree.settle().hex() == head.root
-        return same and not work.dirty and not work.again
+        self.lacking = self._held.summed_up(self._tree)
+        due = is_due(head, self._tree.settle(), "", self.lacking) or self._unsettled()
+        return not (due or work.dirty or work.again)
 
     def end(self) -> None:
         """The capture ends before its freeze: nothing had changed."""
@@ -221,14 +239,14 @@ class Snapshotter:
         elif self._tree.lost_links or dirty.orphans:
             # What links hold stays recorded until a comparison shows that no name is left, and
             # a file that was written under no name and closed is found by a comparison alone.
-            self._compare_due = min(self._compare_due, started + self._compare_soon)
+            self._comparison.need(started)
         self._unhinted.end()
 
     def forget(self) -> None:
         """Drop all unstored work: the next capture compares everything with the newest snapshot."""
         self._work = Work()
         self._tree = None
-        self.watched.mapped.frozen = False
+        self.watched.mapped.frozen = self._held.frozen = False
         self.watched.mapped.forget()
         self._index.clear()
         self._stage.clear()
@@ -239,11 +257,11 @@ class Snapshotter:
     def _compared(self, tree: Worktree, seconds: float) -> None:
         """Everything was compared, in this capture's rounds together."""
         tree.settle()
-        tree.sweep_links()
+        if not self._held.stale:
+            # What could not be looked at may hold names of links.
+            tree.sweep_links()
         self._nameless.clear()
-        share = limits.COMPARE_SHARE * seconds
-        self._compare_soon = max(limits.COMPARE_SOON_SECONDS, share)
-        self._compare_due = clock.monotonic() + max(limits.COMPARE_SECONDS, share)
+        self._comparison.done(seconds)
 
     def _load(self) -> Worktree:
         self._recorder.next_link_id = self._state.record.next_link_id
@@ -290,36 +308,32 @@ class Snapshotter:
             self._places,
             check,
             files,
+            self._held,
             still=still,
             sums=sums,
         )
 
     def _note_name(self, number: int, old: IndexRecord | None, new: IndexRecord) -> None:
         if not self._unhinted.note(number, old, new):
-            self._compare_due = min(self._compare_due, clock.monotonic() + self._compare_soon)
+            self._comparison.need()
 
     def _round(self, dirty: Dirty, hidden: Hidden) -> None:
         """Look at everything hinted, and take it over as it comes."""
         writers = self._work.writers
         self._work.figures.rounds += 1
+        if dirty.everything:
+            self._held.compare_all()
         if dirty.orphans and not writers.pids:
             dirty.escalate("a file was written under a name that is gone")
         elif dirty.orphans:
             hidden = self._unhinted.with_open(hidden, writers)
-        window: list[Observation] = []
-        size = 0
         try:
             observer = self._observer(lambda: None, self._stage.take, still=self._work.still)
-            for seen in observer.run(dirty, hidden):
-                window.append(seen)
-                size += seen.content.data_bytes if seen.content else 0
-                if size > limits.OBSERVE_BYTES_MAX or len(window) > limits.OBSERVE_NAMES_MAX:
-                    self._absorb(window)
-                    window, size = [], 0
+            for window in windows(observer.run(dirty, hidden)):
+                self._absorb(window)
         except UnsupportedError as error:
             self.watched.replace(str(error))
             raise
-        self._absorb(window)
 
     def look_again(self) -> bool:
         """Without a freeze: look at what changed since the last look; false when anything did."""
@@ -353,9 +367,10 @@ class Snapshotter:
         Raises FreezeError when that is more than the freeze allows.
         """
         work = self._work
-        self.watched.mapped.frozen = True
+        self.watched.mapped.frozen = self._held.frozen = True
         if attempt == 0:
-            self._look_frozen()
+            work.writers, hidden = self._unhinted.frozen(work.writers)
+            work.pending_hidden, work.frozen_hidden = hidden, bool(hidden)
         self.watched.direct.inside(budget.check)
         work.pending = self._drain(frozen=True)
         if attempt and not self._source.complete and not self._stood_still(budget):
@@ -374,7 +389,7 @@ class Snapshotter:
             for seen in observer.run(work.pending, work.pending_hidden):
                 work.taken.append(seen)
                 budget.add(seen)
-                moved = self._is_news(seen) or moved
+                moved = observer.is_news(seen, work.copied) or moved
         except UnsupportedError as error:
             # To take another source takes too long for a freeze.
             self.watched.give_up(str(error))
@@ -394,33 +409,8 @@ class Snapshotter:
         names: dict[int, set[bytes]] = {}
         for number, name in work.copied:
             names.setdefault(number, set()).add(name)
-        return not any([self._is_news(seen) for seen in observer.run(Dirty(names=names), Hidden())])
-
-    def _is_news(self, seen: Observation) -> bool:
-        """Whether a name is not what it was at the last look, in this freeze or before it."""
-        assert self._tree is not None  # noqa: S101  # loaded at the start of each capture
-        place = seen.directory.inode, seen.name
-        before = self._work.copied.get(place)
-        self._work.copied[place] = seen
-        if before is not None:
-            return before.told() != seen.told()
-        if seen.status is None:
-            return self._tree.lookup(seen.directory, seen.name) is not None
-        record = self._index.get(seen.status.st_ino)
-        return record is None or not seen.is_as(record)
-
-    def _look_frozen(self) -> None:
-        """What gives no hint, as far as there is time for it."""
-        work = self._work
-        if self._source.sees_mappings:
-            # What was mapped since the survey is hinted, and what is new is looked for when seen.
-            hidden = self._unhinted.known()
-        else:
-            work.writers = self._unhinted.with_young(work.writers)
-            hidden = self._unhinted.look(work.writers)
-        if len(hidden.opened) > limits.FROZEN_LOOKS_MAX:
-            hidden = self._unhinted.only_open(hidden, work.writers)
-        work.pending_hidden, work.frozen_hidden = hidden, bool(hidden)
+        seen = observer.run(Dirty(names=names), Hidden())
+        return not any([observer.is_news(each, work.copied) for each in seen])
 
     def doubt(self) -> str:
         """Why a copy that saw nothing change may be none of one instant all the same."""
@@ -432,7 +422,7 @@ class Snapshotter:
     def thawed(self) -> None:
         """The freeze is over: take over what was copied, and look at what it left."""
         work = self._work
-        self.watched.mapped.frozen = False
+        self.watched.mapped.frozen = self._held.frozen = False
         taken, work.taken = work.taken, []
         work.copied.clear()
         work.sums.clear()
@@ -454,6 +444,9 @@ class Snapshotter:
         for observation in seen:
             if observation.content is not None:
                 self._work.figures.dirty_bytes += observation.content.read_bytes
+            self._note_trouble(observation)
+            if observation.stale:
+                continue
             names = changes.setdefault(observation.directory, {})
             names[observation.name] = self._recorder.entry(observation, self._tree)
         for directory, names in changes.items():
@@ -464,6 +457,11 @@ class Snapshotter:
         self._places.clear()
         self._looked.clear()
         self._stage.relieve()
+
+    def _note_trouble(self, seen: Observation) -> None:
+        self._held.note((seen.directory.inode, seen.name), seen.trouble)
+        if self._held.beyond:
+            self._comparison.need()
 
     def change(self, reason: str, outcome: group.Outcome, started: float) -> Change:
         """What is to be committed: a snapshot, or signatures alone where the newest one holds."""
@@ -476,18 +474,19 @@ class Snapshotter:
         batch = self._stage.batch([root])
         self._source.release(self._index.add_to(batch, self._stage))
         fields = {"next_link_id": self._recorder.next_link_id}
-        head = self._state.head
-        unchanged = head is not None and head.root == root.hex()
-        healed = unchanged and head is not None and head.consistency == "fuzzy"
-        if unchanged and not (healed and not outcome.fuzzy):
+        lacking = self.lacking = self._held.summed_up(self._tree)
+        if not is_due(self._state.head, root, outcome.fuzzy, lacking):
             return Change(self._state, batch if len(self._index) else Batch(), None, fields)
         seconds = clock.monotonic() - started
-        snapshot = as_record(self._state.record, self._tree, self._stage, reason, outcome, seconds)
+        snapshot = as_record(
+            self._state.record, self._tree, self._stage, reason, outcome, lacking, seconds
+        )
         return Change(self._state, batch, snapshot, fields)
 
     def recorded(self, outcome: group.Outcome, started: float) -> None:
         """All is stored."""
         self.faulty = False
+        self._torn = bool(outcome.fuzzy)
         self._unhinted.taken()
         self.watched.mapped.give_back(self._source)
         self._index.clear()

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from diffkeeper import failpoint, limits
+from diffkeeper.errors import DiffKeeperError
 from diffkeeper.format import dirtree, pack
 from diffkeeper.hashing import node_digest
 from diffkeeper.store.store import Batch, Store
@@ -60,7 +61,11 @@ class Stage:
         content.data.clear()
         content.data_bytes = 0
         content.fold(self.get, self.put)
-        self.relieve()
+        try:
+            self.relieve()
+        except OSError as error:
+            # Not to be taken for an error of the file that is being read.
+            raise DiffKeeperError(f"the store cannot be written: {error}") from error
 
     def given_up(self, digests: Iterable[bytes], batch: Batch) -> set[bytes]:
         """Those of objects that wait here, and are neither in the batch nor in the store.

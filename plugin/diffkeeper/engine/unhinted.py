@@ -55,6 +55,18 @@ class Unhinted:
             return self.known()
         return Hidden(self._maybe_mapped(), frozenset(opened))
 
+    def frozen(self, writers: Writers) -> tuple[Writers, Hidden]:
+        """In a freeze: who writes now, and what they may do unseen, as far as there is time."""
+        if self._watched.source.sees_mappings:
+            # What was mapped since the survey is hinted, and what is new is looked for when seen.
+            hidden = self.known()
+        else:
+            writers = self.with_young(writers)
+            hidden = self.look(writers)
+        if len(hidden.opened) > limits.FROZEN_LOOKS_MAX:
+            hidden = self.only_open(hidden, writers)
+        return writers, hidden
+
     def known(self) -> Hidden:
         """The files to look at, of those that were seen to be mapped; looks at no process."""
         return Hidden(self._maybe_mapped() - self._armed)

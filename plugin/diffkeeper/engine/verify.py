@@ -7,12 +7,14 @@ against its key. Both name what does not match.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from diffkeeper import clock, limits
+from diffkeeper.engine import attributes
 from diffkeeper.engine.observation import KINDS
 from diffkeeper.errors import CorruptionError, NotFoundError
 from diffkeeper.format import dirtree, filetree, root, xattrs
@@ -214,7 +216,17 @@ class Verifier:
             else:
                 self._name(path, fd, name, entry)
         for name in on_disk:
-            self._fault(b"/".join([*path, name]), "is not in the snapshot")
+            if self._is_ours(fd, name):
+                self._fault(b"/".join([*path, name]), "is not in the snapshot")
+
+    @staticmethod
+    def _is_ours(fd: int, name: bytes) -> bool:
+        """Whether a name belongs to the volume: no mount, and no file system of its own."""
+        try:
+            with inode.pinned(fd, name) as (_, status):
+                return status.st_dev == os.fstat(fd).st_dev
+        except OSError as error:
+            return error.errno != errno.EXDEV
 
     def _name(self, path: list[bytes], fd: int, name: bytes, entry: Entry) -> None:
         self._check()
@@ -263,7 +275,7 @@ class Verifier:
             if found != wanted:
                 return f"{what} is {found}, recorded as {wanted}"
         wanted_xattrs = xattrs.decode(self._store.node(entry.xattrs)) if entry.xattrs else {}
-        if inode.xattrs(pin) != wanted_xattrs:
+        if attributes.recordable(pin).kept != wanted_xattrs:
             return "extended attributes differ"
         return ""
 

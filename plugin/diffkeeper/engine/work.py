@@ -14,6 +14,7 @@ from diffkeeper.freeze.writers import Writers
 
 if TYPE_CHECKING:
     from diffkeeper.engine.group import Outcome
+    from diffkeeper.engine.held_back import Lacking
     from diffkeeper.engine.stage import Stage
     from diffkeeper.engine.worktree import Worktree
 
@@ -37,6 +38,7 @@ class Work:
     dirty: Dirty = field(default_factory=Dirty)  # what its first drain brought
     hidden: Hidden = field(default_factory=Hidden)
     again: bool = False  # the newest snapshot is to be taken again
+    retry: Dirty = field(default_factory=Dirty)  # names that could not be read before
     root: bytes = b""  # of the last look without a freeze
     # Inside the freeze: what was copied, and what the round under way looks at, which is due
     # again if the freeze ends it early.
@@ -49,12 +51,23 @@ class Work:
     figures: Figures = field(default_factory=Figures)
 
 
+def is_due(head: SnapshotRecord | None, root: bytes, fuzzy: str, lacking: Lacking) -> bool:
+    """Whether a snapshot is to be stored: there is another state, or more or less is wrong with it.
+
+    `fuzzy`: why what was captured is not one instant, or nothing.
+    """
+    if head is None or head.root != root.hex() or not lacking.is_told(head):
+        return True
+    return head.consistency == "fuzzy" and not fuzzy and not lacking.stale
+
+
 def as_record(
     volume: VolumeRecord,
     tree: Worktree,
     stage: Stage,
     reason: str,
     outcome: Outcome,
+    lacking: Lacking,
     seconds: float,
 ) -> SnapshotRecord:
     """The next snapshot of the volume, of what the tree holds; `seconds`: of the capture."""
@@ -64,7 +77,7 @@ def as_record(
         parent=volume.head,
         root=tree.settle().hex(),
         time_ns=outcome.time_ns or clock.now_ns(),
-        consistency="fuzzy" if outcome.fuzzy else "crash",
+        consistency="fuzzy" if outcome.fuzzy or lacking.stale else "crash",
         reason=reason,
         files=tree.files,
         bytes=tree.size,
@@ -72,5 +85,5 @@ def as_record(
         stored_bytes=stage.stored_bytes,
         freeze_ms=round(outcome.freeze_ms, 3),
         capture_ms=round(seconds * 1000, 3),
-        cause=outcome.fuzzy,
+        cause="; ".join(filter(None, (outcome.fuzzy, lacking.text))),
     )

@@ -152,7 +152,7 @@ class SnapshotRecord:
     stored_bytes: int  # encoded bytes of new chunks and nodes
     freeze_ms: float
     capture_ms: float
-    cause: str = ""  # why it is fuzzy
+    cause: str = ""  # why it is fuzzy, or what it lacks
     group: dict[str, int] = field(default_factory=dict)  # volume id to seq at the same instant
 
     @property

@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 
 COUNT = struct.Struct("<H")
 ITEM = struct.Struct("<BI")
+_COUNT_MAX = 0xFFFF
 
 
 def encode(attributes: Mapping[bytes, bytes]) -> bytes:
     """The node's bytes; InvalidInputError when a name or value exceeds its bound."""
-    parts = [header(NodeType.XATTRS), COUNT.pack(min(len(attributes), 0xFFFF))]
+    parts = [header(NodeType.XATTRS), COUNT.pack(min(len(attributes), _COUNT_MAX))]
     for name in sorted(attributes):
         value = attributes[name]
         if not 0 < len(name) <= NAME_BYTES_MAX or len(value) > XATTR_VALUE_BYTES_MAX:
@@ -32,6 +33,20 @@ def encode(attributes: Mapping[bytes, bytes]) -> bytes:
             f"extended attributes of {len(encoded)} bytes exceed {XATTR_TOTAL_BYTES_MAX}"
         )
     return encoded
+
+
+def within_bounds(attributes: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+    """Those that one node has room for, the system's own before the users'."""
+    kept: dict[bytes, bytes] = {}
+    room = XATTR_TOTAL_BYTES_MAX - HEADER_BYTES - COUNT.size
+    for name in sorted(attributes, key=lambda name: (name.startswith(b"user."), name)):
+        value = attributes[name]
+        size = ITEM.size + len(name) + len(value)
+        fits = 0 < len(name) <= NAME_BYTES_MAX and len(value) <= XATTR_VALUE_BYTES_MAX
+        if fits and size <= room and len(kept) < _COUNT_MAX:
+            kept[name] = value
+            room -= size
+    return kept
 
 
 def decode(encoded: bytes) -> dict[bytes, bytes]:

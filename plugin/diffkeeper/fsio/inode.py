@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 # Labels that belong to the host's policy, not to the data.
+_XATTRS_OF_THE_SYSTEM = (
+    "system.posix_acl_access",
+    "system.posix_acl_default",
+    "security.capability",
+)
 _XATTRS_LEFT_OUT = frozenset({"security.selinux", "security.ima", "security.evm"})
 
 
@@ -74,7 +79,10 @@ def evict(fd: int) -> None:
 
 
 def xattrs(pin: int) -> dict[bytes, bytes]:
-    """Extended attributes of the inode that `pin` (O_PATH or not) holds; {} where unsupported."""
+    """Extended attributes of the inode that `pin` (O_PATH or not) holds; {} where unsupported.
+
+    Raises OSError: E2BIG (more names than the kernel lists), EIO, …
+    """
     path = f"/proc/self/fd/{pin}"
     try:
         names = os.listxattr(path)
@@ -90,6 +98,18 @@ def xattrs(pin: int) -> dict[bytes, bytes]:
             found[os.fsencode(name)] = os.getxattr(path, name)
         except OSError as error:
             if error.errno != errno.ENODATA:
+                raise
+    return found
+
+
+def system_xattrs(pin: int) -> dict[bytes, bytes]:
+    """Those of them that the kernel gives a meaning to, asked for by name."""
+    found: dict[bytes, bytes] = {}
+    for name in _XATTRS_OF_THE_SYSTEM:
+        try:
+            found[os.fsencode(name)] = os.getxattr(f"/proc/self/fd/{pin}", name)
+        except OSError as error:
+            if error.errno not in (errno.ENODATA, errno.ENOTSUP):
                 raise
     return found
 
@@ -171,18 +191,33 @@ def status(directory: int, name: bytes) -> os.stat_result | None:
 
 def statuses(
     directory: int, before: Callable[[list[int]], None] | None = None
-) -> Iterator[tuple[bytes, os.stat_result]]:
+) -> Iterator[tuple[bytes, os.stat_result | None]]:
     """Name and lstat of everything in a directory; names that vanish meanwhile are left out.
 
-    `before` is called with the inode numbers of all but directories before any is looked at.
+    None instead of the lstat where a name's inode cannot be read. `before` is called with the inode
+    numbers of all but directories before any is looked at. Raises OSError where the directory
+    cannot be read.
     """
     with os.scandir(directory) as entries:
         while window := list(itertools.islice(entries, limits.OBSERVE_NAMES_MAX)):
             if before is not None:
-                before([e.inode() for e in window if not e.is_dir(follow_symlinks=False)])
+                before([entry.inode() for entry in window if not _is_directory(entry)])
             for entry in window:
-                with contextlib.suppress(FileNotFoundError):
-                    yield os.fsencode(entry.name), entry.stat(follow_symlinks=False)
+                try:
+                    found = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                except OSError:
+                    yield os.fsencode(entry.name), None
+                else:
+                    yield os.fsencode(entry.name), found
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=False)
+    except OSError:
+        return False
 
 
 def mmap_dirty_horizon_ns() -> int:

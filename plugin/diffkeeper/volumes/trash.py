@@ -161,7 +161,7 @@ class Trash:
         return removed
 
     def _captured(self, volume: Volume, capture: Callable[[], object]) -> bool:
-        """Whether the newest snapshot is what the live directory holds, at one instant."""
+        """Whether the newest snapshot is all that the live directory holds, at one instant."""
         error = ""
         try:
             volume.open()
@@ -169,9 +169,10 @@ class Trash:
         except (DiffKeeperError, OSError) as failure:
             error = str(failure)
         head = volume.state.head
-        if not error and head is not None and head.consistency == "crash":
+        if not error and head is not None and head.consistency == "crash" and not head.cause:
             return True
-        fields = {"volume": volume.name, "error": error or "the last snapshot is fuzzy"}
+        cause = head.cause if head is not None else "there is no snapshot"
+        fields = {"volume": volume.name, "error": error or f"the last snapshot is not all: {cause}"}
         log.error("remove_capture_failed", extra={**fields, "kept": volume.live})
         return False
 

@@ -388,6 +388,7 @@ class Volume:
         self.troubles.pop("capture", None)
         # What the last unmount could not record is recorded now.
         self.troubles.pop("unmount", None)
+        self._note_lacking()
         if snapshot is None:
             return
         self.stored_bytes += snapshot.stored_bytes
@@ -410,6 +411,14 @@ class Volume:
                 **({"cause": snapshot.cause} if snapshot.cause else {}),
             },
         )
+
+    def _note_lacking(self) -> None:
+        """Tell what the newest state lacks of what is on disk."""
+        lacking = self.snapshotter.lacking.text if self.snapshotter is not None else ""
+        if lacking:
+            self.troubles["files"] = f"its newest state is not all that is there: {lacking}"
+        else:
+            self.troubles.pop("files", None)
 
     # Verification
 
