@@ -97,6 +97,8 @@ class Maintenance:
     def _due(self, *, everything: bool) -> Iterator[None]:
         upkeep = self._store.upkeep
         removed, moved = upkeep.removed_packs, upkeep.relocated_bytes
+        # Before anything that removes packs: what has lost its place must not go with them.
+        yield from upkeep.restore_places()
         if not self._carried:
             yield from upkeep.carry()
             self._carried = True
@@ -179,7 +181,7 @@ class Maintenance:
         self._report.versions += len(successors)
         self._report.deltas += encoder.deltas
         for number in sorted(encoder.packs):
-            upkeep.sweep(number, upkeep.found_here, changes=False)
+            upkeep.sweep(number, upkeep.found_here)
             yield
 
     def _compare(

@@ -66,7 +66,10 @@ class Scrubber:
         self._live = live
         self._lock = threading.Lock()
         self._work: Iterator[None] | None = None
-        self._due_at = clock.monotonic() + limits.SCRUB_FIRST_SECONDS
+        # What an older release lost is healed where it can be, as soon as maintenance is done.
+        self._due_at = clock.monotonic() + (
+            limits.SCRUB_FIRST_SECONDS if store.places_checked() else 0
+        )
         self._running = Report()
         self._total = 0
         self.last: Report | None = None

@@ -160,7 +160,11 @@ class Collector:
                 self.damage = f"the directory of pack {pack_of(place)} is damaged"
                 return
             base = directory.base_digest(slot_of(place))
-            place = self._objects.places.find(txn, base) if base is not None else None
+            if base is None:
+                return
+            place = self._objects.places.find(txn, base)
+            if place is None:
+                self.damage = f"object {base.hex()} is not in the store, and a delta stands on it"
 
     # Signatures
 
@@ -202,7 +206,7 @@ class Collector:
         while True:
             numbers = [number for number in self._upkeep.packs(at) if number <= self._floor]
             for number in numbers:
-                self._upkeep.sweep(number, self._lives, changes=True, stays=self._stays)
+                self._upkeep.sweep(number, self._lives, stays=self._stays)
                 yield
             if not numbers:
                 return

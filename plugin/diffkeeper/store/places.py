@@ -80,13 +80,14 @@ class Places:
     def merge(self, txn: Transaction, count: int) -> bool:
         """Take at most `count` objects over into the table; true when all recent ones are.
 
-        Call `merged` once the transaction is durable.
+        Call `merged` once the transaction is durable, in the same turn of writing: in between, the
+        next call would write the same objects, and both would be taken off the list.
         """
         if not self._merging:
             self._merging = sorted(self._recent.items(), reverse=True)
             self._merging_upto = self.next_pack - 1
         for digest, at in reversed(self._merging[-count:]):
-            self._put(txn, digest, at)
+            self.write(txn, digest, at)
         if len(self._merging) > count:
             return False
         txn.put(tables.META, tables.META_PLACES_UPTO, tables.pack_u64(self._merging_upto))
@@ -99,7 +100,8 @@ class Places:
             upto = self._merging_upto
             self._recent = {d: at for d, at in self._recent.items() if pack_of(at) > upto}
 
-    def _put(self, txn: Transaction, digest: bytes, at: int) -> None:
+    def write(self, txn: Transaction, digest: bytes, at: int) -> None:
+        """Put one object into the table, in the place of an older copy of it."""
         key, value = digest[: tables.PLACE_KEY_BYTES], tables.pack_u64(at)
         if txn.add(tables.PLACES, key, value):
             return

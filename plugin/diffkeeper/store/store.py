@@ -123,6 +123,7 @@ class Store:
             with self._environment.write() as txn:
                 txn.put(tables.META, tables.META_FORMAT, tables.pack_u64(tables.FORMAT_VERSION))
                 txn.put(tables.META, tables.META_NEXT_VOLUME_ID, tables.pack_u64(1))
+                txn.put(tables.META, tables.META_PLACES_CHECKED, tables.pack_u64(1))
         elif version > tables.FORMAT_VERSION:
             raise FormatVersionError(
                 f"{self._environment.path} has format version {version};"
@@ -326,6 +327,11 @@ class Store:
                 return
             low, high = (low, page[-1][0]) if reverse else (page[-1][0] + b"\0", high)
 
+    def places_checked(self) -> bool:
+        """Whether places that an older release lost were given back: `Upkeep.restore_places`."""
+        with self._environment.read() as txn:
+            return bool(txn.number(tables.META, tables.META_PLACES_CHECKED))
+
     # Figures
 
     def totals(self) -> dict[str, int]:
@@ -359,9 +365,8 @@ class Store:
         self.writer.commit(lambda txn: self._apply(txn, batch, packs), batch.size, "store")
         if batch.objects_only:
             failpoint.hit("store.objects_flushed")
-        if len(self.objects.places) > RECENT_OBJECTS_MAX:
-            while not self.upkeep.merge():
-                pass
+        while len(self.objects.places) > RECENT_OBJECTS_MAX:
+            self.upkeep.merge()
 
     def _refuse_without_room(self, batch: Batch) -> None:
         if batch.records_only:

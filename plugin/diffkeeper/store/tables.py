@@ -99,8 +99,9 @@ PLACES = Table(
     name="places",
     key="first 8 bytes of a digest; all 32 where another object has these",
     value="pack number times 65536 plus slot, u64 LE",
-    invariants="has every object of the packs up to `places_upto`, but those packed anew later; a"
-    " place whose pack is gone, or that holds another digest, is none",
+    invariants="has every object of the packs up to `places_upto`, but those packed anew later, and"
+    " without `places_checked` those that a release before it lost; a place whose pack is gone, or"
+    " that holds another digest, is none",
     repaired_by="reading the directories of all packs in order",
     since=3,
 )
@@ -140,6 +141,7 @@ CHUNK_SIZE_BEFORE_3 = "64KiB"
 META_FORMAT = b"format"
 META_NEXT_VOLUME_ID = b"next_volume_id"
 META_PLACES_UPTO = b"places_upto"
+META_PLACES_CHECKED = b"places_checked"
 META_IMPORTING = b"importing"
 META_CLOCK_WALL = b"clock_wall"
 META_CLOCK_UNSEEN = b"clock_unseen"

@@ -33,9 +33,13 @@ if TYPE_CHECKING:
     Lives = Callable[[Transaction, int, pack.Directory], list[int]]
     Stays = Callable[[Transaction, bytes], bool]
 
+_PLACE_BYTES = 64  # that a place may add to the table
+
 
 class Upkeep:
-    """The steps. One thread calls them, beside any number of readers and commits."""
+    """The steps. Maintenance calls them, one thread at a time, beside readers and commits; `merge`
+    is called by whoever commits, too.
+    """
 
     def __init__(self, environment: Environment, objects: Objects, writer: Writer) -> None:
         self._environment = environment
@@ -59,9 +63,10 @@ class Upkeep:
             done = self._objects.places.merge(txn, MERGE_OBJECTS)
             return []
 
-        self._writer.commit(act, MERGE_OBJECTS * 64, "merge")
-        with self._objects.moving():
+        def settled() -> None:
             self._objects.places.merged(MERGE_OBJECTS)
+
+        self._writer.commit(act, MERGE_OBJECTS * _PLACE_BYTES, "merge", settled)
         return done
 
     def drop_places(self) -> Iterator[int]:
@@ -84,6 +89,42 @@ class Upkeep:
         if number not in known:
             known[number] = txn.get(tables.PACKS, tables.id_key(number)) is not None
         return known[number]
+
+    def restore_places(self) -> Iterator[None]:
+        """Give the objects that are found nowhere the place where a pack has them, step by step.
+
+        Releases before the mark `places_checked` could lose places. Once, for each store.
+        """
+        with self._environment.read() as txn:
+            if txn.number(tables.META, tables.META_PLACES_CHECKED):
+                return
+        high = self._objects.next_pack
+        while high > 0:  # the newest copy is the one to be found
+            low = max(0, high - STORE_PAGE_RECORDS_MAX)
+            for number in reversed([each for each in self.packs(low) if each < high]):
+                self._restore_places(number)
+                yield
+            high = low
+        self._writer.commit(_places_checked, 0, "places")
+
+    def _restore_places(self, number: int) -> None:
+        with self._environment.read() as txn:
+            directory = self._objects.directory(txn, number)
+            if directory is None or not self._unplaced(txn, directory):
+                return
+
+        def act(txn: Transaction) -> Made:
+            for slot in self._unplaced(txn, directory):
+                self._objects.places.write(txn, directory.digest(slot), place(number, slot))
+            return []
+
+        self._writer.commit(act, directory.objects * _PLACE_BYTES, "places")
+
+    def _unplaced(self, txn: Transaction, directory: pack.Directory) -> list[int]:
+        """Slots of the objects that are found nowhere."""
+        find = self._objects.places.find
+        found = enumerate(directory.digests())
+        return [slot for slot, digest in found if find(txn, digest) is None]
 
     # Objects of older formats
 
@@ -158,23 +199,24 @@ class Upkeep:
         return [int.from_bytes(key, "big") for key in keys]
 
     def found_here(self, txn: Transaction, number: int, directory: pack.Directory) -> list[int]:
-        """Slots of the objects of a pack that are found in it, and not in a newer copy."""
+        """Slots of the objects of a pack that are not found in a newer copy.
+
+        One that is found nowhere has lost its place: this copy may be the only one.
+        """
         find = self._objects.places.find
         return [
             slot
             for slot, digest in enumerate(directory.digests())
-            if find(txn, digest) == place(number, slot)
+            if find(txn, digest) in (None, place(number, slot))
         ]
 
-    def sweep(
-        self, number: int, lives: Lives, *, changes: bool, stays: Stays | None = None
-    ) -> bool:
+    def sweep(self, number: int, lives: Lives, *, stays: Stays | None = None) -> bool:
         """Remove a pack without live objects, or move what lives away where much does not.
 
-        `lives` gives the slots of the live ones; if it `changes`, it is asked again in the
-        transaction. `stays`: whether an object is there for its own sake, and not only as a base;
-        deltas are put on such bases, so that what is a base and nothing else is garbage the next
-        time. False when the pack stays.
+        `lives` gives the slots of the live ones, and is asked again in the transaction, in which
+        nothing moves: places may be merged meanwhile. `stays`: whether an object is there for its
+        own sake, and not only as a base; deltas are put on such bases, so that what is a base and
+        nothing else is garbage the next time. False when the pack stays.
         """
         with self._environment.read() as txn:
             directory = self._objects.directory(txn, number)
@@ -196,8 +238,8 @@ class Upkeep:
 
         def act(txn: Transaction) -> Made:
             nonlocal moved
-            if changes and lives(txn, number, directory) != live:
-                return []  # it was relied on meanwhile: the next look counts it in
+            if lives(txn, number, directory) != live:
+                return []  # relied on, or moved, meanwhile: the next look counts it in
             moved = True
             self._objects.remove(txn, number, directory)
             return self._objects.put(txn, packs)
@@ -258,6 +300,11 @@ class Upkeep:
         except (CorruptionError, NotFoundError):
             return None
         return builder.finish()
+
+
+def _places_checked(txn: Transaction) -> Made:
+    txn.put(tables.META, tables.META_PLACES_CHECKED, tables.pack_u64(1))
+    return []
 
 
 def _without(keys: list[bytes], txn: Transaction) -> Made:

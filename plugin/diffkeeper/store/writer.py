@@ -47,17 +47,25 @@ class Writer:
             finally:
                 self._upkeep = False
 
-    def commit(self, act: Callable[[Transaction], Made], size: int, name: str) -> None:
+    def commit(
+        self,
+        act: Callable[[Transaction], Made],
+        size: int,
+        name: str,
+        settled: Callable[[], None] = lambda: None,
+    ) -> None:
         """Run `act` in a durable transaction in turn; the packs that it returns are known then.
 
-        `size`: bytes that it may add; `name`: of the failpoints. NoSpaceError, and whatever `act`
-        raises: nothing is changed then.
+        `size`: bytes that it may add; `name`: of the failpoints. `settled` follows once what `act`
+        wrote is durable, before anybody else has the turn. NoSpaceError, and whatever `act` raises:
+        nothing is changed then.
         """
         upkeep = name != "store"
         with self.turn(upkeep=upkeep), self._objects.moving():
             before = durable.thread_written_bytes()
             while not self._written(act, name):
                 self._environment.grow(4 * size)
+            settled()
             if not upkeep:
                 self.written_bytes = durable.thread_written_bytes() - before
         failpoint.hit(f"{name}.after_commit")
