@@ -394,15 +394,16 @@ def test_who_does_not_freeze_is_named_and_let_alone(
     for _ in range(limits.FREEZE_ATTEMPTS_MAX):
         error = attempt()
         assert "not frozen within" in str(error)
-        assert f"cgroup {parent} did not freeze: process {stuck.pid} (mkdir) waits" in str(error)
-        assert str(error).endswith(f"waits in {waits}")
+        assert f"cgroup {parent} did not freeze: process " in str(error)
+        assert f"process {stuck.pid} (mkdir) waits in {waits}" in str(error)
         assert error.held_seconds >= 0.02
         assert error.again
     watch = Watch()
     watch.add(str(Path(parent, "freezer.state" if "freezer" in parent else "cgroup.freeze")))
     for _ in range(10):
         error = attempt()
-        assert f"process {stuck.pid} (mkdir) waits in {waits}, 3 times in a row" in str(error)
+        assert f"process {stuck.pid} (mkdir) waits in {waits}" in str(error)
+        assert "3 times in a row" in str(error)
         assert (error.held_seconds, error.again) == (0.0, False)
     assert watch.drain() == [], "nobody was stopped"
     watch.close()

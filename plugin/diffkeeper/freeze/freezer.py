@@ -21,6 +21,7 @@ from diffkeeper.errors import FreezeError
 from diffkeeper.freeze.cgroups import Cgroup, Hierarchy, topmost
 from diffkeeper.freeze.guard import Guard
 from diffkeeper.freeze.journal import Journal, thaw_journal
+from diffkeeper.freeze.quota import Quotas
 from diffkeeper.freeze.stuck import Stuck
 from diffkeeper.freeze.watch import Watch, written_after_open
 
@@ -88,6 +89,7 @@ class Freezer:
         self._watch: Watch | None = None
         self._cached: dict[str, _Cached] = {}
         self._stuck = Stuck(proc_root)
+        self._quotas = Quotas(cgroup_root)
 
     @property
     def guard_pid(self) -> int:
@@ -129,13 +131,16 @@ class Freezer:
         Only the topmost ones are written to; those that are gone are skipped. Raises FreezeError,
         with everything thawed again, when one is not frozen within `limit_seconds` or must not be,
         or is let alone for a while because it did not freeze before. The limit counts from the
-        first freeze, not from the wait for another freeze to end.
+        first freeze, not from the wait for another freeze to end, or for a moment at which all may
+        run that have a quota of CPU.
         """
+        with self._lock:
+            self._stuck.check(topmost(cgroups))
+        self._quotas.await_turn(topmost(cgroups))
         with self._lock:
             if self._journal is None or self._watch is None:
                 raise FreezeError("the freezer is not started")
             held = self._select(cgroups)
-            self._stuck.check(cgroup.directory for cgroup in held)
             self._watch.drain()
             paused = [cgroup for cgroup in held if cgroup.requested()]
             ours = [cgroup for cgroup in held if cgroup not in paused]
@@ -158,6 +163,7 @@ class Freezer:
             self._stuck.failed(c.directory, self._hierarchy.below(c.directory), frozen.seconds)
             for c in frozen.late
         ]
+        named += [text for c in frozen.late if (text := self._quotas.told(c.directory))]
         return FreezeError("; ".join([str(error), *named]), held_seconds=frozen.seconds)
 
     def _hold(self, frozen: Frozen, held: list[Cgroup], ours: list[Cgroup]) -> Iterator[Frozen]:

@@ -1,0 +1,149 @@
+"""CPU quotas: a cgroup that has used its quota up runs, and so freezes, in its next period only.
+
+Until then the others stand for it. So a freeze begins when a period does: of one cgroup, all of
+whose tasks run then; of several, of the one after whose turn the others come soonest.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from diffkeeper import clock, limits
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+_STAT_BYTES = 4096
+_V1_CONTROLLERS = ("cpu", "cpu,cpuacct")
+
+
+@dataclass(slots=True)
+class _Quota:
+    """A cgroup with a quota. periods, throttled: how many there were, and of these, in how many it
+    was used up; ticked: when the last one was seen to begin (monotonic), 0 for none.
+    """
+
+    path: str
+    period_seconds: float
+    periods: int = 0
+    throttled: int = 0
+    ticked: float = 0.0
+
+    def look(self) -> bool:
+        """Whether another period has begun since the last look."""
+        before, numbers = self.periods, _numbers(f"{self.path}/cpu.stat")
+        self.periods = numbers.get("nr_periods", 0)
+        self.throttled = numbers.get("nr_throttled", 0)
+        return self.periods != before
+
+
+class Quotas:
+    """The quotas of cgroups below `cgroup_root`. Calls for one set of cgroups do not overlap."""
+
+    def __init__(self, cgroup_root: str) -> None:
+        self._root = cgroup_root.rstrip("/") or "/"
+        self._before: dict[str, tuple[int, int]] = {}  # periods and throttled, by path
+
+    def await_turn(self, directories: Iterable[str]) -> None:
+        """Wait, for a bounded time, for a moment at which all the cgroups may run.
+
+        At once where none of them has used up a quota since it was asked for last.
+        """
+        short = [quota for quota in self._found(directories) if self._is_short(quota)]
+        if not short:
+            return
+        deadline = clock.monotonic() + limits.QUOTA_WAIT_SECONDS_MAX
+        period = max(quota.period_seconds for quota in short)
+        _await([quota for quota in short if not quota.ticked], clock.monotonic() + period)
+        ticking = [quota for quota in short if quota.ticked]
+        if ticking and len(short) > 1:
+            first = ticking[first_turn([quota.ticked for quota in ticking], period)]
+            first.ticked = 0.0
+            _await([first], deadline)
+
+    def told(self, directory: str) -> str:
+        """What keeps a cgroup from running, for a person; empty where no quota does."""
+        for quota in self._found([directory]):
+            quota.look()
+            if quota.throttled:
+                return (
+                    f"its CPU quota was used up in {quota.throttled} of {quota.periods} periods of"
+                    f" {quota.period_seconds * 1000:.0f} ms: it cannot freeze until the next one"
+                )
+        return ""
+
+    def _is_short(self, quota: _Quota) -> bool:
+        """Whether the quota was used up since the last call, or ever at the first one."""
+        quota.look()
+        before = self._before.get(quota.path, (0, 0))
+        if len(self._before) >= limits.FREEZE_CGROUPS_MAX:
+            self._before.clear()
+        self._before[quota.path] = quota.periods, quota.throttled
+        return quota.throttled > before[1]
+
+    def _found(self, directories: Iterable[str]) -> list[_Quota]:
+        """The cgroups with a quota among these and those that hold them."""
+        paths = {path: None for directory in directories for path in self._holding(directory)}
+        found = [(path, _period(path)) for path in paths]
+        return [_Quota(path, period) for path, period in found if period]
+
+    def _holding(self, directory: str) -> list[str]:
+        """The directories of a cgroup and those above it where its CPU is controlled."""
+        base = directory
+        if directory.startswith(f"{self._root}/freezer/"):
+            below = directory.removeprefix(f"{self._root}/freezer/")
+            mounted = [f"{self._root}/{name}" for name in _V1_CONTROLLERS]
+            base = next((f"{m}/{below}" for m in mounted if os.path.isdir(f"{m}/{below}")), "")
+        paths = []
+        while base.startswith(f"{self._root}/"):
+            paths.append(base)
+            base = os.path.dirname(base)
+        return paths
+
+
+def first_turn(moments: Sequence[float], period: float) -> int:
+    """Which of those whose periods begin at these moments, and again after each `period`, is first.
+
+    From its beginning on, the beginnings of all others come within the shortest time.
+    """
+    phases = [moment % period for moment in moments]
+    order = sorted(range(len(phases)), key=phases.__getitem__)
+    ends = [*order[1:], order[0]]
+    waits = [(phases[b] - phases[a]) % period or period for a, b in zip(order, ends, strict=True)]
+    # It begins where the longest wait ends.
+    return ends[waits.index(max(waits))]
+
+
+def _await(quotas: Sequence[_Quota], deadline: float) -> None:
+    """Note when each one's next period begins, as far as it does before the deadline."""
+    left = list(quotas)
+    while left and clock.monotonic() < deadline:
+        clock.sleep(limits.QUOTA_LOOK_SECONDS)
+        for quota in [quota for quota in left if quota.look()]:
+            quota.ticked = clock.monotonic()
+            left.remove(quota)
+
+
+def _period(path: str) -> float:
+    """Seconds of a cgroup's period; 0 where it has no quota."""
+    if (quota := _read(f"{path}/cpu.cfs_quota_us")) is not None:
+        microseconds = _read(f"{path}/cpu.cfs_period_us") if int(quota) > 0 else None
+        return int(microseconds or 0) / 1e6
+    fields = (_read(f"{path}/cpu.max") or "max").split()
+    return int(fields[1]) / 1e6 if fields[0] != "max" else 0.0
+
+
+def _numbers(path: str) -> dict[str, int]:
+    lines = (_read(path) or "").splitlines()
+    return {name: int(value) for name, value in (line.split() for line in lines)}
+
+
+def _read(path: str) -> str | None:
+    """A file of the cgroup file system; None where it is not there."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.read(_STAT_BYTES).decode("ascii")
+    except OSError:
+        return None
