@@ -14,7 +14,7 @@ from diffkeeper.engine.maintenance import Maintenance
 from diffkeeper.engine.scrub import Scrubber
 from diffkeeper.format import chunk, pack
 from diffkeeper.hashing import chunk_digest
-from diffkeeper.store import tables, upkeep
+from diffkeeper.store import objects, tables, upkeep
 from diffkeeper.store.batch import ObjectMap
 from diffkeeper.store.store import Batch, Store
 from tests.support import history
@@ -182,7 +182,7 @@ def test_an_object_that_is_found_nowhere_is_never_swept(store: Store) -> None:
         """Another copy of the other one, so that the pack is worth sweeping."""
         builder = pack.Builder(1)
         builder.add(chunk_digest(b"2" * 100), b"2" * 100, node=False)
-        return store.objects.put(txn, upkeep.packed(builder.finish()))
+        return store.objects.put(txn, objects.packed(builder.finish()))
 
     store.writer.commit(newer, 1_000, "replace")
     assert not store.upkeep.sweep(number, store.upkeep.found_here)
