@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import diffkeeper
-from diffkeeper.cli import commands, connection, discover, output, past, restore
+from diffkeeper.cli import commands, connection, discover, output, past, restore, target
 from diffkeeper.cli.main import HELP, main, parser
 from diffkeeper.errors import ConflictError, InvalidInputError, UnavailableError
 
@@ -148,16 +148,16 @@ def test_restore_targets(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("x")
     (tmp_path / "link").symlink_to("empty")
-    assert restore.check_target(str(tmp_path / "new")) == str(tmp_path / "new")
-    assert restore.check_target(str(tmp_path / "empty")) == str(tmp_path / "empty")
+    assert target.check_target(str(tmp_path / "new")) == str(tmp_path / "new")
+    assert target.check_target(str(tmp_path / "empty")) == str(tmp_path / "empty")
     for name in ("file", "link"):
         with pytest.raises(ConflictError, match="not a directory"):
-            restore.check_target(str(tmp_path / name))
+            target.check_target(str(tmp_path / name))
     with pytest.raises(ConflictError, match="not empty"):
-        restore.check_target(str(tmp_path))
+        target.check_target(str(tmp_path))
     for name in ("no/parent", "file/below"):
         with pytest.raises(InvalidInputError):
-            restore.check_target(str(tmp_path / name))
+            target.check_target(str(tmp_path / name))
 
 
 def test_tables_in_a_pipe_are_plain_and_complete(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,6 @@ What is written to a file has its name only when it is whole. An import is check
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import sys
 from typing import IO, TYPE_CHECKING, cast
@@ -15,15 +14,11 @@ from diffkeeper import clock, limits
 from diffkeeper.cli import output
 from diffkeeper.cli.client import volume_path
 from diffkeeper.cli.restore import resolve, split_reference
-from diffkeeper.errors import (
-    ConflictError,
-    DiffKeeperError,
-    InvalidInputError,
-    NoSpaceError,
-    NotFoundError,
-)
+from diffkeeper.cli.target import failed, parent
+from diffkeeper.errors import ConflictError, DiffKeeperError, InvalidInputError, NotFoundError
 from diffkeeper.format.records import SnapshotRecord, VolumeRecord
 from diffkeeper.fsio import durable
+from diffkeeper.fsio.tree import held
 from diffkeeper.volumes.options import check_name, format_size
 
 if TYPE_CHECKING:
@@ -51,21 +46,25 @@ def _target(path: str) -> Iterator[IO[bytes]]:
     target = os.path.abspath(path)
     if os.path.lexists(target):
         raise ConflictError(f"{target} exists; nothing was exported")
-    partial = f"{target}.partial"
-    try:
-        with open(partial, "wb") as file:
-            try:
-                yield file
-                file.flush()
-                durable.publish_file(file.fileno(), partial, target)
-            except BaseException:
+    with parent(target) as above:
+        published = os.path.join(held(above), os.path.basename(target))
+        partial = f"{published}.partial"
+        try:
+            # Another user may have put a link there: what has the name goes, and is not written to.
+            with contextlib.suppress(FileNotFoundError):
                 os.unlink(partial)
-                raise
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        kind = NoSpaceError if error.errno in (errno.ENOSPC, errno.EDQUOT) else InvalidInputError
-        raise kind(f"{target} cannot be written: {error.strerror or error}") from error
+            with open(partial, "xb") as file:
+                try:
+                    yield file
+                    file.flush()
+                    durable.publish_file(file.fileno(), partial, published)
+                except BaseException:
+                    os.unlink(partial)
+                    raise
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise failed(target, error) from error
 
 
 def export(client: Client, volume: str, path: str, *, history: bool) -> Json:

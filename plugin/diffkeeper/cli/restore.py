@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from typing import TYPE_CHECKING, cast
 from urllib.parse import quote
 
 from diffkeeper import clock
 from diffkeeper.cli import output
 from diffkeeper.cli.client import volume_path
-from diffkeeper.errors import (
-    ConflictError,
-    DiffKeeperError,
-    InvalidInputError,
-    NoSpaceError,
-)
+from diffkeeper.cli.target import check_target, opened, opened_in
+from diffkeeper.errors import DiffKeeperError, InvalidInputError, NoSpaceError
 from diffkeeper.volumes.options import check_name
 
 if TYPE_CHECKING:
@@ -35,27 +30,6 @@ def split_reference(text: str) -> tuple[str, str | None]:
     return name, reference if at else None
 
 
-def check_target(path: str) -> str:
-    """The absolute path of a target that doesn't exist or is an empty directory; its parent must
-    exist. Raises ConflictError, InvalidInputError.
-    """
-    target = os.path.abspath(path)
-    try:
-        mode = os.lstat(target).st_mode
-    except FileNotFoundError:
-        if not os.path.isdir(os.path.dirname(target)):
-            raise InvalidInputError(f"{os.path.dirname(target)} is not a directory") from None
-        return target
-    except OSError as error:
-        raise InvalidInputError(f"{target}: {error.strerror}") from error
-    if not stat.S_ISDIR(mode):
-        raise ConflictError(f"{target} exists and is not a directory")
-    with os.scandir(target) as entries:
-        if next(entries, None) is not None:
-            raise ConflictError(f"{target} is not empty; nothing was restored")
-    return target
-
-
 def resolve(client: Client, name: str, reference: str | None) -> Json:
     """The snapshot that the reference names; the newest `crash` one without it."""
     query = "" if reference is None else f"?snapshot={quote(reference, safe='')}"
@@ -68,7 +42,8 @@ def restore(client: Client, volume: str, path: str) -> Json:
     target = check_target(path)
     snapshot = resolve(client, name, reference)
     began = clock.monotonic()
-    _restore(client, name, snapshot, target)
+    with opened(target) as directory:
+        _restore(client, name, snapshot, target, directory)
     seconds = round(clock.monotonic() - began, 3)
     return {"volume": name, "snapshot": snapshot, "to": target, "seconds": seconds}
 
@@ -83,35 +58,38 @@ def restore_group(client: Client, volume: str, path: str) -> Json:
     query = "" if reference is None else f"?snapshot={quote(reference, safe='')}"
     found = cast("list[Json]", client.get(volume_path(name, "group") + query))
     began = clock.monotonic()
-    members = []
-    for each in found:
-        member, snapshot = check_name(cast("str", each["volume"])), cast("Json", each["snapshot"])
-        below = os.path.join(target, member)
-        _restore(client, member, snapshot, below)
-        members.append({"volume": member, "snapshot": snapshot, "to": below})
+    members: list[Json] = []
+    with opened(target) as directory:
+        for each in found:
+            member = check_name(cast("str", each["volume"]))
+            snapshot = cast("Json", each["snapshot"])
+            below = os.path.join(target, member)
+            with opened_in(directory, below) as inner:
+                _restore(client, member, snapshot, below, inner)
+            members.append({"volume": member, "snapshot": snapshot, "to": below})
     group = cast("Json", found[0]["snapshot"])["group"] if found else ""
     seconds = round(clock.monotonic() - began, 3)
     return {"volume": name, "group": group, "to": target, "seconds": seconds, "members": members}
 
 
-def _restore(client: Client, name: str, snapshot: Json, target: str) -> None:
+def _restore(client: Client, name: str, snapshot: Json, target: str, directory: int) -> None:
     label = f"restoring {name}@{snapshot['seq']}"
+    root = bytes.fromhex(cast("str", snapshot["root"]))
     with output.progress_bar(label, cast("int", snapshot["bytes"])) as show_bytes:
         try:
-            os.makedirs(target, mode=0o700, exist_ok=True)
-            _replay(client.path, bytes.fromhex(cast("str", snapshot["root"])), target, show_bytes)
+            _replay(client.path, root, directory, show_bytes)
         except OSError as error:
             kind = NoSpaceError if error.errno == errno.ENOSPC else DiffKeeperError
             raise kind(f"{target} is incomplete: {error.strerror or error}") from error
 
 
-def _replay(socket: str, root: bytes, target: str, show_bytes: Callable[[int], None]) -> None:
+def _replay(socket: str, root: bytes, directory: int, show_bytes: Callable[[int], None]) -> None:
     from diffkeeper.cli.remote import RemoteObjects  # no other command needs the engine
-    from diffkeeper.engine import replay
+    from diffkeeper.engine.replay import Replay
 
     objects = RemoteObjects(socket)
     try:
-        replay.restore(root, objects, target, progress=lambda _files, done: show_bytes(done))
+        Replay(objects, directory, progress=lambda _files, done: show_bytes(done)).run(root)
     finally:
         objects.close()
 

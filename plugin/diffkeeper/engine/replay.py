@@ -16,7 +16,7 @@ from typing import Protocol
 
 from diffkeeper import clock, failpoint, limits
 from diffkeeper.engine.signatures import directory_signature
-from diffkeeper.errors import CorruptionError, NotFoundError
+from diffkeeper.errors import ConflictError, CorruptionError, NotFoundError
 from diffkeeper.format import dirtree, filetree, root, xattrs
 from diffkeeper.format.chunk import zero_digest
 from diffkeeper.format.entry import Entry, Kind, chunk_count, link_key
@@ -28,6 +28,7 @@ _TYPES = {
     Kind.SOCKET: stat.S_IFSOCK,
     Kind.CHAR: stat.S_IFCHR,
     Kind.BLOCK: stat.S_IFBLK,
+    Kind.SYMLINK: stat.S_IFLNK,
 }
 Progress = Callable[[int, int], None]  # files and bytes done so far
 Signed = Callable[[dict[int, IndexRecord]], None]  # takes signatures by inode number
@@ -65,25 +66,24 @@ _Written = list[tuple[int, IndexRecord, int]]  # inode number, signature, bytes
 
 
 class Replay:
-    """One replay into an existing, empty directory."""
+    """One replay into an existing, empty directory, of which `target` is a descriptor."""
 
     def __init__(
         self,
         objects: ObjectSource,
-        target: str,
+        target: int,
         *,
         progress: Progress | None = None,
         signed: Signed | None = None,
     ) -> None:
         self._objects = objects
-        self._target = target
         self._progress = progress
         self._signed = signed
         # What is written here becomes visible only once it is synced; from then on every change,
         # also through a mapping, moves a timestamp. So these signatures prove as much as old ones.
         # Younger ones would be doubted by the first capture, which would read all of it again.
         self._proven_ns = inode.proven_ns()
-        self._root_fd = -1
+        self._root_fd = target
         self._links_root = b""
         self._first_names: dict[int, tuple[list[bytes], bytes]] = {}
         self._signatures: dict[int, IndexRecord] = {}
@@ -98,15 +98,11 @@ class Replay:
         """
         started = clock.monotonic()
         entry, self._links_root = root.decode_root(self._get(snapshot_root))
-        self._root_fd = os.open(self._target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            with ThreadPoolExecutor(limits.REPLAY_THREADS, thread_name_prefix="replay") as pool:
-                self._fill(entry, pool)
-                sync = pool.submit(linux.syncfs, self._root_fd)
-                self._hand_over(0)
-                sync.result()
-        finally:
-            os.close(self._root_fd)
+        with ThreadPoolExecutor(limits.REPLAY_THREADS, thread_name_prefix="replay") as pool:
+            self._fill(entry, pool)
+            sync = pool.submit(linux.syncfs, self._root_fd)
+            self._hand_over(0)
+            sync.result()
         return Replayed(self.files, self.bytes, clock.monotonic() - started)
 
     def _hand_over(self, most: int) -> None:
@@ -229,16 +225,17 @@ class Replay:
             os.symlink(entry.target, name, dir_fd=fd)
         else:
             os.mknod(name, _TYPES[entry.kind] | 0o600, entry.rdev, dir_fd=fd)
-        found = self._attributes(entry)
-        tree.set_metadata_at(
-            fd, name, entry.uid, entry.gid,
-            None if entry.kind is Kind.SYMLINK else entry.mode, found, entry.mtime_ns,
-        )  # fmt: skip
-        return os.stat(name, dir_fd=fd, follow_symlinks=False)
+        with inode.pinned(fd, name) as (pin, status):
+            # Another name of something else would get the owner and mode that are set here.
+            if stat.S_IFMT(status.st_mode) != _TYPES[entry.kind] or status.st_nlink > 1:
+                raise ConflictError(f"{os.fsdecode(name)!r} was replaced while it was written")
+            self._finish(tree.held(pin), entry)
+            return os.fstat(pin)
 
-    def _finish(self, fd: int, entry: Entry) -> None:
+    def _finish(self, made: int | str, entry: Entry) -> None:
         found = self._attributes(entry)
-        tree.set_metadata(fd, entry.uid, entry.gid, entry.mode, found, entry.mtime_ns)
+        mode = None if entry.kind is Kind.SYMLINK else entry.mode
+        tree.set_metadata(made, entry.uid, entry.gid, mode, found, entry.mtime_ns)
 
     def _attributes(self, entry: Entry) -> dict[bytes, bytes]:
         if not entry.xattrs:
@@ -310,6 +307,11 @@ def restore(
 ) -> Replayed:
     """Replay the snapshot of a Merkle root into `target`, an existing empty directory; durable.
 
-    Raises NotFoundError or CorruptionError for objects, OSError for the target.
+    Raises NotFoundError or CorruptionError for objects, OSError for the target (a link is none),
+    ConflictError when somebody else replaces what is being written.
     """
-    return Replay(objects, target, progress=progress, signed=signed).run(snapshot_root)
+    fd = tree.open_without_links(target)
+    try:
+        return Replay(objects, fd, progress=progress, signed=signed).run(snapshot_root)
+    finally:
+        os.close(fd)
