@@ -74,7 +74,7 @@ def parent(path: str) -> Iterator[int]:
     try:
         fd = tree.open_trusted(above)
     except OSError as error:
-        raise InvalidInputError(f"{above}: {error.strerror or error}") from error
+        raise InvalidInputError(f"{path} cannot be reached: {error.strerror or error}") from error
     try:
         yield fd
     finally:
