@@ -120,7 +120,7 @@ class Tarball:
         headers = {"mtime": _seconds(entry.mtime_ns)}
         if entry.xattrs:
             for name, value in xattrs.decode(self._get(entry.xattrs)).items():
-                headers["SCHILY.xattr." + _text(name)] = _text(value)
+                headers[_Keyword.of_attribute(name)] = _text(value)
         item.pax_headers = headers
         return item
 
@@ -202,6 +202,21 @@ class Tarball:
             self.bytes += length
             self._progress(self.entries, self.bytes)
             yield number * step, data
+
+
+class _Keyword(str):
+    """The key of a pax record, which may be bytes that are no UTF-8, as its value may."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of_attribute(cls, name: bytes) -> _Keyword:
+        """The key of an extended attribute; what would end a key is escaped as GNU tar does."""
+        return cls("SCHILY.xattr." + _text(name.replace(b"%", b"%25").replace(b"=", b"%3D")))
+
+    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+        """The very bytes that the name had."""
+        return super().encode(encoding, "surrogateescape" if errors == "strict" else errors)
 
 
 class _Pieces:
