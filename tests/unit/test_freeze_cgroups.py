@@ -418,6 +418,52 @@ def test_who_does_not_freeze_is_named_and_let_alone(
     assert worker.runs()
 
 
+def test_a_thaw_that_fails_is_not_forgotten(
+    parent: str, workers: Callable[..., Worker], freezer: Freezer, tmp_path: Path
+) -> None:
+    """Neither by the next freeze, nor by guard and journal, until somebody has thawed it."""
+    lost, next_one = workers(f"{parent}/lost"), workers(f"{parent}/next")
+    control = f"{parent}/lost/{'freezer.state' if 'freezer' in parent else 'cgroup.freeze'}"
+    full = os.open("/dev/full", os.O_RDWR)
+    with freezer.frozen([f"{parent}/lost"], 5.0):
+        pass
+    try:
+        with pytest.raises(FreezeError, match="not thawed"), freezer.frozen([f"{parent}/lost"], 5):
+            # Whatever writes to it fails from now on, by descriptor and by name.
+            os.dup2(full, freezer._cached[f"{parent}/lost"].cgroup._control)
+            for how in (["--bind", control], ["-o", "remount,bind,ro"]):
+                subprocess.run(["mount", *how, control], check=True)
+        assert lost.stands()
+        for _ in range(3):
+            with freezer.frozen([f"{parent}/next"], 5.0):
+                assert next_one.stands()
+            assert next_one.runs()
+        assert (
+            f"{parent}/lost".removeprefix(f"{ROOT}/").encode()
+            in ((tmp_path / "journal").read_bytes()[16:])
+        )
+    finally:
+        os.close(full)
+        subprocess.run(["umount", control], check=False)
+    assert lost.runs(20), "the guard goes on trying"
+    with freezer.frozen([f"{parent}/next"], 5.0):
+        pass
+    assert thaw_journal(str(tmp_path / "journal"), ROOT) == []
+
+
+def test_thawed_whatever_else_fails(
+    parent: str, workers: Callable[..., Worker], freezer: Freezer, tmp_path: Path
+) -> None:
+    worker = workers()
+    directory = os.open(tmp_path, os.O_RDONLY)
+    with pytest.raises(FreezeError), freezer.frozen([parent], 5.0) as frozen:
+        os.dup2(directory, freezer._cached[parent].cgroup._requested)
+    os.close(directory)
+    assert frozen.expired, "nobody knows"
+    assert worker.runs()
+    assert not is_paused(parent)
+
+
 def test_not_started(tmp_path: Path, parent: str) -> None:
     freezer = Freezer(ROOT, str(tmp_path / "journal"))
     with pytest.raises(FreezeError, match="not started"), freezer.frozen([parent], 1.0):

@@ -81,9 +81,8 @@ class Cgroup:
         Raises FreezeError when it exists but has no freezer that we may write.
         """
         try:
-            for flavour in (V1, V2):
-                if os.path.exists(f"{directory}/{flavour.control}"):
-                    return cls(directory, flavour)
+            if flavour := _flavour(directory):
+                return cls(directory, flavour)
         except OSError as error:
             if error.errno not in _VANISHED:
                 raise FreezeError(f"cgroup {directory}: {error.strerror}") from error
@@ -232,6 +231,18 @@ class Hierarchy:
                         self._bases[mount] = directory.removesuffix(view)
                         break
         return self._bases[mount]
+
+
+def _flavour(directory: str) -> Flavour | None:
+    """The version of a cgroup's freezer; None when it has none, or is gone."""
+    found = (f for f in (V1, V2) if os.path.exists(f"{directory}/{f.control}"))
+    return next(found, None)
+
+
+def control_path(directory: str) -> str:
+    """The file that freezes a cgroup; empty when it has none, or is gone."""
+    flavour = _flavour(directory)
+    return f"{directory}/{flavour.control}" if flavour else ""
 
 
 def topmost(directories: Iterable[str]) -> list[str]:

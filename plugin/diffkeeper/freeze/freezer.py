@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 from diffkeeper import clock, limits
 from diffkeeper.errors import FreezeError
-from diffkeeper.freeze.cgroups import Cgroup, Hierarchy, topmost
+from diffkeeper.freeze.cgroups import Cgroup, Hierarchy, control_path, topmost
 from diffkeeper.freeze.guard import Guard
-from diffkeeper.freeze.journal import Journal, thaw_journal
+from diffkeeper.freeze.journal import Journal, thaw_by_name, thaw_journal
 from diffkeeper.freeze.quota import Quotas
 from diffkeeper.freeze.stuck import Stuck
 from diffkeeper.freeze.watch import Watch, written_after_open
@@ -69,7 +69,11 @@ class Frozen:
 
     def end(self, foreign: bool) -> None:
         """Settle `expired` before the thaw; `foreign`: somebody else wrote to a freezer."""
-        self._ended = self.expired or foreign
+        try:
+            self._ended = self.expired or foreign
+        except FreezeError:
+            self._ended = True
+            raise
 
 
 class Freezer:
@@ -88,6 +92,7 @@ class Freezer:
         self._journal: Journal | None = None
         self._watch: Watch | None = None
         self._cached: dict[str, _Cached] = {}
+        self._owed: set[str] = set()  # cgroups whose thaw failed: every record names them again
         self._stuck = Stuck(proc_root)
         self._quotas = Quotas(cgroup_root)
 
@@ -140,6 +145,7 @@ class Freezer:
         with self._lock:
             if self._journal is None or self._watch is None:
                 raise FreezeError("the freezer is not started")
+            self._settle()
             held = self._select(cgroups)
             self._watch.drain()
             paused = [cgroup for cgroup in held if cgroup.requested()]
@@ -167,7 +173,7 @@ class Freezer:
         return FreezeError("; ".join([str(error), *named]), held_seconds=frozen.seconds)
 
     def _hold(self, frozen: Frozen, held: list[Cgroup], ours: list[Cgroup]) -> Iterator[Frozen]:
-        """Freeze, wait, yield, thaw; a thaw that fails leaves guard and journal as they are."""
+        """Freeze, wait, yield, thaw."""
         watch = self._watch
         assert watch is not None  # noqa: S101  # `frozen` checks it
         try:
@@ -182,12 +188,41 @@ class Freezer:
             self._stuck.froze(cgroup.directory for cgroup in held)
             yield frozen
         finally:
-            foreign = written_after_open(watch.drain())
+            self._release(frozen, ours)
+
+    def _release(self, frozen: Frozen, ours: list[Cgroup]) -> None:
+        """Thaw, whatever else fails; what does not thaw stays with guard and journal."""
+        assert self._watch is not None  # noqa: S101  # `frozen` checks it
+        foreign: set[int] = set()
+        failures: list[str] = []
+        try:
+            foreign = written_after_open(self._watch.drain())
             frozen.end(bool(foreign))
-            _thaw([c for c in ours if self._cached[c.directory].watch not in foreign])
+        finally:
+            for cgroup in ours:
+                if self._cached[cgroup.directory].watch not in foreign:
+                    failures += self._thaw(cgroup)
             frozen.seconds = clock.monotonic() - frozen.started
             if ours:
                 self._retract()
+        if failures:
+            raise FreezeError(f"not thawed: {'; '.join(failures)}")
+
+    def _thaw(self, cgroup: Cgroup) -> list[str]:
+        """Thaw one; why that failed, or nothing."""
+        try:
+            cgroup.thaw()
+        except FreezeError as error:
+            self._owed.add(cgroup.directory)
+            return [str(error)]
+        return []
+
+    def _settle(self) -> None:
+        """Try again to thaw what could not be: by its name, as guard and next start do."""
+        for directory in list(self._owed):
+            with contextlib.suppress(FreezeError):
+                thaw_by_name(directory)
+                self._owed.discard(directory)
 
     @contextlib.contextmanager
     def _hurry(self) -> Iterator[None]:
@@ -211,16 +246,29 @@ class Freezer:
 
     def _announce(self, frozen: Frozen, ours: list[Cgroup]) -> None:
         assert self._journal is not None  # noqa: S101  # `frozen` checks it
-        record = self._journal.write([cgroup.directory for cgroup in ours])
         try:
-            files = [cgroup.control_path for cgroup in ours]
-            self._guard.arm(frozen.deadline, self._journal.path, record, files)
+            self._record(
+                frozen.deadline, {cgroup.directory: cgroup.control_path for cgroup in ours}
+            )
         except FreezeError:
-            self._journal.clear()
+            if not self._owed:
+                self._journal.clear()
             raise
+
+    def _record(self, deadline: float, files: dict[str, str]) -> None:
+        """Journal and arm the guard for these cgroups (to control files), and for what is owed."""
+        assert self._journal is not None  # noqa: S101  # `frozen` checks it
+        owed = {d: path for d in self._owed if (path := control_path(d))}
+        files = {**owed, **files}
+        record = self._journal.write(list(files))
+        self._guard.arm(deadline, self._journal.path, record, list(files.values()))
 
     def _retract(self) -> None:
         assert self._journal is not None  # noqa: S101  # `frozen` checks it
+        self._settle()
+        if self._owed:
+            self._record(clock.monotonic() + limits.GUARD_RETRY_SECONDS, {})
+            return
         self._guard.disarm()
         self._journal.clear()
 
@@ -290,15 +338,3 @@ def _uncollected() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-def _thaw(cgroups: Sequence[Cgroup]) -> None:
-    """Thaw all, also after a failure; raises FreezeError when one can't be."""
-    failures: list[str] = []
-    for cgroup in cgroups:
-        try:
-            cgroup.thaw()
-        except FreezeError as error:
-            failures.append(str(error))
-    if failures:
-        raise FreezeError(f"not thawed: {'; '.join(failures)}")

@@ -17,8 +17,12 @@ import time
 CLEARED = bytes(16)
 
 
-def thaw(files: list[bytes]) -> None:
-    """Thaw every file's cgroup; one that has vanished needs nothing."""
+RETRY_MICROSECONDS = 1_000_000
+
+
+def thaw(files: list[bytes]) -> list[bytes]:
+    """Thaw every file's cgroup; one that has vanished needs nothing. Those that failed."""
+    failed = []
     for path in files:
         try:
             descriptor = os.open(path, os.O_WRONLY)
@@ -30,6 +34,8 @@ def thaw(files: list[bytes]) -> None:
             continue
         except OSError as error:
             sys.stderr.write(f"guard: cannot thaw {path!r}: {error.strerror}\n")
+            failed.append(path)
+    return failed
 
 
 def clear(journal: bytes, record: bytes) -> None:
@@ -45,10 +51,17 @@ def clear(journal: bytes, record: bytes) -> None:
         sys.stderr.write(f"guard: cannot clear {journal!r}: {error.strerror}\n")
 
 
-def release(armed: list[bytes]) -> None:
-    """Undo the freeze that `armed` (deadline, journal, record, files) describes."""
-    thaw(armed[3:])
+def release(armed: list[bytes]) -> list[bytes]:
+    """Undo the freeze that `armed` (deadline, journal, record, files) describes.
+
+    What could not be thawed stays in the journal, and armed: it is tried again a second later.
+    """
+    failed = thaw(armed[3:])
+    if failed:
+        again = int(time.monotonic() * 1e6) + RETRY_MICROSECONDS
+        return [str(again).encode(), *armed[1:3], *failed]
     clear(armed[1], armed[2])
+    return []
 
 
 def receive() -> bytes:
@@ -87,8 +100,7 @@ def serve() -> None:
                 command, *fields = messages[-1].split(b"\0")
                 armed = fields if command == b"arm" else []
         if armed and time.monotonic() * 1e6 >= int(armed[0]):
-            release(armed)
-            armed = []
+            armed = release(armed)
     if armed:
         release(armed)
 

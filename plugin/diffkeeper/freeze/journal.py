@@ -90,7 +90,7 @@ def thaw_journal(journal_path: str, cgroup_root: str) -> list[str]:
         return []
     try:
         names = _decode(os.pread(descriptor, limits.FREEZE_JOURNAL_BYTES_MAX, 0))
-        thawed = [d for name in names if _thaw(d := f"{cgroup_root.rstrip('/')}/{name}")]
+        thawed = [d for name in names if thaw_by_name(d := f"{cgroup_root.rstrip('/')}/{name}")]
         os.pwrite(descriptor, _CLEARED, 0)
     finally:
         os.close(descriptor)
@@ -111,8 +111,8 @@ def _decode(data: bytes) -> list[str]:
     return names
 
 
-def _thaw(directory: str) -> bool:
-    """True when the cgroup is there and was frozen."""
+def thaw_by_name(directory: str) -> bool:
+    """True when the cgroup is there and was frozen. Raises FreezeError as `Cgroup.thaw` does."""
     cgroup = Cgroup.open(directory)
     if cgroup is None:
         return False

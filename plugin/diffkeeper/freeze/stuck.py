@@ -117,7 +117,19 @@ class Stuck:
             del self._failed[directory]
 
     def _waiting(self, pids: Iterable[int]) -> list[Task]:
-        """Some of the processes' threads that sleep without interruption."""
+        """Some of the processes' threads that sleep without interruption.
+
+        A thaw may wake them: they are looked at when they have had time to fall asleep again.
+        """
+        pids, found = list(pids), []
+        for _ in range(limits.STUCK_LOOKS_MAX):
+            clock.sleep(limits.STUCK_LOOK_SECONDS)
+            found = self._asleep(pids)
+            if found and all(task.waits for task in found):
+                break
+        return found
+
+    def _asleep(self, pids: Iterable[int]) -> list[Task]:
         found: list[Task] = []
         for pid, number in islice(self._threads(pids), limits.STUCK_TASKS_LOOKED_MAX):
             base = f"{self._proc_root}/{pid}/task/{number}"
