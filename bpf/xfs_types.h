@@ -2,3 +2,4 @@
 
 typedef u64 xfs_ino_t;
 typedef s64 xfs_fsize_t;
+typedef u64 xfs_extnum_t;

@@ -12,7 +12,7 @@ import pytest
 from diffkeeper import limits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 IMAGE_BYTES = 1024 * limits.MIB  # sparse
@@ -20,8 +20,16 @@ KINDS = ("ext4", "xfs")
 
 
 @contextlib.contextmanager
-def file_system(kind: str, base: Path, size: int = IMAGE_BYTES) -> Iterator[Path]:
-    """A new file system of this kind, mounted below `base`; skips the test where there is none."""
+def file_system(
+    kind: str,
+    base: Path,
+    size: int = IMAGE_BYTES,
+    change: Callable[[Path], None] = lambda image: None,
+) -> Iterator[Path]:
+    """A new file system of this kind, mounted below `base`; skips the test where there is none.
+
+    change: makes something else of its image before that.
+    """
     image, mount = base / "image", base / "disk"
     mount.mkdir()
     with open(image, "wb") as file:
@@ -29,6 +37,8 @@ def file_system(kind: str, base: Path, size: int = IMAGE_BYTES) -> Iterator[Path
     make = subprocess.run(
         [f"mkfs.{kind}", "-q", str(image)], capture_output=True, text=True, check=False
     )
+    if not make.returncode:
+        change(image)
     done = subprocess.run(
         ["mount", "-o", "loop", str(image), str(mount)], capture_output=True, text=True, check=False
     )

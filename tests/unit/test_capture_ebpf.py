@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from diffkeeper import limits
+from diffkeeper import clock, limits
 from diffkeeper.capture import program as programs
 from diffkeeper.capture.ebpf import EbpfSource
 from diffkeeper.capture.probe import Place, Sources
@@ -23,6 +23,7 @@ from diffkeeper.capture.source import Changed, Dirty
 from diffkeeper.engine.snapshotter import Policy
 from diffkeeper.errors import UnsupportedError
 from diffkeeper.fsio import mounts
+from tests.support import disks, exchanges
 from tests.support.harness import Engine
 from tests.support.odd import leased
 from tests.support.trees import describe, difference
@@ -253,6 +254,88 @@ def test_direct_io_without_an_end_is_told_in_each_freeze(
         assert source.drain(frozen=True).files.get(number, Changed()).chunks == expected
         assert not source.drain(frozen=True).files, "a freeze ends after its first look"
         assert not source.drain().files
+
+
+def test_content_that_moves_is_looked_at_again(
+    source: EbpfSource, disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is not frozen may still be about it, though all that is known is that it has begun."""
+    now = [time.monotonic()]
+    monkeypatch.setattr(clock, "monotonic", lambda: now[0])
+    path = disk / "moving"
+    path.write_bytes(b"x" * SIZE)
+    os.sync()
+    number = path.stat().st_ino
+    source.watch_new([number])
+    source.drain(frozen=True)
+    with open(path, "r+b") as file:
+        fallocate(file.fileno(), PUNCH | KEEP_SIZE, 2 * CHUNK, CHUNK)
+
+    def moved(*, frozen: bool = False) -> bool:
+        found = source.drain(frozen=frozen).files.get(number, Changed())
+        return found.whole or found.chunks == {2}
+
+    assert moved()
+    assert moved(frozen=True), "a frozen process has ended it now"
+    for second in range(40):
+        assert not moved(frozen=True), "more looks in freezes tell nothing"
+        due = source.pending()
+        assert due == moved() == (second in (2, 30)), second
+        now[0] += 1.0
+
+
+def test_a_hole_that_is_punched_after_the_look_of_a_freeze(
+    program: Program, disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that was not frozen: the mark was there, and its effect was not."""
+    now = [time.monotonic()]
+    base = disk / "late"
+    base.mkdir()
+    with Engine(base, Policy(source="ebpf"), Sources.of(program)) as engine:
+        path = engine.live / "file"
+        path.write_bytes(b"x" * SIZE)
+        os.sync()
+        engine.capture()
+        source = engine.snapshotter.watched.source
+        assert isinstance(source, EbpfSource)
+        number = path.stat().st_ino
+        with open(path, "r+b") as file:
+            fallocate(file.fileno(), PUNCH | KEEP_SIZE, 2 * CHUNK, 4096)
+            engine.capture()
+            # Unseen, as that of an operation that was marked when it began.
+            program.unwatch(source._number, [number])
+            fallocate(file.fileno(), PUNCH | KEEP_SIZE, 2 * CHUNK + 8192, 4096)
+            program.watch(source._number, engine.policy.chunk_bits, [number], held=True)
+        monkeypatch.setattr(clock, "monotonic", lambda: now[0] + limits.STARTED_SECONDS)
+        last = engine.capture()
+        assert last.consistency == "crash"
+        assert difference(describe(engine.live), describe(engine.replay(last, "last"))) == []
+
+
+@pytest.mark.parametrize("way", ["exchange", "swap"])
+def test_content_that_two_files_exchange(program: Program, way: str, tmp_path: Path) -> None:
+    with (
+        disks.file_system("xfs", tmp_path, 400 * limits.MIB, exchanges.allow_exchange) as base,
+        Engine(base, Policy(source="ebpf"), Sources.of(program)) as engine,
+    ):
+        if engine.snapshotter.watched.source.name != "ebpf":
+            pytest.skip(engine.snapshotter.watched.reason)
+        first, second = engine.live / "first", engine.live / "second"
+        for path in (first, second):
+            path.write_bytes(path.name.encode() * 10_000)
+            os.truncate(path, CHUNK // 2)
+        os.sync()
+        engine.capture()
+        assert engine.capture() == engine.state.head
+        before = first.read_bytes()
+        if way == "swap":
+            done = subprocess.run(["xfs_io", "-c", f"swapext {second}", str(first)], check=True)
+            assert done.returncode == 0
+        elif not exchanges.exchange(first, second, CHUNK // 2):
+            pytest.skip("the kernel exchanges no ranges")
+        assert second.read_bytes() == before
+        last = engine.capture()
+        assert difference(describe(engine.live), describe(engine.replay(last, "last"))) == []
 
 
 def test_direct_io_begun_before_a_file_is_watched(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from diffkeeper import clock, counters, limits
 from diffkeeper.capture.inotify import InotifySource
-from diffkeeper.capture.marks import Waiting
+from diffkeeper.capture.marks import Moving, Waiting
 from diffkeeper.capture.source import Changed, Dirty
 from diffkeeper.errors import UnsupportedError
 
@@ -49,7 +49,7 @@ class EbpfSource:
         self._names = InotifySource(writes=False)
         self._number = 0
         self._given_back: dict[int, Changed] = {}
-        self._started, self._under_way = Waiting(), Waiting()
+        self._started, self._under_way, self._moving = Waiting(), Waiting(), Moving()
         self._frozen = False  # whether the last drain was in a freeze
         # Watched, and read or compared since, with nothing told meanwhile that makes that void.
         self._proven: set[int] = set()
@@ -141,24 +141,31 @@ class EbpfSource:
     def _take_started(self, marks: Marks, dirty: Dirty, *, frozen: bool) -> None:
         """What has started is looked at now, and again when it has ended: in a freeze or surely.
 
+        That is enough for a size, which is told again when it has changed. What moves content is
+        not, and who does it need not be frozen: see `Moving`.
+
         Direct I/O whose end is not told may go on in a freeze, and may have ended before it, which
         the writers know: so each freeze looks, until it has surely ended.
         """
         now = clock.monotonic()
+        moved = {inode: each for inode, each in marks.started.items() if each.whole or each.chunks}
         surely = now - limits.STARTED_SECONDS
         since = 0.0 if frozen and not self._frozen else now
         self._frozen = frozen
-        self._started.add(now, marks.started)
+        self._started.add(now, {n: c for n, c in marks.started.items() if n not in moved})
+        self._moving.add(now, moved)
         self._under_way.add(now, marks.under_way)
         for inode, changed in (
             *self._started.look(now, now if frozen else surely),
             *self._under_way.look(since, surely),
+            *self._moving.look(now, frozen=frozen),
         ):
             dirty.files.setdefault(inode, Changed()).merge(changed)
 
     def _due(self, now: float) -> bool:
         surely = now - limits.STARTED_SECONDS
-        return self._started.due(surely) or self._under_way.due(surely)
+        looks = self._started.due(surely) or self._under_way.due(surely)
+        return looks or self._moving.due(now)
 
     def under_way(self) -> bool:
         """Whether direct I/O is still writing to a watched file, maybe of a frozen process."""
@@ -184,6 +191,7 @@ class EbpfSource:
         self._given_back.clear()
         self._started.clear()
         self._under_way.clear()
+        self._moving.clear()
         self._proven.clear()
 
     def watch_new(self, inodes: Iterable[int]) -> bool:

@@ -90,15 +90,12 @@ class Waiting:
         if not marks:
             return
         self._drained.append((now, marks))
-        waiting = [changed for _, drained in self._drained for changed in drained.values()]
-        if sum(len(changed.chunks) for changed in waiting) > limits.MARKS_PENDING_MAX:
-            for changed in waiting:
-                changed.whole = True
-                changed.chunks.clear()
+        _bound([changed for _, drained in self._drained for changed in drained.values()])
 
     def due(self, ended: float) -> bool:
         """Whether something that was drained up to then waits."""
-        return bool(self._drained) and self._drained[0][0] <= ended
+        first = next(iter(self._drained.copy()), None)  # another thread may take it meanwhile
+        return first is not None and first[0] <= ended
 
     def look(self, since: float, ended: float) -> Iterator[tuple[int, Changed]]:
         """What was drained from `since` on or up to `ended`; the latter waits no more."""
@@ -111,3 +108,63 @@ class Waiting:
     def clear(self) -> None:
         """Nothing waits."""
         self._drained.clear()
+
+
+@dataclass(slots=True)
+class _Moving:
+    drained: float
+    marks: dict[int, Changed]
+    looks: int = 0  # how many of those that are due by time there were
+    told: bool = False
+    frozen: bool = False  # whether a freeze has looked since
+
+    @property
+    def due(self) -> float:
+        return self.drained + limits.STARTED_LOOKS_SECONDS[self.looks]
+
+
+class Moving:
+    """Content that is moved or taken away, which is told when it starts; bounded.
+
+    Who is frozen has ended it, so that the first look in a freeze sees it done. Who is not, such as
+    a process of the host, may go on: all of it is looked at again when it has surely ended, and
+    once before that, since most of it takes no time.
+    """
+
+    def __init__(self) -> None:
+        self._entries: deque[_Moving] = deque()
+
+    def add(self, now: float, marks: dict[int, Changed]) -> None:
+        """What a drain has brought; past the bound files are looked at as a whole."""
+        if not marks:
+            return
+        self._entries.append(_Moving(now, marks))
+        waiting = [changed for entry in self._entries for changed in entry.marks.values()]
+        _bound(waiting)
+
+    def due(self, now: float) -> bool:
+        """Whether something is to be looked at again."""
+        return any(now >= entry.due for entry in self._entries.copy())
+
+    def look(self, now: float, *, frozen: bool) -> Iterator[tuple[int, Changed]]:
+        """What is to be looked at now: what is new, what no freeze has seen yet, what is due."""
+        for entry in self._entries:
+            due = now >= entry.due and not frozen  # in a freeze time is dear
+            if due or not entry.told or (frozen and not entry.frozen):
+                yield from entry.marks.items()
+            entry.told, entry.frozen = True, entry.frozen or frozen
+            while due and entry.looks < len(limits.STARTED_LOOKS_SECONDS) and now >= entry.due:
+                entry.looks += 1
+        left = len(limits.STARTED_LOOKS_SECONDS)
+        self._entries = deque(entry for entry in self._entries if entry.looks < left)
+
+    def clear(self) -> None:
+        """Nothing is under way."""
+        self._entries.clear()
+
+
+def _bound(waiting: list[Changed]) -> None:
+    if sum(len(changed.chunks) for changed in waiting) > limits.MARKS_PENDING_MAX:
+        for changed in waiting:
+            changed.whole = True
+            changed.chunks.clear()
