@@ -102,3 +102,10 @@ class FreezeError(DiffKeeperError):
         super().__init__(text)
         self.held_seconds = held_seconds
         self.again = again
+
+
+class IncompleteError(DiffKeeperError):
+    """A restore is done but for what its target refused: owners, attributes, …; it is listed."""
+
+    exit_code = 14
+    http_status = 500

@@ -155,6 +155,7 @@ OBSERVE_NAMES_MAX = 2_000
 # A removal that more than so many names resist ends there; of each path so much is told.
 REMOVAL_LEFT_MAX = 1_000
 TOLD_PATH_BYTES_MAX = 4_096
+REFUSALS_TOLD_MAX = 100  # of what a target refused, the first so many are listed
 SIGNATURES_PENDING_MAX = 500_000
 SIGNATURES_WINDOW_MAX = 8_192
 CONTENT_CHANGES_MAX = 65_536

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,6 +86,33 @@ def test_restore_refuses_what_would_be_harmed(filled: Daemon) -> None:
     assert filled.cli("restore", "v@99999", "--to", str(missing)).returncode == 3
     assert filled.cli("restore", "nobody", "--to", str(missing)).returncode == 3
     assert not missing.exists()
+
+
+@pytest.mark.skipif(shutil.which("bindfs") is None, reason="no bindfs")
+def test_what_a_target_refuses_has_an_exit_code_of_its_own(filled: Daemon) -> None:
+    source = Path(filled.ok("Path", Name="v")["Mountpoint"])
+    os.chown(source / "a", 4321, 4321)
+    os.setxattr(source / "a", "user.note", b"x")
+    assert filled.cli("snapshot", "v").returncode == 0
+    real, share = filled.base / "real", filled.base / "share"
+    for path in (real, share):
+        path.mkdir()
+    options = ("--chown-deny", "--chgrp-deny", "--xattr-none")
+    subprocess.run(["bindfs", *options, str(real), str(share)], check=True)
+    try:
+        ended = filled.cli("restore", "v", "--to", str(share / "whole"))
+        assert ended.returncode == 14
+        assert "user.note" in ended.stdout
+        assert "owner: 8" in ended.stderr
+        result = parsed(filled.cli("restore", "v", "--to", str(share / "json"), "--json"), 14)
+        assert result["refused"]["counts"] == {"owner": 8, "attribute": 1}
+        flags = ("--no-owner", "--no-xattrs")
+        wanted = parsed(filled.cli("restore", "v", "--to", str(share / "some"), *flags, "--json"))
+        assert wanted["refused"] == {"counts": {}, "first": []}
+    finally:
+        subprocess.run(["umount", str(share)], check=True)
+    for name in ("whole", "json", "some"):
+        assert (real / name / "a").read_bytes() == b"alpha" * 100_000
 
 
 def test_every_command_speaks_json(filled: Daemon) -> None:

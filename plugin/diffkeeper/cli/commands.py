@@ -140,18 +140,23 @@ def _show_report(report: Json) -> None:
 
 
 def restore_volume(arguments: argparse.Namespace) -> int:
-    """Restore a snapshot, or all volumes of its group, into a directory."""
+    """Restore a snapshot, or all volumes of its group, into a directory.
+
+    Raises IncompleteError, after all is shown, when the target refused some of it.
+    """
     check_name(restore.split_reference(arguments.volume)[0])
+    wanted = restore.Wanted(owner=not arguments.no_owner, xattrs=not arguments.no_xattrs)
     client = connect(arguments)
     try:
         act = restore.restore_group if arguments.group else restore.restore
-        result = act(client, arguments.volume, arguments.to)
+        result = act(client, arguments.volume, arguments.to, wanted)
     finally:
         client.close()
     if arguments.json:
         output.print_json(result)
     else:
         restore.show(result)
+    restore.judge(result)
     return 0
 
 

@@ -20,7 +20,8 @@ EXIT_CODES: Final = """\
 exit codes:
   0 done, 1 other error, 2 invalid input, 3 not found, 4 conflict, 5 corruption, 6 no space,
   7 unsupported, 8 busy, 9 store locked, 10 store too new, 11 no daemon, 12 verification failed,
-  13 freeze failed, 130 interrupted, 141 broken pipe
+  13 freeze failed, 14 restored but for what the target refused, 130 interrupted,
+  141 broken pipe
 """
 HELP: Final = {
     "serve": "run the daemon",
@@ -108,6 +109,8 @@ def _add_own(sub: argparse.ArgumentParser, name: str) -> None:
             sub.add_argument("--to", metavar="DIR", required=True, help="new or empty directory")
             group = "all volumes that were captured with it, as they were at the same instant"
             sub.add_argument("--group", action="store_true", help=group)
+            for flag, what in (("owner", "owners and groups"), ("xattrs", "extended attributes")):
+                sub.add_argument(f"--no-{flag}", action="store_true", help=f"without {what}")
         case "export":
             sub.add_argument("--to", metavar="FILE", required=True, help="new file, or - to pipe")
             whole = "the whole volume with all its snapshots, for `diffkeeper import`"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+from collections import Counter
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, cast
 from urllib.parse import quote
 
@@ -11,7 +13,12 @@ from diffkeeper import clock
 from diffkeeper.cli import output
 from diffkeeper.cli.client import volume_path
 from diffkeeper.cli.target import check_target, opened, opened_in
-from diffkeeper.errors import DiffKeeperError, InvalidInputError, NoSpaceError
+from diffkeeper.errors import (
+    DiffKeeperError,
+    IncompleteError,
+    InvalidInputError,
+    NoSpaceError,
+)
 from diffkeeper.volumes.options import check_name
 
 if TYPE_CHECKING:
@@ -36,19 +43,28 @@ def resolve(client: Client, name: str, reference: str | None) -> Json:
     return cast("Json", client.get(volume_path(name, "resolve") + query))
 
 
-def restore(client: Client, volume: str, path: str) -> Json:
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What of a snapshot is to be restored."""
+
+    owner: bool = True
+    xattrs: bool = True
+
+
+def restore(client: Client, volume: str, path: str, wanted: Wanted) -> Json:
     """Restore VOL or VOL@SNAP below `path`; returns what was restored, for --json."""
     name, reference = split_reference(volume)
     target = check_target(path)
     snapshot = resolve(client, name, reference)
     began = clock.monotonic()
     with opened(target) as directory:
-        _restore(client, name, snapshot, target, directory)
+        refused = _restore(client, name, snapshot, target, directory, wanted)
     seconds = round(clock.monotonic() - began, 3)
-    return {"volume": name, "snapshot": snapshot, "to": target, "seconds": seconds}
+    restored = {"volume": name, "snapshot": snapshot, "to": target, "seconds": seconds}
+    return {**restored, "refused": refused}
 
 
-def restore_group(client: Client, volume: str, path: str) -> Json:
+def restore_group(client: Client, volume: str, path: str, wanted: Wanted) -> Json:
     """Restore all volumes of VOL's or VOL@SEQ's group as they were at its instant.
 
     Each into a directory of its volume's name below `path`; returns what was restored.
@@ -65,33 +81,56 @@ def restore_group(client: Client, volume: str, path: str) -> Json:
             snapshot = cast("Json", each["snapshot"])
             below = os.path.join(target, member)
             with opened_in(directory, below) as inner:
-                _restore(client, member, snapshot, below, inner)
-            members.append({"volume": member, "snapshot": snapshot, "to": below})
+                refused = _restore(client, member, snapshot, below, inner, wanted)
+            restored = {"volume": member, "snapshot": snapshot, "to": below}
+            members.append({**restored, "refused": refused})
     group = cast("Json", found[0]["snapshot"])["group"] if found else ""
     seconds = round(clock.monotonic() - began, 3)
     return {"volume": name, "group": group, "to": target, "seconds": seconds, "members": members}
 
 
-def _restore(client: Client, name: str, snapshot: Json, target: str, directory: int) -> None:
+def _restore(
+    client: Client, name: str, snapshot: Json, target: str, directory: int, wanted: Wanted
+) -> Json:
+    """Write one snapshot into an open directory; returns what that refused."""
     label = f"restoring {name}@{snapshot['seq']}"
     root = bytes.fromhex(cast("str", snapshot["root"]))
     with output.progress_bar(label, cast("int", snapshot["bytes"])) as show_bytes:
         try:
-            _replay(client.path, root, directory, show_bytes)
+            return _replay(client.path, root, directory, wanted, show_bytes)
         except OSError as error:
             kind = NoSpaceError if error.errno == errno.ENOSPC else DiffKeeperError
             raise kind(f"{target} is incomplete: {error.strerror or error}") from error
 
 
-def _replay(socket: str, root: bytes, directory: int, show_bytes: Callable[[int], None]) -> None:
+def _replay(
+    socket: str, root: bytes, directory: int, wanted: Wanted, show_bytes: Callable[[int], None]
+) -> Json:
     from diffkeeper.cli.remote import RemoteObjects  # no other command needs the engine
+    from diffkeeper.engine.refusals import Refusals
     from diffkeeper.engine.replay import Replay
 
     objects = RemoteObjects(socket)
+    refusals = Refusals(owner=wanted.owner, xattrs=wanted.xattrs)
+
+    def show(_files: int, done: int) -> None:
+        show_bytes(done)
+
     try:
-        Replay(objects, directory, progress=lambda _files, done: show_bytes(done)).run(root)
+        Replay(objects, directory, progress=show, refusals=refusals).run(root)
     finally:
         objects.close()
+    return {"counts": dict(refusals.counts), "first": [asdict(each) for each in refusals.first]}
+
+
+def judge(result: Json) -> None:
+    """IncompleteError when the target refused something."""
+    counts: Counter[str] = Counter()
+    for each in cast("list[Json]", result.get("members", [result])):
+        counts.update(cast("dict[str, int]", cast("Json", each["refused"])["counts"]))
+    if counts:
+        what = ", ".join(f"{what}: {counts[what]}" for what in sorted(counts))
+        raise IncompleteError(f"restored, but {result['to']} refused some of it ({what})")
 
 
 def show(result: Json) -> None:
@@ -107,3 +146,9 @@ def show(result: Json) -> None:
         f" ({snapshot['files']} files, {snapshot['bytes']} bytes) to {result['to']}"
         f" in {result['seconds']} s{note}"
     )
+    refused = cast("list[Json]", cast("Json", result["refused"])["first"])
+    if refused:
+        output.print_table(
+            ("refused", "path", "why"),
+            [[each["what"], each["path"], each["problem"]] for each in refused],
+        )

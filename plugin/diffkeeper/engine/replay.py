@@ -7,12 +7,13 @@ process knows of; nothing outside it is touched.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from diffkeeper import clock, failpoint, limits
 from diffkeeper.engine.signatures import directory_signature
@@ -23,12 +24,24 @@ from diffkeeper.format.entry import Entry, Kind, chunk_count, link_key
 from diffkeeper.format.records import IndexRecord
 from diffkeeper.fsio import inode, linux, tree
 
+if TYPE_CHECKING:
+    from diffkeeper.engine.refusals import Refusals
+
 _TYPES = {
     Kind.FIFO: stat.S_IFIFO,
     Kind.SOCKET: stat.S_IFSOCK,
     Kind.CHAR: stat.S_IFCHR,
     Kind.BLOCK: stat.S_IFBLK,
     Kind.SYMLINK: stat.S_IFLNK,
+}
+_NAMES = {
+    Kind.FILE: "file",
+    Kind.DIRECTORY: "directory and all in it",
+    Kind.SYMLINK: "symbolic link",
+    Kind.FIFO: "FIFO",
+    Kind.SOCKET: "socket",
+    Kind.CHAR: "device",
+    Kind.BLOCK: "device",
 }
 Progress = Callable[[int, int], None]  # files and bytes done so far
 Signed = Callable[[dict[int, IndexRecord]], None]  # takes signatures by inode number
@@ -66,7 +79,10 @@ _Written = list[tuple[int, IndexRecord, int]]  # inode number, signature, bytes
 
 
 class Replay:
-    """One replay into an existing, empty directory, of which `target` is a descriptor."""
+    """One replay into an existing, empty directory, of which `target` is a descriptor.
+
+    What the target refuses ends it, unless there are `refusals` to collect that.
+    """
 
     def __init__(
         self,
@@ -75,7 +91,9 @@ class Replay:
         *,
         progress: Progress | None = None,
         signed: Signed | None = None,
+        refusals: Refusals | None = None,
     ) -> None:
+        self._refusals = refusals
         self._objects = objects
         self._progress = progress
         self._signed = signed
@@ -130,7 +148,7 @@ class Replay:
                 pending.extend(self._directory(place, fd, pool))
         for place in reversed(made):
             with tree.opened(self._root_fd, place.path) as fd:
-                self._finish(fd, place.entry)
+                self._finish(fd, place.entry, place.path)
 
     def _directory(self, place: _Place, fd: int, pool: ThreadPoolExecutor) -> list[_Place]:
         """Make every name of one directory; returns its subdirectories."""
@@ -143,7 +161,8 @@ class Replay:
                 if name in (b".", b"..") or b"/" in name or b"\0" in name:
                     raise CorruptionError(f"{name!r} is not a name of a file")
                 if entry.kind is Kind.DIRECTORY:
-                    os.mkdir(name, 0o700, dir_fd=fd)
+                    if not self._directory_made(place, fd, name):
+                        continue
                     number = os.stat(name, dir_fd=fd, follow_symlinks=False).st_ino
                     below.append(_Place([*place.path, name], entry, number))
                     self._signatures[number] = directory_signature(place.inode, name, entry.content)
@@ -165,6 +184,14 @@ class Replay:
             wait(flying)
         return below
 
+    def _directory_made(self, place: _Place, fd: int, name: bytes) -> bool:
+        try:
+            os.mkdir(name, 0o700, dir_fd=fd)
+        except OSError as error:
+            self._refused([*place.path, name], _NAMES[Kind.DIRECTORY], error)
+            return False
+        return True
+
     def _land(self, flying: list[Future[_Written]], left: int) -> None:
         """Wait until at most `left` groups are under way."""
         while len(flying) > left:
@@ -180,8 +207,9 @@ class Replay:
         written = []
         for name, entry in group:
             status = self._made(place, fd, name, entry)
-            signature = self._signature(status, entry, place.inode, name, 0)
-            written.append((status.st_ino, signature, entry.size))
+            if status is not None:
+                signature = self._signature(status, entry, place.inode, name, 0)
+                written.append((status.st_ino, signature, entry.size))
         return written
 
     def _link(self, place: _Place, fd: int, name: bytes, link_id: int) -> None:
@@ -189,38 +217,53 @@ class Replay:
         entry = dirtree.lookup(self._links_root, link_key(link_id), self._get)
         if entry is None:
             raise CorruptionError(f"{name!r} is a name of link {link_id}, which is not recorded")
-        first = self._first_names.get(link_id)
-        if first is None:
-            self._first_names[link_id] = (place.path, name)
+        status = self._linked(place, fd, name, link_id)
+        if status is None:
             status = self._made(place, fd, name, entry)
+            if status is None:
+                return
+            self._first_names.setdefault(link_id, (place.path, name))
             self.bytes += entry.size
-        else:
-            with tree.opened(self._root_fd, first[0]) as source:
-                os.link(first[1], name, src_dir_fd=source, dst_dir_fd=fd, follow_symlinks=False)
-            status = os.stat(name, dir_fd=fd, follow_symlinks=False)
         self.files += entry.kind is Kind.FILE
         signature = self._signature(status, entry, place.inode, name, link_id)
         self._signatures[status.st_ino] = signature
 
-    def _made(self, place: _Place, fd: int, name: bytes, entry: Entry) -> os.stat_result:
-        """As `_make`; what is wrong with an object names the file that needs it."""
+    def _linked(self, place: _Place, fd: int, name: bytes, link_id: int) -> os.stat_result | None:
+        """Give a file that was made another name; None when there is none yet, or none can be."""
+        if link_id not in self._first_names:
+            return None
+        path, first = self._first_names[link_id]
         try:
-            return self._make(fd, name, entry)
-        except (CorruptionError, NotFoundError) as error:
-            path = os.fsdecode(b"/".join([*place.path, name]))
-            raise type(error)(f"file {path!r}: {error}") from error
+            with tree.opened(self._root_fd, path) as source:
+                os.link(first, name, src_dir_fd=source, dst_dir_fd=fd, follow_symlinks=False)
+        except OSError as error:
+            # It becomes a file of its own then, with the same content.
+            self._refused([*place.path, name], "hard link", error)
+            return None
+        return os.stat(name, dir_fd=fd, follow_symlinks=False)
 
-    def _make(self, fd: int, name: bytes, entry: Entry) -> os.stat_result:
+    def _made(self, place: _Place, fd: int, name: bytes, entry: Entry) -> os.stat_result | None:
+        """As `_make`, None when the target refuses it; an object's error names who needs it."""
+        path = [*place.path, name]
+        try:
+            return self._make(path, fd, entry)
+        except (CorruptionError, NotFoundError) as error:
+            raise type(error)(f"file {os.fsdecode(b'/'.join(path))!r}: {error}") from error
+        except OSError as error:
+            self._refused(path, _NAMES[entry.kind], error)
+            return None
+
+    def _refused(self, path: list[bytes], what: str, error: OSError, detail: str = "") -> None:
+        """Note a refusal, or raise it where none is taken."""
+        if self._refusals is None:
+            raise error
+        self._refusals.note(path, what, error, detail)
+
+    def _make(self, path: list[bytes], fd: int, entry: Entry) -> os.stat_result:
         """Create one file of any type with all its metadata; returns its lstat."""
+        name = path[-1]
         if entry.kind is Kind.FILE:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            file = os.open(name, flags, 0o600, dir_fd=fd)
-            try:
-                self._content(file, entry)
-                self._finish(file, entry)
-                return os.fstat(file)
-            finally:
-                os.close(file)
+            return self._regular(path, fd, entry)
         if entry.kind is Kind.SYMLINK:
             os.symlink(entry.target, name, dir_fd=fd)
         else:
@@ -229,13 +272,37 @@ class Replay:
             # Another name of something else would get the owner and mode that are set here.
             if stat.S_IFMT(status.st_mode) != _TYPES[entry.kind] or status.st_nlink > 1:
                 raise ConflictError(f"{os.fsdecode(name)!r} was replaced while it was written")
-            self._finish(tree.held(pin), entry)
+            self._finish(tree.held(pin), entry, path)
             return os.fstat(pin)
 
-    def _finish(self, made: int | str, entry: Entry) -> None:
-        found = self._attributes(entry)
-        mode = None if entry.kind is Kind.SYMLINK else entry.mode
-        tree.set_metadata(made, entry.uid, entry.gid, mode, found, entry.mtime_ns)
+    def _regular(self, path: list[bytes], fd: int, entry: Entry) -> os.stat_result:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        file = os.open(path[-1], flags, 0o600, dir_fd=fd)
+        try:
+            self._content(file, entry)
+            self._finish(file, entry, path)
+            return os.fstat(file)
+        except OSError:
+            # Half of a file would pass for all of it where the rest goes on without it.
+            with contextlib.suppress(OSError):
+                os.unlink(path[-1], dir_fd=fd)
+            raise
+        finally:
+            os.close(file)
+
+    def _finish(self, made: int | str, entry: Entry, path: list[bytes]) -> None:
+        refusals = self._refusals
+        wanted = tree.Metadata(
+            owner=(entry.uid, entry.gid) if refusals is None or refusals.owner else None,
+            mode=None if entry.kind is Kind.SYMLINK else entry.mode,
+            xattrs=self._attributes(entry) if refusals is None or refusals.xattrs else {},
+            mtime_ns=entry.mtime_ns,
+        )
+
+        def refused(what: str, name: bytes, error: OSError) -> None:
+            self._refused(path, what, error, os.fsdecode(name) + ": " if name else "")
+
+        tree.set_metadata(made, wanted, None if refusals is None else refused)
 
     def _attributes(self, entry: Entry) -> dict[bytes, bytes]:
         if not entry.xattrs:

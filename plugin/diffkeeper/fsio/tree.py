@@ -10,15 +10,19 @@ import contextlib
 import errno
 import os
 import stat
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from diffkeeper.fsio import linux
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
 _BLOCK = 4096
 _LINKS_MAX = 40  # what the kernel follows in one path
+_COARSE_NS = 2_000_000_000  # the coarsest clock of a file system in use, FAT's
+Refused = Callable[[str, bytes, OSError], None]
 _ZERO_BLOCK = bytes(_BLOCK)
 
 
@@ -81,25 +85,54 @@ def open_trusted(path: str) -> int:
         os.close(current)
 
 
-def set_metadata(
-    of: int | str,
-    uid: int,
-    gid: int,
-    mode: int | None,
-    xattrs: Mapping[bytes, bytes],
-    mtime_ns: int,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """What an inode gets beside its content."""
+
+    owner: tuple[int, int] | None  # user and group; None leaves the one that it has
+    mode: int | None  # None for a symbolic link
+    xattrs: Mapping[bytes, bytes]
+    mtime_ns: int
+
+
+def set_metadata(of: int | str, wanted: Metadata, refused: Refused | None = None) -> None:
     """Owner, mode, extended attributes and modification time of an open file or directory.
 
-    For what must not be opened `of` is `held` of an O_PATH descriptor; `mode` is None for a
-    symbolic link.
+    For what must not be opened `of` is `held` of an O_PATH descriptor. The first OSError is raised,
+    or each is given to `refused`, with what it is about and the attribute's name, and the rest is
+    set all the same; so is what the target takes without doing it.
     """
-    os.chown(of, uid, gid)
+
+    def attempt(what: str, name: bytes, act: Callable[..., None], *arguments: object) -> bool:
+        try:
+            act(of, *arguments)
+        except OSError as error:
+            if refused is None:
+                raise
+            refused(what, name, error)
+            return False
+        return True
+
+    owned = wanted.owner is not None and attempt("owner", b"", os.chown, *wanted.owner)
+    mode = wanted.mode
     if mode is not None:
-        os.chmod(of, mode)
-    for name, value in xattrs.items():
-        os.setxattr(of, name, value)
-    os.utime(of, ns=(mtime_ns, mtime_ns))
+        # With another owner than the recorded one, a set-id bit would give away what that one may.
+        mode = mode if owned else mode & ~(stat.S_ISUID | stat.S_ISGID)
+        if not attempt("mode", b"", os.chmod, mode):
+            mode = None
+    for name, value in wanted.xattrs.items():
+        attempt("attribute", name, os.setxattr, name, value)
+    times = (wanted.mtime_ns, wanted.mtime_ns)
+    timed = attempt("time", b"", lambda of: os.utime(of, ns=times))
+    if refused is not None:
+        status = os.stat(of)
+        done = {
+            "owner": not owned or (status.st_uid, status.st_gid) == wanted.owner,
+            "mode": mode is None or stat.S_IMODE(status.st_mode) == mode,
+            "time": not timed or abs(status.st_mtime_ns - wanted.mtime_ns) < _COARSE_NS,
+        }
+        for what in (name for name, as_wanted in done.items() if not as_wanted):
+            refused(what, b"", OSError(errno.ENOTSUP, "taken, but not done"))
 
 
 def held(pin: int) -> str:
