@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from diffkeeper import limits
 from diffkeeper.errors import CorruptionError
-from diffkeeper.format import chunk, dirnode, dirtree, entry, filetree, node, records, root, xattrs
+from diffkeeper.format import chunk, dirnode, entry, filetree, merkle, node, records, root, xattrs
 from diffkeeper.format.dirnode import NO_CHILD
 from diffkeeper.hashing import chunk_digest, node_digest
 
@@ -160,7 +160,7 @@ CODECS: dict[str, Codec] = {
         INDEXES.map(records.IndexRecord.encode),
     ),
     "references": (
-        lambda raw: list(dirtree.references(raw)),
+        lambda raw: list(merkle.certain(raw)),
         None,
         REFS.map(file_node) | CHILDREN.map(dirnode.encode_inner),
     ),

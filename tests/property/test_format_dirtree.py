@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffkeeper.format import dirtree
+from diffkeeper.format import dirtree, merkle
 from diffkeeper.format.entry import EMPTY, Entry, Kind
 from diffkeeper.hashing import node_digest
 from diffkeeper.limits import DIRECTORY_LEAF_ENTRIES_MAX
@@ -97,9 +97,9 @@ def test_references_reach_every_node(history: list[Changes]) -> None:
         model = merged(model, batch)
     root = built(model, nodes)
     reached: set[bytes] = set()
-    todo = [root] if root != EMPTY else []
+    todo = [merkle.Ref(merkle.Role.DIRECTORY, root)] if root != EMPTY else []
     while todo:
-        digest = todo.pop()
-        reached.add(digest)
-        todo += [ref for kind, ref in dirtree.references(nodes[digest]) if kind == "node"]
+        ref = todo.pop()
+        reached.add(ref.digest)
+        todo += [r for r in merkle.references(ref, nodes[ref.digest]) if r.is_node]
     assert reached == set(nodes)

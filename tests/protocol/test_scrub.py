@@ -12,7 +12,7 @@ import pytest
 
 from diffkeeper.engine.verify import entry_at
 from diffkeeper.errors import CorruptionError
-from diffkeeper.format import dirtree
+from diffkeeper.format import merkle
 from diffkeeper.store.store import Store
 from tests.support import rot
 
@@ -67,11 +67,15 @@ def spoil(
     root = bytes.fromhex(store.snapshot(1, seq).root)
     entry = entry_at(store, root, path)[0]
     assert entry is not None
-    refs = list(dirtree.entry_references(entry))
-    nodes = [digest for what, digest in refs if what == "node"]
-    refs += [ref for node in nodes for ref in dirtree.references(store.node(node))]
+    refs = list(merkle.of_entry(entry))
+    refs += [
+        below
+        for ref in refs
+        if ref.is_node
+        for below in merkle.references(ref, store.node(ref.digest))
+    ]
     store.close()
-    rot.spoil(store_path, {digest for what, digest in refs if what == kind})
+    rot.spoil(store_path, {ref.digest for ref in refs if ref.is_node == (kind == "node")})
     meanwhile()
     daemon.start()
 

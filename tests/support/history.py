@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-from diffkeeper.format import chunk, dirtree, filetree, root
+from diffkeeper.format import chunk, dirtree, filetree, merkle, root
 from diffkeeper.format.entry import EMPTY, Entry, Kind, chunk_count
 from diffkeeper.format.records import SnapshotRecord, VolumeRecord
 from diffkeeper.hashing import chunk_digest
@@ -84,13 +84,13 @@ def reachable(store: Store) -> set[bytes]:
     """Digests of all objects that some snapshot reaches."""
     found: set[bytes] = set()
     tops = [bytes.fromhex(s.root) for v in store.volumes() for s in store.snapshots(v.id)]
-    stack = [("node", top) for top in tops]
+    stack = [merkle.snapshot_root(top) for top in tops]
     while stack:
-        kind, digest = stack.pop()
-        if digest not in found:
-            found.add(digest)
-            if kind == "node":
-                stack.extend(dirtree.references(store.node(digest)))
+        ref = stack.pop()
+        if ref.digest not in found:
+            found.add(ref.digest)
+            if ref.is_node:
+                stack.extend(merkle.references(ref, store.node(ref.digest)))
     return found
 
 

@@ -181,15 +181,5 @@ def test_a_wrong_number_of_references_is_refused() -> None:
             filetree.update(EMPTY, 0, 3, {index: chunk.HOLE}, nodes.get_node, nodes.put)
 
 
-def test_references_of_entries() -> None:
-    two = dataclasses.replace(FILE, size=65537, xattrs=chunk_digest(b"x"))
-    assert list(dirtree.entry_references(FILE)) == [("chunk", FILE.content)]
-    assert list(dirtree.entry_references(two)) == [
-        ("node", FILE.content),
-        ("node", chunk_digest(b"x")),
-    ]
-    assert list(dirtree.entry_references(Entry(Kind.FILE, size=9, chunk_bits=16))) == []
-
-
 def test_zero_digest() -> None:
     assert chunk.zero_digest(4096) == chunk_digest(bytes(4096))

@@ -15,8 +15,9 @@ from queue import SimpleQueue
 
 from diffkeeper import clock, limits
 from diffkeeper.format import filetree
-from diffkeeper.format.chunk import HOLE, zero_digest
+from diffkeeper.format.chunk import HOLE
 from diffkeeper.format.entry import EMPTY, Entry, chunk_count
+from diffkeeper.format.merkle import is_implied
 from diffkeeper.fsio import inode
 from diffkeeper.hashing import chunk_digest
 
@@ -239,7 +240,7 @@ def _read_small(fd: int, content: Content) -> Content:
 
 def _change(content: Content, number: int, digest: bytes, plain: memoryview) -> None:
     content.changes[number] = digest
-    if digest not in content.data and digest not in (HOLE, zero_digest(len(plain))):
+    if digest not in content.data and not is_implied(digest, len(plain)):
         content.data[digest] = bytes(plain)
         content.data_bytes += len(plain)
 

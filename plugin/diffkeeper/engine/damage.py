@@ -18,8 +18,9 @@ from diffkeeper import limits
 from diffkeeper.engine.verify import Mismatch, entry_at
 from diffkeeper.errors import ConflictError, CorruptionError, DiffKeeperError, NotFoundError
 from diffkeeper.format import filetree
-from diffkeeper.format.chunk import HOLE, is_zero, zero_digest
+from diffkeeper.format.chunk import is_zero
 from diffkeeper.format.entry import Entry, Kind, chunk_count
+from diffkeeper.format.merkle import is_implied
 from diffkeeper.fsio import inode, tree
 from diffkeeper.hashing import chunk_digest
 
@@ -46,7 +47,7 @@ class Difference:
     @property
     def blank(self) -> bool:
         """Whether zeros or a hole belong there."""
-        return self.wanted in (HOLE, zero_digest(self.length))
+        return is_implied(self.wanted, self.length)
 
 
 @dataclass(slots=True)

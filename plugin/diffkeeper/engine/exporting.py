@@ -72,12 +72,12 @@ class Exporter:
         waiting: list[bytes] = []
         try:
             for found in self._walk.objects(bytes.fromhex(record.root)):
-                if found.kind == "chunk":
+                if not found.is_node:
                     waiting.append(found.digest)
-                if found.kind == "node" or len(waiting) >= limits.TRANSFER_CHUNKS:
+                if found.is_node or len(waiting) >= limits.TRANSFER_CHUNKS:
                     self._chunks(waiting)
                     waiting = []
-                if found.kind == "node":
+                if found.is_node:
                     payload = found.digest + chunk.encode(found.plain)
                     self._put(self._encoder.frame(FrameKind.NODE, payload))
         except BaseException:

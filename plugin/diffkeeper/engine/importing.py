@@ -7,16 +7,15 @@ is whole, and what is stored in vain is unreachable.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from diffkeeper import failpoint, limits
-from diffkeeper.engine.walk import of_entry
+from diffkeeper.engine.walk import Window
 from diffkeeper.errors import ConflictError, CorruptionError
-from diffkeeper.format import chunk, dirnode, dirtree, filetree
+from diffkeeper.format import chunk, filetree, merkle
 from diffkeeper.format.archive import Decoder, Frame, FrameKind, decode_tag
-from diffkeeper.format.chunk import HOLE, zero_digest
-from diffkeeper.format.entry import EMPTY, Entry, Kind, chunk_count, decode_entry
-from diffkeeper.format.node import NodeType, node_type
+from diffkeeper.format.chunk import HOLE
+from diffkeeper.format.entry import EMPTY, Entry, Kind, chunk_count
 from diffkeeper.format.records import SnapshotRecord, VolumeRecord
 from diffkeeper.format.root import decode_root
 from diffkeeper.hashing import DIGEST_BYTES, chunk_digest, node_digest
@@ -25,11 +24,6 @@ from diffkeeper.store.tables import FORMAT_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-
-# Chunks of zeros are referred to and never stored. A file's last one has any length.
-_ZEROS: Final = frozenset(
-    zero_digest(1 << bits) for bits in range(limits.CHUNK_BYTES_MAX.bit_length())
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +52,7 @@ class Importer:
         self._seqs: set[int] = set()
         self._tags: dict[str, int] = {}
         self._link_id = 0  # the highest that is met
+        self._whole = Window(limits.WALK_WINDOW_MAX)  # nodes of files that lack nothing
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes; stores objects from time to time."""
@@ -158,35 +153,37 @@ class Importer:
 
     def _references(self, plain: bytes) -> Iterator[bytes]:
         """What must be known before this node is."""
-        kind = node_type(plain)
-        if kind == NodeType.FILE:
-            yield from self._of_file(plain)
-        elif kind == NodeType.DIRECTORY_LEAF:
-            for raw in dirnode.decode_leaf(plain).values():
-                yield from self._of_entry(decode_entry(raw))
-        elif kind == NodeType.ROOT:
-            entry, links_root = decode_root(plain)
-            if links_root != EMPTY:
-                yield links_root
-            yield from self._of_entry(entry)
-        else:
-            yield from (digest for _, digest in dirtree.references(plain))
+        yield from (ref.digest for ref in merkle.certain(plain))
+        for _, entry in merkle.entries_of(plain):
+            if entry.kind is Kind.LINK:
+                self._link_id = max(self._link_id, entry.link_id)
+            yield from self._end_of_file(entry)
+        # Only the last one of a file's nodes ends where the file does.
+        for child in merkle.children_of_file(plain)[:-1]:
+            if child != HOLE:
+                yield from self._open_end(child)
 
-    def _of_file(self, plain: bytes) -> Iterator[bytes]:
-        level, refs = filetree.decode(plain)
-        if level == 1 and refs[-1] != HOLE and self._unknown(refs[-1:]):
-            refs.pop()  # zeros to the end of the file, or missing: its entry tells
-        yield from (ref for ref in refs if ref != HOLE and not (level == 1 and ref in _ZEROS))
+    def _open_end(self, digest: bytes) -> Iterator[bytes]:
+        """The last chunk below a node of a file's tree, where it must be known and is not."""
+        if digest in self._whole or self._unknown([digest]):
+            return  # what is not there itself is the first thing that is missing
+        end = merkle.open_end(self._get(digest))
+        missing: list[bytes] = []
+        if end is not None and end.is_node:
+            missing = list(self._open_end(end.digest))
+        elif end is not None:
+            missing = list(self._unknown([end.digest]))
+        yield from missing
+        if not missing:
+            self._whole.add(digest)
 
-    def _of_entry(self, entry: Entry) -> Iterator[bytes]:
-        if entry.kind is Kind.LINK:
-            self._link_id = max(self._link_id, entry.link_id)
-        yield from (want.digest for want in of_entry(entry))
+    def _end_of_file(self, entry: Entry) -> Iterator[bytes]:
+        """The last chunk of a file of several, unless its length says that it is implied."""
         count = chunk_count(entry.size, entry.chunk_bits)
-        if entry.kind is Kind.FILE and entry.content != EMPTY and count > 1:
-            if self._unknown([entry.content]):
-                return  # what was just yielded is the first thing that is missing
-            last = filetree.Lookup(entry.content, count, self._get).at(count - 1)
-            length = entry.size - ((count - 1) << entry.chunk_bits)
-            if last not in (HOLE, zero_digest(length)):
-                yield last
+        if entry.kind is not Kind.FILE or entry.content == EMPTY or count < 2:
+            return
+        if self._unknown([entry.content]):
+            return  # what is not there itself is the first thing that is missing
+        last = filetree.Lookup(entry.content, count, self._get).at(count - 1)
+        if not merkle.is_implied(last, entry.size - ((count - 1) << entry.chunk_bits)):
+            yield last

@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING
 
 from diffkeeper import limits
 from diffkeeper.errors import CorruptionError, NotFoundError
-from diffkeeper.format import dirnode, dirtree
-from diffkeeper.format.entry import EMPTY, Entry, Kind, decode_entry
-from diffkeeper.format.node import NodeType, node_type
-from diffkeeper.format.root import decode_root
+from diffkeeper.format import merkle
+from diffkeeper.format.entry import EMPTY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,12 +28,11 @@ class Loss:
 
 
 @dataclass(frozen=True, slots=True)
-class _Ref:
-    """Something to look at. `path` is that of the file or directory that it is a part of."""
+class _Part:
+    """An object to look at. `path` is that of the file or directory that it is a part of."""
 
     path: bytes
-    digest: bytes
-    node: bool
+    ref: merkle.Ref
 
 
 @dataclass(slots=True)
@@ -59,7 +56,9 @@ class Losses:
     def of(self, root: bytes) -> Iterator[Loss | None]:
         """What a snapshot's root misses; None now and then, as a place to stop for a while."""
         found = 0
-        stack: list[_Ref | _Leaving] = [_Ref(b"/", root, True)] if root != EMPTY else []
+        stack: list[_Part | _Leaving] = []
+        if root != EMPTY:
+            stack.append(_Part(b"", merkle.snapshot_root(root)))
         if self.lost({root}):
             yield Loss(b"/", root, True)
             return
@@ -70,45 +69,26 @@ class Losses:
                     self._remember(at.digest)
                 continue
             try:
-                below = list(_below(at, self.store.node(at.digest)))
+                below = self._below(at)
             except (CorruptionError, NotFoundError):
                 found += 1
-                yield Loss(at.path, at.digest, True)
+                yield Loss(at.path or b"/", at.ref.digest, True)
                 continue
-            lost = self.lost({each.digest for each in below})
-            stack.append(_Leaving(at.digest, found))
+            lost = self.lost({each.ref.digest for each in below})
+            stack.append(_Leaving(at.ref.digest, found))
             for each in below:
-                if each.digest in lost:
+                if each.ref.digest in lost:
                     found += 1
-                    yield Loss(each.path, each.digest, each.node)
-                elif each.node and each.digest[:_KEY_BYTES] not in self._whole:
+                    yield Loss(each.path, each.ref.digest, each.ref.is_node)
+                elif each.ref.is_node and each.ref.digest[:_KEY_BYTES] not in self._whole:
                     stack.append(each)
             yield None
+
+    def _below(self, at: _Part) -> list[_Part]:
+        encoded = self.store.node(at.ref.digest)
+        return [_Part(at.path + ref.name, ref) for ref in merkle.references(at.ref, encoded)]
 
     def _remember(self, digest: bytes) -> None:
         if len(self._whole) >= limits.MARK_REMEMBERED_MAX:
             self._whole.clear()
         self._whole.add(digest[:_KEY_BYTES])
-
-
-def _below(at: _Ref, encoded: bytes) -> Iterator[_Ref]:
-    """What a node refers to, each with its path."""
-    kind = node_type(encoded)
-    if kind == NodeType.DIRECTORY_LEAF:
-        for name, raw in dirnode.decode_leaf(encoded).items():
-            entry = decode_entry(raw)
-            slash = b"/" if entry.kind is Kind.DIRECTORY else b""
-            yield from _of_entry(at.path + name + slash, entry)
-    elif kind == NodeType.ROOT:
-        entry, links = decode_root(encoded)
-        yield from _of_entry(b"/", entry)
-        if links != EMPTY:
-            yield _Ref(b"hard links/", links, True)
-    else:
-        for what, digest in dirtree.references(encoded):
-            yield _Ref(at.path, digest, what == "node")
-
-
-def _of_entry(path: bytes, entry: Entry) -> Iterator[_Ref]:
-    for what, digest in dirtree.entry_references(entry):
-        yield _Ref(path, digest, what == "node")

@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from diffkeeper import clock, limits
-from diffkeeper.engine.superseded import Encoder, Successors, pairs
+from diffkeeper.engine.superseded import Encoder, Successors
 from diffkeeper.errors import CorruptionError, NotFoundError
+from diffkeeper.format.merkle import pairs
 from diffkeeper.store import tables
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ class Maintenance:
         self, before: SnapshotRecord, after: SnapshotRecord, successors: Successors
     ) -> Iterator[None]:
         old, new = bytes.fromhex(before.root), bytes.fromhex(after.root)
-        for count, pair in enumerate(pairs(old, new, self._store)):
+        for count, pair in enumerate(pairs(old, new, self._store.node)):
             successors.add(*pair)
             if count % limits.STORE_PAGE_RECORDS_MAX == 0:
                 yield

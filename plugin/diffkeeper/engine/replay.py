@@ -19,8 +19,8 @@ from diffkeeper import clock, failpoint, limits
 from diffkeeper.engine.signatures import directory_signature
 from diffkeeper.errors import ConflictError, CorruptionError, NotFoundError
 from diffkeeper.format import dirtree, filetree, root, xattrs
-from diffkeeper.format.chunk import zero_digest
 from diffkeeper.format.entry import Entry, Kind, chunk_count, link_key
+from diffkeeper.format.merkle import is_implied
 from diffkeeper.format.records import IndexRecord
 from diffkeeper.fsio import inode, linux, tree
 
@@ -334,7 +334,7 @@ class Replay:
         wanted = [
             digest
             for (_, digest), length in zip(batch, lengths, strict=True)
-            if digest != zero_digest(length)
+            if not is_implied(digest, length)
         ]
         plain = dict(zip(wanted, self._objects.chunks(wanted), strict=True)) if wanted else {}
         for (number, digest), length in zip(batch, lengths, strict=True):

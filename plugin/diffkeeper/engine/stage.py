@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from diffkeeper import failpoint, limits
 from diffkeeper.errors import DiffKeeperError
-from diffkeeper.format import dirtree, pack
+from diffkeeper.format import merkle, pack
 from diffkeeper.hashing import node_digest
 from diffkeeper.store.store import Batch, Store
 
@@ -88,14 +88,14 @@ class Stage:
         """Everything staged that the node digests `roots` reach; the rest was superseded."""
         reached: set[bytes] = set()
         nodes: dict[bytes, bytes] = {}
-        pending = [("node", root) for root in roots]
+        pending = [merkle.snapshot_root(root) for root in roots]
         while pending:
-            kind, digest = pending.pop()
-            if kind == "chunk":
-                reached.add(digest)
-            elif digest in self._nodes and digest not in nodes:
-                nodes[digest] = self._nodes[digest]
-                pending.extend(dirtree.references(nodes[digest]))
+            ref = pending.pop()
+            if not ref.is_node:
+                reached.add(ref.digest)
+            elif ref.digest in self._nodes and ref.digest not in nodes:
+                nodes[ref.digest] = self._nodes[ref.digest]
+                pending.extend(merkle.references(ref, nodes[ref.digest]))
         chunks = {digest: plain for digest, plain in self._chunks.items() if digest in reached}
         return self._batch(chunks, nodes)
 

@@ -1,4 +1,4 @@
-"""Versions that a later snapshot replaced: found by comparing snapshots, stored as deltas.
+"""Versions that a later snapshot replaced (`merkle.pairs` finds them), stored as deltas.
 
 A version is encoded against its successor, the object at the same place of the next snapshot that
 differs there: the newest stays whole. A base is whole at the time, and only what is whole becomes a
@@ -10,12 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from diffkeeper.errors import CorruptionError, NotFoundError
-from diffkeeper.format import filetree, pack
-from diffkeeper.format.chunk import HOLE
-from diffkeeper.format.dirnode import decode_inner, decode_leaf
-from diffkeeper.format.entry import EMPTY, Entry, Kind, chunk_count, decode_entry
-from diffkeeper.format.node import NodeType, node_type
-from diffkeeper.format.root import decode_root
+from diffkeeper.format import pack
 from diffkeeper.limits import (
     DELTA_LINKS_MAX,
     DELTA_ROUNDS_MAX,
@@ -27,53 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from diffkeeper.store.store import Store
-
-Pair = tuple[bytes, bytes, bool]  # old, new, whether they are nodes
-
-
-def pairs(old: bytes, new: bytes, store: Store) -> Iterator[Pair]:
-    """What differs between two snapshots' roots at the same place, in the order of the tree."""
-    stack: list[Pair] = [(old, new, True)]
-    while stack:
-        before, after, node = stack.pop()
-        if before == after or EMPTY in (before, after) or HOLE in (before, after):
-            continue
-        yield before, after, node
-        if node:
-            stack.extend(reversed(_below(store.node(before), store.node(after))))
-
-
-def _below(old: bytes, new: bytes) -> list[Pair]:
-    """What two nodes refer to at the same place; nothing where they are of different shape."""
-    kind = node_type(old)
-    if kind != node_type(new):
-        return []
-    if kind == NodeType.FILE:
-        (level, olds), (other, news) = filetree.decode(old), filetree.decode(new)
-        same = level == other
-        return [(a, b, level > 1) for a, b in zip(olds, news, strict=False)] if same else []
-    if kind == NodeType.DIRECTORY_INNER:
-        children = zip(decode_inner(old), decode_inner(new), strict=True)
-        return [(a[0], b[0], True) for a, b in children]
-    if kind == NodeType.DIRECTORY_LEAF:
-        before, after = decode_leaf(old), decode_leaf(new)
-        both = [(raw, after[name]) for name, raw in before.items() if name in after]
-        return [p for a, b in both if a != b for p in _entries(decode_entry(a), decode_entry(b))]
-    if kind == NodeType.ROOT:
-        (entry, links), (entry_new, links_new) = decode_root(old), decode_root(new)
-        return [(links, links_new, True), *_entries(entry, entry_new)]
-    return []
-
-
-def _entries(old: Entry, new: Entry) -> list[Pair]:
-    if old.kind != new.kind or old.chunk_bits != new.chunk_bits:
-        return []
-    if old.kind is not Kind.FILE:
-        return [(old.content, new.content, True)]
-    counts = chunk_count(old.size, old.chunk_bits), chunk_count(new.size, new.chunk_bits)
-    if filetree.height(counts[0]) != filetree.height(counts[1]):
-        return []
-    return [(old.content, new.content, counts[0] > 1)]
 
 
 class Successors:

@@ -13,8 +13,8 @@ from typing import IO, TYPE_CHECKING, cast
 from diffkeeper import limits
 from diffkeeper.errors import CorruptionError
 from diffkeeper.format import dirtree, filetree, root, xattrs
-from diffkeeper.format.chunk import zero_digest
 from diffkeeper.format.entry import Entry, Kind, chunk_count, link_key
+from diffkeeper.format.merkle import is_implied
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -191,10 +191,10 @@ class Tarball:
         step = 1 << entry.chunk_bits
         lengths = [min(step, entry.size - number * step) for number, _ in batch]
         pairs = list(zip(batch, lengths, strict=True))
-        wanted = [digest for (_, digest), length in pairs if digest != zero_digest(length)]
+        wanted = [digest for (_, digest), length in pairs if not is_implied(digest, length)]
         plain = iter(self._objects.chunks(wanted) if wanted else ())
         for (number, digest), length in pairs:
-            data = bytes(length) if digest == zero_digest(length) else next(plain)
+            data = bytes(length) if is_implied(digest, length) else next(plain)
             if len(data) != length:
                 raise CorruptionError(
                     f"chunk {digest.hex()} has {len(data)} bytes where {length} belong"

@@ -18,8 +18,8 @@ from diffkeeper.engine import attributes
 from diffkeeper.engine.observation import KINDS
 from diffkeeper.errors import CorruptionError, NotFoundError
 from diffkeeper.format import dirtree, filetree, root, xattrs
-from diffkeeper.format.chunk import zero_digest
 from diffkeeper.format.entry import Entry, Kind, chunk_count, link_key
+from diffkeeper.format.merkle import is_implied
 from diffkeeper.fsio import inode, tree
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ class Verifier:
         try:
             for number, digest in filetree.runs(entry.content, count, self._store.node):
                 length = min(step, entry.size - number * step)
-                if digest != zero_digest(length) and len(self._store.chunk(digest)) != length:
+                if not is_implied(digest, length) and len(self._store.chunk(digest)) != length:
                     raise CorruptionError(f"chunk {number} has a wrong length")
         except (CorruptionError, NotFoundError) as error:
             self._fault(path, str(error))
@@ -310,8 +310,7 @@ def _first_difference(content: Content, entry: Entry, store: Store) -> int | Non
         length = min(step, entry.size - number * step)
         count = chunk_count(entry.size, entry.chunk_bits)
         old = next(filetree.refs(entry.content, count, store.node, number, number + 1))
-        blank = (bytes(32), zero_digest(length))
-        if not (old in blank and content.changes[number] in blank):
+        if not (is_implied(old, length) and is_implied(content.changes[number], length)):
             return number
     return None
 

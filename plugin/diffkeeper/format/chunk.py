@@ -14,6 +14,7 @@ import zstandard
 
 from diffkeeper.errors import CorruptionError, InvalidInputError
 from diffkeeper.hashing import DIGEST_BYTES, chunk_digest
+from diffkeeper.limits import ZERO_DIGESTS_MAX
 
 if TYPE_CHECKING:
     from diffkeeper.hashing import BytesLike
@@ -117,7 +118,7 @@ def is_zero(data: BytesLike) -> bool:
     return bytes(data) == bytes(len(data))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=ZERO_DIGESTS_MAX)
 def zero_digest(length: int) -> bytes:
     """Digest of `length` zero bytes, 32 bytes; remembered for the last few lengths."""
     return chunk_digest(bytes(length))

@@ -13,8 +13,6 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from diffkeeper.errors import CorruptionError
-from diffkeeper.format import filetree, xattrs
-from diffkeeper.format.chunk import HOLE
 from diffkeeper.format.dirnode import (
     NO_CHILD,
     Child,
@@ -23,16 +21,8 @@ from diffkeeper.format.dirnode import (
     encode_inner,
     encode_leaf,
 )
-from diffkeeper.format.entry import (
-    EMPTY,
-    Entry,
-    Kind,
-    chunk_count,
-    decode_entry,
-    encode_entry,
-)
+from diffkeeper.format.entry import EMPTY, Entry, decode_entry, encode_entry
 from diffkeeper.format.node import Get, NodeType, Put, node_type
-from diffkeeper.format.root import decode_root
 from diffkeeper.hashing import chunk_digest
 from diffkeeper.limits import (
     DECODED_NODES_MAX,
@@ -263,35 +253,3 @@ def _leaf_diff(old: Raws, new: Raws) -> Iterator[tuple[bytes, Entry | None, Entr
                 None if before is None else decode_entry(before),
                 None if after is None else decode_entry(after),
             )
-
-
-def references(encoded: bytes) -> Iterator[tuple[str, bytes]]:
-    """("chunk" or "node", digest) of everything that any kind of node refers to.
-
-    CorruptionError when `encoded` is not a node.
-    """
-    kind = node_type(encoded)
-    if kind == NodeType.FILE:
-        level, refs = filetree.decode(encoded)
-        yield from (("chunk" if level == 1 else "node", ref) for ref in refs if ref != HOLE)
-    elif kind == NodeType.DIRECTORY_INNER:
-        yield from (("node", digest) for digest, entries in decode_inner(encoded) if entries)
-    elif kind == NodeType.DIRECTORY_LEAF:
-        for raw in decode_leaf(encoded).values():
-            yield from entry_references(decode_entry(raw))
-    elif kind == NodeType.ROOT:
-        entry, links_root = decode_root(encoded)
-        yield from entry_references(entry)
-        if links_root != EMPTY:
-            yield "node", links_root
-    else:
-        xattrs.decode(encoded)
-
-
-def entry_references(entry: Entry) -> Iterator[tuple[str, bytes]]:
-    """What one entry refers to, as `references` gives it."""
-    if entry.content != EMPTY:
-        single = entry.kind == Kind.FILE and chunk_count(entry.size, entry.chunk_bits) == 1
-        yield "chunk" if single else "node", entry.content
-    if entry.xattrs:
-        yield "node", entry.xattrs

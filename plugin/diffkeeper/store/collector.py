@@ -18,10 +18,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from diffkeeper.errors import CorruptionError, NotFoundError
-from diffkeeper.format import dirtree
+from diffkeeper.format import merkle
 from diffkeeper.format.entry import EMPTY
 from diffkeeper.format.records import IndexRecord, SnapshotRecord
-from diffkeeper.limits import MARK_NODES, MARK_REMEMBERED_MAX, STORE_PAGE_RECORDS_MAX
+from diffkeeper.limits import (
+    CHUNK_BYTES_MAX,
+    MARK_NODES,
+    MARK_REMEMBERED_MAX,
+    STORE_PAGE_RECORDS_MAX,
+)
 from diffkeeper.store import tables
 from diffkeeper.store.places import pack_of, slot_of
 
@@ -111,15 +116,16 @@ class Collector:
 
     def _walk(self, root: bytes) -> Iterator[None]:
         """Mark a node and all below it, a number of nodes at a time."""
-        stack = [root] if root != EMPTY and self._enter(root) else []
-        for count, encoded in enumerate(map(self._store.node, _popped(stack)), 1):
+        stack = [merkle.snapshot_root(root)] if root != EMPTY and self._enter(root) else []
+        for count, ref in enumerate(_popped(stack), 1):
+            encoded = self._store.node(ref.digest)
             with self._objects.lock, self._environment.read() as txn:
-                for kind, digest in dirtree.references(encoded):
-                    if digest in self._remembered:
+                for each in merkle.references(ref, encoded):
+                    if each.digest in self._remembered:
                         continue
-                    self._remember(digest)
-                    if self._mark_digest(txn, digest, enter=kind == "node"):
-                        stack.append(digest)
+                    self._remember(each.digest)
+                    if self._mark_digest(txn, each.digest, enter=each.is_node):
+                        stack.append(each)
             if count % MARK_NODES == 0:
                 yield
         yield
@@ -182,9 +188,10 @@ class Collector:
             at = page[-1][0] + b"\0"
 
     def _is_stale(self, txn: Transaction, raw: bytes) -> bool:
-        content = IndexRecord.decode(raw).content
-        if content == EMPTY:
-            return False
+        record = IndexRecord.decode(raw)
+        content, length = record.content, min(record.size, CHUNK_BYTES_MAX)
+        if merkle.is_implied(content, length):
+            return False  # empty, or a file of one chunk of zeros
         at = self._objects.places.find(txn, content)
         if at is None:
             return not any(txn.get(t, content) is not None for t in (tables.CHUNKS, tables.NODES))
@@ -241,7 +248,7 @@ def _is_set(marks: Marks, number: int, slot: int) -> bool:
     return at < len(bits) and bool(bits[at] >> (slot & 7) & 1)
 
 
-def _popped(stack: list[bytes]) -> Iterator[bytes]:
+def _popped(stack: list[merkle.Ref]) -> Iterator[merkle.Ref]:
     """What is on top of the stack, until it is empty; it may grow meanwhile."""
     while stack:
         yield stack.pop()

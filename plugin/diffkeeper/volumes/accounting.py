@@ -212,7 +212,7 @@ class Accounting:
                 return
             if sample.wants(found.digest, owner):
                 stored_bytes = self._store.stored_bytes(found.digest)
-                plain_bytes = found.length if found.kind == "chunk" else 0
+                plain_bytes = 0 if found.is_node else found.length
                 sample.add(found.digest, owner, plain_bytes, stored_bytes)
 
     def _pause(self) -> None:

@@ -1,0 +1,252 @@
+"""The Merkle tree of a snapshot: what each node refers to, and what each object is.
+
+Everything that follows references does it by `references`, `of_entry` or `pairs`; nothing else
+tells the types of nodes apart. What is implied is stored nowhere, and no reference to it is given:
+holes, chunks of zeros of whatever length (the end of a file, a file of one chunk), empty files and
+directories, no extended attributes.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from diffkeeper.errors import CorruptionError
+from diffkeeper.format import filetree, xattrs
+from diffkeeper.format.chunk import HOLE, zero_digest
+from diffkeeper.format.dirnode import decode_inner, decode_leaf
+from diffkeeper.format.entry import EMPTY, Entry, Kind, chunk_count, decode_entry
+from diffkeeper.format.node import Get, NodeType, node_type
+from diffkeeper.format.root import decode_root
+from diffkeeper.limits import CHUNK_BYTES_MAX, FILE_NODE_FANOUT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LINKS_PATH: Final = b"hard links/"  # stands for the links tree in a path
+
+
+class Role(IntEnum):
+    """What an object is there for."""
+
+    CHUNK = 0
+    ROOT = 1
+    DIRECTORY = 2  # a node of a directory's tree, or of the links tree
+    FILE = 3  # a node of a file's tree
+    XATTRS = 4
+
+
+_ROLES: Final = {
+    NodeType.ROOT: Role.ROOT,
+    NodeType.DIRECTORY_LEAF: Role.DIRECTORY,
+    NodeType.DIRECTORY_INNER: Role.DIRECTORY,
+    NodeType.FILE: Role.FILE,
+    NodeType.XATTRS: Role.XATTRS,
+}
+
+
+class Ref(NamedTuple):
+    """A reference to one object that is stored."""
+
+    role: Role
+    digest: bytes
+    length: int = 0  # plain bytes of a chunk; 0 of nodes, and where its file is not known
+    file: Entry | None = None  # of a node of a file's tree
+    first: int = 0  # of such a node: number of the first chunk below it
+    name: bytes = b""  # what it adds to the path; that of a directory ends in a slash
+
+    @property
+    def is_node(self) -> bool:
+        """Whether it is a node; else it is a chunk."""
+        return self.role is not Role.CHUNK
+
+
+Pair = tuple[bytes, bytes, bool]  # old, new, whether they are nodes
+
+
+def snapshot_root(digest: bytes) -> Ref:
+    """The root of a snapshot, from which all else is reached."""
+    return Ref(Role.ROOT, digest)
+
+
+def is_implied(digest: bytes, length: int) -> bool:
+    """Whether a chunk of so many bytes is a hole or zeros, which are stored nowhere."""
+    return digest == HOLE or digest == zero_digest(length)
+
+
+def references(ref: Ref, encoded: bytes) -> Iterator[Ref]:
+    """All that the node `ref` refers to, in order; `encoded` are its bytes.
+
+    CorruptionError when it is no node, or one that has no place there.
+    """
+    return (each for each in _slots(ref, encoded) if each is not None)
+
+
+def _slots(ref: Ref, encoded: bytes) -> Iterator[Ref | None]:
+    """The same; of files and inner nodes by place, with None for what is implied."""
+    kind = _expected(ref, encoded)
+    if kind is NodeType.FILE:
+        yield from _of_file(ref, encoded)
+    elif kind is NodeType.DIRECTORY_INNER:
+        for digest, entries in decode_inner(encoded):
+            yield Ref(Role.DIRECTORY, digest) if entries else None
+    elif kind is NodeType.DIRECTORY_LEAF:
+        for name, entry in entries_of(encoded):
+            slash = b"/" if entry.kind is Kind.DIRECTORY else b""
+            yield from of_entry(entry, name + slash)
+    elif kind is NodeType.ROOT:
+        entry, links_root = decode_root(encoded)
+        if links_root != EMPTY:
+            yield Ref(Role.DIRECTORY, links_root, name=LINKS_PATH)
+        yield from of_entry(entry, b"/")
+    else:
+        xattrs.decode(encoded)
+
+
+def _expected(ref: Ref, encoded: bytes) -> NodeType:
+    kind = node_type(encoded)
+    if _ROLES[kind] is not ref.role:
+        raise CorruptionError(
+            f"node {ref.digest.hex()} is of the type {kind.name} where one of"
+            f" {ref.role.name.lower()} belongs"
+        )
+    return kind
+
+
+def entries_of(encoded: bytes) -> list[tuple[bytes, Entry]]:
+    """Names and entries that a node holds itself; that of a root is named /, other nodes hold none.
+
+    CorruptionError.
+    """
+    kind = node_type(encoded)
+    if kind is NodeType.DIRECTORY_LEAF:
+        return [(name, decode_entry(raw)) for name, raw in decode_leaf(encoded).items()]
+    return [(b"/", decode_root(encoded)[0])] if kind is NodeType.ROOT else []
+
+
+def of_entry(entry: Entry, name: bytes = b"") -> Iterator[Ref]:
+    """What one entry refers to; CorruptionError for one that no encoder makes."""
+    if entry.xattrs:
+        yield Ref(Role.XATTRS, entry.xattrs, name=name)
+    content = _content(entry, name)
+    if content is not None:
+        yield content
+
+
+def _content(entry: Entry, name: bytes) -> Ref | None:
+    if entry.content == EMPTY:
+        return None
+    if entry.kind is Kind.DIRECTORY:
+        return Ref(Role.DIRECTORY, entry.content, name=name)
+    if entry.kind is not Kind.FILE:
+        raise CorruptionError(f"the entry of a {entry.kind.name.lower()} has content")
+    if chunk_count(entry.size, entry.chunk_bits) > 1:
+        return Ref(Role.FILE, entry.content, file=entry, name=name)
+    return _chunk(entry, 0, entry.content, name)
+
+
+def _chunk(entry: Entry, number: int, digest: bytes, name: bytes = b"") -> Ref | None:
+    """A chunk of a file; None where it is implied, CorruptionError past the file's end."""
+    length = min(1 << entry.chunk_bits, entry.size - (number << entry.chunk_bits))
+    if length <= 0:
+        raise CorruptionError(f"a file of {entry.size} bytes has a chunk {number}")
+    return None if is_implied(digest, length) else Ref(Role.CHUNK, digest, length, name=name)
+
+
+def _of_file(ref: Ref, encoded: bytes) -> Iterator[Ref | None]:
+    if ref.file is None:
+        raise CorruptionError(f"file node {ref.digest.hex()} is no file's")
+    level, digests = filetree.decode(encoded)
+    below = FILE_NODE_FANOUT ** (level - 1)
+    for number, digest in enumerate(digests):
+        first = ref.first + number * below
+        if level == 1:
+            yield _chunk(ref.file, first, digest)
+        else:
+            yield None if digest == HOLE else Ref(Role.FILE, digest, file=ref.file, first=first)
+
+
+# Of nodes that come before what refers to them
+
+
+def certain(encoded: bytes) -> Iterator[Ref]:
+    """What a node refers to in whatever place it has; CorruptionError when it is no node.
+
+    How long a file is, its node does not tell: the last reference to a chunk is left out, which may
+    be the file's end, and zeros of any length then; see `open_end`. So is what is zeros of a whole
+    chunk.
+    """
+    kind = node_type(encoded)
+    if kind is not NodeType.FILE:
+        yield from references(Ref(_ROLES[kind], b""), encoded)
+        return
+    level, digests = filetree.decode(encoded)
+    for digest in digests[: -1 if level == 1 else None]:
+        if digest != HOLE and (level > 1 or digest not in _WHOLE_ZEROS):
+            yield Ref(Role.FILE if level > 1 else Role.CHUNK, digest)
+
+
+def children_of_file(encoded: bytes) -> list[bytes]:
+    """Nodes below a node of a file's tree, HOLE among them; none of other nodes, nor of the lowest
+    ones. CorruptionError.
+    """
+    if node_type(encoded) is not NodeType.FILE:
+        return []
+    level, digests = filetree.decode(encoded)
+    return digests if level > 1 else []
+
+
+def open_end(encoded: bytes) -> Ref | None:
+    """What a node of a file's tree refers to last, if it is not sure to be implied."""
+    level, digests = filetree.decode(encoded)
+    if digests[-1] == HOLE or (level == 1 and digests[-1] in _WHOLE_ZEROS):
+        return None
+    return Ref(Role.FILE if level > 1 else Role.CHUNK, digests[-1])
+
+
+_WHOLE_ZEROS: Final = frozenset(
+    zero_digest(1 << bits) for bits in range(CHUNK_BYTES_MAX.bit_length())
+)
+
+
+# Two snapshots beside each other
+
+
+def pairs(old: bytes, new: bytes, get: Get) -> Iterator[Pair]:
+    """What differs between two snapshots' roots at the same place, in the order of the tree."""
+    stack = [] if EMPTY in (old, new) else [(snapshot_root(old), snapshot_root(new))]
+    while stack:
+        before, after = stack.pop()
+        if before.digest == after.digest:
+            continue
+        yield before.digest, after.digest, before.is_node
+        if before.is_node:
+            stack += reversed(_between(before, get(before.digest), after, get(after.digest)))
+
+
+def _between(old: Ref, encoded: bytes, new: Ref, encoded_new: bytes) -> list[tuple[Ref, Ref]]:
+    """What two nodes refer to at the same place; nothing where they are of different shape."""
+    kind = _expected(old, encoded)
+    if kind is not _expected(new, encoded_new):
+        return []
+    if kind is NodeType.DIRECTORY_LEAF:
+        after = dict(entries_of(encoded_new))
+        both = [(each, after[name]) for name, each in entries_of(encoded) if name in after]
+        return [pair for a, b in both for pair in _contents(a, b)]
+    if kind is NodeType.ROOT:
+        (entry, links), (entry_new, links_new) = decode_root(encoded), decode_root(encoded_new)
+        links_pair = Ref(Role.DIRECTORY, links), Ref(Role.DIRECTORY, links_new)
+        shown = [] if EMPTY in (links, links_new) else [links_pair]
+        return [*shown, *_contents(entry, entry_new)]
+    both_slots = zip(_slots(old, encoded), _slots(new, encoded_new), strict=False)
+    return [(a, b) for a, b in both_slots if a is not None and b is not None and a.role is b.role]
+
+
+def _contents(old: Entry, new: Entry) -> list[tuple[Ref, Ref]]:
+    if old.kind is not new.kind or old.chunk_bits != new.chunk_bits:
+        return []
+    counts = chunk_count(old.size, old.chunk_bits), chunk_count(new.size, new.chunk_bits)
+    if old.kind is Kind.FILE and filetree.height(counts[0]) != filetree.height(counts[1]):
+        return []
+    a, b = _content(old, b""), _content(new, b"")
+    return [] if a is None or b is None else [(a, b)]

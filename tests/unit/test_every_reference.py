@@ -1,0 +1,341 @@
+"""Whoever follows references meets exactly the objects that are stored, on trees of every shape."""
+
+from __future__ import annotations
+
+import io
+import re
+import tarfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import diffkeeper
+from diffkeeper.engine.content import Reader
+from diffkeeper.engine.exporting import Exporter
+from diffkeeper.engine.importing import Importer
+from diffkeeper.engine.losses import Losses
+from diffkeeper.engine.maintenance import Maintenance
+from diffkeeper.engine.objects import StoreObjects
+from diffkeeper.engine.rebuild import Live, Rebuild
+from diffkeeper.engine.replay import restore
+from diffkeeper.engine.scrub import Scrubber
+from diffkeeper.engine.stage import Stage
+from diffkeeper.engine.tarball import Tarball
+from diffkeeper.engine.verify import Verifier
+from diffkeeper.engine.walk import Walk
+from diffkeeper.errors import CorruptionError
+from diffkeeper.format import merkle
+from diffkeeper.format.archive import Decoder, Encoder, FrameKind
+from diffkeeper.format.chunk import zero_digest
+from diffkeeper.format.entry import EMPTY, Kind
+from diffkeeper.format.node import node_type
+from diffkeeper.format.records import IndexRecord
+from diffkeeper.format.root import encode_root
+from diffkeeper.hashing import chunk_digest
+from diffkeeper.store.store import Batch, Store
+from diffkeeper.store.tables import FORMAT_VERSION
+from diffkeeper.volumes.accounting import Accounting
+from tests.support import shapes
+from tests.support.harness import Engine
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+STATES = 4
+
+
+@pytest.fixture(scope="module")
+def states() -> dict[int, shapes.Shape]:
+    return {seq: shapes.Shape(seq) for seq in range(1, STATES + 1)}
+
+
+@pytest.fixture
+def store(tmp_path: Path, states: dict[int, shapes.Shape]) -> Iterator[Store]:
+    opened = Store.open(str(tmp_path / "store"), reserve_bytes=0)
+    for seq, shape in states.items():
+        shapes.commit(opened, seq, shape)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def reader() -> Iterator[Reader]:
+    made = Reader()
+    yield made
+    made.close()
+
+
+def stored(store: Store) -> set[bytes]:
+    found: set[bytes] = set()
+    with store._environment.read() as txn:
+        for number in store.upkeep.packs():
+            directory = store.objects.directory(txn, number)
+            assert directory is not None
+            found.update(directory.digests())
+    return found
+
+
+def everything(states: dict[int, shapes.Shape]) -> dict[bytes, bytes]:
+    return {d: plain for shape in states.values() for d, plain in shape.objects.items()}
+
+
+def test_references(states: dict[int, shapes.Shape]) -> None:
+    for shape in states.values():
+        found = {}
+        stack = [merkle.snapshot_root(shape.root)]
+        while stack:
+            ref = stack.pop()
+            found[ref.digest] = ref
+            if ref.is_node:
+                stack += merkle.references(ref, shape.nodes[ref.digest])
+        assert found.keys() == shape.objects.keys()
+        chunks = {digest: ref.length for digest, ref in found.items() if not ref.is_node}
+        assert chunks == {digest: len(plain) for digest, plain in shape.chunks.items()}
+
+
+def test_a_walk(store: Store, states: dict[int, shapes.Shape]) -> None:
+    walk = Walk(StoreObjects(store).nodes)
+    found = [each for shape in states.values() for each in walk.objects(shape.root)]
+    plain = everything(states)
+    assert {each.digest for each in found} == plain.keys()
+    assert len(found) == len(plain)
+    assert all(each.length == len(plain[each.digest]) for each in found)
+
+
+def test_collection(store: Store, states: dict[int, shapes.Shape], reader: Reader) -> None:
+    maintenance = Maintenance(store)
+    assert maintenance.run_all().damage == []
+    assert stored(store) == everything(states).keys()
+    store.commit(Batch(snapshots_del={(1, 1), (1, 2)}))
+    report = maintenance.run_all()
+    assert (report.damage, maintenance.damage) == ([], [])
+    assert report.collected
+    kept = {seq: shape for seq, shape in states.items() if seq > 2}
+    assert stored(store) == everything(kept).keys()
+    scrubbed = Scrubber(store, reader, list).run_all()
+    assert (scrubbed.damaged_objects, scrubbed.lost) == (0, [])
+    for shape in kept.values():
+        assert Verifier(store, reader).stored(shape.root).mismatches == []
+
+
+def test_scrubbing(store: Store, reader: Reader) -> None:
+    scrubber = Scrubber(store, reader, list)
+    report = scrubber.run_all()
+    assert (report.damaged_objects, report.lost_snapshots, scrubber.trouble) == (0, 0, "")
+    assert store.damaged == {}
+
+
+def test_losses(store: Store, states: dict[int, shapes.Shape]) -> None:
+    asked: set[bytes] = set()
+
+    def lost(digests: set[bytes]) -> set[bytes]:
+        asked.update(digests)
+        return set()
+
+    assert [loss for loss in Losses(store, lost).of(states[1].root) if loss] == []
+    assert asked == states[1].objects.keys()
+
+
+def test_the_path_of_a_loss(store: Store, states: dict[int, shapes.Shape]) -> None:
+    wanted = chunk_digest(b"small 1")
+    found = Losses(store, lambda digests: digests & {wanted}).of(states[1].root)
+    assert {loss.path for loss in found if loss} == {b"/small", b"/deep/er/small"}
+    whole = Losses(store, lambda digests: digests & {states[1].root}).of(states[1].root)
+    assert [loss.path for loss in whole if loss] == [b"/"]
+
+
+def test_verification_of_the_store(
+    store: Store, states: dict[int, shapes.Shape], reader: Reader
+) -> None:
+    for shape in states.values():
+        assert Verifier(store, reader).stored(shape.root).mismatches == []
+
+
+def test_replay_then_rebuild(
+    store: Store, states: dict[int, shapes.Shape], reader: Reader, tmp_path: Path
+) -> None:
+    live = tmp_path / "live"
+    live.mkdir()
+    signatures: dict[int, IndexRecord] = {}
+    restore(states[2].root, StoreObjects(store), str(live), signed=signatures.update)
+    verifier = Verifier(store, reader)
+    assert verifier.live(str(live), states[2].root).mismatches == []
+    store.commit(
+        Batch(index_put={(1, inode): record.encode() for inode, record in signatures.items()})
+    )
+    found: dict[bytes, bytes] = {}
+    asked: set[bytes] = set()
+
+    def wanted(digests: set[bytes]) -> set[bytes]:
+        asked.update(digests)
+        return digests
+
+    def take(digest: bytes, plain: bytes, _node: bool) -> None:
+        found[digest] = plain
+
+    rebuild = Rebuild(store, reader, Live(1, str(live), 14), wanted, take)
+    for _ in rebuild.everything():
+        pass
+    # Chunks are cut as the volume has them now: those of another size are not looked for there.
+    whole = {d: p for d, p in states[2].chunks.items() if len(p) == 1 << 14 or p.startswith(b"sm")}
+    assert whole.items() <= found.items()
+    assert not [d for d in asked if d in {zero_digest(n) for n in (1, 8192, 16384)}]
+
+
+def test_deltas(store: Store, states: dict[int, shapes.Shape]) -> None:
+    for seq in range(1, STATES):
+        old, new = states[seq], states[seq + 1]
+        found = list(merkle.pairs(old.root, new.root, store.node))
+        assert found
+        for before, after, node in found:
+            assert before in (old.nodes if node else old.chunks)
+            assert after in (new.nodes if node else new.chunks)
+        assert (old.root, new.root, True) in found
+        assert (chunk_digest(b"%d" % seq), chunk_digest(b"%d" % (seq + 1)), False) in found
+
+
+def test_accounting(store: Store, states: dict[int, shapes.Shape]) -> None:
+    found = Accounting(store).refresh()
+    assert found is not None
+    assert found.unreadable == 0
+    chunks = {d: p for shape in states.values() for d, p in shape.chunks.items()}
+    assert found.volumes[1].unique_bytes == sum(map(len, chunks.values()))
+    assert found.total.stored_bytes == sum(map(store.stored_bytes, everything(states)))
+
+
+class Source(StoreObjects):
+    def stored_chunks(self, digests: list[bytes]) -> list[bytes]:
+        return [self._store.stored(digest)[0] for digest in digests]
+
+
+def exported(store: Store) -> bytes:
+    out = bytearray()
+    exporter = Exporter(Source(store), out.extend, lambda _bytes, _objects: None)
+    exporter.begin(store.volumes()[0], FORMAT_VERSION)
+    for record in store.snapshots(1):
+        exporter.snapshot(record)
+    exporter.end()
+    return bytes(out)
+
+
+def test_export_and_import(
+    store: Store, states: dict[int, shapes.Shape], tmp_path: Path, reader: Reader
+) -> None:
+    archive = exported(store)
+    other = Store.open(str(tmp_path / "other"), reserve_bytes=0)
+    importer = Importer(other)
+    importer.feed(archive)
+    assert importer.finish().objects == len(everything(states))
+    assert other.unknown(everything(states)) == set()
+    for shape in states.values():
+        assert Verifier(other, reader).stored(shape.root).mismatches == []
+    other.close()
+
+
+def without(archive: bytes, digest: bytes) -> bytes:
+    """The archive without an object, and right in everything else."""
+    encoder = Encoder()
+    parts = [encoder.preface(FORMAT_VERSION)]
+    for frame in Decoder(FORMAT_VERSION).feed(archive):
+        if frame.kind is not FrameKind.END and not frame.payload.startswith(digest):
+            parts.append(encoder.frame(frame.kind, frame.payload))
+    return b"".join([*parts, encoder.end()])
+
+
+def test_an_import_notices_the_end_of_a_node_in_the_middle(
+    tmp_path: Path, states: dict[int, shapes.Shape]
+) -> None:
+    """How long a chunk is, a node does not tell; only the last one of a file is of any length."""
+    small = 1 << 12
+    shape = shapes.Shape(9)
+    parts = [b"%04d" % n * (small // 4) for n in range(300)]
+    top = shape.directory({b"f": shape.file(parts, 12)})
+    shape.root = shape.put(encode_root(top, EMPTY))
+    shape.nodes = {d: p for d, p in shape.nodes.items() if d not in states[1].nodes}
+    made = Store.open(str(tmp_path / "made"), reserve_bytes=0)
+    shapes.commit(made, 1, shape)
+    archive = exported(made)
+    for missing in (parts[255], parts[299], parts[0]):
+        target = Store.open(str(tmp_path / "target"), reserve_bytes=0)
+        with pytest.raises(CorruptionError, match="did not come before"):
+            Importer(target).feed(without(archive, chunk_digest(missing)))
+        target.close()
+    made.close()
+
+
+def test_a_tar(store: Store, states: dict[int, shapes.Shape]) -> None:
+    out = io.BytesIO()
+    Tarball(StoreObjects(store), out, lambda _entries, _bytes: None).write(states[1].root)
+    out.seek(0)
+    with tarfile.open(fileobj=out) as tar:
+        zeros = tar.extractfile("./page of zeros")
+        assert zeros is not None
+        assert zeros.read() == bytes(shapes.PAGE)
+
+
+def test_what_is_staged(store: Store, tmp_path: Path) -> None:
+    shape = shapes.Shape(77)
+    empty = Store.open(str(tmp_path / "empty"), reserve_bytes=0)
+    stage = Stage(empty, 1)
+    stage.add_chunks(shape.chunks)
+    for plain in shape.nodes.values():
+        stage.put(plain)
+    empty.commit(stage.batch([shape.root]))
+    assert stored(empty) == shape.objects.keys()
+    empty.close()
+
+
+def test_a_signature_of_zeros_stays(store: Store) -> None:
+    """What is implied is nothing that a collection could take away."""
+    content = chunk_digest(bytes(shapes.PAGE))
+    record = IndexRecord(
+        kind=int(Kind.FILE), size=shapes.PAGE, mtime_ns=1, ctime_ns=1, seen_ns=10, content=content
+    )
+    store.commit(Batch(index_put={(1, 5): record.encode()}, snapshots_del={(1, 1)}))
+    assert Maintenance(store).run_all().collected
+    assert store.index(1, 5) == record
+
+
+def test_a_node_in_the_wrong_place_is_corruption(states: dict[int, shapes.Shape]) -> None:
+    for encoded in states[1].nodes.values():
+        for role in (merkle.Role.ROOT, merkle.Role.DIRECTORY, merkle.Role.XATTRS):
+            ref = merkle.Ref(role, bytes(32))
+            if merkle._ROLES[node_type(encoded)] is not role:
+                with pytest.raises(CorruptionError, match="belongs"):
+                    list(merkle.references(ref, encoded))
+
+
+def test_pages_of_zeros_under_retention(tmp_path: Path) -> None:
+    """PostgreSQL adds pages of 8 KiB of zeros to its files before it writes them."""
+    with Engine(tmp_path) as engine:
+        relation, fresh = engine.live / "16384", engine.live / "16385"
+        for size in range(5):
+            page = b"%d" % size * shapes.PAGE
+            relation.write_bytes(page[: shapes.PAGE] * 2 + bytes(shapes.PAGE))  # zeros at the end
+            fresh.write_bytes(bytes(shapes.PAGE))
+            (engine.live / "empty").touch()
+            engine.capture()
+        last = engine.state.head
+        assert last is not None
+        forgotten = {(1, record.seq) for record in engine.store.snapshots(1)} - {(1, last.seq)}
+        engine.store.commit(Batch(snapshots_del=forgotten))
+        maintenance = Maintenance(engine.store)
+        report = maintenance.run_all()
+        assert (report.damage, maintenance.damage) == ([], [])
+        assert report.collected
+        assert not engine.store.upkeep.garbage
+        scrubber = Scrubber(engine.store, engine.reader, list)
+        assert scrubber.run_all().damaged_objects == 0
+        assert (scrubber.trouble, engine.store.damaged) == ("", {})
+        back = engine.replay(last, "back")
+        assert (back / "16384").read_bytes() == relation.read_bytes()
+        assert (back / "16385").read_bytes() == bytes(shapes.PAGE)
+
+
+def test_nobody_else_tells_nodes_apart() -> None:
+    """A new type of node, or a new kind of what is implied, is one edit."""
+    package = Path(diffkeeper.__file__).parent
+    for path in package.rglob("*.py"):
+        if path.parent.name != "format":
+            assert not re.search(r"NodeType|node_type|zero_digest", path.read_text()), path
