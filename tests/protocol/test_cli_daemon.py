@@ -88,6 +88,18 @@ def test_restore_refuses_what_would_be_harmed(filled: Daemon) -> None:
     assert not missing.exists()
 
 
+def test_one_file_is_restored_without_the_rest(filled: Daemon) -> None:
+    target = filled.base / "some"
+    result = parsed(filled.cli("restore", "v", "directory/", "--to", str(target), "--json"))
+    assert sorted(path.name for path in target.rglob("*")) == ["b", "directory", "hard"]
+    assert (result["files"], result["bytes"]) == (2, 800_000)
+    absent = filled.base / "absent"
+    for path, code in (("a/b", 3), ("nothing", 3), ("/a", 2), ("../a", 2)):
+        assert filled.cli("restore", "v", "a", path, "--to", str(absent)).returncode == code
+    assert filled.cli("restore", "v", "a", "--group", "--to", str(absent)).returncode == 2
+    assert not absent.exists()
+
+
 @pytest.mark.skipif(shutil.which("bindfs") is None, reason="no bindfs")
 def test_what_a_target_refuses_has_an_exit_code_of_its_own(filled: Daemon) -> None:
     source = Path(filled.ok("Path", Name="v")["Mountpoint"])

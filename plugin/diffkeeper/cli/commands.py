@@ -18,6 +18,7 @@ from diffkeeper.errors import (
     VerificationError,
 )
 from diffkeeper.volumes.options import check_name, format_size
+from diffkeeper.volumes.paths import check_path
 
 if TYPE_CHECKING:
     import argparse
@@ -145,7 +146,12 @@ def restore_volume(arguments: argparse.Namespace) -> int:
     Raises IncompleteError, after all is shown, when the target refused some of it.
     """
     check_name(restore.split_reference(arguments.volume)[0])
-    wanted = restore.Wanted(owner=not arguments.no_owner, xattrs=not arguments.no_xattrs)
+    wanted = restore.Wanted(
+        owner=not arguments.no_owner,
+        xattrs=not arguments.no_xattrs,
+        # As a shell completes the name of a directory.
+        paths=tuple(check_path(path.rstrip("/")) for path in arguments.paths),
+    )
     client = connect(arguments)
     try:
         act = restore.restore_group if arguments.group else restore.restore

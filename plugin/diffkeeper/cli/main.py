@@ -106,6 +106,8 @@ def _add_own(sub: argparse.ArgumentParser, name: str) -> None:
             config.add_arguments(sub)
     match name:
         case "restore":
+            which = "file or directory below the volume's top directory; everything by default"
+            sub.add_argument("paths", metavar="PATH", nargs="*", help=which)
             sub.add_argument("--to", metavar="DIR", required=True, help="new or empty directory")
             group = "all volumes that were captured with it, as they were at the same instant"
             sub.add_argument("--group", action="store_true", help=group)

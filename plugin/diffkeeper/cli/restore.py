@@ -49,6 +49,7 @@ class Wanted:
 
     owner: bool = True
     xattrs: bool = True
+    paths: tuple[bytes, ...] = ()  # below the top directory, as `check_path` gives them; or all
 
 
 def restore(client: Client, volume: str, path: str, wanted: Wanted) -> Json:
@@ -57,11 +58,11 @@ def restore(client: Client, volume: str, path: str, wanted: Wanted) -> Json:
     target = check_target(path)
     snapshot = resolve(client, name, reference)
     began = clock.monotonic()
+    _require(client.path, snapshot, wanted)
     with opened(target) as directory:
-        refused = _restore(client, name, snapshot, target, directory, wanted)
+        done = _restore(client, name, snapshot, target, directory, wanted)
     seconds = round(clock.monotonic() - began, 3)
-    restored = {"volume": name, "snapshot": snapshot, "to": target, "seconds": seconds}
-    return {**restored, "refused": refused}
+    return {"volume": name, "snapshot": snapshot, "to": target, "seconds": seconds, **done}
 
 
 def restore_group(client: Client, volume: str, path: str, wanted: Wanted) -> Json:
@@ -70,6 +71,8 @@ def restore_group(client: Client, volume: str, path: str, wanted: Wanted) -> Jso
     Each into a directory of its volume's name below `path`; returns what was restored.
     """
     name, reference = split_reference(volume)
+    if wanted.paths:
+        raise InvalidInputError("paths are those of one volume; restore them without --group")
     target = check_target(path)
     query = "" if reference is None else f"?snapshot={quote(reference, safe='')}"
     found = cast("list[Json]", client.get(volume_path(name, "group") + query))
@@ -81,23 +84,46 @@ def restore_group(client: Client, volume: str, path: str, wanted: Wanted) -> Jso
             snapshot = cast("Json", each["snapshot"])
             below = os.path.join(target, member)
             with opened_in(directory, below) as inner:
-                refused = _restore(client, member, snapshot, below, inner, wanted)
-            restored = {"volume": member, "snapshot": snapshot, "to": below}
-            members.append({**restored, "refused": refused})
+                done = _restore(client, member, snapshot, below, inner, wanted)
+            members.append({"volume": member, "snapshot": snapshot, "to": below, **done})
     group = cast("Json", found[0]["snapshot"])["group"] if found else ""
     seconds = round(clock.monotonic() - began, 3)
     return {"volume": name, "group": group, "to": target, "seconds": seconds, "members": members}
 
 
+def _require(socket: str, snapshot: Json, wanted: Wanted) -> None:
+    """NotFoundError, before anything is made, unless all wanted paths are in the snapshot."""
+    if not wanted.paths:
+        return
+    from diffkeeper.cli.remote import RemoteObjects  # no other command needs the engine
+    from diffkeeper.engine import selection
+    from diffkeeper.format.root import decode_root
+
+    objects = RemoteObjects(socket)
+
+    def get(digest: bytes) -> bytes:
+        return objects.nodes([digest])[0]
+
+    try:
+        top, _ = decode_root(get(_root(snapshot)))
+        selection.require(wanted.paths, top.content, get)
+    finally:
+        objects.close()
+
+
+def _root(snapshot: Json) -> bytes:
+    return bytes.fromhex(cast("str", snapshot["root"]))
+
+
 def _restore(
     client: Client, name: str, snapshot: Json, target: str, directory: int, wanted: Wanted
 ) -> Json:
-    """Write one snapshot into an open directory; returns what that refused."""
+    """Write one snapshot into an open directory; returns what was written, and what refused."""
     label = f"restoring {name}@{snapshot['seq']}"
-    root = bytes.fromhex(cast("str", snapshot["root"]))
-    with output.progress_bar(label, cast("int", snapshot["bytes"])) as show_bytes:
+    total = 0 if wanted.paths else cast("int", snapshot["bytes"])
+    with output.progress_bar(label, total) as show_bytes:
         try:
-            return _replay(client.path, root, directory, wanted, show_bytes)
+            return _replay(client.path, _root(snapshot), directory, wanted, show_bytes)
         except OSError as error:
             kind = NoSpaceError if error.errno == errno.ENOSPC else DiffKeeperError
             raise kind(f"{target} is incomplete: {error.strerror or error}") from error
@@ -106,21 +132,28 @@ def _restore(
 def _replay(
     socket: str, root: bytes, directory: int, wanted: Wanted, show_bytes: Callable[[int], None]
 ) -> Json:
-    from diffkeeper.cli.remote import RemoteObjects  # no other command needs the engine
+    from diffkeeper.cli.remote import RemoteObjects
     from diffkeeper.engine.refusals import Refusals
     from diffkeeper.engine.replay import Replay
+    from diffkeeper.engine.selection import Selection
 
     objects = RemoteObjects(socket)
     refusals = Refusals(owner=wanted.owner, xattrs=wanted.xattrs)
+    only = Selection.of(wanted.paths) if wanted.paths else None
 
     def show(_files: int, done: int) -> None:
         show_bytes(done)
 
     try:
-        Replay(objects, directory, progress=show, refusals=refusals).run(root)
+        replay = Replay(objects, directory, progress=show, refusals=refusals, only=only)
+        done = replay.run(root)
     finally:
         objects.close()
-    return {"counts": dict(refusals.counts), "first": [asdict(each) for each in refusals.first]}
+    refused = {
+        "counts": dict(refusals.counts),
+        "first": [asdict(each) for each in refusals.first],
+    }
+    return {"files": done.files, "bytes": done.bytes, "refused": refused}
 
 
 def judge(result: Json) -> None:
@@ -143,7 +176,7 @@ def show(result: Json) -> None:
     note = "; it is fuzzy: not one instant" if snapshot["consistency"] == "fuzzy" else ""
     output.print_line(
         f"restored {result['volume']}@{snapshot['seq']} of {snapshot['time']}"
-        f" ({snapshot['files']} files, {snapshot['bytes']} bytes) to {result['to']}"
+        f" ({result['files']} files, {result['bytes']} bytes) to {result['to']}"
         f" in {result['seconds']} s{note}"
     )
     refused = cast("list[Json]", cast("Json", result["refused"])["first"])

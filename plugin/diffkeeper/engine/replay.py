@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -26,6 +26,7 @@ from diffkeeper.fsio import inode, linux, tree
 
 if TYPE_CHECKING:
     from diffkeeper.engine.refusals import Refusals
+    from diffkeeper.engine.selection import Selection
 
 _TYPES = {
     Kind.FIFO: stat.S_IFIFO,
@@ -73,6 +74,7 @@ class _Place:
     path: list[bytes]
     entry: Entry
     inode: int
+    only: Selection | None = None  # the names in it that are wanted; all without
 
 
 _Written = list[tuple[int, IndexRecord, int]]  # inode number, signature, bytes
@@ -81,7 +83,8 @@ _Written = list[tuple[int, IndexRecord, int]]  # inode number, signature, bytes
 class Replay:
     """One replay into an existing, empty directory, of which `target` is a descriptor.
 
-    What the target refuses ends it, unless there are `refusals` to collect that.
+    What the target refuses ends it, unless there are `refusals` to collect that. With `only` it
+    makes what that selects, and the directories above, and reads no other object.
     """
 
     def __init__(
@@ -92,8 +95,10 @@ class Replay:
         progress: Progress | None = None,
         signed: Signed | None = None,
         refusals: Refusals | None = None,
+        only: Selection | None = None,
     ) -> None:
         self._refusals = refusals
+        self._only = only
         self._objects = objects
         self._progress = progress
         self._signed = signed
@@ -137,7 +142,7 @@ class Replay:
         """All directories first to last, then their metadata last to first: a child moves its
         parent's time."""
         made: list[_Place] = []
-        top = _Place([], entry, os.fstat(self._root_fd).st_ino)
+        top = _Place([], entry, os.fstat(self._root_fd).st_ino, self._only)
         self._signatures[top.inode] = directory_signature(0, b"", entry.content)
         pending = [top]
         while pending:
@@ -157,14 +162,15 @@ class Replay:
         group: list[tuple[bytes, Entry]] = []
         size = 0
         try:
-            for name, entry in dirtree.entries(place.entry.content, self._get):
+            for name, entry in self._entries(place):
                 if name in (b".", b"..") or b"/" in name or b"\0" in name:
                     raise CorruptionError(f"{name!r} is not a name of a file")
                 if entry.kind is Kind.DIRECTORY:
                     if not self._directory_made(place, fd, name):
                         continue
                     number = os.stat(name, dir_fd=fd, follow_symlinks=False).st_ino
-                    below.append(_Place([*place.path, name], entry, number))
+                    only = place.only and place.only.within(name)
+                    below.append(_Place([*place.path, name], entry, number, only))
                     self._signatures[number] = directory_signature(place.inode, name, entry.content)
                 elif entry.kind is Kind.LINK:
                     self._link(place, fd, name, entry.link_id)
@@ -183,6 +189,11 @@ class Replay:
             # The descriptor must stay open until nothing writes through it any more.
             wait(flying)
         return below
+
+    def _entries(self, place: _Place) -> Iterator[tuple[bytes, Entry]]:
+        if place.only is None:
+            return dirtree.entries(place.entry.content, self._get)
+        return place.only.entries(place.entry.content, self._get)
 
     def _directory_made(self, place: _Place, fd: int, name: bytes) -> bool:
         try:
