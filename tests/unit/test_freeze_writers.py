@@ -10,6 +10,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -138,6 +139,66 @@ def test_comings_and_goings(cgroup: str, start: Start, volume: Path) -> None:
     deadline = time.monotonic() + 10
     while survey.find([target])[target].pids != (second,):
         assert time.monotonic() < deadline
+
+
+def test_captures_share_a_pass(
+    start: Start, volume: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many ask: one pass over all processes, for as long as it holds."""
+    survey, targets = Survey(), [target_of(str(volume)), target_of(str(tmp_path / "mount"))]
+    monkeypatch.setattr(limits, "SURVEY_SECONDS_LONGEST", 300.0)
+    monkeypatch.setattr(limits, "SURVEY_SECONDS_MAX", 300.0)
+    first = survey.recent(targets)
+    start(bind(volume))
+    assert [survey.recent(targets) for _ in range(10)] == [first] * 10
+    assert survey.recent(targets[:1]) == {targets[0]: Writers()}
+    assert survey.passes == 1
+    assert survey.find(targets)[targets[0]].pids
+    assert survey.passes == 2, "who needs to know it now is told"
+    other = Target(targets[0].dev, "/never/asked/for")
+    assert survey.recent([other]) == {other: Writers()}
+    assert survey.passes == 3
+
+
+def test_what_costs_much_holds_longer(
+    start: Start, volume: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "SURVEY_SECONDS_LONGEST", 300.0)
+    monkeypatch.setattr(limits, "SURVEY_SECONDS_MAX", 0.0)
+    monkeypatch.setattr(limits, "CPU_FRACTION_MAX", 1e-9)
+    survey, target = Survey(), target_of(str(volume))
+    survey.recent([target])
+    first = start(bind(volume))
+    assert survey.recent([target])[target] == Writers()
+    assert survey.passes == 1
+    monkeypatch.setattr(limits, "CPU_FRACTION_MAX", 1e9)
+    survey.find([target])
+    second = start(bind(volume))
+    assert survey.recent([target])[target].pids == tuple(sorted((first, second)))
+    assert survey.passes == 3
+
+
+def test_one_asked_for_alone_makes_no_others_new(volume: Path, tmp_path: Path) -> None:
+    """Who asks for a single volume does not have all mount tables read again."""
+    survey, targets = Survey(), [target_of(str(volume)), target_of(str(tmp_path / "mount"))]
+    assert survey._asks_anew(targets, 100.0)
+    assert not survey._asks_anew(targets[:1], 101.0)
+    assert not survey._asks_anew(targets, 102.0)
+    assert survey._asks_anew(targets, 102.0 + limits.SURVEY_TRUST_SECONDS), "it may be mounted anew"
+
+
+def test_a_look_in_a_freeze_waits_for_no_survey(
+    holder: tuple[int, dict[str, int]], tmp_path: Path
+) -> None:
+    survey, dev = Survey(), target_of(str(tmp_path)).dev
+    found: list[set[int]] = []
+    look = threading.Thread(
+        target=lambda: found.append(survey.hidden_writes([holder[0]], dev).inodes), daemon=True
+    )
+    with survey._lock:
+        look.start()
+        look.join(20)
+    assert found == [{holder[1]["shared"], holder[1]["deleted"]}]
 
 
 def test_old_processes_are_asked_again(

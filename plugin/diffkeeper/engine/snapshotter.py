@@ -35,7 +35,7 @@ from diffkeeper.engine.volume import Change
 from diffkeeper.engine.watched import Watched
 from diffkeeper.engine.work import Figures, Work, as_record, is_due
 from diffkeeper.errors import UnsupportedError
-from diffkeeper.freeze.writers import Survey, Target, Writers
+from diffkeeper.freeze.writers import Target, Writers
 from diffkeeper.fsio import inode
 from diffkeeper.store.store import Batch
 
@@ -85,8 +85,7 @@ class Snapshotter:
         self._places: dict[int, Place] = {}
         # What was read of files since signatures were taken over: a further look reads it again.
         self._looked: dict[int, Changed] = {}
-        survey = Survey(tools.proc_root, tools.cgroup_root)
-        self._unhinted = Unhinted(survey, self.watched)
+        self._unhinted = Unhinted(tools.survey, self.watched)
         self._settled = False
         self._looked_ns = 0  # when this capture began to look
         self._comparison = Comparisons()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from diffkeeper import limits
 from diffkeeper.capture import probe
+from diffkeeper.freeze.writers import Survey
 
 if TYPE_CHECKING:
     from diffkeeper.engine.content import Reader
@@ -35,3 +36,7 @@ class Tools:
     cgroup_root: str
     proc_root: str
     sources: probe.Sources = field(default_factory=probe.Sources)
+    survey: Survey = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.survey = Survey(self.proc_root, self.cgroup_root)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from diffkeeper import clock, limits
 from diffkeeper.errors import UnsupportedError
 from diffkeeper.freeze import processes
 from diffkeeper.freeze.cgroups import Hierarchy, topmost
@@ -20,6 +22,7 @@ from diffkeeper.freeze.namespaces import Namespaces, Place, Table, View
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+_READ_BYTES = 256
 __all__ = ["Mapped", "Survey", "Target", "Writers"]
 
 
@@ -56,7 +59,9 @@ class Writers:
 
 
 class Survey:
-    """Finds the writers of volumes. Not thread-safe; keeps no descriptor between calls.
+    """Finds the writers of volumes. Thread-safe; keeps no descriptor between calls.
+
+    One serves all volumes, since a pass over all processes does. `passes` counts those.
 
     A mount that is at the same place as one of the host's, or of ours, is a copy of it: a system
     service has those, and a monitor that has the host's whole tree mounted. Whoever sees a volume
@@ -67,27 +72,76 @@ class Survey:
     def __init__(self, proc_root: str = "/proc", cgroup_root: str = "/sys/fs/cgroup") -> None:
         self._proc_root = proc_root
         self._hierarchy = Hierarchy(cgroup_root, proc_root)
-        self._mappings = MappingScanner(proc_root)
+        self._scanners = threading.local()
         self._namespaces = Namespaces(proc_root)
-        self._asked: frozenset[Target] = frozenset()
+        self._asked: dict[Target, float] = {}  # when last, on the monotonic clock
+        self._lock = threading.Lock()
+        self._last = _Pass()
+        self.passes = 0
+
+    @property
+    def _mappings(self) -> MappingScanner:
+        """This thread's own: nobody waits for another one's look, which may be in a freeze."""
+        if not hasattr(self._scanners, "own"):
+            self._scanners.own = MappingScanner(self._proc_root)
+        scanner: MappingScanner = self._scanners.own
+        return scanner
 
     def find(self, targets: Sequence[Target]) -> dict[Target, Writers]:
         """The writers of each target, in one pass over all processes (a few ms for hundreds)."""
+        with self._lock:
+            return self._find(targets)
+
+    def recent(self, targets: Sequence[Target]) -> dict[Target, Writers]:
+        """The same as the last pass told it, if that is young enough.
+
+        It is for a moment, which is the longer the more a pass costs, so that passes keep to a
+        share of one core; and for longer while no process begins.
+        """
+        with self._lock:
+            last, age = self._last, clock.monotonic() - self._last.began
+            young = age < last.holds or (
+                age < limits.SURVEY_SECONDS_LONGEST and self._newest() == last.newest
+            )
+            if young and all(target in last.found for target in targets):
+                return {target: last.found[target] for target in targets}
+            return self._find(targets)
+
+    def _newest(self) -> bytes:
+        """Number of the process or thread that was begun last."""
+        with open(f"{self._proc_root}/loadavg", "rb", buffering=0) as file:
+            return file.read(_READ_BYTES).split()[-1]
+
+    def _find(self, targets: Sequence[Target]) -> dict[Target, Writers]:
+        began, cpu, newest = clock.monotonic(), clock.thread_cpu(), self._newest()
+        found = self._pass(targets, began)
+        cost = clock.thread_cpu() - cpu
+        holds = max(limits.SURVEY_SECONDS_MAX, cost / limits.CPU_FRACTION_MAX)
+        self._last = _Pass(found, began, min(holds, limits.SURVEY_SECONDS_LONGEST), newest)
+        self.passes += 1
+        return found
+
+    def _pass(self, targets: Sequence[Target], now: float) -> dict[Target, Writers]:
         by_dev: dict[str, dict[str, Target]] = {}
         for target in targets:
             by_dev.setdefault(target.dev, {})[target.root] = target
         found: dict[Target, _Found] = {target: _Found() for target in targets}
         if targets:
-            asked = frozenset(targets)
             # A new volume may have been mounted into namespaces that were there before.
-            views = list(self._namespaces.views(afresh=not asked <= self._asked))
+            views = list(self._namespaces.views(afresh=self._asks_anew(targets, now)))
             host = _Host(self._namespaces)
             for view, pids in views:
                 for target, writable in _seen(view, by_dev, host).items():
                     (found[target].writing if writable else found[target].reading).extend(pids)
-            self._asked = asked
         places = _Cgroups(self._proc_root, self._hierarchy)
         return {target: places.writers(pids) for target, pids in found.items()}
+
+    def _asks_anew(self, targets: Sequence[Target], now: float) -> bool:
+        """Whether one of the targets was not asked for in the last seconds."""
+        trusted = now - limits.SURVEY_TRUST_SECONDS
+        known = {target: at for target, at in self._asked.items() if at > trusted}
+        self._asked = known | dict.fromkeys(targets, now)
+        return not all(target in known for target in targets)
 
     def hidden_writes(self, pids: Iterable[int], dev: str) -> Mapped:
         """`mapped_writable` and the mapped part of `aio_pids` in one quick look.
@@ -129,6 +183,18 @@ class Survey:
     def open_for_write(self, pids: Iterable[int], dev: str) -> set[int]:
         """Inodes on the file system `dev` that one of `pids` has open for writing."""
         return processes.open_for_write(self._proc_root, pids, dev)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """What a pass over all processes told. began: when, on the monotonic clock; holds: for how many
+    seconds it is good; newest: the process that had been begun last.
+    """
+
+    found: dict[Target, Writers] = field(default_factory=dict)
+    began: float = float("-inf")
+    holds: float = 0.0
+    newest: bytes = b""
 
 
 @dataclass(slots=True)

@@ -5,7 +5,6 @@ Methods block and are called from worker threads; `together` and `targets` only 
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
     from diffkeeper.engine.snapshotter import Snapshotter
     from diffkeeper.format.records import SnapshotRecord
     from diffkeeper.volumes.volume import Volume
+
+_AT_INTERVALS = ("interval", "mount")  # reasons of captures that nobody asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,6 @@ class Captures:
 
     def __init__(self, survey: Survey, volumes: Callable[[], Sequence[Volume]]) -> None:
         self._survey = survey
-        self._survey_lock = threading.Lock()
         self._volumes = volumes
 
     def together(self, volume: Volume, found: Mapping[Target, Writers]) -> Team:
@@ -72,10 +72,10 @@ class Captures:
             for part in membership.bounded(whole)
         ]
 
-    def writers(self) -> dict[Target, Writers]:
-        """Who has any watched volume mounted, now."""
-        with self._survey_lock:
-            return self._survey.find(self.targets())
+    def writers(self, *, now: bool = False) -> dict[Target, Writers]:
+        """Who has any watched volume mounted: `now`, or a moment ago, which captures share."""
+        targets = self.targets()
+        return self._survey.find(targets) if now else self._survey.recent(targets)
 
     def targets(self) -> list[Target]:
         """All watched volumes, as the survey knows them."""
@@ -89,11 +89,13 @@ class Captures:
         """
         if volume.snapshotter is None:
             return None
-        found = self.writers()
+        cpu = clock.thread_cpu()
+        found = self.writers(now=reason not in _AT_INTERVALS)
+        surveyed = clock.thread_cpu() - cpu
         team = self.together(volume, found)
         parts = team.watched()
         members = [group.Member(s, found.get(s.target, Writers())) for _, s in parts]
-        meter = _Meter([snapshotter for _, snapshotter in parts])
+        meter = _Meter([snapshotter for _, snapshotter in parts], surveyed)
         try:
             taken = group.capture(members, reason, freeze=freeze or len(members) > 1)
         except Exception as error:
@@ -111,8 +113,10 @@ class Captures:
 class _Meter:
     """What a capture takes of these volumes together, from now on."""
 
-    def __init__(self, snapshotters: Sequence[Snapshotter]) -> None:
+    def __init__(self, snapshotters: Sequence[Snapshotter], cpu_seconds: float) -> None:
+        """`cpu_seconds`: that it took before."""
         self._snapshotters = snapshotters
+        self._cpu_seconds = cpu_seconds
         self._started = clock.monotonic()
         self._before = self._sums()
 
@@ -120,6 +124,7 @@ class _Meter:
         """Until now."""
         (cpu, frozen), (cpu_before, frozen_before) = self._sums(), self._before
         elapsed = clock.monotonic() - self._started
+        cpu += self._cpu_seconds
         return Cost(cpu - cpu_before, frozen - frozen_before, elapsed)
 
     def _sums(self) -> tuple[float, float]:

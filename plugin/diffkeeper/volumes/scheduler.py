@@ -46,7 +46,6 @@ class Scheduler:
         self._watches: dict[Volume, _Watch] = {}
         self._changed = asyncio.Event()
         self._looking: asyncio.Task[None] | None = None
-        self._surveyed: tuple[float, Found] = (0.0, {})
         self._lock = asyncio.Lock()
 
     def add(self, volume: Volume) -> None:
@@ -186,14 +185,9 @@ class Scheduler:
             member.fresh = False
 
     async def _writers(self) -> Found:
-        """Writers of all mounted volumes, from one survey that several volumes share."""
+        """Writers of all mounted volumes, from a survey that captures share."""
         async with self._lock:
-            at, found = self._surveyed
-            fresh = clock.monotonic() - at < limits.SURVEY_SECONDS_MAX
-            if not (fresh and all(target in found for target in self._captures.targets())):
-                found = await within(self._pool, self._captures.writers)
-                self._surveyed = (clock.monotonic(), found)
-            return found
+            return await within(self._pool, self._captures.writers)
 
 
 def _turn(moment: float) -> float:

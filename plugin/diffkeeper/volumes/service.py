@@ -29,7 +29,6 @@ from diffkeeper.errors import (
     NotFoundError,
 )
 from diffkeeper.freeze.freezer import Freezer
-from diffkeeper.freeze.writers import Survey
 from diffkeeper.fsio import durable
 from diffkeeper.store.store import Batch, Store
 from diffkeeper.volumes import features
@@ -162,8 +161,7 @@ class VolumeService:
         self._tools = Tools(
             store, freezer, Reader(), self._cgroup_root, self._proc_root, self._sources
         )
-        survey = Survey(self._proc_root, self._cgroup_root)
-        self._groups = Captures(survey, self._registry.volumes)
+        self._groups = Captures(self._tools.survey, self._registry.volumes)
         self._scheduler = Scheduler(self._groups, self._captures)
         age = AgeClock(store)
         retention = Retention(store, self._retention, age.now_ns)

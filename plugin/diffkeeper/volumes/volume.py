@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import threading
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,6 @@ from diffkeeper.engine.snapshotter import Policy, Snapshotter, Tools
 from diffkeeper.engine.verify import Result, Verifier, entry_at
 from diffkeeper.errors import ConflictError, DiffKeeperError, NoSpaceError, NotFoundError
 from diffkeeper.freeze.cgroups import topmost
-from diffkeeper.freeze.writers import Survey, Writers
 from diffkeeper.fsio import durable, mounts
 from diffkeeper.store.store import Batch
 from diffkeeper.volumes.options import VolumeOptions, parse_options
@@ -35,6 +33,7 @@ if TYPE_CHECKING:
 
     from diffkeeper.engine.volume import VolumeState
     from diffkeeper.format.records import IndexRecord, SnapshotRecord
+    from diffkeeper.freeze.writers import Writers
     from diffkeeper.volumes.accounting import Account, Accounts
 
 log = logging.getLogger(__name__)
@@ -88,8 +87,6 @@ class Volume:
         self.repairing = os.path.join(self._directory, "repair")  # journal of a repair under way
         self._incoming = os.path.join(self._directory, "incoming")
         self.mountpoint = os.path.join(places.mounts, str(state.record.id))
-        self._survey = Survey(tools.proc_root, tools.cgroup_root)
-        self._survey_lock = threading.Lock()
         self.snapshotter: Snapshotter | None = None
         self.recovery: Recovery | None = None
         self.verification: Verification | None = None
@@ -220,8 +217,7 @@ class Volume:
         """Who has the volume mounted right now."""
         assert self.snapshotter is not None  # noqa: S101  # opened by every caller
         target = self.snapshotter.target
-        with self._survey_lock:
-            return self._survey.find([target])[target]
+        return self._tools.survey.find([target])[target]
 
     def open(self) -> None:
         """Begin to watch the live directory."""
