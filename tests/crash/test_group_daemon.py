@@ -262,7 +262,10 @@ def test_a_mount_whose_container_ended_unseen(pair: Pair) -> None:
     pair.container.stop()
     pair.daemon.ok("Unmount", Name="data", ID="next")
     assert mounts(pair) == 0
-    assert pair.history("data")[-1]["reason"] == "unmount"
+    # A capture at an interval may have come before it, and left nothing to record.
+    assert pair.history("data")[-1]["reason"] in ("unmount", "interval")
+    done = pair.daemon.cli("verify", "data")
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_mount_whose_container_is_about_to_start(pair: Pair) -> None:
