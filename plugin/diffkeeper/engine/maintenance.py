@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from diffkeeper import clock, limits
 from diffkeeper.engine.superseded import Encoder, Successors
-from diffkeeper.errors import CorruptionError, NotFoundError
+from diffkeeper.errors import BusyError, CorruptionError, NotFoundError
 from diffkeeper.format.merkle import pairs
 from diffkeeper.store import tables
 
@@ -44,16 +44,23 @@ class Report:
 
 
 class Maintenance:
-    """The maintenance of one store. Any thread may call; they take turns."""
+    """The maintenance of one store. Any thread may call; they take turns.
+
+    A collection waits for who is inside `Store.holding`: captures for a moment, imports for as long
+    as they take. It is given up for a long one, and begins anew once that has ended; deltas, merges
+    and scrubbing go on meanwhile.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._lock = threading.Lock()
-        self._work: Iterator[None] | None = None
+        self._work: Iterator[object] | None = None
         self._report = Report()
         self._collected_at = float("-inf")
         self._encoded_at: dict[int, float] = {}
         self._carried = False
+        self._awaited: frozenset[object] = frozenset()  # holders that a collection was given up for
+        self._stopped = threading.Event()
         self.damage: list[str] = []  # what the last run found, for a person to see
 
     def run_slice(self, budget_seconds: float) -> bool:
@@ -64,20 +71,39 @@ class Maintenance:
             return self._advance(clock.monotonic() + budget_seconds)
 
     def run_all(self) -> Report:
-        """Do all that is due, whenever it was done last; raises NoSpaceError, CorruptionError."""
+        """Do all that is due, whenever it was done last; raises NoSpaceError, CorruptionError.
+
+        Returns once garbage is collected, after whoever holds it.
+        """
+        started = clock.monotonic()
+        report = Report(used_bytes_before=self._store.used_bytes())
+        while not self._all_done(report):
+            self._await_holders()
+        report.used_bytes_after = self._store.used_bytes()
+        report.seconds = round(clock.monotonic() - started, 3)
+        report.wait_ms_max = round(self._store.writer.wait_seconds_max * 1000, 3)
+        return report
+
+    def _all_done(self, report: Report) -> bool:
+        """Do all that is due; false when the collection has to wait for somebody."""
         with self._lock:
-            self._advance(float("inf"))  # what is under way knows nothing of the newest snapshots
-            report = self._report = Report(used_bytes_before=self._store.used_bytes())
-            started = clock.monotonic()
+            self._report = report
+            self._awaited = frozenset()
+            # In the place of what is under way, which knows nothing of the newest snapshots.
             self._work = self._due(everything=True)
             self._advance(float("inf"))
-            report.used_bytes_after = self._store.used_bytes()
-            report.seconds = round(clock.monotonic() - started, 3)
-            report.wait_ms_max = round(self._store.writer.wait_seconds_max * 1000, 3)
-            return report
+            return not self._awaited
+
+    def _await_holders(self) -> None:
+        """Without the lock: what else is due goes on in the background."""
+        awaited = self._awaited
+        while not self._store.await_holders(awaited, limits.COLLECT_WAIT_SECONDS):
+            if self._stopped.is_set():
+                raise BusyError("the daemon ends; the collection begins anew after its start")
 
     def stop(self) -> None:
         """End what is under way; it begins anew another time."""
+        self._stopped.set()
         with self._lock:
             self._work = None
 
@@ -86,7 +112,9 @@ class Maintenance:
             return False
         try:
             while clock.monotonic() < deadline:
-                next(self._work)
+                waiting = next(self._work)
+                if waiting and deadline < float("inf"):
+                    return False
         except StopIteration:
             self._work = None
             return False
@@ -95,7 +123,8 @@ class Maintenance:
             raise
         return True
 
-    def _due(self, *, everything: bool) -> Iterator[None]:
+    def _due(self, *, everything: bool) -> Iterator[object]:
+        """All that is due, step by step; what a step gives is true where it only waits."""
         upkeep = self._store.upkeep
         removed, moved = upkeep.removed_packs, upkeep.relocated_bytes
         # Before anything that removes packs: what has lost its place must not go with them.
@@ -111,9 +140,9 @@ class Maintenance:
         if everything or now - self._collected_at >= limits.COLLECT_SECONDS_MIN:
             # Twice, where the first one finds bases that nothing is to stand on any more.
             for _ in range(2 if everything else 1):
-                if upkeep.garbage:
+                if upkeep.garbage and not self._awaited & self._store.holders():
                     self._collected_at = now
-                    yield from self._collect()
+                    yield from self._collect(everything)
         self._report.packs_removed += upkeep.removed_packs - removed
         self._report.moved_bytes += upkeep.relocated_bytes - moved
 
@@ -121,9 +150,18 @@ class Maintenance:
         while not self._store.upkeep.merge():
             yield
 
-    def _collect(self) -> Iterator[None]:
+    def _collect(self, everything: bool) -> Iterator[object]:
         collector = self._store.collector()
-        yield from collector.steps()
+        self._awaited, patience = frozenset(), clock.monotonic() + limits.COLLECT_WAIT_SECONDS
+        for _ in collector.steps():
+            if not collector.awaited:
+                patience = clock.monotonic() + limits.COLLECT_WAIT_SECONDS
+            elif everything:
+                self._store.await_holders(collector.awaited, patience - clock.monotonic())
+            if clock.monotonic() >= patience:
+                self._awaited = collector.awaited
+                return
+            yield collector.awaited
         self.damage = [collector.damage] if collector.damage else []
         self._report.damage += self.damage
         self._report.collected += not collector.damage

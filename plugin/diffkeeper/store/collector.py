@@ -56,29 +56,35 @@ class Collector:
         self._snapshots: set[bytes] = set()
         self._floor = 0
         self.damage = ""  # why nothing was swept
+        self.awaited: frozenset[object] = frozenset()  # holders without whose end it cannot go on
         self.marked = 0
 
     def steps(self) -> Iterator[None]:
-        """The collection, step by step: each is short."""
+        """The collection, step by step: each is short. While somebody is `awaited`, a step does
+        nothing.
+        """
         with self._objects.lock:
             self._objects.relied = self._mark_place
             self._floor = self._objects.next_pack - 1
         self._upkeep.garbage = False
+        finished = False
         try:
             yield from self._mark()
             yield from self._purge_signatures()
-            awaited = self._store.holders()
-            while awaited & self._store.holders():
+            self.awaited = self._store.holders()
+            while self.awaited:
                 yield
+                self.awaited &= self._store.holders()
             while not self._all_marked():
                 yield from self._mark()
             if not self.damage:
                 yield from self._sweep()
+            finished = True
         except (CorruptionError, NotFoundError) as error:
             # What a damaged node refers to is not known, so nothing may go.
             self.damage = str(error)
         finally:
-            self._upkeep.garbage = self._upkeep.garbage or bool(self.damage)
+            self._upkeep.garbage = self._upkeep.garbage or bool(self.damage) or not finished
             with self._objects.lock:
                 self._objects.relied = None
 

@@ -65,7 +65,7 @@ class Store:
         # (volume, seq) to paths that the last scrub found lost; replaced as a whole.
         self.damaged: dict[tuple[int, int], tuple[bytes, ...]] = {}
         self._holders: set[object] = set()
-        self._holders_lock = threading.Lock()
+        self._holders_changed = threading.Condition()
 
     @classmethod
     def open(
@@ -194,13 +194,14 @@ class Store:
         Without it, an object that no snapshot has may be collected between the two.
         """
         token = object()
-        with self._holders_lock:
+        with self._holders_changed:
             self._holders.add(token)
         try:
             yield
         finally:
-            with self._holders_lock:
+            with self._holders_changed:
                 self._holders.discard(token)
+                self._holders_changed.notify_all()
 
     def collector(self) -> Collector:
         """A collection of garbage to be run; one at a time, and by the thread of the upkeep."""
@@ -218,8 +219,15 @@ class Store:
 
     def holders(self) -> frozenset[object]:
         """Whoever is inside `holding` now."""
-        with self._holders_lock:
+        with self._holders_changed:
             return frozenset(self._holders)
+
+    def await_holders(self, awaited: frozenset[object], seconds: float) -> bool:
+        """Wait until none of them is inside `holding` any more; false when the time is over."""
+        with self._holders_changed:
+            return self._holders_changed.wait_for(
+                lambda: self._holders.isdisjoint(awaited), seconds
+            )
 
     # Records
 

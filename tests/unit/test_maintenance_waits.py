@@ -1,0 +1,131 @@
+"""A collection waits for who holds objects without work, and keeps nothing else waiting."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from diffkeeper import limits
+from diffkeeper.engine.maintenance import Maintenance, Report
+from diffkeeper.errors import BusyError
+from diffkeeper.format import chunk
+from diffkeeper.hashing import chunk_digest
+from diffkeeper.store.batch import ObjectMap
+from diffkeeper.store.store import Batch, Store
+from tests.support import history
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+GARBAGE = b"that nobody has"
+DIGEST = chunk_digest(GARBAGE)
+
+
+class Counting(Store):
+    """Counts how often somebody asks who holds."""
+
+    asked = 0
+    waited = 0
+
+    def holders(self) -> frozenset[object]:
+        self.asked += 1
+        return super().holders()
+
+    def await_holders(self, awaited: frozenset[object], seconds: float) -> bool:
+        self.waited += 1
+        return super().await_holders(awaited, seconds)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Counting]:
+    opened = Counting.open(str(tmp_path / "store"), reserve_bytes=0)
+    for seq, files in enumerate(history.states(3, chunks=40), 1):
+        history.commit(opened, seq, files)
+    opened.commit(Batch(chunks=ObjectMap({DIGEST: chunk.encode(GARBAGE)})))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "COLLECT_WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(limits, "DELTA_SECONDS_MAX", 0.0)
+
+
+def test_maintenance_beside_an_import(store: Counting) -> None:
+    maintenance = Maintenance(store)
+    reports: list[Report] = []
+    running = threading.Thread(target=lambda: reports.append(maintenance.run_all()))
+    with store.holding():
+        running.start()
+        while store.waited < 3:  # it has done all it can, and waits
+            assert running.is_alive()
+        asked = store.asked
+        while store.waited < 6:
+            pass
+        assert store.asked - asked <= 6
+        # The background has its turns, and makes what is due.
+        for seq, files in enumerate(history.states(6, chunks=40), 1):
+            if seq > 3:
+                history.commit(store, seq, files)
+        before = store.upkeep.progress(1)
+        while store.upkeep.progress(1) == before:
+            maintenance.run_slice(1.0)
+        assert store.upkeep.progress(1)[0] == 6
+        assert not maintenance.run_slice(1.0)
+        assert not reports
+        assert store.missing([DIGEST]) == set()
+    running.join(20)
+    assert reports[0].collected >= 1
+    assert store.missing([DIGEST]) == {DIGEST}
+
+
+def test_the_background_gives_up_and_begins_anew(
+    store: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "COLLECT_SECONDS_MIN", 0.0)
+    maintenance = Maintenance(store)
+    with store.holding():
+        while not maintenance._awaited:
+            maintenance.run_slice(0.02)
+        assert store.upkeep.garbage
+        marked = store.asked
+        for _ in range(5):
+            assert not maintenance.run_slice(0.02)
+        assert store.asked - marked <= 10
+        with store.holding():  # captures come and go meanwhile
+            assert not maintenance.run_slice(0.02)
+    while not store.missing([DIGEST]):
+        maintenance.run_slice(0.02)
+
+
+def test_a_collection_that_is_closed_is_still_due(store: Counting) -> None:
+    steps = store.collector().steps()
+    next(steps)
+    steps.close()  # type: ignore[attr-defined]  # it is a generator
+    assert store.upkeep.garbage
+    assert Maintenance(store).run_all().collected >= 1
+
+
+def test_who_waits_is_told_when_the_daemon_ends(store: Counting) -> None:
+    maintenance = Maintenance(store)
+    failed: list[BusyError] = []
+
+    def run() -> None:
+        try:
+            maintenance.run_all()
+        except BusyError as error:
+            failed.append(error)
+
+    with store.holding():
+        running = threading.Thread(target=run)
+        running.start()
+        while store.waited < 2:
+            pass
+        maintenance.stop()
+        running.join(20)
+        assert not running.is_alive()
+    assert failed
