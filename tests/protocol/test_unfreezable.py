@@ -1,0 +1,49 @@
+"""A daemon whose container has a process that no freezer stops: who it is, is told everywhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support.spanning import Container
+from tests.support.stuck import sleeping_deeply
+
+if TYPE_CHECKING:
+    from tests.protocol.conftest import Daemon
+
+SECONDS_MAX = 30
+WRITES = "i=0; while :; do i=$((i+1)); echo $i > {}/file; sleep 0.02; done"
+
+
+def status_until(daemon: Daemon, word: str) -> dict[str, Any]:
+    """The volume's status as soon as its newest snapshot's cause has this word."""
+    deadline = time.monotonic() + SECONDS_MAX
+    while True:
+        status = dict(daemon.ok("Get", Name="v")["Volume"]["Status"])
+        if word in ((status["last_snapshot"] or {}).get("cause") or ""):
+            return status
+        assert time.monotonic() < deadline, status
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_who_does_not_freeze_is_told(daemon: Daemon, tmp_path: Path) -> None:
+    daemon.ok("Create", Name="v", Opts={"interval": "100ms", "capture": "inotify"})
+    point = Path(daemon.ok("Mount", Name="v", ID="m")["Mountpoint"])
+    inside = tmp_path / "inside"
+    with Container() as container, sleeping_deeply(tmp_path / "hangs") as stuck:
+        container.start({point: inside}, WRITES.format(inside))
+        (container.cgroup / "cgroup.procs").write_text(str(stuck.pid))
+        named = f"process {stuck.pid} (mkdir) waits in "
+        status = status_until(daemon, "times in a row; it is let alone for")
+        assert named in status["last_snapshot"]["cause"]
+        assert any(named in trouble for trouble in status["trouble"])
+        assert "captures hold the writers for" in status["capture"]["delayed"]
+        done = daemon.cli("doctor", "--json")
+        health = [c for c in json.loads(done.stdout) if c["name"] == "health"]
+        assert named in health[0]["found"]
