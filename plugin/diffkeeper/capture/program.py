@@ -76,13 +76,10 @@ _FILE_SYSTEMS: Final = {
         ),
     },
 }
-# Where a kernel has them: content that an ioctl moves between two files.
-_EXCHANGES: Final[dict[str, dict[str, tuple[str, ...]]]] = {
-    "ext4": {},
-    "xfs": {
-        "xfs_swap.c": ("xfs/xfs_swap_extent_before",),
-        "xfs_exchange.c": ("xfs/xfs_exchrange_mappings",),
-    },
+# Where a kernel has them: content that an ioctl moves between two files of an XFS.
+_EXCHANGES: Final = {
+    "xfs_swap.c": ("xfs/xfs_swap_extent_before",),
+    "xfs_exchange.c": ("xfs/xfs_exchrange_mappings",),
 }
 _LOOP: Final = {"iomap.c": ("iomap/iomap_iter",)}
 # Told by some kernels only; without it direct I/O is marked when it starts. Comes before the loop.
@@ -426,11 +423,11 @@ def _plan() -> tuple[list[str], dict[str, str], dict[str, int]]:
         file_systems[name] = f"the kernel has no tracepoint {missing[0]}" if missing else ""
         if not missing:
             sources += parts
-            exchanges = _EXCHANGES[name].items()
-            sources += [source for source, events in exchanges if not _missing({source: events})]
     if all(file_systems.values()):
         raise UnsupportedError("; ".join(file_systems.values()))
     sources += _COMMON
+    if not file_systems["xfs"]:
+        sources += [source for source, events in _EXCHANGES.items() if not _missing({"": events})]
     if not _missing(_FAULTS):
         sources += _FAULTS
     loop = tracing.read("iomap/iomap_iter")

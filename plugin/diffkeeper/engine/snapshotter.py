@@ -85,7 +85,7 @@ class Snapshotter:
         self._places: dict[int, Place] = {}
         # What was read of files since signatures were taken over: a further look reads it again.
         self._looked: dict[int, Changed] = {}
-        self._unhinted = Unhinted(tools.survey, self.watched)
+        self._unhinted = Unhinted(tools, self.watched, state.record.id)
         self._settled = False
         self._looked_ns = 0  # when this capture began to look
         self._comparison = Comparisons()
@@ -120,7 +120,7 @@ class Snapshotter:
 
     def pending(self, writers: Writers) -> bool:
         """Whether a capture would find work; cheap."""
-        return bool(self._is_due() or self._source.pending() or self._unhinted.look(writers))
+        return bool(self._is_due() or self._source.pending() or self._unhinted.look_around(writers))
 
     def quiet(self) -> bool:
         """Whether `pending` could find nothing but files that were mapped since it looked last.
@@ -189,7 +189,7 @@ class Snapshotter:
         if started >= self._comparison.due:
             work.dirty.escalate("the regular comparison is due")
             self.watched.mapped.forget()
-        work.hidden = self._unhinted.look(work.writers)
+        work.hidden = self._unhinted.look_around(work.writers)
         work.again = self._unsettled()
         if urgent or self._held.due(started):
             work.retry = self._held.again()
@@ -340,7 +340,7 @@ class Snapshotter:
         work, before = self._work, self._work.root
         dirty = self._drain()
         work.root = self._tree.settle()
-        hidden = self._unhinted.look(work.writers)
+        hidden = self._unhinted.look_around(work.writers)
         # What was hinted is always looked at. Without hints, and for what gives none, only
         # the same result twice shows quiet.
         hinted = dirty and self._source.complete
@@ -416,7 +416,7 @@ class Snapshotter:
         work = self._work
         if work.writers.unfreezable and (work.frozen_hidden or not self._source.complete):
             return "mapped or watched without hints, and written by a process that was not frozen"
-        return ""
+        return self._unhinted.doubt
 
     def thawed(self) -> None:
         """The freeze is over: take over what was copied, and look at what it left."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from diffkeeper import limits
 from diffkeeper.capture import probe
+from diffkeeper.freeze.outside import Outside
 from diffkeeper.freeze.writers import Survey
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class Tools:
     proc_root: str
     sources: probe.Sources = field(default_factory=probe.Sources)
     survey: Survey = field(init=False)
+    outside: Outside = field(init=False)
 
     def __post_init__(self) -> None:
         self.survey = Survey(self.proc_root, self.cgroup_root)
+        self.outside = Outside(self.proc_root)

@@ -19,16 +19,23 @@ from diffkeeper.engine.observation import Hidden
 from diffkeeper.format.entry import Kind
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from diffkeeper.engine.tools import Tools
     from diffkeeper.engine.watched import Watched
     from diffkeeper.format.records import IndexRecord
-    from diffkeeper.freeze.writers import Survey, Writers
+    from diffkeeper.freeze.writers import Writers
 
 
 class Unhinted:
     """What one volume's writers can do unseen; not thread safe."""
 
-    def __init__(self, survey: Survey, watched: Watched) -> None:
-        self._survey = survey
+    def __init__(self, tools: Tools, watched: Watched, volume: int) -> None:
+        self._survey = tools.survey
+        self._outside = tools.outside
+        self._store = tools.store
+        self._volume = volume
+        self.doubt = ""  # why a frozen volume may have been written to, as of the last look
         self._watched = watched
         self._device = watched.place[0]
         self._armed = watched.mapped.armed  # files of which the source sees stores
@@ -37,6 +44,10 @@ class Unhinted:
         self._renamed: set[int] = set()
         self._closed: set[int] = set()
         self._disarm_due = 0.0
+        self._below: set[int] = set()  # processes in the writers' cgroups, as of a moment ago
+        self._below_due = 0.0
+        self._around: Mapping[int, int] = {}  # what all processes had mapped at the last look
+        self._strangers: dict[int, int] = {}
 
     @property
     def _by_range(self) -> bool:
@@ -45,15 +56,49 @@ class Unhinted:
 
     def look(self, writers: Writers) -> Hidden:
         """The files to look at now. Fit for the inside of a freeze."""
-        opened = set() if self._by_range else set(self._renamed)
-        if writers.pids:
-            found = self._survey.hidden_writes(writers.pids, self._device)
-            self._mapped_now |= found.inodes
-            if found.rings and not self._by_range:
-                opened |= self._survey.open_for_write(found.rings, self._device)
         if self._by_range:
+            if writers.pids:
+                self._mapped_now |= self._survey.hidden_writes(writers.pids, self._device).inodes
             return self.known()
+        opened = set(self._renamed)
+        if writers.pids:
+            # Containers in a container have the volume by an overlay alone.
+            found = self._survey.hidden_writes(self._processes(writers), self._device)
+            self._mapped_now |= found.inodes
+            number = self._watched.number
+            self._mapped_now |= self._survey.overlaid(found, writers.pids, number)
+            if found.rings:
+                opened |= self._survey.open_for_write(found.rings, self._device)
         return Hidden(self._maybe_mapped(), frozenset(opened))
+
+    def look_around(self, writers: Writers) -> Hidden:
+        """The same, with what others than the writers have mapped. Not fit for a freeze."""
+        hidden, self.doubt = self.look(writers), ""
+        if self._by_range:
+            return hidden
+        around = self._outside.mapped(self._device)
+        if around is not self._around:
+            self._around, self._strangers = around, self._others(around, writers)
+        for number, pid in self._strangers.items():
+            self.doubt = f"file with inode {number} is mapped by process {pid}, which is not frozen"
+        return replace(hidden, mapped=hidden.mapped | self._strangers.keys())
+
+    def _others(self, around: Mapping[int, int], writers: Writers) -> dict[int, int]:
+        """Files of the volume that others than its writers have mapped, each with a process."""
+        pids = self._processes(writers) if around else set()
+        return {
+            number: pid
+            for number, pid in around.items()
+            if pid not in pids and self._store.index(self._volume, number) is not None
+        }
+
+    def _processes(self, writers: Writers) -> set[int]:
+        """The writers, and who is in their cgroups though it has no mount of the volume."""
+        now = clock.monotonic()
+        if now >= self._below_due:
+            self._below = self._survey.members(writers.cgroups)
+            self._below_due = now + limits.QUIET_LOOK_SECONDS
+        return {*writers.pids, *self._below}
 
     def frozen(self, writers: Writers) -> tuple[Writers, Hidden]:
         """In a freeze: who writes now, and what they may do unseen, as far as there is time."""
@@ -62,6 +107,7 @@ class Unhinted:
             hidden = self.known()
         else:
             writers = self.with_young(writers)
+            self._below = set(writers.pids)
             hidden = self.look(writers)
         if len(hidden.opened) > limits.FROZEN_LOOKS_MAX:
             hidden = self.only_open(hidden, writers)

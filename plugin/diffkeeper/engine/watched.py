@@ -26,7 +26,10 @@ log = logging.getLogger(__name__)
 
 
 class Watched:
-    """`source` is the one in use, `reason` why it is that one; `place` is (device, its root)."""
+    """`source` is the one in use, `reason` why it is that one; `place` is (device, its root).
+
+    `number`: the device as in st_dev.
+    """
 
     def __init__(self, tools: Tools, volume: str, live: str, root_fd: int, policy: Policy) -> None:
         self._sources = tools.sources
@@ -34,7 +37,7 @@ class Watched:
         self._policy = policy
         device, root, self._fs_type = mounts.locate(live)
         self.place = device, root
-        number = os.fstat(root_fd).st_dev
+        self.number = number = os.fstat(root_fd).st_dev
         place = probe.Place(number, self._fs_type, policy.chunk_bits, os.path.dirname(live))
         choice = self._sources.choose(policy.source, place)
         self.source: Source = choice.source

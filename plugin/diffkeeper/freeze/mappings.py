@@ -16,6 +16,8 @@ from diffkeeper.freeze.processes import read_all, vanished
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from diffkeeper.freeze.overlays import Foreign
+
 # struct procmap_query of linux/fs.h (6.11 and later): size, query_flags, query_addr; vma_start,
 # vma_end, vma_flags, vma_page_size, vma_offset, inode; dev_major, dev_minor; vma_name_size,
 # build_id_size; vma_name_addr, build_id_addr.
@@ -35,10 +37,13 @@ _LINE = re.compile(
 
 @dataclass(slots=True)
 class Mapped:
-    """`inodes`: what is mapped of one file system; `rings`: processes with asynchronous I/O."""
+    """`inodes`: what is mapped of one file system; `rings`: processes with asynchronous I/O;
+    `foreign`: files of other file systems, which may be overlays of it.
+    """
 
     inodes: set[int] = field(default_factory=set)
     rings: set[int] = field(default_factory=set)
+    foreign: set[Foreign] = field(default_factory=set)
 
 
 class MappingScanner:
@@ -72,11 +77,30 @@ class MappingScanner:
                         mapped.inodes.add(inode)
                     elif name.startswith((b"/[aio]", b"anon_inode:[io_uring]")):
                         mapped.rings.add(pid)
+                    elif device[0] == 0 and name.startswith(b"/"):
+                        # No disk's: an overlay's, or of memory.
+                        mapped.foreign.add((pid, f"{device[0]}:{device[1]}", name))
             except OSError as error:
                 vanished(error)
             finally:
                 os.close(descriptor)
         return mapped
+
+    def everything(self, pid: int) -> set[tuple[str, int]]:
+        """Device ("major:minor") and inode number of all that a process may store to so."""
+        try:
+            descriptor = os.open(f"{self._proc_root}/{pid}/maps", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            vanished(error)
+            return set()
+        try:
+            found = self._mappings(descriptor, writable=True)
+            return {(f"{major}:{minor}", inode) for (major, minor), inode, _ in found if inode}
+        except OSError as error:
+            vanished(error)
+            return set()
+        finally:
+            os.close(descriptor)
 
     def _mappings(self, maps: int, writable: bool) -> list[tuple[tuple[int, int], int, bytes]]:
         """(device, inode, name) of each."""

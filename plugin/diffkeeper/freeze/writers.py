@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from diffkeeper import clock, limits
 from diffkeeper.errors import UnsupportedError
-from diffkeeper.freeze import processes
+from diffkeeper.freeze import overlays, processes
 from diffkeeper.freeze.cgroups import Hierarchy, topmost
 from diffkeeper.freeze.mappings import Mapped, MappingScanner
 from diffkeeper.freeze.namespaces import Namespaces, Place, Table, View
@@ -151,6 +151,15 @@ class Survey:
         memory that the process brought itself.
         """
         return self._mappings.scan(pids, dev)
+
+    def overlaid(self, found: Mapped, pids: Sequence[int], device: int) -> set[int]:
+        """Inodes on `device` (as in st_dev) that were found mapped through an overlay.
+
+        pids: processes that have the volume mounted.
+        """
+        if not found.foreign:
+            return set()
+        return overlays.upper_inodes(self._proc_root, found.foreign, pids, device)
 
     def mapped_writable(self, pids: Iterable[int], dev: str) -> set[int]:
         """Inodes on the file system `dev` that one of `pids` can store into through a mapping."""

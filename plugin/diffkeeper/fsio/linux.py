@@ -19,6 +19,7 @@ _RESOLVE_NO_XDEV = 0x01
 _RESOLVE_NO_MAGICLINKS = 0x02
 _RESOLVE_NO_SYMLINKS = 0x04
 _RESOLVE_BENEATH = 0x08
+_RESOLVE_IN_ROOT = 0x10
 _IN_PLACE = _RESOLVE_NO_XDEV | _RESOLVE_NO_MAGICLINKS | _RESOLVE_NO_SYMLINKS
 _BENEATH = _IN_PLACE | _RESOLVE_BENEATH
 _PATH_BYTES_MAX = 4000
@@ -89,6 +90,17 @@ def open_parent(directory: int) -> int:
 def open_path_beneath(directory: int, name: bytes) -> int:
     """An O_PATH descriptor of one name, itself if it is a link; OSError EXDEV for a mount point."""
     return _openat2(directory, name, os.O_PATH | os.O_NOFOLLOW)
+
+
+def open_in_root(root: int, path: str) -> int:
+    """An O_PATH descriptor of what a process whose root is the directory `root` has at `path`.
+
+    A symbolic link at its end is not followed. Raises OSError.
+    """
+    flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+    how = struct.pack("=QQQ", flags, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
+    where = os.fsencode(path)
+    return _check(_libc.syscall(_SYS_OPENAT2, root, where, how, ctypes.c_size_t(len(how))), where)
 
 
 def syncfs(fd: int) -> None:

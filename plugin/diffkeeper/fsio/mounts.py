@@ -19,7 +19,8 @@ class Mount:
 
     `device`: "major:minor" of its file system, which on btrfs is not `st_dev`; `root`: the mounted
     directory inside that; `point`: where it is mounted, as the process sees it; `parent`: id of
-    the mount that holds the point; `writable`: the mount is, whatever the file system is.
+    the mount that holds the point; `writable`: the mount is, whatever the file system is; `upper`:
+    of an overlay, the directory that takes what is written to it, as who mounted it sees it.
     """
 
     id: int
@@ -29,6 +30,7 @@ class Mount:
     point: str
     writable: bool
     fs_type: str
+    upper: str = ""
 
 
 def parse(mountinfo: bytes) -> list[Mount]:
@@ -47,7 +49,15 @@ def _mount(line: bytes) -> Mount:
         point=_path(point),
         writable=options.startswith(b"rw"),
         fs_type=os.fsdecode(after.split(b" ")[0]),
+        upper=_upper(after) if after.startswith(b"overlay ") else "",
     )
+
+
+def _upper(after: bytes) -> str:
+    """Of what mountinfo tells of an overlay, behind the dash: type, source, options."""
+    options = after.split(b" ")[-1].split(b",")
+    found = next((each for each in options if each.startswith(b"upperdir=")), b"upperdir=")
+    return _path(found.removeprefix(b"upperdir="))
 
 
 def _path(field: bytes) -> str:
