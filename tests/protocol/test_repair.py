@@ -10,7 +10,6 @@ import pty
 import shutil
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -224,11 +223,7 @@ def test_not_while_it_is_mounted(daemon: Daemon) -> None:
     (live(daemon) / "d/c").write_bytes(b"goes on")
     assert parsed(daemon, "snapshot", "v")["new_bytes"] > 0
     daemon.ok("Unmount", Name="v", ID="m")
-    # Others on this machine may have copied the mount with all of theirs: they count, too.
-    deadline = time.monotonic() + 30
-    while daemon.cli("repair", "v", "--dry-run").returncode == ConflictError.exit_code:
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
+    # Others on this machine may have copied the mount with all of theirs: they do not count.
     # The last unmount looked at what changed alone; the offer of the command above stands.
     assert parsed(daemon, "repair", "v", "--yes")["files"][0]["outcome"] == "repaired"
     assert parsed(daemon, "verify", "v")["ok"] is True

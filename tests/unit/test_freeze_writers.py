@@ -141,6 +141,23 @@ def test_comings_and_goings(cgroup: str, start: Start, volume: Path) -> None:
         assert time.monotonic() < deadline
 
 
+def test_a_copy_that_outlasts_its_original_makes_no_writer(
+    cgroup: str, start: Start, volume: Path, tmp_path: Path
+) -> None:
+    """Whoever copied all mounts while ours was there, and follows none of their ends."""
+    point = tmp_path / "points" / "1"
+    point.mkdir(parents=True)
+    survey, target = Survey(), target_of(str(volume))
+    subprocess.run(["mount", "--bind", str(volume), str(point)], check=True)
+    pid = start("true", cgroup)
+    subprocess.run(["umount", str(point)], check=True)
+    assert str(point).encode() in Path(f"/proc/{pid}/mountinfo").read_bytes()
+    survey.mounts_in = mounts.locate(str(tmp_path / "points"))[:2]
+    assert survey.find([target])[target] == Writers()
+    writer = start(bind(volume), cgroup)
+    assert survey.find([target])[target].pids == (writer,)
+
+
 def test_captures_share_a_pass(
     start: Start, volume: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,6 +78,9 @@ class Survey:
         self._lock = threading.Lock()
         self._last = _Pass()
         self.passes = 0
+        # Device and path of the directory that we mount volumes in. Copies that others made of what
+        # was mounted there may outlast it.
+        self.mounts_in: tuple[str, str] | None = None
 
     @property
     def _mappings(self) -> MappingScanner:
@@ -129,7 +132,7 @@ class Survey:
         if targets:
             # A new volume may have been mounted into namespaces that were there before.
             views = list(self._namespaces.views(afresh=self._asks_anew(targets, now)))
-            host = _Host(self._namespaces)
+            host = _Host(self._namespaces, self.mounts_in)
             for view, pids in views:
                 for target, writable in _seen(view, by_dev, host).items():
                     (found[target].writing if writable else found[target].reading).extend(pids)
@@ -220,14 +223,18 @@ class _Host:
     That is after the other namespaces were looked at: no copy is older than its original.
     """
 
-    def __init__(self, namespaces: Namespaces) -> None:
+    def __init__(self, namespaces: Namespaces, mounts_in: tuple[str, str] | None) -> None:
         self._namespaces = namespaces
+        self._mounts_in = mounts_in
         self._tables: list[Table] = []
 
     def has(self, place: Place | None) -> bool:
-        """Whether one of the host's own mounts, or of ours, is there."""
+        """Whether one of the host's own mounts, or of ours, is there, or one of ours was."""
         if place is None:
             return False
+        device, above = place.on[0], os.path.dirname(place.on[1])
+        if (device, above) == self._mounts_in:
+            return True
         self._tables = self._tables or [self._namespaces.table(pid) for pid in (1, "self")]
         return any(
             mount.root == place.root and table.place(mount) == place

@@ -29,7 +29,7 @@ from diffkeeper.errors import (
     NotFoundError,
 )
 from diffkeeper.freeze.freezer import Freezer
-from diffkeeper.fsio import durable
+from diffkeeper.fsio import durable, mounts
 from diffkeeper.store.store import Batch, Store
 from diffkeeper.volumes import features
 from diffkeeper.volumes import options as volume_options
@@ -161,6 +161,7 @@ class VolumeService:
         self._tools = Tools(
             store, freezer, Reader(), self._cgroup_root, self._proc_root, self._sources
         )
+        self._tools.survey.mounts_in = mounts.locate(self._mount_dir)[:2]
         self._groups = Captures(self._tools.survey, self._registry.volumes)
         self._scheduler = Scheduler(self._groups, self._captures)
         age = AgeClock(store)
