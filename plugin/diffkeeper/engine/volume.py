@@ -7,6 +7,7 @@ import threading
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from diffkeeper.engine.stored_bytes import StoredBytes
 from diffkeeper.store.store import Batch, Store
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ class VolumeState:
         self._lock = threading.Lock()
         self._record = record
         self._head = self._newest(record)
+        self.stored = StoredBytes(store, record.id, record.next_seq)
 
     def _newest(self, record: VolumeRecord) -> SnapshotRecord | None:
         return self._store.snapshot(record.id, record.head) if record.head is not None else None
@@ -53,12 +55,17 @@ class VolumeState:
 
     def _settle(self, record: VolumeRecord, snapshot: SnapshotRecord | None) -> None:
         self._record = record
-        self._head = snapshot or self._head
+        if snapshot is not None:
+            self._head = snapshot
+            self.stored.add(snapshot)
 
     def _reload(self, stored: dict[int, VolumeRecord]) -> None:
         """A commit failed. It may be stored all the same: what counts is what the store has."""
+        before = self._record.next_seq
         self._record = stored.get(self._record.id, self._record)
         self._head = self._newest(self._record)
+        if self._head is not None and self._head.seq >= before:
+            self.stored.add(self._head)
 
 
 @dataclass(slots=True)

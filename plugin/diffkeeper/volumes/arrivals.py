@@ -19,7 +19,6 @@ from diffkeeper.store.store import Batch
 from diffkeeper.volumes import options as volume_options
 from diffkeeper.volumes import origin
 from diffkeeper.volumes.adoption import Adoption
-from diffkeeper.volumes.counting import add_up
 from diffkeeper.volumes.threads import within
 from diffkeeper.volumes.volume import Places, Volume
 
@@ -130,7 +129,7 @@ class Arrivals:
         record = adoption.finish()
         volume = Volume(self._tools, VolumeState(self._tools.store, record), self._places)
         volume.forgotten = record.next_seq - 1 - len(imported.snapshots)
-        volume.stored_bytes = sum(each.stored_bytes for each in imported.snapshots)
+        volume.state.stored.count()
         return volume
 
     async def undelete(self, reference: str, name: str | None) -> str:
@@ -158,5 +157,5 @@ class Arrivals:
         back = self._trash.restore(record, name)
         volume = Volume(self._tools, VolumeState(store, back), self._places)
         volume.forgotten = back.next_seq - 1 - store.snapshot_count(back.id)
-        add_up(store, volume)
+        volume.state.stored.count()
         return volume

@@ -75,11 +75,3 @@ class Counting:
             return None
         views = {v.name: account_view(v) for v in self._volumes() if v.account is not None}
         return {**accounts.about(), "total": accounts.total.shown(), "volumes": views}
-
-
-def add_up(store: Store, volume: Volume) -> None:
-    """Count the stored bytes of all snapshots that a volume had when it was opened."""
-    head = volume.state.head
-    if head is not None:
-        found = store.snapshots(volume.state.record.id, stop=head.seq + 1)
-        volume.stored_bytes += sum(record.stored_bytes for record in found)

@@ -146,7 +146,8 @@ class Retention:
         for start in range(0, len(seqs), limits.FORGET_BATCH_MAX):
             some = seqs[start : start + limits.FORGET_BATCH_MAX]
             failpoint.hit("forget.before_commit")
-            self._store.commit(Batch(snapshots_del={(number, seq) for seq in some}))
+            with volume.state.stored.forgetting(some):
+                self._store.commit(Batch(snapshots_del={(number, seq) for seq in some}))
             failpoint.hit("forget.after_commit")
             counters.add("forgotten_total", len(some), volume=volume.name)
             gone = set(some)

@@ -38,7 +38,6 @@ from diffkeeper.volumes.age_clock import AgeClock
 from diffkeeper.volumes.arrivals import Arrivals
 from diffkeeper.volumes.captures import Captures
 from diffkeeper.volumes.caretaker import Caretaker
-from diffkeeper.volumes.counting import add_up
 from diffkeeper.volumes.history import History
 from diffkeeper.volumes.past import Past
 from diffkeeper.volumes.registry import Registry, Slot
@@ -221,14 +220,13 @@ class VolumeService:
 
     async def _tidy(self) -> None:
         """Add up what is stored, and delete what removed volumes left behind."""
-        tools = self._opened
+        for slot in list(self._registry.slots.values()):
+            await within(self._reads, slot.volume.state.stored.count)
         async with self._registry.naming:  # no removed volume comes back meanwhile
             removed = await within(self._steps, self.past.trash.leftovers)
         removed += [slot.volume.removed for slot in self._registry.slots.values()]
         for path in removed:
             await within(self._reads, durable.remove_tree, path)
-        for slot in list(self._registry.slots.values()):
-            await within(self._reads, add_up, tools.store, slot.volume)
 
     async def stop(self) -> None:
         """End captures and close everything; mounts stay for the containers that have them."""

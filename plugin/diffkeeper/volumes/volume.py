@@ -95,7 +95,6 @@ class Volume:
         self.group: tuple[str, ...] = ()  # names of the volumes that are captured with this one
         self.group_note = ""
         self.fresh = False  # nothing was looked at since it was mounted
-        self.stored_bytes = 0
         self.account: tuple[Account, Accounts] | None = None  # how it stood when last counted
         self.tags = tools.store.tags(state.record.id)  # tag to seq; replaced, never changed
         self.forgotten: int | None = None  # snapshots that are not stored any more; None: unknown
@@ -119,6 +118,11 @@ class Volume:
     def stored_snapshots(self) -> int:
         """How many snapshots are stored."""
         return self.state.record.next_seq - 1 - (self.forgotten or 0)
+
+    @property
+    def stored_bytes(self) -> int:
+        """What the snapshots that are stored have added to the store, as far as it is counted."""
+        return self.state.stored.bytes
 
     @property
     def damaged_snapshots(self) -> list[int]:
@@ -387,7 +391,6 @@ class Volume:
         self._note_lacking()
         if snapshot is None:
             return
-        self.stored_bytes += snapshot.stored_bytes
         if snapshot.consistency == "fuzzy":
             self.troubles["fuzzy"] = f"the last snapshot is fuzzy: {snapshot.cause}"
         else:
