@@ -7,7 +7,6 @@ import ctypes
 import mmap
 import os
 import signal
-import statistics
 import subprocess
 import sys
 import threading
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
-from diffkeeper import clock, limits
+from diffkeeper import limits
 from diffkeeper.errors import NotFoundError
 from diffkeeper.freeze import processes
 from diffkeeper.freeze.cgroups import Hierarchy
@@ -26,7 +25,7 @@ from diffkeeper.freeze.writers import Survey, Target, Writers
 from diffkeeper.fsio import mounts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 ROOT = "/sys/fs/cgroup"
 # argv: commands that set up the namespace; the process ends with its standard input.
@@ -529,7 +528,6 @@ def test_mapped_writable(
     expected = {inodes["shared"], inodes["deleted"]}
     assert scanner.scan([pid, 2**22 - 1], dev).inodes == expected
     assert scanner.scan([pid], "0:9999").inodes == set()
-    assert Survey().mapped_writable([pid], dev) == expected
     assert Survey().hidden_writes([pid], dev).inodes == expected
     if by_query and not scanner.by_query:
         pytest.skip("this kernel has no PROCMAP_QUERY: maps are read as text")
@@ -558,7 +556,7 @@ time.sleep(60)
         dev = target_of(str(tmp_path)).dev
         text = MappingScanner("/proc")
         text.by_query = False
-        assert Survey().mapped_writable([process.pid], dev) == {inode}
+        assert Survey().hidden_writes([process.pid], dev).inodes == {inode}
         assert text.scan([process.pid], dev).inodes == {inode}
     finally:
         process.kill()
@@ -577,9 +575,9 @@ def test_open_for_write(holder: tuple[int, dict[str, int]], tmp_path: Path) -> N
 
 
 def test_asynchronous_io(holder: tuple[int, dict[str, int]]) -> None:
-    survey = Survey()
+    survey, dev = Survey(), "0:9999"
     pid = os.getpid()
-    assert survey.aio_pids([pid, holder[0], 2**22 - 1]) == set()
+    assert survey.hidden_writes([pid, holder[0], 2**22 - 1], dev).rings == set()
     libc = ctypes.CDLL(None, use_errno=True)
     numbers = {"x86_64": (206, 207), "aarch64": (0, 1)}.get(os.uname().machine)
     if numbers is None:
@@ -588,80 +586,21 @@ def test_asynchronous_io(holder: tuple[int, dict[str, int]]) -> None:
     if libc.syscall(numbers[0], 8, ctypes.byref(context)) != 0:
         pytest.skip(f"io_setup: {os.strerror(ctypes.get_errno())}")
     try:
-        assert survey.aio_pids([pid, holder[0]]) == {pid}
-        assert survey.hidden_writes([pid, holder[0]], "0:9999").rings == {pid}
+        assert survey.hidden_writes([pid, holder[0]], dev).rings == {pid}
         text = MappingScanner("/proc")
         text.by_query = False
-        assert text.scan([pid, holder[0]], "0:9999").rings == {pid}
+        assert text.scan([pid, holder[0]], dev).rings == {pid}
     finally:
         libc.syscall(numbers[1], context)
-    assert survey.aio_pids([pid]) == set()
+    assert survey.hidden_writes([pid], dev).rings == set()
     ring = libc.syscall(425, 4, (ctypes.c_char * 120)())
     if ring < 0:
         pytest.skip(f"io_uring_setup: {os.strerror(ctypes.get_errno())}")
     try:
-        assert survey.aio_pids([pid, holder[0]]) == {pid}
+        with mmap.mmap(ring, 4096):
+            assert survey.hidden_writes([pid, holder[0]], dev).rings == {pid}
     finally:
         os.close(ring)
-
-
-def test_costs(tmp_path: Path) -> None:
-    """Fifteen processes with as many mappings as a Postgres backend; prints, and bounds loosely."""
-    for number in range(40):
-        (tmp_path / str(number)).write_bytes(bytes(4096))
-    program = f"""
-import mmap, os, time
-os.chdir({str(tmp_path)!r})
-files = [open(str(number), "r+b") for number in range(40)]
-kept = [
-    mmap.mmap(files[n % 40].fileno(), 4096, access=mmap.ACCESS_COPY if n % 2 else mmap.ACCESS_READ)
-    for n in range(120)
-]
-kept.append(mmap.mmap(files[7].fileno(), 4096))
-print("ready", flush=True)
-time.sleep(60)
-"""
-    processes = [
-        subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) for _ in range(15)
-    ]
-    try:
-        for process in processes:
-            assert process.stdout is not None
-            process.stdout.readline()
-        pids = [process.pid for process in processes]
-        target = target_of(str(tmp_path))
-        lines = Path("/proc", str(pids[0]), "maps").read_bytes().count(b"\n")
-        text, survey = MappingScanner("/proc"), Survey()
-        text.by_query = False
-        expected = {(tmp_path / "7").stat().st_ino}
-        assert survey.mapped_writable(pids, target.dev) == expected
-        assert text.scan(pids, target.dev).inodes == expected
-        survey.find([target])
-        for name, action in (
-            ("mapped_writable", lambda: survey.mapped_writable(pids, target.dev)),
-            ("the same from text", lambda: text.scan(pids, target.dev).inodes),
-            ("hidden_writes", lambda: survey.hidden_writes(pids, target.dev)),
-            ("open_for_write", lambda: survey.open_for_write(pids, target.dev)),
-            ("aio_pids", lambda: survey.aio_pids(pids)),
-            ("find", lambda: survey.find([target])),
-        ):
-            seconds = measured(action)
-            print(f"{name}, 15 processes, {lines} mappings: {seconds * 1000:.2f} ms")
-            assert seconds < 1
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
-
-
-def measured(action: Callable[[], object]) -> float:
-    """Median seconds of an action."""
-    samples = []
-    for _ in range(11):
-        started = clock.monotonic()
-        action()
-        samples.append(clock.monotonic() - started)
-    return statistics.median(samples)
 
 
 def test_no_descriptor_is_kept(tmp_path: Path) -> None:
@@ -669,8 +608,7 @@ def test_no_descriptor_is_kept(tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     survey.find([target])
     with mmap.mmap(-1, 4096):
-        survey.mapped_writable([os.getpid()], target.dev)
-    survey.aio_pids([os.getpid()])
+        survey.hidden_writes([os.getpid()], target.dev)
     survey.open_for_write([os.getpid()], target.dev)
     assert len(os.listdir("/proc/self/fd")) == before
 

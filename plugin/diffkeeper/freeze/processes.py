@@ -23,25 +23,6 @@ _READ_BYTES = 8192  # The kernel hands out a page of such a file at a time.
 _INFO = re.compile(rb"^(mnt_id|ino):\s*(\d+)", re.MULTILINE)
 
 
-def rings(proc_root: str, pids: Iterable[int]) -> set[int]:
-    """Those of `pids` that hold an io_uring instance, mapped or not."""
-    found: set[int] = set()
-    for pid in pids:
-        try:
-            directory = os.open(f"{proc_root}/{pid}/fd", os.O_RDONLY | os.O_DIRECTORY)
-        except OSError as error:
-            vanished(error)
-            continue
-        try:
-            if any(_is_ring(name, directory) for name in os.listdir(directory)):
-                found.add(pid)
-        except OSError as error:
-            vanished(error)
-        finally:
-            os.close(directory)
-    return found
-
-
 def open_for_write(proc_root: str, pids: Iterable[int], dev: str) -> set[int]:
     """Inodes on the file system `dev` ("major:minor") that one of `pids` has open for writing.
 
@@ -107,14 +88,6 @@ def _slurp(path: str, directory: int) -> bytes:
         return read_all(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _is_ring(name: str, directory: int) -> bool:
-    try:
-        return os.readlink(name, dir_fd=directory) == "anon_inode:[io_uring]"
-    except OSError as error:
-        vanished(error)
-        return False
 
 
 def exiting(proc_root: str, pid: int) -> bool:

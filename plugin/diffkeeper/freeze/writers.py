@@ -147,7 +147,7 @@ class Survey:
         return not all(target in known for target in targets)
 
     def hidden_writes(self, pids: Iterable[int], dev: str) -> Mapped:
-        """`mapped_writable` and the mapped part of `aio_pids` in one quick look.
+        """Files on `dev` that one of `pids` can store into unseen, and who has asynchronous I/O.
 
         Fit for the inside of a freeze: about 0.1 ms for each process with PROCMAP_QUERY (Linux
         6.11), several times that without. It misses an io_uring instance whose rings are in
@@ -164,10 +164,6 @@ class Survey:
             return set()
         return overlays.upper_inodes(self._proc_root, found.foreign, pids, device)
 
-    def mapped_writable(self, pids: Iterable[int], dev: str) -> set[int]:
-        """Inodes on the file system `dev` that one of `pids` can store into through a mapping."""
-        return self._mappings.scan(pids, dev).inodes
-
     def mapped_by_anybody(self, dev: str) -> set[int]:
         """Inodes on `dev` that any process of this machine has mapped, shared, writable or not.
 
@@ -183,14 +179,6 @@ class Survey:
     def members(self, cgroups: Iterable[str]) -> set[int]:
         """The processes in these cgroups and below."""
         return {pid for directory in cgroups for pid in self._hierarchy.below(directory)}
-
-    def aio_pids(self, pids: Sequence[int]) -> set[int]:
-        """Those of `pids` with asynchronous I/O set up, whose writes a freeze does not stop.
-
-        Looks at every descriptor: too slow for the inside of a freeze.
-        """
-        found = self._mappings.scan(pids, "0:0").rings
-        return found | processes.rings(self._proc_root, [pid for pid in pids if pid not in found])
 
     def open_for_write(self, pids: Iterable[int], dev: str) -> set[int]:
         """Inodes on the file system `dev` that one of `pids` has open for writing."""
