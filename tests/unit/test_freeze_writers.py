@@ -169,11 +169,14 @@ def test_captures_share_a_pass(
     assert [survey.recent(targets) for _ in range(10)] == [first] * 10
     assert survey.recent(targets[:1]) == {targets[0]: Writers()}
     assert survey.passes == 1
-    assert survey.find(targets)[targets[0]].pids
-    assert survey.passes == 2, "who needs to know it now is told"
+    assert survey.recent(targets, written=targets[0])[targets[0]].pids
+    assert survey.recent(targets, written=targets[0])[targets[0]].pids
+    assert survey.passes == 2, "somebody wrote to it, so that somebody has it mounted"
+    survey.find(targets)
+    assert survey.passes == 3, "who needs to know it now is told"
     other = Target(targets[0].dev, "/never/asked/for")
     assert survey.recent([other]) == {other: Writers()}
-    assert survey.passes == 3
+    assert survey.passes == 4
 
 
 def test_what_costs_much_holds_longer(

@@ -95,18 +95,22 @@ class Survey:
         with self._lock:
             return self._find(targets)
 
-    def recent(self, targets: Sequence[Target]) -> dict[Target, Writers]:
+    def recent(
+        self, targets: Sequence[Target], written: Target | None = None
+    ) -> dict[Target, Writers]:
         """The same as the last pass told it, if that is young enough.
 
         It is for a moment, which is the longer the more a pass costs, so that passes keep to a
-        share of one core; and for longer while no process begins.
+        share of one core; and for longer while no process begins. Not if it saw nobody write to
+        `written`, which somebody did.
         """
         with self._lock:
             last, age = self._last, clock.monotonic() - self._last.began
             young = age < last.holds or (
                 age < limits.SURVEY_SECONDS_LONGEST and self._newest() == last.newest
             )
-            if young and all(target in last.found for target in targets):
+            unseen = written in last.found and not last.found[written].pids
+            if young and not unseen and all(target in last.found for target in targets):
                 return {target: last.found[target] for target in targets}
             return self._find(targets)
 

@@ -72,10 +72,12 @@ class Captures:
             for part in membership.bounded(whole)
         ]
 
-    def writers(self, *, now: bool = False) -> dict[Target, Writers]:
-        """Who has any watched volume mounted: `now`, or a moment ago, which captures share."""
-        targets = self.targets()
-        return self._survey.find(targets) if now else self._survey.recent(targets)
+    def writers(self, written: Target | None = None) -> dict[Target, Writers]:
+        """Who has any watched volume mounted, now or a moment ago, which captures share.
+
+        `written`: a volume that somebody is known to have written to.
+        """
+        return self._survey.recent(self.targets(), written)
 
     def targets(self) -> list[Target]:
         """All watched volumes, as the survey knows them."""
@@ -87,10 +89,13 @@ class Captures:
         None when nothing changed in this one. Keeps pace and troubles of all. Without `freeze`
         the writers of a volume alone run on; volumes of a group may only be captured frozen.
         """
-        if volume.snapshotter is None:
+        if (snapshotter := volume.snapshotter) is None:
             return None
         cpu = clock.thread_cpu()
-        found = self.writers(now=reason not in _AT_INTERVALS)
+        if reason in _AT_INTERVALS:
+            found = self.writers(snapshotter.target)
+        else:
+            found = self._survey.find(self.targets())
         surveyed = clock.thread_cpu() - cpu
         team = self.together(volume, found)
         parts = team.watched()
