@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from diffkeeper import clock, limits
+from diffkeeper.engine.stale_signatures import StaleSignatures
 from diffkeeper.engine.superseded import Encoder, Successors
 from diffkeeper.errors import BusyError, CorruptionError, NotFoundError
 from diffkeeper.format.merkle import pairs
@@ -59,6 +60,7 @@ class Maintenance:
         self._collected_at = float("-inf")
         self._encoded_at: dict[int, float] = {}
         self._carried = False
+        self._signatures = StaleSignatures(store)
         self._awaited: frozenset[object] = frozenset()  # holders that a collection was given up for
         self._stopped = threading.Event()
         self.damage: list[str] = []  # what the last run found, for a person to see
@@ -136,6 +138,7 @@ class Maintenance:
             yield from self._encode(volume.id, everything)
         if len(self._store.objects.places) > (0 if everything else limits.MERGE_OBJECTS):
             yield from self._merge()
+        yield from self._signatures.steps()
         now = clock.monotonic()
         if everything or now - self._collected_at >= limits.COLLECT_SECONDS_MIN:
             # Twice, where the first one finds bases that nothing is to stand on any more.

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from diffkeeper.format.pack import Directory
     from diffkeeper.store.environment import Environment, Transaction
     from diffkeeper.store.store import Store
-    from diffkeeper.store.writer import Made
 
 Marks = dict[int, bytearray]  # pack to a bit for each slot
 
@@ -187,7 +186,7 @@ class Collector:
                 page = txn.scan(tables.INDEX, at, b"\xff" * 17, STORE_PAGE_RECORDS_MAX)
                 stale = [(key, raw) for key, raw in page if self._is_stale(txn, raw)]
             if stale:
-                self._purge(stale)
+                self._upkeep.forget_signatures(stale)
             yield
             if not page:
                 return
@@ -202,15 +201,6 @@ class Collector:
         if at is None:
             return not any(txn.get(t, content) is not None for t in (tables.CHUNKS, tables.NODES))
         return pack_of(at) <= self._floor and not _is_set(self._bits, pack_of(at), slot_of(at))
-
-    def _purge(self, stale: list[tuple[bytes, bytes]]) -> None:
-        def act(txn: Transaction) -> Made:
-            for key, raw in stale:
-                if bytes(txn.get(tables.INDEX, key) or b"") == raw:
-                    txn.delete(tables.INDEX, key)
-            return []
-
-        self._store.writer.commit(act, 0, "purge")
 
     # Sweeping
 

@@ -312,6 +312,19 @@ class Store:
                     found[ino] = IndexRecord.decode(bytes(raw))
         return found
 
+    def index_numbers(self, volume_id: int, start: int) -> list[int]:
+        """Some inode numbers from `start` on that have a record, in order; none at the end."""
+        with self._environment.read() as txn:
+            keys = txn.keys(tables.INDEX, tables.pair_key(volume_id, start), STORE_PAGE_RECORDS_MAX)
+        pairs = map(tables.pair_of, keys)
+        return [inode for volume, inode in pairs if volume == volume_id]
+
+    def forget_signatures(self, volume_id: int, stale: dict[int, IndexRecord]) -> None:
+        """Remove these records by inode number, where they are still the same; durable."""
+        self.upkeep.forget_signatures(
+            [(tables.pair_key(volume_id, ino), record.encode()) for ino, record in stale.items()]
+        )
+
     def index_all(self, volume_id: int) -> Iterator[tuple[int, IndexRecord]]:
         """(inode number, record) of a whole volume by inode number, in pages."""
         low, high = tables.pair_key(volume_id, 0), tables.pair_end(volume_id, None)

@@ -169,6 +169,19 @@ class Upkeep:
 
         self._writer.commit(act, 2 * size, "carry")
 
+    # Signatures
+
+    def forget_signatures(self, stale: list[tuple[bytes, bytes]]) -> None:
+        """Remove rows of the table `index`, key and value, unless they changed."""
+
+        def act(txn: Transaction) -> Made:
+            for key, raw in stale:
+                if bytes(txn.get(tables.INDEX, key) or b"") == raw:
+                    txn.delete(tables.INDEX, key)
+            return []
+
+        self._writer.commit(act, 0, "purge")
+
     # Packs
 
     def replace(self, frames: Sequence[pack.Frame], record: tuple[bytes, bytes] | None) -> None:

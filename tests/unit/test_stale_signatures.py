@@ -1,0 +1,86 @@
+"""Signatures of deleted files go, also where inode numbers never come back (tmpfs)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from diffkeeper import limits
+from diffkeeper.engine.maintenance import Maintenance
+from tests.support.harness import Engine
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FILES = 40
+
+
+@pytest.fixture
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    monkeypatch.setattr(limits, "SIGNATURES_SECONDS", 0.0)
+    monkeypatch.setattr(limits, "SIGNATURES_STALE_MIN", 10)
+    live = Path(tempfile.mkdtemp(dir="/dev/shm"))  # a tmpfs, on every machine
+    with Engine(tmp_path, live=live) as made:
+        yield made
+    shutil.rmtree(live)
+
+
+def numbers(live: Path) -> set[int]:
+    """Inode numbers of all that is there."""
+    found = {live.stat().st_ino}
+    for top, directories, files in os.walk(live):
+        found |= {os.lstat(os.path.join(top, name)).st_ino for name in directories + files}
+    return found
+
+
+def fill(live: Path, turn: int) -> None:
+    """Other files in the place of those of the turn before."""
+    shutil.rmtree(live / f"d{turn - 1}", ignore_errors=True)
+    below = live / f"d{turn}" / "below"
+    below.mkdir(parents=True)
+    for number in range(FILES):
+        for directory in (live, below):
+            path = directory / f"f{number}"
+            path.unlink(missing_ok=True)
+            path.write_bytes(b"%d %d" % (turn, number))
+    (below / "zeros").write_bytes(bytes(8192))
+    (below / "empty").touch()
+    (below / "a link").symlink_to("empty")
+    (live / "linked").unlink(missing_ok=True)
+    (live / "linked").write_bytes(b"%d" % turn)
+    os.link(live / "linked", below / "another name")
+
+
+def test_signatures_do_not_add_up(engine: Engine) -> None:
+    maintenance = Maintenance(engine.store)
+    for turn in range(6):
+        fill(engine.live, turn)
+        engine.capture()
+    there = numbers(engine.live)
+    stored = {number for number, _ in engine.store.index_all(1)}
+    assert there <= stored
+    assert len(stored) > 5 * len(there)
+    for _ in range(4):  # a directory that is gone tells of what was below it the next time
+        maintenance.run_all()
+    stored = {number for number, _ in engine.store.index_all(1)}
+    assert there <= stored
+    assert len(stored) <= 2 * len(there) + limits.SIGNATURES_STALE_MIN
+
+
+def test_those_of_use_stay_and_nothing_is_looked_up_below_the_bound(engine: Engine) -> None:
+    fill(engine.live, 1)
+    engine.capture()
+    before = dict(engine.store.index_all(1))
+    maintenance = Maintenance(engine.store)
+    maintenance.run_all()  # the first pass finds out how many are of use
+    assert dict(engine.store.index_all(1)) == before
+    assert maintenance._signatures._kept == {1: len(before)}
+    (engine.live / "f1").unlink()
+    engine.capture()
+    maintenance.run_all()
+    assert len(dict(engine.store.index_all(1))) == len(before)  # one of no use is within the bound
