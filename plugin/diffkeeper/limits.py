@@ -168,6 +168,7 @@ REFUSALS_TOLD_MAX = 100  # of what a target refused, the first so many are liste
 SIGNATURES_PENDING_MAX = 500_000
 SIGNATURES_WINDOW_MAX = 8_192
 CONTENT_CHANGES_MAX = 65_536
+LINKED_MAX = 10_000  # files with several names of which one look remembers the content
 HASH_THREADS = 2
 
 # Replay

@@ -21,6 +21,11 @@ from diffkeeper.format.merkle import is_implied
 from diffkeeper.fsio import inode
 from diffkeeper.hashing import chunk_digest
 
+
+def _go_on() -> None:
+    """Nothing ends the reading."""
+
+
 Get = Callable[[bytes], bytes]
 Put = Callable[[bytes], bytes]
 
@@ -43,6 +48,14 @@ class Content:
     data_bytes: int = 0
     read_bytes: int = 0  # what had to be read to find the changes
 
+    @property
+    def is_large(self) -> bool:
+        """Whether it holds as much as ought to be in memory."""
+        return (
+            self.data_bytes >= limits.OBSERVE_BYTES_MAX
+            or len(self.changes) >= limits.CONTENT_CHANGES_MAX
+        )
+
     def fold(self, get: Get, put: Put) -> bytes:
         """Put the changes into the tree; returns its root."""
         count = chunk_count(self.size, self.chunk_bits)
@@ -60,6 +73,51 @@ class _Segment:
     buffer: bytearray
     length: int
     cpu_seconds: float = 0.0
+
+
+class _Found:
+    """What a file holds, compared with the chunks recorded of it as both go by."""
+
+    def __init__(
+        self,
+        content: Content,
+        recorded: Iterator[tuple[int, bytes]],
+        spill: Callable[[Content], None],
+    ) -> None:
+        self._content = content
+        self._recorded = recorded
+        self._spill = spill
+        self._next = next(recorded, None)  # number and digest
+
+    def compare(self, segment: _Segment) -> None:
+        """The chunks of a segment; what was recorded before them and was not met is a hole."""
+        content = self._content
+        content.read_bytes += segment.length
+        view = memoryview(segment.buffer)
+        for position, digest in enumerate(segment.digests):
+            number = segment.first + position
+            self.holes_before(number)
+            known = b""
+            if self._next is not None and self._next[0] == number:
+                known = self._next[1]
+                self._next = next(self._recorded, None)
+            if known != digest:
+                start = position << content.chunk_bits
+                end = min(start + (1 << content.chunk_bits), segment.length)
+                _change(content, number, digest, view[start:end])
+        self._relieve()
+
+    def holes_before(self, number: int) -> None:
+        """What is recorded before a chunk, and was not met in the file."""
+        while self._next is not None and self._next[0] < number:
+            self._content.changes[self._next[0]] = HOLE
+            self._next = next(self._recorded, None)
+            self._relieve()
+
+    def _relieve(self) -> None:
+        if self._content.is_large:
+            # Folding changes the tree that `recorded` walks, but never chunks ahead of it.
+            self._spill(self._content)
 
 
 class Reader:
@@ -83,46 +141,27 @@ class Reader:
         old: Entry | None,
         get: Get,
         spill: Callable[[Content], None],
+        check: Callable[[], None] = _go_on,
     ) -> Content:
         """Compare the first `size` bytes of `fd` with the entry recorded before (or nothing).
 
         `spill` is called whenever the content holds much; it may take data and fold changes, or
-        raise to end the reading. What lies past the end of a file that was cut reads as zeros.
+        raise to end the reading, as `check` may, which is called for each segment. What lies past
+        the end of a file that was cut reads as zeros.
         """
         content = Content(size, chunk_bits)
         if old is not None and old.chunk_bits == chunk_bits:
             content.root, content.count = old.content, chunk_count(old.size, chunk_bits)
         if size <= 1 << chunk_bits and content.count <= 1:
             return _read_small(fd, content)
-        recorded = filetree.runs(content.root, content.count, get)
-        pending = next(recorded, None)
-        new_count = chunk_count(size, chunk_bits)
-        ranges = _chunk_ranges(fd, size, chunk_bits, content)
-        for segment in self._segments(fd, size, chunk_bits, ranges):
-            content.read_bytes += segment.length
-            view = memoryview(segment.buffer)
-            for position, digest in enumerate(segment.digests):
-                number = segment.first + position
-                while pending is not None and pending[0] < number:
-                    content.changes[pending[0]] = HOLE
-                    pending = next(recorded, None)
-                same = pending is not None and pending[0] == number and pending[1] == digest
-                if pending is not None and pending[0] == number:
-                    pending = next(recorded, None)
-                if not same:
-                    start = position << chunk_bits
-                    end = min(start + (1 << chunk_bits), segment.length)
-                    _change(content, number, digest, view[start:end])
-            del view
+        found = _Found(content, filetree.runs(content.root, content.count, get), spill)
+        for segment in self._segments(
+            fd, size, chunk_bits, _chunk_ranges(fd, size, chunk_bits, content)
+        ):
+            check()
+            found.compare(segment)
             self._buffers.put(segment.buffer)
-            if content.data_bytes >= limits.OBSERVE_BYTES_MAX or (
-                len(content.changes) >= limits.CONTENT_CHANGES_MAX
-            ):
-                # Folding changes the tree that `recorded` walks, but never chunks ahead of it.
-                spill(content)
-        while pending is not None and pending[0] < new_count:
-            content.changes[pending[0]] = HOLE
-            pending = next(recorded, None)
+        found.holes_before(chunk_count(size, chunk_bits))
         return content
 
     def read_parts(
@@ -133,6 +172,7 @@ class Reader:
         parts: Iterable[int],
         get: Get,
         spill: Callable[[Content], None],
+        check: Callable[[], None] = _go_on,
     ) -> Content:
         """The same, reading only the chunks `parts` and what a change of size has touched.
 
@@ -155,6 +195,7 @@ class Reader:
         if new_count > content.count:
             ranges += _chunk_ranges(fd, size, bits, content, content.count)
         for segment in self._segments(fd, size, bits, iter(ranges)):
+            check()
             content.read_bytes += segment.length
             view = memoryview(segment.buffer)
             for position, digest in enumerate(segment.digests):
@@ -165,7 +206,7 @@ class Reader:
                     _change(content, number, digest, view[start:end])
             del view
             self._buffers.put(segment.buffer)
-            if content.data_bytes >= limits.OBSERVE_BYTES_MAX:
+            if content.is_large:
                 spill(content)
         return content
 

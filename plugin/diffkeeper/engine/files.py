@@ -7,6 +7,7 @@ from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from diffkeeper import limits
 from diffkeeper.capture.source import Changed
 from diffkeeper.engine.observation import KINDS, Hidden, Trust
 from diffkeeper.format.entry import Entry, Kind
@@ -50,10 +51,12 @@ class Files:
         mapped: Mapped,
         looked: dict[int, Changed],
         survey: Callable[[], frozenset[int]],
+        check: Callable[[], None],
     ) -> None:
         """looked: what was read of each file since the signatures that `index` has.
 
-        survey: the files that are mapped now, and of which stores may be unseen.
+        survey: the files that are mapped now, and of which stores may be unseen. check: may raise
+        while a file is read, to end the round.
         """
         self._tree = worktree
         self._source = source
@@ -65,6 +68,7 @@ class Files:
         self._mapped = mapped
         self._looked = looked
         self._survey = survey
+        self._check = check
         self._window_bits = max(source.window_bits, chunk_bits)
         self._contents: dict[int, tuple[int, Content]] = {}
         self.changed: dict[int, Changed] = {}
@@ -94,19 +98,18 @@ class Files:
             return done[1]
         with inode.reading(pin) as fd:
             looked = self._looked.setdefault(number, Changed())
+            ways = self._tree.stage.get, self._spill, self._check
             if base is not None:
                 looked.chunks |= self._parts(number, fd, status.st_size, why)
-                content = self._reader.read_parts(
-                    fd, status.st_size, base, looked.chunks, self._tree.stage.get, self._spill
-                )
+                content = self._reader.read_parts(fd, status.st_size, base, looked.chunks, *ways)
             else:
                 looked.whole = True
                 self._mapped.read_whole(number, fd, mapped=self._is_mapped(status))
                 old = self._recorded(directory, name, number)
-                content = self._reader.read(
-                    fd, status.st_size, self._chunk_bits, old, self._tree.stage.get, self._spill
-                )
+                content = self._reader.read(fd, status.st_size, self._chunk_bits, old, *ways)
         if status.st_nlink > 1:
+            if len(self._contents) >= limits.LINKED_MAX:
+                self._contents.clear()  # a further name is read again
             self._contents[number] = (status.st_ctime_ns, content)
         return content
 

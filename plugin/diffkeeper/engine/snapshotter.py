@@ -297,6 +297,7 @@ class Snapshotter:
             self.watched.mapped,
             self._looked,
             lambda: self._unhinted.mapped_now(self._work.writers),
+            check,
         )
         return Observer(
             self._tree,

@@ -285,22 +285,38 @@ class Verifier:
             return "link target differs"
         if entry.kind is not Kind.FILE:
             return ""
-        with inode.reading(pin) as fd:
-            content = self._reader.read(
-                fd, status.st_size, entry.chunk_bits, entry, self._store.node, _stop_early
-            )
-        differing = _first_difference(content, entry, self._store)
-        return (
-            f"content differs from byte {differing << entry.chunk_bits}"
-            if (differing is not None)
-            else ""
-        )
+        return self._content(pin, status.st_size, entry)
+
+    def _content(self, pin: int, size: int, entry: Entry) -> str:
+        """How the bytes of a regular file differ, or nothing."""
+
+        def stop_early(content: Content) -> None:
+            """One difference is enough; what is none is not kept."""
+            found = _first_difference(content, entry, self._store)
+            if found is not None:
+                raise _DiffersError(found)
+            content.changes.clear()
+            content.data.clear()
+            content.data_bytes = 0
+
+        try:
+            with inode.reading(pin) as fd:
+                stop_early(
+                    self._reader.read(
+                        fd, size, entry.chunk_bits, entry, self._store.node, stop_early
+                    )
+                )
+        except _DiffersError as found:
+            return f"content differs from byte {found.number << entry.chunk_bits}"
+        return ""
 
 
-def _stop_early(content: Content) -> None:
-    """One difference is enough: do not keep the data of the others."""
-    content.data.clear()
-    content.data_bytes = 0
+class _DiffersError(Exception):
+    """Ends the reading of a file at a chunk that differs; never leaves this module."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 def _first_difference(content: Content, entry: Entry, store: Store) -> int | None:

@@ -1,0 +1,120 @@
+"""What a capture holds in memory, and does at all, is bounded whatever a volume looks like."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from diffkeeper import limits
+from diffkeeper.engine.content import Content, Reader
+from diffkeeper.engine.snapshotter import Policy
+from diffkeeper.engine.verify import Verifier
+from diffkeeper.errors import FreezeError
+from diffkeeper.format import filetree
+from diffkeeper.format.entry import EMPTY, Entry, Kind
+from diffkeeper.fsio import inode
+from diffkeeper.hashing import node_digest
+from tests.support.harness import Engine
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+BITS = 12
+CHUNK = 1 << BITS
+
+
+@pytest.fixture
+def reader() -> Iterator[Reader]:
+    made = Reader()
+    yield made
+    made.close()
+
+
+class Nodes(dict[bytes, bytes]):
+    """Nodes by digest."""
+
+    def put(self, encoded: bytes) -> bytes:
+        digest = node_digest(encoded)
+        self[digest] = encoded
+        return digest
+
+
+def recorded(nodes: Nodes, count: int) -> Entry:
+    """A file of so many chunks that are not zero."""
+    refs = {number: number.to_bytes(32, "big") for number in range(1, count)}
+    refs[0] = b"\xff" * 32
+    root = filetree.update(EMPTY, 0, count, refs, nodes.__getitem__, nodes.put)
+    return Entry(Kind.FILE, size=count * CHUNK, content=root, chunk_bits=BITS)
+
+
+@pytest.mark.parametrize("size", [0, 1], ids=["holes alone", "then data"])
+def test_a_file_that_became_holes(size: int, reader: Reader, tmp_path: Path) -> None:
+    """Its chunks are forgotten in parts."""
+    nodes, most = Nodes(), 0
+    count = 3 * limits.CONTENT_CHANGES_MAX
+    old = recorded(nodes, count)
+
+    def spill(content: Content) -> None:
+        nonlocal most
+        most = max(most, len(content.changes))
+        content.data.clear()
+        content.data_bytes = 0
+        content.fold(nodes.__getitem__, nodes.put)
+
+    with open(tmp_path / "holes", "w+b") as file:
+        file.truncate(old.size)
+        os.pwrite(file.fileno(), b"x" * size, old.size - CHUNK)
+        content = reader.read(file.fileno(), old.size, BITS, old, nodes.__getitem__, spill)
+    spill(content)
+    assert most <= limits.CONTENT_CHANGES_MAX + (limits.SEGMENT_BYTES >> BITS)
+    found = [number for number, _ in filetree.runs(content.root, count, nodes.__getitem__)]
+    assert found == [count - 1][:size]
+
+
+def test_a_verification_of_a_file_that_became_holes(tmp_path: Path) -> None:
+    """One difference is enough: the rest is not looked for."""
+    with Engine(tmp_path, Policy(source="scan", chunk_bits=BITS)) as engine:
+        path = engine.live / "file"
+        path.write_bytes(os.urandom(64 * CHUNK))
+        snapshot = engine.capture()
+        status = path.stat()
+        with open(path, "r+b") as file:
+            file.truncate(CHUNK)
+            file.truncate(64 * CHUNK)
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        verifier = Verifier(engine.store, engine.reader)
+        found = verifier.live(str(engine.live), bytes.fromhex(snapshot.root)).mismatches
+        assert [each.problem for each in found] == [f"content differs from byte {CHUNK}"]
+
+
+def test_a_freeze_that_is_over_ends_the_reading(
+    reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever reads on after the guard has thawed takes time and processors from the writers."""
+    path = tmp_path / "large"
+    path.write_bytes(bytes(1) + os.urandom(1) * (64 * limits.MIB))
+    reads = 0
+    real = inode.read_exactly
+
+    def counted(fd: int, view: memoryview, offset: int) -> int:
+        nonlocal reads
+        reads += 1
+        return real(fd, view, offset)
+
+    monkeypatch.setattr(inode, "read_exactly", counted)
+    left = 3
+
+    def check() -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise FreezeError("over")
+
+    with open(path, "rb") as file, pytest.raises(FreezeError, match="over"):
+        reader.read(
+            file.fileno(), path.stat().st_size, 14, None, Nodes().__getitem__, lambda _: None, check
+        )
+    assert reads <= left + 3 + 2 * limits.HASH_THREADS
