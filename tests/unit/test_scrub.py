@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,19 +10,24 @@ import pytest
 from diffkeeper import limits
 from diffkeeper.engine.content import Reader
 from diffkeeper.engine.maintenance import Maintenance
+from diffkeeper.engine.rebuild import Live, Rebuild
 from diffkeeper.engine.scrub import Scrubber
 from diffkeeper.errors import CorruptionError, NotFoundError
 from diffkeeper.format import pack
+from diffkeeper.fsio.durable import remove_tree
+from diffkeeper.hashing import chunk_digest
 from diffkeeper.store import tables
 from diffkeeper.store.places import pack_of, slot_of
-from diffkeeper.store.store import Store
+from diffkeeper.store.store import Batch, Store
 from tests.support import history, rot
+from tests.support.harness import Engine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 STATES = 6
+DEPTH = 1_100
 
 
 @pytest.fixture
@@ -135,3 +141,78 @@ def test_a_pass_in_slices(path: Path, reader: Reader, monkeypatch: pytest.Monkey
     scrubber.run_slice()  # the next one is due in a week
     assert scrubber.shown()["under_way"] is None
     store.close()
+
+
+def test_a_volume_that_is_purged_while_it_is_looked_at(path: Path, reader: Reader) -> None:
+    """What it misses by then is no loss any more, and ends no pass."""
+    store = Store.open(str(path), reserve_bytes=0)
+    history.commit(store, 1, {b"other": b"volume"}, volume=2)
+    store.close()
+    rot.spoil(path, [chunk_digest(b"volume")])
+    store = Store.open(str(path), reserve_bytes=0)
+
+    def purge() -> list[Live]:
+        """Live directories are asked for once losses are known."""
+        store.commit(Batch(snapshots_del={(2, 1)}, volumes_del={2}))
+        return []
+
+    scrubber = Scrubber(store, reader, purge)
+    report = scrubber.run_all()
+    assert (report.lost, report.lost_snapshots, scrubber.trouble) == ([], 0, "")
+    assert store.damaged == {}
+    store.close()
+
+
+def test_what_is_lost_is_a_trouble_until_it_is_forgotten(path: Path, reader: Reader) -> None:
+    store = Store.open(str(path), reserve_bytes=0)
+    history.commit(store, 1, {b"other": b"volume"}, volume=2)
+    history.commit(store, 2, {b"other": b"again"}, volume=2)
+    store.close()
+    rot.spoil(path, [chunk_digest(b"volume")])
+    store = Store.open(str(path), reserve_bytes=0)
+    scrubber = Scrubber(store, reader, list)
+    report = scrubber.run_all()
+    assert [entry["path"] for entry in report.lost] == ["/other"]
+    assert "damaged beyond healing" in scrubber.trouble
+    history.forget(store, 1, volume=2)
+    assert (scrubber.trouble, store.damaged) == ("", {})
+    store.close()
+
+
+@pytest.fixture
+def deep(tmp_path: Path) -> Iterator[Path]:
+    """A directory in which others are nested deeper than Python's calls go, and a file at the end.
+
+    It is removed here: what removes temporary directories calls itself for each level.
+    """
+    live = tmp_path / "live"
+    live.mkdir()
+    fd = os.open(live, os.O_RDONLY)
+    for _ in range(DEPTH):
+        os.mkdir("d", dir_fd=fd)
+        below = os.open("d", os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    os.mkdir("empty", dir_fd=fd)
+    file = os.open("deep", os.O_CREAT | os.O_WRONLY, 0o600, dir_fd=fd)
+    os.write(file, b"at the end")
+    os.close(file)
+    os.close(fd)
+    yield live
+    remove_tree(str(live))
+
+
+def test_what_lies_deep_in_a_live_directory_heals(tmp_path: Path, deep: Path) -> None:
+    with Engine(tmp_path, live=deep) as engine:
+        head = engine.capture()
+        found: dict[bytes, bytes] = {}
+
+        def take(digest: bytes, plain: bytes, _node: bool) -> None:
+            found[digest] = plain
+
+        live = Live(1, str(engine.live), engine.policy.chunk_bits)
+        rebuild = Rebuild(engine.store, engine.reader, live, lambda digests: digests, take)
+        for _ in rebuild.everything():
+            pass
+        assert bytes.fromhex(head.root) in found
+        assert found[chunk_digest(b"at the end")] == b"at the end"

@@ -35,6 +35,17 @@ class Live:
 
 
 @dataclass(slots=True)
+class _Directory:
+    """A directory that is being read. `below`: subdirectories that are to follow."""
+
+    name: bytes
+    status: os.stat_result
+    attributes: bytes
+    entries: dict[bytes, Entry | None] = field(default_factory=dict)
+    below: list[bytes] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class Rebuild:
     """Looks through one live directory. `wanted`: those of some digests that are looked for;
     `found` is given each of them, with its plain content and whether it is a node.
@@ -63,7 +74,7 @@ class Rebuild:
         until its own tree is made.
         """
         with self._opened() as top:
-            entry = yield from self._directory(top, [])
+            entry = yield from self._tree(top)
             links = dirtree.apply(EMPTY, self._links, self._nodes.__getitem__, self._put)
             self._put(root.encode_root(entry, links))
 
@@ -76,31 +87,48 @@ class Rebuild:
         finally:
             os.close(fd)
 
-    def _directory(self, top: int, path: list[bytes]) -> Generator[None, None, Entry]:
-        """Generator that returns the entry of a directory; subdirectories first."""
-        entries: dict[bytes, Entry | None] = {}
-        below: list[bytes] = []
+    def _tree(self, top: int) -> Generator[None, None, Entry]:
+        """Generator that returns the entry of the top directory; subdirectories come first, however
+        deep they are.
+        """
+        stack = [(yield from self._listed(top, []))]
+        while True:
+            directory = stack[-1]
+            if directory.below:
+                path = [*(each.name for each in stack[1:]), directory.below.pop()]
+                with contextlib.suppress(OSError):
+                    stack.append((yield from self._listed(top, path)))
+                continue
+            stack.pop()
+            entry = self._complete(directory)
+            if not stack:
+                return entry
+            stack[-1].entries[directory.name] = entry
+
+    def _listed(self, top: int, path: list[bytes]) -> Generator[None, None, _Directory]:
+        """Generator that returns a directory whose names are read, but for those below it."""
         with tree.opened(top, path) as fd:
-            status = os.fstat(fd)
-            attributes = self._attributes(fd)
+            name = path[-1] if path else b""
+            directory = _Directory(name, os.fstat(fd), self._attributes(fd))
             for name, each in inode.statuses(fd):
                 if each is None:
                     continue  # its inode cannot be read
                 if stat.S_ISDIR(each.st_mode):
-                    below.append(name)
+                    directory.below.append(name)
                 else:
                     with contextlib.suppress(OSError):
-                        entries[name] = self._entry(fd, name)
+                        directory.entries[name] = self._entry(fd, name)
                 yield
-        for name in below:
-            with contextlib.suppress(OSError):
-                entries[name] = yield from self._directory(top, [*path, name])
+        return directory
+
+    def _complete(self, directory: _Directory) -> Entry:
+        status, entries = directory.status, directory.entries
         self._nodes.clear()
         content = dirtree.apply(EMPTY, entries, self._nodes.__getitem__, self._put)
         kept = [entry for entry in entries.values() if entry is not None]
         return Entry(
             Kind.DIRECTORY, mode=stat.S_IMODE(status.st_mode), uid=status.st_uid, gid=status.st_gid,
-            mtime_ns=status.st_mtime_ns, xattrs=attributes, content=content,
+            mtime_ns=status.st_mtime_ns, xattrs=directory.attributes, content=content,
             size=sum(e.size for e in kept if e.kind in (Kind.FILE, Kind.DIRECTORY)),
             links=sum(_files(e) for e in kept),
         )  # fmt: skip

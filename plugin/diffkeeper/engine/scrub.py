@@ -73,7 +73,7 @@ class Scrubber:
         self._running = Report()
         self._total = 0
         self.last: Report | None = None
-        self.trouble = ""
+        self._lost_text = ""
 
     def shown(self) -> dict[str, object]:
         """The pass under way and the last one, for Status and the API."""
@@ -83,6 +83,11 @@ class Scrubber:
             under_way = {"packs": found.packs, "of_packs": self._total, "objects": found.objects}
         last = self.last.as_json() if self.last is not None else None
         return {"under_way": under_way, "last": last}
+
+    @property
+    def trouble(self) -> str:
+        """What the last pass found lost, as long as one of the snapshots that lose it is there."""
+        return self._lost_text if self._store.damaged else ""
 
     def run_slice(self) -> None:
         """One step of the pass that is due, if any."""
@@ -250,9 +255,11 @@ class Scrubber:
         return bool(healed.digests)
 
     def _conclude(self, report: Report, losses: dict[Key, list[Loss]]) -> None:
+        names = {volume.id: volume.name for volume in self._store.volumes()}
+        # A volume may have been purged, or a snapshot forgotten, since they were looked at.
+        losses = {k: v for k, v in losses.items() if k[0] in names and self._is_there(*k)}
         report.lost_objects, report.lost_snapshots = len(_digests(losses)), len(losses)
         report.healed_objects = report.damaged_objects - report.lost_objects
-        names = {volume.id: volume.name for volume in self._store.volumes()}
         for (volume_id, seq), missed in losses.items():
             for path in dict.fromkeys(loss.path for loss in missed):
                 if len(report.lost) < limits.SCRUB_LOSSES_MAX:
@@ -279,9 +286,9 @@ class Scrubber:
             log.error("scrub_found_damage", extra=fields)
         else:
             log.info("scrubbed", extra=fields)
-        self.trouble = ""
+        self._lost_text = ""
         if report.lost_objects:
-            self.trouble = (
+            self._lost_text = (
                 f"{report.lost_objects} stored objects are damaged beyond healing;"
                 f" {report.lost_snapshots} snapshots lose files: diffkeeper scrub names them"
             )

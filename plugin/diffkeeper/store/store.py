@@ -62,7 +62,8 @@ class Store:
         self.upkeep = Upkeep(environment, self.objects, self.writer)
         self.inspection = Inspection(environment, self.objects, self.writer)
         self.numbers = Numbers(environment, self.writer)
-        # (volume, seq) to paths that the last scrub found lost; replaced as a whole.
+        # (volume, seq) to paths that the last scrub found lost, of snapshots that are stored;
+        # replaced as a whole.
         self.damaged: dict[tuple[int, int], tuple[bytes, ...]] = {}
         self._holders: set[object] = set()
         self._holders_changed = threading.Condition()
@@ -384,6 +385,9 @@ class Store:
             self.upkeep.garbage = True
         packs = packed(batch.frames)
         self.writer.commit(lambda txn: self._apply(txn, batch, packs), batch.size, "store")
+        if not self.damaged.keys().isdisjoint(batch.snapshots_del):
+            left = self.damaged.items()
+            self.damaged = {key: paths for key, paths in left if key not in batch.snapshots_del}
         if batch.objects_only:
             failpoint.hit("store.objects_flushed")
         while len(self.objects.places) > RECENT_OBJECTS_MAX:
