@@ -110,6 +110,30 @@ def test_a_freeze_begins_when_a_period_does(cgroups: Cgroups, freezer: Freezer) 
     assert frozen >= FREEZES * 3 // 4
 
 
+def test_the_beat_of_periods_is_remembered(
+    cgroups: Cgroups, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is looked for once; then few looks tell when the next period begins."""
+    directories = [cgroups.start(QUOTA_SECONDS) for _ in range(2)]
+    quotas, looks = Quotas(ROOT), 0
+
+    def counted(seconds: float) -> None:
+        nonlocal looks
+        looks += 1
+        time.sleep(seconds)
+
+    monkeypatch.setattr("diffkeeper.freeze.quota.clock.sleep", counted)
+    found: list[int] = []
+    for _ in range(6):
+        for directory in directories:
+            wait_for_use(directory, 2)
+        quotas.await_turn(directories)
+        found.append(looks)
+        looks = 0
+    assert all(count > 0 for count in found)
+    assert sorted(found[1:])[2] <= 25, found  # a busy machine may miss the moment now and then
+
+
 def test_what_a_quota_does_is_told(cgroups: Cgroups, freezer: Freezer) -> None:
     """Periods that are out of step by more than the limit: no moment is right for both."""
     directories = [cgroups.start(0.001) for _ in range(2)]

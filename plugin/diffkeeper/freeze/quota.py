@@ -22,11 +22,12 @@ _V1_CONTROLLERS = ("cpu", "cpu,cpuacct")
 @dataclass(slots=True)
 class _Quota:
     """A cgroup with a quota. periods, throttled: how many there were, and of these, in how many it
-    was used up; ticked: when the last one was seen to begin (monotonic), 0 for none.
+    was used up; ticked: when one was seen to begin (monotonic), and all others do by its beat; 0
+    for none.
     """
 
     path: str
-    period_seconds: float
+    period_seconds: float = 0.0
     periods: int = 0
     throttled: int = 0
     ticked: float = 0.0
@@ -38,13 +39,17 @@ class _Quota:
         self.throttled = numbers.get("nr_throttled", 0)
         return self.periods != before
 
+    def next_tick(self, now: float) -> float:
+        """When its next period begins, by the last one that was seen to."""
+        return now + (self.ticked - now) % self.period_seconds
+
 
 class Quotas:
     """The quotas of cgroups below `cgroup_root`. Calls for one set of cgroups do not overlap."""
 
     def __init__(self, cgroup_root: str) -> None:
         self._root = cgroup_root.rstrip("/") or "/"
-        self._before: dict[str, tuple[int, int]] = {}  # periods and throttled, by path
+        self._known: dict[str, _Quota] = {}  # by path, as they were at the last call
 
     def await_turn(self, directories: Iterable[str]) -> None:
         """Wait, for a bounded time, for a moment at which all the cgroups may run.
@@ -54,14 +59,19 @@ class Quotas:
         short = [quota for quota in self._found(directories) if self._is_short(quota)]
         if not short:
             return
-        deadline = clock.monotonic() + limits.QUOTA_WAIT_SECONDS_MAX
+        began = clock.monotonic()
         period = max(quota.period_seconds for quota in short)
-        _await([quota for quota in short if not quota.ticked], clock.monotonic() + period)
+        new = [quota for quota in short if not quota.ticked]
+        _await(new, began + period)
         ticking = [quota for quota in short if quota.ticked]
-        if ticking and len(short) > 1:
-            first = ticking[first_turn([quota.ticked for quota in ticking], period)]
-            first.ticked = 0.0
-            _await([first], deadline)
+        if not ticking or len(new) == len(short) == 1:
+            return
+        first = ticking[first_turn([quota.ticked for quota in ticking], period)]
+        due = first.next_tick(clock.monotonic())
+        clock.sleep(max(0.0, due - limits.QUOTA_EARLY_SECONDS - clock.monotonic()))
+        # On a busy machine it may have begun meanwhile.
+        if not (first.look() and clock.monotonic() < due + limits.QUOTA_EARLY_SECONDS):
+            _await([first], began + limits.QUOTA_WAIT_SECONDS_MAX)
 
     def told(self, directory: str) -> str:
         """What keeps a cgroup from running, for a person; empty where no quota does."""
@@ -77,11 +87,13 @@ class Quotas:
     def _is_short(self, quota: _Quota) -> bool:
         """Whether the quota was used up since the last call, or ever at the first one."""
         quota.look()
-        before = self._before.get(quota.path, (0, 0))
-        if len(self._before) >= limits.FREEZE_CGROUPS_MAX:
-            self._before.clear()
-        self._before[quota.path] = quota.periods, quota.throttled
-        return quota.throttled > before[1]
+        before = self._known.get(quota.path, _Quota(quota.path))
+        if clock.monotonic() - before.ticked < limits.QUOTA_BEAT_SECONDS:
+            quota.ticked = before.ticked
+        if len(self._known) >= limits.FREEZE_CGROUPS_MAX:
+            self._known.clear()
+        self._known[quota.path] = quota
+        return quota.throttled > before.throttled
 
     def _found(self, directories: Iterable[str]) -> list[_Quota]:
         """The cgroups with a quota among these and those that hold them."""
