@@ -239,6 +239,7 @@ REQUEST_BYTES_MAX = 1 * MIB
 VOLUME_NAME_BYTES_MAX = 255
 VOLUME_OPTIONS_MAX = 64
 MOUNT_SETTLE_SECONDS = 300.0  # from a mount to its container's start, at most
+MOUNT_LOOKS_SECONDS = (1.0, 5.0, 20.0, 60.0)  # waits before each look for its container
 MOUNT_IDS_MAX = 4096
 MOUNT_ID_BYTES_MAX = 256
 VOLUMES_MAX = 10_000

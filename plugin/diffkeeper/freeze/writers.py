@@ -44,13 +44,17 @@ class Writers:
 
     `cgroups`: directories to freeze, topmost only; `pids`: all writing processes; `unfreezable`: a
     sentence for each process that no freeze can stop: a snapshot is fuzzy while there is one;
-    `readers`: processes that have it mounted read-only.
+    `readers`: processes that have it mounted read-only; `containers`: how many containers have it
+    mounted in any way, as told by their cgroups; `at`: when the look for them began, on the
+    monotonic clock.
     """
 
     cgroups: tuple[str, ...] = ()
     pids: tuple[int, ...] = ()
     unfreezable: tuple[str, ...] = ()
     readers: tuple[int, ...] = ()
+    containers: int = field(default=0, compare=False)
+    at: float = field(default=float("-inf"), compare=False)
 
     @property
     def users(self) -> frozenset[int]:
@@ -141,7 +145,7 @@ class Survey:
                 for target, writable in _seen(view, by_dev, host).items():
                     (found[target].writing if writable else found[target].reading).extend(pids)
         places = _Cgroups(self._proc_root, self._hierarchy)
-        return {target: places.writers(pids) for target, pids in found.items()}
+        return {target: places.writers(pids, now) for target, pids in found.items()}
 
     def _asks_anew(self, targets: Sequence[Target], now: float) -> bool:
         """Whether one of the targets was not asked for in the last seconds."""
@@ -244,7 +248,7 @@ class _Cgroups:
         self._own = hierarchy.own()
         self._known: dict[int, str] = {}
 
-    def writers(self, found: _Found) -> Writers:
+    def writers(self, found: _Found, at: float) -> Writers:
         """Raises nothing for processes that vanish: they write no more."""
         alive: list[int] = []
         cgroups: set[str] = set()
@@ -265,7 +269,22 @@ class _Cgroups:
             else:
                 cgroups.add(directory)
         readers = [p for p in sorted(found.reading) if not processes.exiting(self._proc_root, p)]
-        return Writers(tuple(topmost(cgroups)), tuple(alive), tuple(unfreezable), tuple(readers))
+        return Writers(
+            tuple(topmost(cgroups)),
+            tuple(alive),
+            tuple(unfreezable),
+            tuple(readers),
+            self._containers((*alive, *readers)),
+            at,
+        )
+
+    def _containers(self, pids: Iterable[int]) -> int:
+        """In how many cgroups they are, those below another one not counted."""
+        found: set[str] = set()
+        for pid in pids:
+            with contextlib.suppress(OSError):
+                found.add(self._place(pid)[0])
+        return len(topmost(found))
 
     def _place(self, pid: int) -> tuple[str, str]:
         if pid in self._known:

@@ -46,6 +46,8 @@ class Scheduler:
         self._watches: dict[Volume, _Watch] = {}
         self._changed = asyncio.Event()
         self._looking: asyncio.Task[None] | None = None
+        self._expecting: asyncio.Task[None] | None = None
+        self._mounts = 0  # calls of `add`
         self._lock = asyncio.Lock()
 
     def add(self, volume: Volume) -> None:
@@ -54,6 +56,9 @@ class Scheduler:
             volume.pace.due, volume.fresh = clock.monotonic(), True
             self._watches[volume] = _Watch()
             self._changed.set()
+        self._mounts += 1
+        if self._expecting is None or self._expecting.done():
+            self._expecting = asyncio.create_task(self._expect())
 
     async def remove(self, volume: Volume) -> None:
         """Begin no capture of the volume any more. One in a thread goes on to its end."""
@@ -65,8 +70,9 @@ class Scheduler:
 
     async def stop(self) -> None:
         """The same for all of them."""
-        if self._looking is not None:
-            self._looking.cancel()
+        for task in (self._looking, self._expecting):
+            if task is not None:
+                task.cancel()
         for volume in list(self._watches):
             await self.remove(volume)
 
@@ -125,6 +131,25 @@ class Scheduler:
                 self._watches[volume].news = True
                 volume.pace.due = clock.monotonic()
                 self._changed.set()
+
+    async def _expect(self) -> None:
+        """See the containers of new mounts start, however long the intervals of the volumes are.
+
+        A mount whose container was seen, and is gone, makes no use of a volume any more.
+        """
+        step = seen = 0
+        while step < len(limits.MOUNT_LOOKS_SECONDS) and any(v.expecting for v in self._watches):
+            step, seen = (0 if seen != self._mounts else step), self._mounts
+            await asyncio.sleep(limits.MOUNT_LOOKS_SECONDS[step])
+            step += 1
+            with contextlib.suppress(DiffKeeperError, OSError):  # captures meet the same, and tell
+                await within(self._pool, self._see)
+
+    def _see(self) -> None:
+        expecting = [(v, s) for v in list(self._watches) if v.expecting and (s := v.snapshotter)]
+        found = self._captures.writers()
+        for volume, snapshotter in expecting:
+            volume.see(found.get(snapshotter.target, Writers()))
 
     def _ask(self, volumes: list[Volume], found: Found) -> list[Volume]:
         """Those that changed; the others keep their pace, in the groups that they are in now."""

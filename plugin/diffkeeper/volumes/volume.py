@@ -20,9 +20,9 @@ from diffkeeper.engine.replay import restore
 from diffkeeper.engine.snapshotter import Policy, Snapshotter, Tools
 from diffkeeper.engine.verify import Result, Verifier, entry_at
 from diffkeeper.errors import ConflictError, DiffKeeperError, NoSpaceError, NotFoundError
-from diffkeeper.freeze.cgroups import topmost
 from diffkeeper.fsio import durable, mounts
 from diffkeeper.store.store import Batch
+from diffkeeper.volumes.mount_ledger import MountLedger
 from diffkeeper.volumes.options import VolumeOptions, parse_options
 from diffkeeper.volumes.origin import CLONE
 from diffkeeper.volumes.pace import Cost, Pace
@@ -98,11 +98,7 @@ class Volume:
         self.account: tuple[Account, Accounts] | None = None  # how it stood when last counted
         self.tags = tools.store.tags(state.record.id)  # tag to seq; replaced, never changed
         self.forgotten: int | None = None  # snapshots that are not stored any more; None: unknown
-        # Mounts by id from before this daemon: their containers may be gone without an Unmount.
-        self._doubtful: dict[str, int] = {}
-        # Mount ids that were counted when somebody was seen to have the volume mounted.
-        self._seen: set[str] = set()
-        self._held: dict[str, float] = {}  # mount id to the monotonic time of its newest mount
+        self._ledger = MountLedger()
 
     @property
     def name(self) -> str:
@@ -281,36 +277,25 @@ class Volume:
         failpoint.hit("mount.before_bind")
         mounts.bind(self.live, self.mountpoint)
         failpoint.hit("mount.after_bind")
-        if self.abandoned():
-            self._forget_mounts()
-        counts = dict(self.state.record.mounts)
+        counts = self._settled(self.state.record.mounts)
         if mount_id not in counts and len(counts) >= limits.MOUNT_IDS_MAX:
             raise ConflictError(f"{self.name} is mounted {len(counts)} times already")
         counts[mount_id] = counts.get(mount_id, 0) + 1
-        self._seen.discard(mount_id)
-        self._held[mount_id] = clock.monotonic()
+        self._ledger.hold(mount_id, clock.monotonic())
         self.state.update(mounts=counts, boot_id=durable.boot_id(), clean=False)
 
     def release(self, mount_id: str) -> bool:
         """Count one mount of this id less; true when it was the last one of all.
 
-        An id that is not known changes nothing. Ids from before this daemon, and those whose
-        container has ended without an Unmount, do not count when nobody has the volume mounted.
+        Whatever the id, mounts whose containers have ended without an Unmount count no more.
         """
-        counts = dict(self.state.record.mounts)
-        if mount_id not in counts:
-            return False
-        counts[mount_id] -= 1
-        if counts[mount_id] <= 0:
-            del counts[mount_id]
-        left = {i: min(n, counts[i]) for i, n in self._doubtful.items() if i in counts}
-        self._doubtful = left
-        if self._left_behind(counts):
-            counts.clear()
-        if counts:
+        before = self.state.record.mounts
+        counts = dict(before)
+        counts[mount_id] = counts.get(mount_id, 0) - 1
+        counts = self._settled({i: n for i, n in counts.items() if n > 0})
+        if counts and counts != before:
             self.state.update(mounts=counts)
-            return False
-        return True
+        return bool(before) and not counts
 
     def released(self) -> None:
         """Record that nothing has the volume mounted any more."""
@@ -319,27 +304,23 @@ class Volume:
         self._forget_mounts(clean=True)
 
     def abandoned(self) -> bool:
-        """Whether every counted mount has lost its container without an Unmount.
+        """Whether every counted mount has lost its container without an Unmount."""
+        counts = self.state.record.mounts
+        return bool(counts) and not self._standing(counts)
 
-        dockerd sends none for containers that end while it is away. A mount whose container has
-        not been seen yet is not called abandoned for a while: it may be about to start.
-        """
-        return self._left_behind(self.state.record.mounts)
+    def _standing(self, counts: Mapping[str, int]) -> dict[str, int]:
+        """The counts that hold; all of them while anybody has the volume mounted."""
+        left = self._ledger.standing(counts, clock.monotonic())
+        return dict(counts) if left == counts or self.users() else left
 
-    def _left_behind(self, counts: Mapping[str, int]) -> bool:
-        settled = clock.monotonic() - limits.MOUNT_SETTLE_SECONDS
-        open_to_doubt = all(
-            mount_id in self._seen
-            or self._held.get(mount_id, settled) < settled
-            or count <= self._doubtful.get(mount_id, 0)
-            for mount_id, count in counts.items()
-        )
-        return bool(counts) and open_to_doubt and not self.users()
+    def _settled(self, counts: Mapping[str, int]) -> dict[str, int]:
+        """The same, of which the caller makes the counts."""
+        left = self._standing(counts)
+        self._ledger.keep(left, nobody=left != counts)
+        return left
 
     def _forget_mounts(self, *, clean: bool = False) -> None:
-        self._doubtful.clear()
-        self._seen.clear()
-        self._held.clear()
+        self._ledger.keep({})
         self.state.update(mounts={}, clean=clean)
 
     def users(self) -> frozenset[int]:
@@ -349,10 +330,20 @@ class Volume:
         self.open()
         return self.writers().users
 
+    def see(self, writers: Writers) -> None:
+        """Note whose containers have come."""
+        self._ledger.see(self.state.record.mounts, writers.containers, writers.at)
+
+    @property
+    def expecting(self) -> bool:
+        """Whether a mount is counted whose container has not been seen yet."""
+        counts = self.state.record.mounts
+        return bool(self._ledger.standing(counts, clock.monotonic()))
+
     def take_over(self) -> None:
         """After a restart of the daemon: watch and bind again what containers still have."""
         started = clock.monotonic()
-        self._doubtful = dict(self.state.record.mounts)
+        self._ledger.inherit(self.state.record.mounts)
         if not self.present:
             self.troubles["live"] = (
                 f"the live directory {self.live} is gone while the volume is mounted; it is"
@@ -367,9 +358,7 @@ class Volume:
 
     def pending(self, writers: Writers) -> bool:
         """Whether a capture would find work."""
-        if len(topmost(writers.cgroups)) >= len(self.state.record.mounts):
-            # As many containers as mounts: none of these is still about to start.
-            self._seen.update(self.state.record.mounts)
+        self.see(writers)
         return self.snapshotter is not None and self.snapshotter.pending(writers)
 
     def quiet(self) -> bool:

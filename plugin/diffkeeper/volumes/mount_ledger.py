@@ -1,0 +1,61 @@
+"""Which of a volume's counted mounts still stand when nobody has the volume mounted.
+
+An engine that was killed sends no Unmount for the containers that ended meanwhile, and a newer one
+mounts under other ids when it starts them again. So counts alone prove no use, and the absence of
+users proves no end: between its Mount and its container's start, nobody has the volume mounted.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from diffkeeper import limits
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class MountLedger:
+    """What is known of mounts by id; the counts themselves are the volume's record. Times are
+    seconds on the monotonic clock.
+    """
+
+    def __init__(self) -> None:
+        self._inherited: dict[str, int] = {}  # mounts from before this daemon, by id
+        self._held: dict[str, float] = {}  # when the newest mount of an id was
+        self._arrived: set[str] = set()  # ids whose containers were seen
+
+    def inherit(self, counts: Mapping[str, int]) -> None:
+        """These are from before this daemon: their containers started long ago, if at all."""
+        self._inherited = dict(counts)
+
+    def hold(self, mount_id: str, now: float) -> None:
+        """One more mount of this id: its container is about to start."""
+        self._held[mount_id] = now
+        self._arrived.discard(mount_id)
+
+    def see(self, counts: Mapping[str, int], containers: int, at: float) -> None:
+        """That many containers had the volume mounted at a moment.
+
+        As many as mounts: none of those was about to start, but for ones that came later.
+        """
+        if counts and containers >= len(counts):
+            self._arrived.update(i for i in counts if self._held.get(i, at) <= at)
+
+    def standing(self, counts: Mapping[str, int], now: float) -> dict[str, int]:
+        """The counts without those whose containers are gone if nobody has the volume mounted."""
+        left = {i: n - self._gone(i, n, now) for i, n in counts.items()}
+        return {i: n for i, n in left.items() if n > 0}
+
+    def _gone(self, mount_id: str, count: int, now: float) -> int:
+        settled = now - limits.MOUNT_SETTLE_SECONDS
+        if mount_id in self._arrived or self._held.get(mount_id, settled) <= settled:
+            return count
+        return min(count, self._inherited.get(mount_id, 0))
+
+    def keep(self, counts: Mapping[str, int], *, nobody: bool = False) -> None:
+        """These are counted from now on; `nobody`: the containers of all others are gone."""
+        old = {} if nobody else self._inherited
+        self._inherited = {i: min(n, counts[i]) for i, n in old.items() if i in counts}
+        self._held = {i: at for i, at in self._held.items() if i in counts}
+        self._arrived = set() if nobody else self._arrived & counts.keys()
