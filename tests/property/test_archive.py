@@ -16,8 +16,8 @@ from diffkeeper.engine.exporting import Exporter
 from diffkeeper.engine.importing import Imported, Importer
 from diffkeeper.engine.objects import StoreObjects
 from diffkeeper.engine.walk import Walk
-from diffkeeper.errors import CorruptionError, DiffKeeperError, FormatVersionError
-from diffkeeper.format import archive, chunk, dirtree, entry, filetree, root
+from diffkeeper.errors import ConflictError, CorruptionError, DiffKeeperError, FormatVersionError
+from diffkeeper.format import archive, chunk, dirnode, dirtree, entry, filetree, root
 from diffkeeper.format.archive import Decoder, Encoder, Frame, FrameKind
 from diffkeeper.format.records import SnapshotRecord, VolumeRecord
 from diffkeeper.hashing import chunk_digest
@@ -264,3 +264,40 @@ def test_one_changed_byte_or_a_cut_is_noticed(store: Store, data: st.DataObject)
         with pytest.raises((CorruptionError, FormatVersionError)):
             list(decoder.feed(bad))
             decoder.finish()
+
+
+def test_a_tree_of_shared_directories_is_counted(store: Store, empty: Store) -> None:
+    """Ten nodes that stand for 64**10 files, or for as many directories without a file."""
+    for bottom in (entry.Entry(entry.Kind.FIFO), entry.Entry(entry.Kind.DIRECTORY)):
+        batch = Batch()
+        below, nodes = bottom, []
+        for _ in range(10):
+            names = {b"%02d" % n: entry.encode_entry(below) for n in range(64)}
+            nodes.append(batch.put_node(dirnode.encode_leaf(names)))
+            below = entry.Entry(entry.Kind.DIRECTORY, content=nodes[-1])
+        contents = [frames(exported(store))[0]]
+        contents += [Frame(FrameKind.NODE, node + batch.nodes[node]) for node in nodes]
+        with pytest.raises(ConflictError, match="more than 100000000 names"):
+            imported(empty, packed(contents))
+
+
+def test_the_count_of_names_is_exact_whatever_is_forgotten(
+    store: Store, empty: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = 1 + 205 + 1  # the root, the names in it, what the links share
+    monkeypatch.setattr(limits, "WALK_WINDOW_MAX", 2)
+    monkeypatch.setattr(limits, "IMPORT_NAMES_MAX", most)
+    assert imported(empty, exported(store)).objects
+    monkeypatch.setattr(limits, "IMPORT_NAMES_MAX", most - 1)
+    with pytest.raises(ConflictError, match=f"more than {most - 1} names"):
+        imported(empty, exported(store))
+
+
+def test_records_are_bounded(store: Store, empty: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    contents = frames(exported(store))
+    size = sum(len(f.payload) for f in contents if f.kind is FrameKind.SNAPSHOT)
+    monkeypatch.setattr(limits, "IMPORT_RECORDS_BYTES_MAX", size)
+    assert len(imported(empty, packed(contents)).snapshots) == 2
+    monkeypatch.setattr(limits, "IMPORT_RECORDS_BYTES_MAX", size - 1)
+    with pytest.raises(ConflictError, match=f"more than {size - 1} bytes together"):
+        imported(empty, packed(contents))

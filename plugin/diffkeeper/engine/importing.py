@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from diffkeeper import failpoint, limits
+from diffkeeper.engine.names_below import NamesBelow
 from diffkeeper.engine.walk import Window
 from diffkeeper.errors import ConflictError, CorruptionError
 from diffkeeper.format import chunk, filetree, merkle
@@ -39,7 +40,8 @@ class Imported:
 class Importer:
     """Takes one archive in pieces. Every method blocks on the store; one thread at a time.
 
-    CorruptionError, FormatVersionError, NoSpaceError: the import has failed then.
+    CorruptionError, FormatVersionError, NoSpaceError, and ConflictError for more than a bound
+    allows: the import has failed then.
     """
 
     def __init__(self, store: Store) -> None:
@@ -52,6 +54,8 @@ class Importer:
         self._seqs: set[int] = set()
         self._tags: dict[str, int] = {}
         self._link_id = 0  # the highest that is met
+        self._record_bytes = 0
+        self._names = NamesBelow(self._get)
         self._whole = Window(limits.WALK_WINDOW_MAX)  # nodes of files that lack nothing
 
     def feed(self, data: bytes) -> None:
@@ -94,6 +98,7 @@ class Importer:
         elif frame.kind is FrameKind.NODE:
             self._node(frame.payload)
         elif frame.kind is FrameKind.SNAPSHOT:
+            self._record_bytes += len(frame.payload)
             self._snapshot(SnapshotRecord.decode(frame.payload))
         elif frame.kind is FrameKind.TAG:
             self._tag(*decode_tag(frame.payload))
@@ -111,6 +116,7 @@ class Importer:
         if node_digest(plain) != digest:
             raise CorruptionError(f"node {digest.hex()} of the archive has other content")
         self._require(digest, self._references(plain))
+        self._names.check(digest, plain)
         self._batch.nodes[digest] = stored
         self._plain[digest] = plain
 
@@ -120,6 +126,11 @@ class Importer:
         if len(self._snapshots) >= limits.IMPORT_SNAPSHOTS_MAX:
             raise ConflictError(
                 f"the archive holds more than {limits.IMPORT_SNAPSHOTS_MAX} snapshots"
+            )
+        if self._record_bytes > limits.IMPORT_RECORDS_BYTES_MAX:
+            raise ConflictError(
+                f"the records of the archive's snapshots have more than"
+                f" {limits.IMPORT_RECORDS_BYTES_MAX} bytes together"
             )
         root = bytes.fromhex(record.root)
         self._require(root, [root])
