@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,7 +15,7 @@ from diffkeeper.engine.verify import Verifier
 from diffkeeper.errors import FreezeError
 from diffkeeper.format import filetree
 from diffkeeper.format.entry import EMPTY, Entry, Kind
-from diffkeeper.fsio import inode
+from diffkeeper.fsio import inode, linux
 from diffkeeper.hashing import node_digest
 from tests.support.harness import Engine
 
@@ -118,3 +119,63 @@ def test_a_freeze_that_is_over_ends_the_reading(
             file.fileno(), path.stat().st_size, 14, None, Nodes().__getitem__, lambda _: None, check
         )
     assert reads <= left + 3 + 2 * limits.HASH_THREADS
+
+
+@pytest.fixture
+def walked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many names the kernel was asked to walk, in its one item."""
+    total = [0]
+    real = linux._openat2
+
+    def counted(directory: int, path: bytes, flags: int) -> int:
+        total[0] += path.count(b"/") + 1
+        return real(directory, path, flags)
+
+    monkeypatch.setattr(linux, "_openat2", counted)
+    return total
+
+
+def nested(top: Path, depth: int, leaves: int) -> None:
+    """A chain of directories, each with so many others beside the next one."""
+    fd = os.open(top, os.O_RDONLY)
+    for number in range(depth):
+        for name in [b"d", *(b"leaf%d" % n for n in range(leaves))]:
+            os.mkdir(name, dir_fd=fd)
+        following = os.open(b"d", os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = following
+        if number % 100 == 0:
+            file = os.open(b"file", os.O_WRONLY | os.O_CREAT, dir_fd=fd)
+            os.write(file, b"x")
+            os.close(file)
+    os.close(fd)
+
+
+@pytest.fixture
+def deep(tmp_path: Path) -> Iterator[Path]:
+    """A directory for what pytest could not delete."""
+    top = tmp_path / "deep"
+    top.mkdir()
+    yield top
+    subprocess.run(["rm", "-r", str(top)], check=True)
+
+
+@pytest.mark.parametrize("source", ["inotify", "scan"])
+@pytest.mark.parametrize("leaves", [0, 1], ids=["chain", "comb"])
+def test_nested_directories_cost_what_there_are(
+    source: str, leaves: int, deep: Path, walked: list[int]
+) -> None:
+    """Not the square of it: 1,125,000 names are walked where each is opened from the root."""
+    depth = 1_500
+    most = limits.DESCENT_STEP * depth * (1 + leaves)
+    with Engine(deep, Policy(source=source)) as engine:
+        nested(engine.live, depth, leaves)
+        walked[0] = 0
+        snapshot = engine.capture()
+        assert walked[0] < most
+        walked[0] = 0
+        target = engine.replay(snapshot, "replay")
+        assert walked[0] < 2 * most
+    (deep / "other").mkdir()
+    with Engine(deep / "other", Policy(source=source), live=target) as again:
+        assert again.capture().root == snapshot.root

@@ -18,6 +18,7 @@ from diffkeeper.engine.held_back import Trouble, UnreadableError, unreadable
 from diffkeeper.engine.observation import Observation, Place, entry_of_directory
 from diffkeeper.format.entry import Kind
 from diffkeeper.fsio import inode
+from diffkeeper.fsio.descent import Descent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -52,6 +53,7 @@ class Looker:
         self._tree = worktree
         self._root_fd = root_fd
         self._device = os.fstat(root_fd).st_dev
+        self._descent = Descent(root_fd)
         self._source = source
         self._index = index
         # Inodes that no name was found for, by the time stamp that they had then.

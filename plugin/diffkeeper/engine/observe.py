@@ -6,6 +6,7 @@ A hint that no longer fits what is on disk widens the search; it never narrows i
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from contextlib import contextmanager
@@ -17,9 +18,9 @@ from diffkeeper.engine.held_back import of_the_disk, reason
 from diffkeeper.engine.listing import Listing
 from diffkeeper.engine.look import Looker
 from diffkeeper.engine.observation import LostError, Observation, Place
-from diffkeeper.engine.worktree import Directory
+from diffkeeper.engine.worktree import Directory, depths
 from diffkeeper.format.entry import EMPTY
-from diffkeeper.fsio import inode, linux
+from diffkeeper.fsio import inode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -37,6 +38,12 @@ class Observer(Looker):
 
         Raises LostError when the live directory was deleted.
         """
+        try:
+            yield from self._run(dirty, hidden)
+        finally:
+            self._descent.close()
+
+    def _run(self, dirty: Dirty, hidden: Hidden) -> Iterator[Observation]:
         if os.fstat(self._root_fd).st_nlink == 0:
             raise LostError("the live directory was deleted while it was mounted")
         self._files.changed, self._files.hidden = dirty.files, hidden
@@ -60,13 +67,14 @@ class Observer(Looker):
     def stood_still(self) -> bool:
         """Whether all directories that were noted are what they were, by their timestamps."""
         assert self._sums is not None  # noqa: S101  # noted by an earlier round
-        for number in self._sums.directories:
-            directory = self._tree.by_inode.get(number)
-            if directory is None:
-                return False
-            with self._opened(directory) as fd:
-                if fd is None or not self._sums.same(number, fd, self._check):
+        with contextlib.closing(self._descent):
+            for number in self._sums.directories:
+                directory = self._tree.by_inode.get(number)
+                if directory is None:
                     return False
+                with self._opened(directory) as fd:
+                    if fd is None or not self._sums.same(number, fd, self._check):
+                        return False
         return True
 
     def is_news(self, seen: Observation, copied: dict[tuple[int, bytes], Observation]) -> bool:
@@ -162,7 +170,7 @@ class Observer(Looker):
     def _names(self, names: dict[int, set[bytes]]) -> Iterator[Observation]:
         """Looks at names, near the root first, so that moved parents are found first."""
         known = [self._tree.by_inode[number] for number in names if number in self._tree.by_inode]
-        for directory in sorted(known, key=Directory.depth):
+        for directory in sorted(known, key=depths(known).__getitem__):
             if directory.inode not in self._tree.by_inode:
                 continue
             with self._opened(directory) as opened:
@@ -196,7 +204,7 @@ class Observer(Looker):
 
     def _open(self, directory: Directory) -> int | None:
         try:
-            fd = linux.open_directory_beneath(self._root_fd, directory.path())
+            fd = self._descent.open(directory)
         except OSError:
             # Gone, replaced by a link, covered by a mount: in each case not the known directory.
             return None

@@ -23,6 +23,7 @@ from diffkeeper.format.entry import Entry, Kind, chunk_count, link_key
 from diffkeeper.format.merkle import is_implied
 from diffkeeper.format.records import IndexRecord
 from diffkeeper.fsio import inode, linux, tree
+from diffkeeper.fsio.descent import Descent
 
 if TYPE_CHECKING:
     from diffkeeper.engine.refusals import Refusals
@@ -67,14 +68,24 @@ class Replayed:
     seconds: float
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Place:
-    """A directory that is being filled."""
+    """A directory that is being filled; the first one has no parent."""
 
-    path: list[bytes]
+    parent: _Place | None
+    name: bytes
     entry: Entry
     inode: int
     only: Selection | None = None  # the names in it that are wanted; all without
+
+    def path(self, *name: bytes) -> list[bytes]:
+        """Path components from the target, of the directory or of a name in it."""
+        parts = [*name]
+        at = self
+        while at.parent is not None:
+            parts.append(at.name)
+            at = at.parent
+        return parts[::-1]
 
 
 _Written = list[tuple[int, IndexRecord, int]]  # inode number, signature, bytes
@@ -108,7 +119,8 @@ class Replay:
         self._proven_ns = inode.proven_ns()
         self._root_fd = target
         self._links_root = b""
-        self._first_names: dict[int, tuple[list[bytes], bytes]] = {}
+        self._descent = Descent(target)
+        self._first_names: dict[int, tuple[_Place, bytes]] = {}
         self._signatures: dict[int, IndexRecord] = {}
         self._xattrs: dict[bytes, dict[bytes, bytes]] = {}
         self.files = 0
@@ -121,7 +133,10 @@ class Replay:
         """
         started = clock.monotonic()
         entry, self._links_root = root.decode_root(self._get(snapshot_root))
-        with ThreadPoolExecutor(limits.REPLAY_THREADS, thread_name_prefix="replay") as pool:
+        with (
+            ThreadPoolExecutor(limits.REPLAY_THREADS, thread_name_prefix="replay") as pool,
+            contextlib.closing(self._descent),
+        ):
             self._fill(entry, pool)
             sync = pool.submit(linux.syncfs, self._root_fd)
             self._hand_over(0)
@@ -142,18 +157,26 @@ class Replay:
         """All directories first to last, then their metadata last to first: a child moves its
         parent's time."""
         made: list[_Place] = []
-        top = _Place([], entry, os.fstat(self._root_fd).st_ino, self._only)
+        top = _Place(None, b"", entry, os.fstat(self._root_fd).st_ino, self._only)
         self._signatures[top.inode] = directory_signature(0, b"", entry.content)
         pending = [top]
         while pending:
             place = pending.pop()
             failpoint.hit("replay.building")
             made.append(place)
-            with tree.opened(self._root_fd, place.path) as fd:
+            with self._opened(place) as fd:
                 pending.extend(self._directory(place, fd, pool))
         for place in reversed(made):
-            with tree.opened(self._root_fd, place.path) as fd:
-                self._finish(fd, place.entry, place.path)
+            with self._opened(place) as fd:
+                self._finish(fd, place.entry, place)
+
+    @contextlib.contextmanager
+    def _opened(self, place: _Place) -> Iterator[int]:
+        fd = self._descent.open(place)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
 
     def _directory(self, place: _Place, fd: int, pool: ThreadPoolExecutor) -> list[_Place]:
         """Make every name of one directory; returns its subdirectories."""
@@ -170,7 +193,7 @@ class Replay:
                         continue
                     number = os.stat(name, dir_fd=fd, follow_symlinks=False).st_ino
                     only = place.only and place.only.within(name)
-                    below.append(_Place([*place.path, name], entry, number, only))
+                    below.append(_Place(place, name, entry, number, only))
                     self._signatures[number] = directory_signature(place.inode, name, entry.content)
                 elif entry.kind is Kind.LINK:
                     self._link(place, fd, name, entry.link_id)
@@ -199,7 +222,7 @@ class Replay:
         try:
             os.mkdir(name, 0o700, dir_fd=fd)
         except OSError as error:
-            self._refused([*place.path, name], _NAMES[Kind.DIRECTORY], error)
+            self._refused(place.path(name), _NAMES[Kind.DIRECTORY], error)
             return False
         return True
 
@@ -233,7 +256,7 @@ class Replay:
             status = self._made(place, fd, name, entry)
             if status is None:
                 return
-            self._first_names.setdefault(link_id, (place.path, name))
+            self._first_names.setdefault(link_id, (place, name))
             self.bytes += entry.size
         self.files += entry.kind is Kind.FILE
         signature = self._signature(status, entry, place.inode, name, link_id)
@@ -243,25 +266,25 @@ class Replay:
         """Give a file that was made another name; None when there is none yet, or none can be."""
         if link_id not in self._first_names:
             return None
-        path, first = self._first_names[link_id]
+        where, first = self._first_names[link_id]
         try:
-            with tree.opened(self._root_fd, path) as source:
+            with self._opened(where) as source:
                 os.link(first, name, src_dir_fd=source, dst_dir_fd=fd, follow_symlinks=False)
         except OSError as error:
             # It becomes a file of its own then, with the same content.
-            self._refused([*place.path, name], "hard link", error)
+            self._refused(place.path(name), "hard link", error)
             return None
         return os.stat(name, dir_fd=fd, follow_symlinks=False)
 
     def _made(self, place: _Place, fd: int, name: bytes, entry: Entry) -> os.stat_result | None:
         """As `_make`, None when the target refuses it; an object's error names who needs it."""
-        path = [*place.path, name]
         try:
-            return self._make(path, fd, entry)
+            return self._make(place, name, fd, entry)
         except (CorruptionError, NotFoundError) as error:
-            raise type(error)(f"file {os.fsdecode(b'/'.join(path))!r}: {error}") from error
+            path = os.fsdecode(b"/".join(place.path(name)))
+            raise type(error)(f"file {path!r}: {error}") from error
         except OSError as error:
-            self._refused(path, _NAMES[entry.kind], error)
+            self._refused(place.path(name), _NAMES[entry.kind], error)
             return None
 
     def _refused(self, path: list[bytes], what: str, error: OSError, detail: str = "") -> None:
@@ -270,11 +293,10 @@ class Replay:
             raise error
         self._refusals.note(path, what, error, detail)
 
-    def _make(self, path: list[bytes], fd: int, entry: Entry) -> os.stat_result:
+    def _make(self, place: _Place, name: bytes, fd: int, entry: Entry) -> os.stat_result:
         """Create one file of any type with all its metadata; returns its lstat."""
-        name = path[-1]
         if entry.kind is Kind.FILE:
-            return self._regular(path, fd, entry)
+            return self._regular(place, name, fd, entry)
         if entry.kind is Kind.SYMLINK:
             os.symlink(entry.target, name, dir_fd=fd)
         else:
@@ -283,25 +305,25 @@ class Replay:
             # Another name of something else would get the owner and mode that are set here.
             if stat.S_IFMT(status.st_mode) != _TYPES[entry.kind] or status.st_nlink > 1:
                 raise ConflictError(f"{os.fsdecode(name)!r} was replaced while it was written")
-            self._finish(tree.held(pin), entry, path)
+            self._finish(tree.held(pin), entry, place, name)
             return os.fstat(pin)
 
-    def _regular(self, path: list[bytes], fd: int, entry: Entry) -> os.stat_result:
+    def _regular(self, place: _Place, name: bytes, fd: int, entry: Entry) -> os.stat_result:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        file = os.open(path[-1], flags, 0o600, dir_fd=fd)
+        file = os.open(name, flags, 0o600, dir_fd=fd)
         try:
             self._content(file, entry)
-            self._finish(file, entry, path)
+            self._finish(file, entry, place, name)
             return os.fstat(file)
         except OSError:
             # Half of a file would pass for all of it where the rest goes on without it.
             with contextlib.suppress(OSError):
-                os.unlink(path[-1], dir_fd=fd)
+                os.unlink(name, dir_fd=fd)
             raise
         finally:
             os.close(file)
 
-    def _finish(self, made: int | str, entry: Entry, path: list[bytes]) -> None:
+    def _finish(self, made: int | str, entry: Entry, place: _Place, *below: bytes) -> None:
         refusals = self._refusals
         wanted = tree.Metadata(
             owner=(entry.uid, entry.gid) if refusals is None or refusals.owner else None,
@@ -311,7 +333,7 @@ class Replay:
         )
 
         def refused(what: str, name: bytes, error: OSError) -> None:
-            self._refused(path, what, error, os.fsdecode(name) + ": " if name else "")
+            self._refused(place.path(*below), what, error, os.fsdecode(name) + ": " if name else "")
 
         tree.set_metadata(made, wanted, None if refusals is None else refused)
 

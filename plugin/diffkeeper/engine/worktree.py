@@ -15,7 +15,7 @@ from diffkeeper.format import dirtree, root
 from diffkeeper.format.entry import EMPTY, Entry, Kind, link_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from diffkeeper.engine.stage import Stage
 
@@ -44,9 +44,21 @@ class Directory:
             at = at.parent
         return parts[::-1]
 
-    def depth(self) -> int:
-        """Number of directories above."""
-        return len(self.path())
+
+def depths(directories: Iterable[Directory]) -> dict[Directory, int]:
+    """Number of directories above each, and of those above; each is visited once."""
+    found: dict[Directory, int] = {}
+    for directory in directories:
+        way: list[Directory] = []
+        at: Directory | None = directory
+        while at is not None and at not in found:
+            way.append(at)
+            at = at.parent
+        depth = found[at] if at is not None else -1
+        for each in reversed(way):
+            depth += 1
+            found[each] = depth
+    return found
 
 
 def _detach(directory: Directory) -> None:
@@ -243,16 +255,17 @@ class Worktree:
 
     def _levels(self) -> Iterator[list[Directory]]:
         """Touched directories, deepest first; a parent joins when its child was touched."""
-        depths: dict[int, set[Directory]] = {}
+        found = depths(self._touched)
+        levels: dict[int, set[Directory]] = {}
         for directory in self._touched:
-            depths.setdefault(directory.depth(), set()).add(directory)
-        if not depths:
+            levels.setdefault(found[directory], set()).add(directory)
+        if not levels:
             return
-        for depth in range(max(depths), 0, -1):
-            level = depths.get(depth, set())
+        for depth in range(max(levels), 0, -1):
+            level = levels.get(depth, set())
             if level:
                 yield list(level)
-            above = depths.setdefault(depth - 1, set())
+            above = levels.setdefault(depth - 1, set())
             above.update(d.parent for d in level if d.parent is not None)
 
     def _settle_links(self) -> None:

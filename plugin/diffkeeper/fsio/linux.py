@@ -65,20 +65,20 @@ def open_directory_beneath(root: int, components: list[bytes]) -> int:
     """
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NOATIME
     current = -1
-    pending = list(components)
+    at = 0
     while True:
-        step: list[bytes] = []
-        length = 0
-        while pending and length + len(pending[0]) < _PATH_BYTES_MAX:
-            length += len(pending[0]) + 1
-            step.append(pending.pop(0))
+        start, length = at, 0
+        while at < len(components) and length + len(components[at]) < _PATH_BYTES_MAX:
+            length += len(components[at]) + 1
+            at += 1
+        step = components[start:at]
         try:
             following = _openat2(root if current < 0 else current, b"/".join(step) or b".", flags)
         finally:
             if current >= 0:
                 os.close(current)
         current = following
-        if not pending:
+        if at == len(components):
             return current
 
 

@@ -1,0 +1,94 @@
+"""Opens directories of one tree, however deep, each from the nearest one that is still open.
+
+From the root the kernel walks the whole path each time, so that the cost of a chain of nested
+directories would grow with the square of its length.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Protocol, Self
+
+from diffkeeper import limits
+from diffkeeper.fsio import linux
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Node(Protocol):
+    """A directory by its place; the root has no parent."""
+
+    @property
+    def parent(self) -> Self | None:
+        """The directory that it is in."""
+
+    @property
+    def name(self) -> bytes:
+        """Its name there."""
+
+
+class Descent:
+    """Descriptors of a few directories below `root`. Not thread-safe; `close` gives them back.
+
+    A directory that moves while it is open here is found where it went, and all below it.
+    """
+
+    def __init__(self, root: int) -> None:
+        self._root = root
+        self._open: OrderedDict[Node, int] = OrderedDict()
+
+    def close(self) -> None:
+        """Keep nothing open; it can be used on."""
+        while self._open:
+            os.close(self._open.popitem()[1])
+
+    def open(self, node: Node) -> int:
+        """A descriptor of its own for the caller, who closes it. Raises OSError as
+        `linux.open_directory_beneath` does.
+        """
+        base, names = self._from(node)
+        if len(names) > limits.DESCENT_STEP:
+            # What follows is likely to be near: its way is walked but once.
+            above = self._above(node, limits.DESCENT_STEP)
+            base = self._keep(
+                above, linux.open_directory_beneath(base, names[: -limits.DESCENT_STEP])
+            )
+            names = names[-limits.DESCENT_STEP :]
+        found = linux.open_directory_beneath(base, names)
+        if node not in self._open and node.parent is not None:
+            self._keep(node, os.dup(found))
+        return found
+
+    def _from(self, node: Node) -> tuple[int, list[bytes]]:
+        """The nearest descriptor at or above, and the names from there."""
+        names: list[bytes] = []
+        for at in _upward(node):
+            if at in self._open:
+                self._open.move_to_end(at)
+                return self._open[at], names[::-1]
+            if at.parent is not None:
+                names.append(at.name)
+        return self._root, names[::-1]
+
+    @staticmethod
+    def _above(node: Node, steps: int) -> Node:
+        at = node
+        for _ in range(steps):
+            assert at.parent is not None  # noqa: S101  # there are more names than steps
+            at = at.parent
+        return at
+
+    def _keep(self, node: Node, fd: int) -> int:
+        self._open[node] = fd
+        if len(self._open) > limits.DESCENT_OPEN_MAX:
+            os.close(self._open.popitem(last=False)[1])
+        return fd
+
+
+def _upward(node: Node) -> Iterator[Node]:
+    at: Node | None = node
+    while at is not None:
+        yield at
+        at = at.parent
