@@ -28,7 +28,8 @@ from diffkeeper.limits import (
     STORE_PAGE_RECORDS_MAX,
 )
 from diffkeeper.store import tables
-from diffkeeper.store.places import pack_of, slot_of
+from diffkeeper.store.marks import Mark, Marks
+from diffkeeper.store.places import SLOT_BITS, pack_of, slot_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
     from diffkeeper.format.pack import Directory
     from diffkeeper.store.environment import Environment, Transaction
     from diffkeeper.store.store import Store
-
-Marks = dict[int, bytearray]  # pack to a bit for each slot
 
 
 class Collector:
@@ -48,11 +47,10 @@ class Collector:
         self._environment = environment
         self._objects = store.objects
         self._upkeep = store.upkeep
-        self._bits: Marks = {}
-        self._reached: Marks = {}  # of these, what is more than a base
-        self._entered: Marks = {}  # nodes whose references are marked, or wait on the stack
+        self._marks = Marks()
         self._remembered: set[bytes] = set()
-        self._snapshots: set[bytes] = set()
+        # Volume id to the number up to which its snapshots are marked: a later one has a higher.
+        self._upto: dict[int, int] = {}
         self._floor = 0
         self.damage = ""  # why nothing was swept
         self.awaited: frozenset[object] = frozenset()  # holders without whose end it cannot go on
@@ -68,6 +66,7 @@ class Collector:
         self._upkeep.garbage = False
         finished = False
         try:
+            yield from self._know_packs()
             yield from self._mark()
             yield from self._purge_signatures()
             self.awaited = self._store.holders()
@@ -89,10 +88,22 @@ class Collector:
 
     # Marking
 
+    def _know_packs(self) -> Iterator[None]:
+        at = 0
+        while numbers := [number for number in self._upkeep.packs(at) if number <= self._floor]:
+            self._marks.add_packs(numbers)
+            yield
+            at = numbers[-1] + 1
+
     def _mark(self) -> Iterator[None]:
         for key, root in self._unmarked_roots():
             yield from self._walk(root)
-            self._snapshots.add(key)
+            volume_id, seq = tables.pair_of(key)
+            self._upto[volume_id] = seq
+
+    def _is_marked(self, key: bytes) -> bool:
+        volume_id, seq = tables.pair_of(key)
+        return seq <= self._upto.get(volume_id, -1)
 
     def _unmarked_roots(self) -> Iterator[tuple[bytes, bytes]]:
         at = b""
@@ -100,7 +111,7 @@ class Collector:
             with self._environment.read() as txn:
                 page = txn.scan(tables.SNAPSHOTS, at, b"\xff" * 17, STORE_PAGE_RECORDS_MAX)
             for key, raw in page:
-                if key not in self._snapshots:
+                if not self._is_marked(key):
                     yield key, bytes.fromhex(SnapshotRecord.decode(raw).root)
             if not page:
                 return
@@ -113,7 +124,7 @@ class Collector:
             while True:
                 with self._environment.read() as txn:
                     page = txn.keys(tables.SNAPSHOTS, at, STORE_PAGE_RECORDS_MAX)
-                if not self._snapshots.issuperset(page):
+                if not all(map(self._is_marked, page)):
                     return False
                 if not page:
                     return True
@@ -157,13 +168,13 @@ class Collector:
                 self.damage = f"object {digest.hex()} is not in the store"
             return enter
         self._mark_place(txn, at)
-        return enter and _set(self._entered, pack_of(at), slot_of(at))
+        return enter and self._set(txn, Mark.ENTERED, at)
 
     def _mark_place(self, txn: Transaction, at: int) -> None:
         """Mark an object and, of a delta, its bases; the lock is held."""
-        _set(self._reached, pack_of(at), slot_of(at))
         place: int | None = at
-        while place is not None and _set(self._bits, pack_of(place), slot_of(place)):
+        self._set(txn, Mark.REACHED, at)
+        while place is not None and self._set(txn, Mark.LIVE, place):
             self.marked += 1
             directory = self._objects.directory(txn, pack_of(place))
             if directory is None:
@@ -176,6 +187,15 @@ class Collector:
             place = self._objects.places.find(txn, base)
             if place is None:
                 self.damage = f"object {base.hex()} is not in the store, and a delta stands on it"
+
+    def _set(self, txn: Transaction, mark: Mark, at: int) -> bool:
+        """Set a mark; false when it was set."""
+
+        def objects() -> int:
+            directory = self._objects.directory(txn, pack_of(at))
+            return directory.objects if directory is not None else 1 << SLOT_BITS
+
+        return self._marks.put(mark, pack_of(at), slot_of(at), objects)
 
     # Signatures
 
@@ -200,7 +220,9 @@ class Collector:
         at = self._objects.places.find(txn, content)
         if at is None:
             return not any(txn.get(t, content) is not None for t in (tables.CHUNKS, tables.NODES))
-        return pack_of(at) <= self._floor and not _is_set(self._bits, pack_of(at), slot_of(at))
+        return pack_of(at) <= self._floor and not self._marks.has(
+            Mark.LIVE, pack_of(at), slot_of(at)
+        )
 
     # Sweeping
 
@@ -220,28 +242,11 @@ class Collector:
         at = self._objects.places.find(txn, digest)
         if at is None:
             return True  # of an older format, or damaged
-        return pack_of(at) > self._floor or _is_set(self._reached, pack_of(at), slot_of(at))
+        number, slot = pack_of(at), slot_of(at)
+        return number > self._floor or self._marks.has(Mark.REACHED, number, slot)
 
     def _lives(self, _txn: Transaction, number: int, directory: Directory) -> list[int]:
-        return [slot for slot in range(directory.objects) if _is_set(self._bits, number, slot)]
-
-
-def _set(marks: Marks, number: int, slot: int) -> bool:
-    """Set a bit; false when it was set."""
-    bits = marks.setdefault(number, bytearray())
-    at, bit = slot >> 3, 1 << (slot & 7)
-    if at >= len(bits):
-        bits.extend(bytes(at + 1 - len(bits)))
-    if bits[at] & bit:
-        return False
-    bits[at] |= bit
-    return True
-
-
-def _is_set(marks: Marks, number: int, slot: int) -> bool:
-    bits = marks.get(number, b"")
-    at = slot >> 3
-    return at < len(bits) and bool(bits[at] >> (slot & 7) & 1)
+        return self._marks.slots(Mark.LIVE, number, directory.objects)
 
 
 def _popped(stack: list[merkle.Ref]) -> Iterator[merkle.Ref]:
