@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from diffkeeper.store.environment import Transaction
 from diffkeeper.store.marks import Mark, Marks
 from diffkeeper.store.store import Store
 from tests.support import history
@@ -16,6 +17,8 @@ from tests.support import history
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from diffkeeper.store import tables
 
 OBJECTS = 40  # in a pack of ordinary chunks
 
@@ -71,3 +74,29 @@ def test_snapshots_are_no_keys_in_memory(store: Store) -> None:
         pass
     assert collector._upto == {1: 59}
     assert len(collector._marks._others) == 0
+
+
+def test_commits_wait_for_a_look_at_each_volume_alone(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seq in range(1, 60):
+        for volume in (1, 2, 7):
+            history.commit(store, seq, {b"a": b"%d" % seq}, volume=volume)
+    history.forget(store, 3, 4, 59, volume=2)
+    collector = store.collector()
+    for _ in collector.steps():
+        pass
+    looks = 0
+    first = Transaction.first
+
+    def counted(txn: Transaction, table: tables.Table, low: bytes) -> object:
+        nonlocal looks
+        looks += 1
+        return first(txn, table, low)
+
+    monkeypatch.setattr(Transaction, "first", counted)
+    assert collector._all_marked()
+    assert looks == 4
+    monkeypatch.undo()
+    history.commit(store, 60, {b"a": b"new"}, volume=2)
+    assert not collector._all_marked()

@@ -101,34 +101,31 @@ class Collector:
             volume_id, seq = tables.pair_of(key)
             self._upto[volume_id] = seq
 
-    def _is_marked(self, key: bytes) -> bool:
-        volume_id, seq = tables.pair_of(key)
-        return seq <= self._upto.get(volume_id, -1)
-
     def _unmarked_roots(self) -> Iterator[tuple[bytes, bytes]]:
         at = b""
         while True:
             with self._environment.read() as txn:
-                page = txn.scan(tables.SNAPSHOTS, at, b"\xff" * 17, STORE_PAGE_RECORDS_MAX)
-            for key, raw in page:
-                if not self._is_marked(key):
-                    yield key, bytes.fromhex(SnapshotRecord.decode(raw).root)
-            if not page:
+                found = self._first_unmarked(txn, at)
+            if found is None:
                 return
-            at = page[-1][0] + b"\0"
+            key, raw = found
+            yield key, bytes.fromhex(SnapshotRecord.decode(raw).root)
+            at = key + b"\0"
+
+    def _first_unmarked(self, txn: Transaction, at: bytes) -> tuple[bytes, bytes] | None:
+        """The first snapshot from the key `at` on that is not marked; a look for each volume."""
+        while found := txn.first(tables.SNAPSHOTS, at):
+            volume_id, seq = tables.pair_of(found[0])
+            upto = self._upto.get(volume_id, -1)
+            if seq > upto:
+                return found[0], bytes(found[1])
+            at = tables.pair_key(volume_id, upto) + b"\0"
+        return None
 
     def _all_marked(self) -> bool:
         """Whether no snapshot is unmarked at a moment without commits."""
-        with self._store.writer.turn(upkeep=True):
-            at = b""
-            while True:
-                with self._environment.read() as txn:
-                    page = txn.keys(tables.SNAPSHOTS, at, STORE_PAGE_RECORDS_MAX)
-                if not all(map(self._is_marked, page)):
-                    return False
-                if not page:
-                    return True
-                at = page[-1] + b"\0"
+        with self._store.writer.turn(upkeep=True), self._environment.read() as txn:
+            return self._first_unmarked(txn, b"") is None
 
     def _walk(self, root: bytes) -> Iterator[None]:
         """Mark a node and all below it, a number of nodes at a time."""
