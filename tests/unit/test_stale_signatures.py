@@ -72,14 +72,20 @@ def test_signatures_do_not_add_up(engine: Engine) -> None:
     assert len(stored) <= 2 * len(there) + limits.SIGNATURES_STALE_MIN
 
 
-def test_those_of_use_stay_and_nothing_is_looked_up_below_the_bound(engine: Engine) -> None:
+def test_those_of_use_stay_and_nothing_is_looked_up_below_the_bound(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fill(engine.live, 1)
     engine.capture()
     before = dict(engine.store.index_all(1))
     maintenance = Maintenance(engine.store)
-    maintenance.run_all()  # the first pass finds out how many are of use
+    maintenance.run_all()
+    assert maintenance._signatures._kept == {}  # no more than twice the files: no pass
+    monkeypatch.setattr(limits, "SIGNATURES_STALE_MIN", -1_000)
+    maintenance.run_all()
     assert dict(engine.store.index_all(1)) == before
     assert maintenance._signatures._kept == {1: len(before)}
+    monkeypatch.setattr(limits, "SIGNATURES_STALE_MIN", 10)
     (engine.live / "f1").unlink()
     engine.capture()
     maintenance.run_all()

@@ -41,7 +41,9 @@ class StaleSignatures:
         self._kept = {number: kept for number, kept in self._kept.items() if number in known}
         for volume in volumes:
             count = yield from self._count(volume.id)
-            kept = self._kept.get(volume.id, 0)
+            kept = self._kept.get(volume.id)
+            if kept is None:
+                kept = self._files(volume.id)  # most signatures are of files
             if count > 2 * kept + limits.SIGNATURES_STALE_MIN:
                 self._kept[volume.id] = yield from self._pass(volume.id)
 
@@ -70,6 +72,10 @@ class StaleSignatures:
             kept, at = kept + len(page) - len(stale), numbers[-1] + 1
             yield
         return kept
+
+    def _files(self, volume_id: int) -> int:
+        newest = next(self._store.snapshots(volume_id, reverse=True), None)
+        return newest.files if newest is not None else 0
 
     def _newest(self, volume_id: int) -> tuple[bytes, bytes]:
         """Roots of the links tree and of the top directory, in the newest snapshot."""
