@@ -254,6 +254,32 @@ def test_read_only(
     assert plugin.snapshots(name)[-1]["root"] == root
 
 
+def test_a_monitor_of_the_host_is_no_user(
+    engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str
+) -> None:
+    """A container that has the host's whole tree mounted sees each volume, and uses none."""
+    names = [new_volume(interval="200ms") for _ in range(2)]
+    writers = [
+        engine.start_container(
+            base_image, name, "sh", "-c", "while :; do date > /data/now; sleep 0.05; done"
+        )
+        for name in names
+    ]
+    options = ["run", "-d", "--network", "none", "-v", "/:/host:ro"]
+    monitor = engine.docker(*options, base_image, "sleep", "1000")
+    mounted = engine.docker("exec", monitor, "cat", "/proc/self/mountinfo")
+    assert all(f"/{volumes.status(engine, name)['id']}/live " in mounted for name in names)
+    seen = len(plugin.snapshots(names[0]))
+    wait_for(lambda: len(plugin.snapshots(names[0])) > seen + 3, "captures go on")
+    for name in names:
+        assert volumes.status(engine, name)["capture"]["group"] == []
+        assert plugin.snapshots(name)[-1]["group"] in ("", None)
+    engine.docker("rm", "-f", *writers)
+    for name in names:
+        engine.docker("volume", "rm", name)
+    engine.docker("rm", "-f", monitor)
+
+
 def test_removed_and_created_again_it_is_empty(
     engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str
 ) -> None:
