@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from diffkeeper import limits
+from diffkeeper import failpoint, limits
 from diffkeeper.engine.content import Content, Reader
+from diffkeeper.engine.look import Looker
 from diffkeeper.engine.snapshotter import Policy
 from diffkeeper.engine.verify import Verifier
 from diffkeeper.errors import FreezeError
@@ -18,6 +19,7 @@ from diffkeeper.format.entry import EMPTY, Entry, Kind
 from diffkeeper.fsio import inode, linux
 from diffkeeper.hashing import node_digest
 from tests.support.harness import Engine
+from tests.support.trees import describe, difference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -149,6 +151,91 @@ def nested(top: Path, depth: int, leaves: int) -> None:
             os.write(file, b"x")
             os.close(file)
     os.close(fd)
+
+
+def test_what_a_first_capture_remembers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of files that it is done with neither a name, nor a number, nor a signature."""
+    monkeypatch.setattr(limits, "SIGNATURES_EARLY", 100)
+    monkeypatch.setattr(limits, "OBSERVE_NAMES_MAX", 50)
+    most = 0
+    with Engine(tmp_path, Policy(source="inotify")) as engine:
+        for number in range(2_000):
+            directory = engine.live / f"d{number // 50}"
+            directory.mkdir(exist_ok=True)
+            (directory / f"f{number}").write_bytes(b"%d" % number)
+        real = Looker._file
+
+        def counted(looker: Looker, *args: Any) -> Any:
+            nonlocal most
+            names = sum(map(len, looker._seen.values()))
+            numbers = len(looker._read) + len(looker._places) + len(looker._index)
+            most = max(most, names + numbers)
+            return real(looker, *args)
+
+        monkeypatch.setattr(Looker, "_file", counted)
+        snapshot = engine.capture()
+        assert snapshot.files == 2_000
+        assert 100 < most < 400
+        for path in engine.live.glob("*/*"):
+            record = engine.store.index(engine.state.record.id, path.stat().st_ino)
+            assert record is not None
+            assert record.name == path.name.encode()
+
+
+@pytest.mark.parametrize("again", ["same daemon", "another daemon"])
+def test_a_first_capture_that_fails_after_signatures_were_stored(
+    again: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None of them proves anything, nor names a link that another file may get."""
+    monkeypatch.setattr(limits, "SIGNATURES_EARLY", 10)
+    monkeypatch.setattr(limits, "OBSERVE_NAMES_MAX", 4)
+    engine = Engine(tmp_path, Policy(source="scan"))
+    try:
+        for number in range(60):
+            path = engine.live / f"{number:02}"
+            path.write_bytes(b"%d" % number)
+            os.link(path, engine.live / f"{number:02}-again")
+        failpoint.arm("capture.before_commit=error")
+        with pytest.raises(failpoint.FailpointError):
+            engine.capture()
+        number = engine.state.record.id
+        assert engine.store.index_numbers(number, 0), "some were stored"
+        for name in sorted(os.listdir(engine.live))[:40]:
+            (engine.live / name).unlink()
+        for number in range(20):
+            path = engine.live / f"new{number}"
+            path.write_bytes(b"new %d" % number)
+            os.link(path, engine.live / f"new{number}-again")
+        if again == "another daemon":
+            engine.close()
+            engine = Engine(tmp_path, Policy(source="scan"))
+        snapshot = engine.capture()
+        replayed = engine.replay(snapshot, "replayed")
+        assert difference(describe(replayed), describe(engine.live)) == []
+        assert engine.capture() == snapshot
+    finally:
+        failpoint.disarm()
+        engine.close()
+
+
+def test_directories_beyond_the_bound_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "DIRECTORIES_MAX", 20)
+    with Engine(tmp_path, Policy(source="inotify")) as engine:
+        for number in range(30):
+            (engine.live / f"d{number:02}").mkdir()
+            (engine.live / f"f{number:02}").write_bytes(b"x")
+        snapshot = engine.capture()
+        assert (snapshot.files, snapshot.consistency) == (30, "fuzzy")
+        assert "one of more than 20 directories" in snapshot.cause
+        assert "and 1 more" in snapshot.cause
+        for number in range(15):
+            (engine.live / f"d{number:02}").rmdir()
+        last = engine.capture()
+        assert (last.consistency, last.cause) == ("crash", "")
+        replayed = engine.replay(last, "replayed")
+        assert difference(describe(replayed), describe(engine.live)) == []
 
 
 @pytest.fixture

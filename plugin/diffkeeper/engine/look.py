@@ -11,7 +11,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from diffkeeper import clock
+from diffkeeper import clock, limits
 from diffkeeper.engine import attributes
 from diffkeeper.engine.files import Why
 from diffkeeper.engine.held_back import Trouble, UnreadableError, unreadable
@@ -66,13 +66,18 @@ class Looker:
         self._files = files
         self._held = held
         self._sums = sums
-        # Files whose content was seen to in this round.
+        # Of the files that the round was told of, those whose content was seen to.
         self._read: set[int] = set()
         # Files that were not met at their known name, by what that is.
         self._missed: dict[int, Place] = {}
         # Files that lost their known name in this round: another one is looked at where it is met.
         self._sought: set[int] = set()
         self._seen: dict[int, set[bytes]] = {}
+        # Directories of which every name was looked at in this round, in place of those names, and
+        # the few of them that are to be looked at once more.
+        self._whole: set[int] = set()
+        self._again: set[tuple[int, bytes]] = set()
+        self._told: set[int] = set()  # the files that the round was told of
         self._more: list[tuple[int, bytes]] = []
         self._unlisted: list[Directory] = []
         self._ended: list[tuple[Directory, Directory, bytes]] = []
@@ -82,10 +87,11 @@ class Looker:
     def _look(
         self, directory: Directory, fd: int, name: bytes, *, why: Why = Why.PLACE
     ) -> Iterator[Observation]:
-        seen = self._seen.setdefault(directory.inode, set())
-        if name in seen:
+        if self._is_seen(directory.inode, name):
             return
-        seen.add(name)
+        if directory.inode not in self._whole:
+            self._seen.setdefault(directory.inode, set()).add(name)
+        self._again.discard((directory.inode, name))
         self._check()
         if trouble := self._held.passed_over((directory.inode, name)):
             yield Observation(directory, name, trouble=trouble)
@@ -147,6 +153,10 @@ class Looker:
             return
         self._unplace(parent, name, number)
         known = self._tree.by_inode.get(number)
+        if known is None and len(self._tree.by_inode) >= limits.DIRECTORIES_MAX:
+            problem = f"one of more than {limits.DIRECTORIES_MAX} directories"
+            yield self._stale(parent, name, problem)
+            return
         listing = self._files.deep or (known is not None and not known.listed)
         if known is None:
             old = self._tree.lookup(parent, name)
@@ -157,6 +167,7 @@ class Looker:
             )
             known = self._tree.attach(number, parent, name, same=same)
             self._seen.pop(number, None)
+            self._whole.discard(number)
             listing = True
         elif known.parent is not parent or known.name != name:
             if known.parent is not None:
@@ -173,7 +184,8 @@ class Looker:
         # Before anything is told of it: a later change is hinted, an earlier one is seen.
         self._watch_new([status.st_ino])
         held = self._source.hold(status.st_ino)
-        self._read.add(status.st_ino)
+        if status.st_ino in self._told:
+            self._read.add(status.st_ino)
         self._nameless.pop(status.st_ino, None)
         with unreadable():
             if self._source.by_range and not held:
@@ -233,6 +245,7 @@ class Looker:
             inode, name = place.directory, place.name
             # It was seen in this round already, when it was a file with one name.
             self._seen.get(inode, set()).discard(name)
+            self._again.add((inode, name))
         elif record is not None and not record.link_id:
             inode, name = record.parent_ino, record.name
         else:
@@ -255,5 +268,11 @@ class Looker:
                 self._look_later(number, other)
 
     def _look_later(self, inode: int, name: bytes) -> None:
-        if name not in self._seen.get(inode, ()):
+        if not self._is_seen(inode, name):
             self._more.append((inode, name))
+
+    def _is_seen(self, inode: int, name: bytes) -> bool:
+        """Whether a name was looked at in this round, and need not be again."""
+        if inode in self._whole:
+            return (inode, name) not in self._again
+        return name in self._seen.get(inode, ())

@@ -47,6 +47,7 @@ class Observer(Looker):
         if os.fstat(self._root_fd).st_nlink == 0:
             raise LostError("the live directory was deleted while it was mounted")
         self._files.changed, self._files.hidden = dirty.files, hidden
+        self._told = {*dirty.files, *hidden.mapped, *hidden.opened}
         if dirty.everything:
             self._files.deep = True
             self._unlisted.append(self._tree.root)
@@ -309,6 +310,10 @@ class Observer(Looker):
                 yield self._stale(directory.parent, directory.name, reason(error))
                 return
             directory.listed = True
+            if listing.recorded == EMPTY:
+                # No signature has spared a name its look.
+                self._whole.add(directory.inode)
+                self._seen.pop(directory.inode, None)
             if directory.parent is not None:
                 self._held.note((directory.parent.inode, directory.name), None)
 

@@ -22,9 +22,11 @@ def tree(store: Store, stage: Stage, index: Index, state: VolumeState, number: i
     """
     head = state.head
     if head is not None and (head.volume_id, head.seq) in store.damaged:
-        store.commit(Batch(drop_index={head.volume_id}))
         index.clear()
         head = None
+    if head is None:
+        # Those of a first capture that came to no end, see `Index.store_early`.
+        store.commit(Batch(drop_index={state.record.id}))
     root = bytes.fromhex(head.root) if head is not None else None
     entry = decode_root(stage.get(root))[0] if root is not None else None
     same = entry is not None and index.has_directory(number, 0, b"", entry.content)

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 from diffkeeper import limits
 from diffkeeper.format.entry import EMPTY, Kind
 from diffkeeper.format.records import IndexRecord
+from diffkeeper.store.store import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from diffkeeper.engine.stage import Stage
-    from diffkeeper.store.store import Batch, Store
+    from diffkeeper.store.store import Store
 
 
 class Index:
@@ -25,7 +26,7 @@ class Index:
     def __init__(self, store: Store, volume: int) -> None:
         self._store = store
         self._volume = volume
-        self._new: dict[int, IndexRecord] = {}
+        self._new: dict[int, bytes] = {}  # encoded, which takes a third of the memory
         # What the store has of those asked for together of late: each is asked for again, and more
         # than once, when it is looked at, and a transaction for each costs more than the look.
         self._window: dict[int, IndexRecord | None] = {}
@@ -35,7 +36,7 @@ class Index:
         """The newest signature of an inode."""
         new = self._new.get(inode)
         if new is not None:
-            return new
+            return IndexRecord.decode(new)
         if inode in self._window:
             return self._window[inode]
         return self._store.index(self._volume, inode)
@@ -46,7 +47,8 @@ class Index:
         if len(self._window) + len(inodes) > limits.SIGNATURES_WINDOW_MAX:
             self._window.clear()
         self._window.update((inode, found.get(inode)) for inode in inodes)
-        found.update({inode: self._new[inode] for inode in inodes if inode in self._new})
+        new = {inode: self._new[inode] for inode in inodes if inode in self._new}
+        found.update({inode: IndexRecord.decode(encoded) for inode, encoded in new.items()})
         return found
 
     def put(self, inode: int, record: IndexRecord) -> None:
@@ -55,9 +57,22 @@ class Index:
         Past the bound on memory none is kept: such a file is read again when in doubt.
         """
         if len(self._new) < limits.SIGNATURES_PENDING_MAX:
-            self._new[inode] = record
+            self._new[inode] = record.encode()
         else:
             self.overflowed = True
+
+    def store_early(self, stage: Stage) -> None:
+        """Store new signatures before the commit, if there are many; what they vouch for first.
+
+        Only for a volume without a snapshot: of one that has none nothing is recorded, so that no
+        signature proves anything, and all are dropped when its first capture begins.
+        """
+        if len(self._new) < limits.SIGNATURES_EARLY:
+            return
+        stage.relieve(bytes_max=0)
+        put = {(self._volume, inode): encoded for inode, encoded in self._new.items()}
+        self._store.commit(Batch(index_put=put))
+        self.clear()
 
     def is_new(self, inode: int) -> bool:
         """Whether a signature waits for the next commit."""
@@ -70,7 +85,7 @@ class Index:
     def put_directory(self, inode: int, parent: int, name: bytes, content: bytes) -> None:
         """Record place and content of a directory, unless they are recorded."""
         if not self.has_directory(inode, parent, name, content):
-            self._new[inode] = directory_signature(parent, name, content)
+            self._new[inode] = directory_signature(parent, name, content).encode()
 
     def drop_directory(self, inode: int) -> None:
         """A directory left the tree in memory, and what was seen in it with it.
@@ -79,7 +94,7 @@ class Index:
         """
         record = self.get(inode)
         if record is not None and record.kind == Kind.DIRECTORY:
-            self._new[inode] = directory_signature(0, b"", EMPTY)
+            self._new[inode] = directory_signature(0, b"", EMPTY).encode()
 
     def add_to(self, batch: Batch, stage: Stage) -> list[int]:
         """Add all new signatures to the batch of a commit; returns inodes that were left out.
@@ -88,12 +103,13 @@ class Index:
         its signature would vouch for chunks that nobody has.
         """
         left_out: list[int] = []
-        gone = stage.given_up((record.content for record in self._new.values()), batch)
-        for inode, record in self._new.items():
-            if record.content in gone:
+        contents = {n: IndexRecord.decode(encoded).content for n, encoded in self._new.items()}
+        gone = stage.given_up(contents.values(), batch)
+        for inode, encoded in self._new.items():
+            if contents[inode] in gone:
                 left_out.append(inode)
             else:
-                batch.index_put[self._volume, inode] = record.encode()
+                batch.index_put[self._volume, inode] = encoded
         return left_out
 
     def __len__(self) -> int:

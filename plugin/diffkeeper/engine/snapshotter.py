@@ -457,6 +457,8 @@ class Snapshotter:
         self._places.clear()
         self._looked.clear()
         self._stage.relieve()
+        if self._state.head is None:
+            self._index.store_early(self._stage)
 
     def _note_trouble(self, seen: Observation) -> None:
         self._held.note((seen.directory.inode, seen.name), seen.trouble)

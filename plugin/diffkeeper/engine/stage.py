@@ -76,9 +76,9 @@ class Stage:
         waiting = {d for d in digests if (d in self._chunks or d in self._nodes) and d not in held}
         return self._store.unknown(waiting) if waiting else waiting
 
-    def relieve(self) -> None:
-        """Store what is staged if it is more than the bound on memory."""
-        if self._bytes > self.bytes_max:
+    def relieve(self, bytes_max: int | None = None) -> None:
+        """Store what is staged if it is more than the bound on memory, or than another one."""
+        if self._bytes > (self.bytes_max if bytes_max is None else bytes_max):
             batch = self._batch(self._chunks, self._nodes)
             self._store.commit(batch)
             failpoint.hit("store.objects_flushed")

@@ -8,6 +8,7 @@ stored trees. A change of names in one directory is applied to that directory's 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from diffkeeper.errors import CorruptionError
@@ -20,9 +21,14 @@ if TYPE_CHECKING:
     from diffkeeper.engine.stage import Stage
 
 
+_NONE: Mapping[bytes, Directory] = MappingProxyType({})  # most directories have none below
+
+
 @dataclass(slots=True, eq=False)
 class Directory:
-    """One directory. `entry` is what its parent's tree records; `attributes` what was last seen."""
+    """One directory. `entry` is what its parent's tree records; `attributes` what was last seen,
+    which may be the same object, with what it records besides.
+    """
 
     inode: int
     parent: Directory | None
@@ -32,8 +38,19 @@ class Directory:
     size: int = 0
     entry: Entry | None = None
     attributes: Entry | None = None
-    children: dict[bytes, Directory] = field(default_factory=dict)
+    children: Mapping[bytes, Directory] = field(default_factory=lambda: _NONE)
     listed: bool = False  # all its names were looked at since the volume was opened
+
+    def take(self, child: Directory) -> None:
+        """Have another directory below, at its name."""
+        if not isinstance(self.children, dict):
+            self.children = {}
+        self.children[child.name] = child
+
+    def release(self, child: Directory) -> None:
+        """Have it below no more."""
+        if isinstance(self.children, dict) and self.children.get(child.name) is child:
+            del self.children[child.name]
 
     def path(self) -> list[bytes]:
         """Path components from the volume's root."""
@@ -62,9 +79,16 @@ def depths(directories: Iterable[Directory]) -> dict[Directory, int]:
 
 
 def _detach(directory: Directory) -> None:
-    parent = directory.parent
-    if parent is not None and parent.children.get(directory.name) is directory:
-        del parent.children[directory.name]
+    if directory.parent is not None:
+        directory.parent.release(directory)
+
+
+def _alike(one: Entry, other: Entry | None) -> bool:
+    """Whether two entries of directories agree in what is seen of the directory itself."""
+    return other is not None and (
+        (one.mode, one.uid, one.gid, one.mtime_ns, one.xattrs)
+        == (other.mode, other.uid, other.gid, other.mtime_ns, other.xattrs)
+    )
 
 
 def _files(entry: Entry | None) -> int:
@@ -143,7 +167,7 @@ class Worktree:
         if old is not None and old.kind is Kind.DIRECTORY:
             new.content, new.files, new.size, new.entry = old.content, old.links, old.size, old
         self.by_inode[inode] = new
-        parent.children[name] = new
+        parent.take(new)
         self._touched.add(new)
         self._placed.add(new)
         return new
@@ -152,7 +176,7 @@ class Worktree:
         """A known directory was found under another name; its content goes with it."""
         _detach(directory)
         directory.parent, directory.name, directory.entry = parent, name, None
-        parent.children[name] = directory
+        parent.take(directory)
         self._touched.add(directory)
         self._placed.add(directory)
 
@@ -175,7 +199,7 @@ class Worktree:
 
     def set_attributes(self, directory: Directory, attributes: Entry) -> None:
         """Record mode, owner, times and attributes of a directory."""
-        if attributes != directory.attributes and self._known(directory):
+        if not _alike(attributes, directory.attributes) and self._known(directory):
             directory.attributes = attributes
             self._touched.add(directory)
 
@@ -234,7 +258,7 @@ class Worktree:
                     continue
                 entry = self._entry(directory)
                 if entry != directory.entry:
-                    directory.entry = entry
+                    directory.entry = directory.attributes = entry
                     changes.setdefault(directory.parent, {})[directory.name] = entry
             for parent, names in changes.items():
                 self.apply(parent, names)
