@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import pytest
@@ -216,3 +217,27 @@ def test_what_lies_deep_in_a_live_directory_heals(tmp_path: Path, deep: Path) ->
             pass
         assert bytes.fromhex(head.root) in found
         assert found[chunk_digest(b"at the end")] == b"at the end"
+
+
+def test_memory_does_not_grow_with_packs(
+    path: Path, reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packs = 40_000
+    store = Store.open(str(path), reserve_bytes=0)
+    there = store.upkeep.packs
+    # Most of them are gone when they are looked at, as after a collection meanwhile.
+    monkeypatch.setattr(store.objects.places, "next_pack", packs)
+    monkeypatch.setattr(
+        store.upkeep, "packs", lambda at: there(at) or list(range(at, min(at + 500, packs)))
+    )
+    scrubber = Scrubber(store, reader, list)
+    tracemalloc.start()
+    try:
+        report = scrubber.run_all()
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert packs - 100 < report.packs < packs
+    assert report.lost_objects == 0
+    assert most < 1_000_000
+    store.close()

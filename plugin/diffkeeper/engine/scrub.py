@@ -131,9 +131,9 @@ class Scrubber:
         report = self._running = Report(started=began)
         damaged: dict[bytes, str] = {}
         unreadable: set[int] = set()
-        numbers = list(self._numbers())
-        self._total = len(numbers)
-        for number in numbers:
+        upto = self._store.objects.next_pack
+        self._total = yield from self._count_packs(upto)
+        for number in self._numbers(upto):
             try:
                 self._count(report, self._store.inspection.check(number), damaged)
             except CorruptionError:
@@ -169,11 +169,19 @@ class Scrubber:
         report.bytes += size
         damaged.update(bad)
 
-    def _numbers(self) -> Iterator[int]:
+    def _numbers(self, upto: int) -> Iterator[int]:
+        """Numbers of the packs below `upto`, in pages; what is stored meanwhile is left out."""
         at = 0
-        while page := self._store.upkeep.packs(at):
+        while page := [each for each in self._store.upkeep.packs(at) if each < upto]:
             yield from page
             at = page[-1] + 1
+
+    def _count_packs(self, upto: int) -> Generator[None, None, int]:
+        count = 0
+        for count, _ in enumerate(self._numbers(upto), 1):
+            if count % limits.STORE_PAGE_RECORDS_MAX == 0:
+                yield
+        return count
 
     def _losses(
         self, damaged: dict[bytes, str], unreadable: set[int]
@@ -236,7 +244,7 @@ class Scrubber:
                 node = objects.is_node(digest)
                 healed.add(digest, objects.plain(digest, node=node), node)
         inspection = self._store.inspection
-        for number in list(self._numbers()):
+        for number in self._numbers(objects.next_pack):
             for digest, (plain, node) in inspection.copies(wanted, number):
                 healed.add(digest, plain, node)
             yield
