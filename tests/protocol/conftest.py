@@ -180,9 +180,16 @@ class Daemon:
 
 
 def package_environment() -> dict[str, str]:
-    """The environment with this very package on the path, and without settings of the caller's."""
+    """The environment with this very package on the path, and without settings of the caller's.
+
+    Only tests of eBPF load it: each daemon would compile it anew.
+    """
     kept = {k: v for k, v in os.environ.items() if not k.startswith("DIFFKEEPER_")}
-    return {**kept, "PYTHONPATH": str(Path(diffkeeper.__file__).parents[1])}
+    return {
+        **kept,
+        "DIFFKEEPER_EBPF": "off",
+        "PYTHONPATH": str(Path(diffkeeper.__file__).parents[1]),
+    }
 
 
 def mount_points() -> list[str]:

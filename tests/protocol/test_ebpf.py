@@ -29,6 +29,14 @@ NOTICE_SECONDS_MAX = 20.0
 STEPS = ("tracefs", "tracepoints", "headers", "bcc", "programs")
 
 
+@pytest.fixture
+def daemon(new_daemon: Callable[..., Daemon]) -> Daemon:
+    """A running daemon that loads eBPF."""
+    made = new_daemon(DIFFKEEPER_EBPF="start")
+    made.start()
+    return made
+
+
 def mounted(daemon: Daemon) -> dict[str, Any]:
     """`Status.capture` of a volume that asks for eBPF and is mounted."""
     daemon.ok("Create", Name="v", Opts={"interval": "1h", "capture": "ebpf"})
@@ -103,7 +111,7 @@ def test_headers_by_the_setting(new_daemon: Callable[..., Daemon], tmp_path: Pat
         pytest.skip("no kernel headers in build/headers")
     own = tmp_path / "own"
     shutil.copytree(HEADERS, own)
-    daemon = new_daemon(DIFFKEEPER_KERNEL_HEADERS=str(own))
+    daemon = new_daemon(DIFFKEEPER_EBPF="mount", DIFFKEEPER_KERNEL_HEADERS=str(own))
     daemon.start()
     with_ebpf(daemon)
     assert event(daemon.log, "ebpf_loaded")["headers"] == str(own)
@@ -127,7 +135,7 @@ def falls_back(daemon: Daemon, feature: str) -> str:
 
 
 def test_no_headers_in_the_folder_of_the_setting(new_daemon: Callable[..., Daemon]) -> None:
-    daemon = new_daemon("--kernel-headers", "/nonexistent")
+    daemon = new_daemon("--kernel-headers", "/nonexistent", "--ebpf", "start")
     daemon.start()
     reason = falls_back(daemon, "headers")
     assert "/nonexistent" in reason
@@ -140,11 +148,22 @@ def test_headers_that_do_not_fit(new_daemon: Callable[..., Daemon], tmp_path: Pa
     own = tmp_path / "own"
     shutil.copytree(HEADERS, own)
     (own / "include" / "linux" / "types.h").write_text("#error another kernel\n")
-    daemon = new_daemon("--kernel-headers", str(own))
+    daemon = new_daemon("--kernel-headers", str(own), "--ebpf", "mount")
     daemon.start()
     reason = falls_back(daemon, "programs")
     assert f"cannot be loaded with the kernel headers in {own}" in reason
     assert "another kernel" in reason
+
+
+def test_turned_off(new_daemon: Callable[..., Daemon]) -> None:
+    """Nothing is loaded, whatever a volume asks for, and the reason is told."""
+    daemon = new_daemon(DIFFKEEPER_EBPF="off")
+    daemon.start()
+    capture = mounted(daemon)
+    assert capture["source"] == "inotify"
+    assert "the daemon's setting ebpf=off" in capture["reason"]
+    assert "ebpf_loaded" not in daemon.log
+    assert "ebpf=off" in findings(daemon)["ebpf-programs"]["found"]
 
 
 @pytest.fixture

@@ -67,7 +67,8 @@ class LegacyPlugin:
         command += ["--failpoints", failpoints] if failpoints else []
         self._process = subprocess.Popen(
             command,
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY / "plugin")},
+            # Each life would compile the eBPF programs anew; the managed plugin has them.
+            env={**os.environ, "DIFFKEEPER_EBPF": "off", "PYTHONPATH": str(REPOSITORY / "plugin")},
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,

@@ -24,6 +24,7 @@ def test_defaults_of_a_daemon_started_by_hand(tmp_path: Path) -> None:
         log_level="info",
         cgroup_root="/sys/fs/cgroup",
         proc_root="/proc",
+        ebpf="start",
         kernel_headers="",
         retention=parse_retention("10m:all,2h:1m,2d:1h,30d:1d"),
         trash_seconds=7 * 86_400.0,
@@ -42,7 +43,7 @@ def test_defaults_of_the_managed_plugin(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("setting", config.SETTINGS)
 def test_every_setting_by_flag_and_environment(setting: str, tmp_path: Path) -> None:
-    good = {"listen": ("[::1]:0", "off"), "log-level": ("debug", "error")}
+    good = {"listen": ("[::1]:0", "off"), "log-level": ("debug", "error"), "ebpf": ("mount", "off")}
     good["failpoints"] = ("store.before_commit=kill", "store.after_commit=error")
     good |= {"retention": ("all", "1d:1h"), "trash": ("0s", "30d")}
     first, second = good.get(setting, ("/a", "/b"))

@@ -6,7 +6,7 @@ import logging
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from diffkeeper import limits
 from diffkeeper.capture import loading, program, tracing
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from diffkeeper.capture.source import Source
 
 log = logging.getLogger(__name__)
+TURNED_OFF: Final = "turned off by the daemon's setting ebpf=off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +50,20 @@ class Choice:
 class Sources:
     """The sources that this machine has. Methods may be called from any thread."""
 
-    def __init__(self, headers: str = "", heartbeat: float = limits.HEARTBEAT_SECONDS) -> None:
-        """`headers`: kernel headers to compile with, otherwise looked for. `heartbeat`: seconds."""
+    def __init__(
+        self, headers: str = "", heartbeat: float = limits.HEARTBEAT_SECONDS, *, off: bool = False
+    ) -> None:
+        """`headers`: kernel headers to compile with, otherwise looked for. `heartbeat`: seconds.
+        off: no eBPF, whatever a volume asks for.
+        """
         self._headers = headers
         self._seconds = heartbeat
         self._lock = threading.Lock()
         self._program: Program | None = None
         self._heart: Heartbeat | None = None
-        self._attempt: Attempt | None = None
+        self._attempt: Attempt | None = Attempt(TURNED_OFF) if off else None
         self._lost: list[Program] = []
-        self._why_not = ""
+        self._why_not = TURNED_OFF if off else ""
 
     @classmethod
     def of(cls, program: Program, heartbeat: float = limits.HEARTBEAT_SECONDS) -> Sources:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 SOCKET_PATH_BYTES_MAX: Final = 107  # sun_path of the kernel, less its final zero
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+EBPF_LOADS: Final = ("start", "mount", "off")
 SETTINGS: Final[Mapping[str, str]] = {
     "state-dir": "where the store and the live directories are kept",
     "socket": "Unix socket of the VolumeDriver protocol and the admin API",
@@ -36,6 +37,8 @@ SETTINGS: Final[Mapping[str, str]] = {
     "log-level": "one of " + ", ".join(LOG_LEVELS),
     "cgroup-root": "the host's cgroup tree, writable",
     "proc-root": "a /proc that shows the host's processes",
+    "ebpf": "when eBPF programs are loaded: at the daemon's start (start), when the first volume"
+    " asks for them (mount), or never (off)",
     "kernel-headers": "a folder of kernel headers to compile eBPF programs with",
     "retention": "history of volumes that set none: " + RETENTION_FORM,
     "trash": "how long removed volumes can be brought back, such as 7d; 0s deletes them at once",
@@ -54,6 +57,7 @@ class Config:
     log_level: str
     cgroup_root: str
     proc_root: str
+    ebpf: str
     kernel_headers: str  # empty: this kernel's, else those that are shipped
     retention: Tiers
     trash_seconds: float
@@ -86,6 +90,7 @@ def defaults(host: str = "/host") -> dict[str, str]:
         "log-level": "info",
         "cgroup-root": cgroups if os.path.isdir(cgroups) else "/sys/fs/cgroup",
         "proc-root": "/proc",
+        "ebpf": "start",
         "kernel-headers": "",
         "retention": "10m:all,2h:1m,2d:1h,30d:1d",
         "trash": "7d",
@@ -111,8 +116,9 @@ def load(
         if value:
             values[setting] = value
     values["mount-dir"] = values["mount-dir"] or f"{values['state-dir']}/mounts"
-    if values["log-level"] not in LOG_LEVELS:
-        raise InvalidInputError(f"log-level {values['log-level']!r}: {SETTINGS['log-level']}")
+    for setting, known in (("log-level", LOG_LEVELS), ("ebpf", EBPF_LOADS)):
+        if values[setting] not in known:
+            raise InvalidInputError(f"{setting} {values[setting]!r}: {SETTINGS[setting]}")
     return Config(
         state_dir=_absolute("state-dir", values),
         socket=_socket(values),
@@ -121,6 +127,7 @@ def load(
         log_level=values["log-level"],
         cgroup_root=_absolute("cgroup-root", values),
         proc_root=_absolute("proc-root", values),
+        ebpf=values["ebpf"],
         kernel_headers=_absolute("kernel-headers", values) if values["kernel-headers"] else "",
         retention=_named("retention", values, parse_retention),
         trash_seconds=_named("trash", values, _trash_seconds),

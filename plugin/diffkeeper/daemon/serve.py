@@ -57,6 +57,7 @@ async def _serve(config: Config) -> int:
         config.mount_dir,
         cgroup_root=config.cgroup_root,
         proc_root=config.proc_root,
+        ebpf=config.ebpf,
         kernel_headers=config.kernel_headers,
         retention=config.retention,
         trash_seconds=config.trash_seconds,

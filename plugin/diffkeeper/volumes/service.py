@@ -76,6 +76,7 @@ class VolumeService:
         *,
         cgroup_root: str,
         proc_root: str,
+        ebpf: str = "start",
         kernel_headers: str = "",
         retention: Tiers = (),
         trash_seconds: float = limits.TRASH_SECONDS_DEFAULT,
@@ -84,7 +85,8 @@ class VolumeService:
         self._mount_dir = mount_dir
         self._cgroup_root = cgroup_root
         self._proc_root = proc_root
-        self._sources = Sources(kernel_headers)
+        self._ebpf = ebpf
+        self._sources = Sources(kernel_headers, off=ebpf == "off")
         self._registry = Registry()
         self._loaded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._steps = ThreadPoolExecutor(limits.STEP_THREADS, thread_name_prefix="step")
@@ -130,7 +132,8 @@ class VolumeService:
         mounted = [slot for slot in self._registry.slots.values() if slot.volume.mounted]
         self._spawn(self._scheduled.run())
         self._spawn(self._take_over(mounted))
-        self._spawn(self._load_sources())
+        if self._ebpf == "start":
+            self._spawn(self._load_sources())
         self._spawn(self._tidy())
         self._spawn(self.caretaker.counting.keep())
         self._spawn(self.past.keep())
