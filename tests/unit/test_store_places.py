@@ -191,3 +191,28 @@ def test_an_object_that_is_found_nowhere_is_never_swept(store: Store) -> None:
     for _ in store.upkeep.restore_places():
         pass
     assert store.chunk(wanted) == b"1" * 100
+
+
+def test_nothing_is_absent_because_it_moves(store: Store, many: list[bytes]) -> None:
+    """A scrub asks while places leave memory for the table, and would call it lost."""
+
+    class Merging(set[int]):
+        """Asked for each object that is found; everything is merged at the first."""
+
+        merged = False
+
+        def __contains__(self, _number: object) -> bool:
+            if not self.merged:
+                self.merged = True
+                merging = threading.Thread(target=merge_all)
+                merging.start()
+                merging.join()
+            return False
+
+    def merge_all() -> None:
+        while not store.upkeep.merge():
+            pass
+
+    assert store.inspection.absent(many[:3], Merging()) == set()
+    absent = chunk_digest(b"absent")
+    assert store.inspection.absent([absent, many[0]], set()) == {absent}

@@ -105,6 +105,13 @@ class Inspection:
 
     def absent(self, digests: Iterable[bytes], unreadable: set[int]) -> set[bytes]:
         """Those that are not found, or only in a pack of the `unreadable` ones."""
+        gone = self._absent(digests, unreadable)
+        if gone:
+            with self._objects.lock:  # it may have moved while the first look was under way
+                gone = self._absent(gone, unreadable)
+        return gone
+
+    def _absent(self, digests: Iterable[bytes], unreadable: set[int]) -> set[bytes]:
         gone: set[bytes] = set()
         with self._environment.read() as txn:
             for digest in digests:
