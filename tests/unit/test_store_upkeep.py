@@ -11,19 +11,21 @@ import lmdb
 import pytest
 
 from diffkeeper import failpoint, limits
+from diffkeeper.engine.content import Reader
 from diffkeeper.engine.maintenance import Maintenance
+from diffkeeper.engine.scrub import Scrubber
 from diffkeeper.errors import CorruptionError, NotFoundError
 from diffkeeper.format import chunk, pack
 from diffkeeper.format.records import IndexRecord
 from diffkeeper.hashing import chunk_digest
-from diffkeeper.store import tables
+from diffkeeper.store import tables, upkeep
 from diffkeeper.store.batch import ObjectMap
 from diffkeeper.store.places import pack_of, slot_of
 from diffkeeper.store.store import Batch, Store
 from tests.support import history
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from diffkeeper.store.environment import Transaction
@@ -217,32 +219,40 @@ def test_signatures_of_what_is_gone_go(store: Store, kept: dict[int, history.Fil
     assert len(kept) == STATES
 
 
-def test_captures_and_readers_beside_maintenance(tmp_path: Path, store: Store) -> None:
-    """Commits, reads and maintenance at once: every state that is kept stays readable."""
+def test_captures_and_readers_beside_maintenance(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Commits, reads, maintenance and scrubs at once: every state that is kept stays readable."""
+    monkeypatch.setattr(upkeep, "MERGE_OBJECTS", 50)
+    monkeypatch.setattr("diffkeeper.store.store.RECENT_OBJECTS_MAX", 200)
     maintenance = Maintenance(store)
+    reader = Reader()
+    scrubber = Scrubber(store, reader, list)
     stop = threading.Event()
     failures: list[BaseException] = []
     kept: dict[int, history.Files] = {}
 
-    def maintain() -> None:
+    def repeat(act: Callable[[], object]) -> None:
         try:
             while not stop.is_set():
-                maintenance.run_all()
+                act()
         except BaseException as error:
             failures.append(error)
+
+    def maintain() -> None:
+        assert maintenance.run_all().damage == []
 
     def read() -> None:
-        try:
-            while not stop.is_set():
-                for seq in list(kept)[-3:]:
-                    assert history.files_of(store, seq) == kept[seq]
-        except BaseException as error:
-            failures.append(error)
+        for seq in list(kept)[-3:]:
+            assert history.files_of(store, seq) == kept[seq]
 
-    threads = [threading.Thread(target=f) for f in (maintain, read)]
+    def scrub() -> None:
+        assert scrubber.run_all().damaged_objects == 0
+
+    threads = [threading.Thread(target=repeat, args=(f,)) for f in (maintain, read, scrub)]
     for thread in threads:
         thread.start()
-    for seq, files in enumerate(history.states(40), 1):
+    for seq, files in enumerate(history.states(40, chunks=100), 1):
         history.commit(store, seq, files)
         kept[seq] = files
         if seq > 8:
@@ -250,6 +260,7 @@ def test_captures_and_readers_beside_maintenance(tmp_path: Path, store: Store) -
     stop.set()
     for thread in threads:
         thread.join()
+    reader.close()
     assert not failures, failures
     for seq in range(33, 41):
         assert history.files_of(store, seq) == kept[seq]
