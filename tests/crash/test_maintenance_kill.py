@@ -105,7 +105,7 @@ def check(path: Path) -> None:
         assert signatures == {newest}, "no capture may build on what is gone"
         assert sum(1 for _ in store.index_all(1)) == INDEXED
         store.compact()
-        assert sorted(os.listdir(path)) == ["data.mdb", "lock", "lock.mdb"]
+        assert sorted(os.listdir(path)) == ["ballast", "data.mdb", "lock", "lock.mdb"]
     finally:
         store.close()
 

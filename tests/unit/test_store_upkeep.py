@@ -391,7 +391,7 @@ def test_compacting_gives_room_back(store: Store, kept: dict[int, history.Files]
     assert history.files_of(store, STATES) == kept[STATES]
     history.commit(store, STATES + 1, kept[3])
     path = store._environment.path
-    assert sorted(os.listdir(path)) == ["data.mdb", "lock", "lock.mdb"]
+    assert sorted(os.listdir(path)) == ["ballast", "data.mdb", "lock", "lock.mdb"]
     store.close()
     again = Store.open(path)
     assert history.files_of(again, STATES + 1) == kept[3]

@@ -57,7 +57,7 @@ EBPF_COUNTS: Final[Mapping[str, str]] = {
 }
 STATISTICS: Final[Mapping[str, str]] = {
     "store_used_bytes": "Bytes in use inside the store.",
-    "store_file_bytes": "Size of the store's file.",
+    "store_file_bytes": "What the store's file takes on the disk.",
     "unique_bytes": "Plain bytes of all distinct chunks.",
 }
 

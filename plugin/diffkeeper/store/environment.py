@@ -22,12 +22,15 @@ from diffkeeper.errors import (
     NoSpaceError,
     NotFoundError,
 )
-from diffkeeper.fsio import durable
+from diffkeeper.fsio import durable, linux
 from diffkeeper.limits import (
     MIB,
+    STORE_BALLAST_BYTES_MAX,
+    STORE_BALLAST_FRACTION,
     STORE_LOCK_FILE_BYTES,
     STORE_MAP_BYTES_MAX,
     STORE_MAP_BYTES_MIN,
+    STORE_PUNCH_PAGES_MIN,
     STORE_READERS_MAX,
     STORE_SPARE_BYTES,
 )
@@ -49,9 +52,11 @@ _DAMAGED = (
 # Open transactions stay below LMDB's table of readers, of which crashed readers may hold a few.
 _TRANSACTIONS_MAX = STORE_READERS_MAX - 16
 _SPARE_TRANSACTIONS = 4
+_BLOCK_BYTES = 512  # the unit of st_blocks
 _TABLES_MAX = 16
 _SHORT_WRITE_FREE_BYTES = MIB
 _COPY = "compacting"
+_BALLAST = "ballast"
 
 
 class MapFull(Exception):
@@ -301,17 +306,65 @@ class Environment:
                 raise NoSpaceError(f"{self.data_path} has grown to its bound of {old} bytes")
             self._env.set_mapsize(min(max(2 * old, old + more_bytes), STORE_MAP_BYTES_MAX))
 
+    def give_back(self) -> int:
+        """Make holes of long runs of free pages, which needs no room; bytes that the disk got.
+
+        The caller sees to it that nobody writes; waits until no transaction is open. The file keeps
+        its length. Where the file system has no holes nothing is given.
+        """
+        with self._gate.exclusive(), self._translated():
+            before = os.stat(self.data_path).st_blocks
+            size, runs = pages.free_runs(self.data_path, STORE_PUNCH_PAGES_MIN)
+            fd = os.open(self.data_path, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                for start, count in runs:
+                    linux.punch_hole(fd, start * size, count * size)
+            except OSError as error:
+                if error.errno != errno.EOPNOTSUPP:
+                    raise
+            finally:
+                os.close(fd)
+            return max(0, before - os.stat(self.data_path).st_blocks) * _BLOCK_BYTES
+
+    def held_bytes(self) -> int:
+        """What the data file takes on the disk; holes take nothing."""
+        status = os.stat(self.data_path)
+        return min(status.st_size, status.st_blocks * _BLOCK_BYTES)
+
+    def keep_ballast(self) -> None:
+        """Have a file that `drop_ballast` can give up, unless it would take what others need."""
+        path = os.path.join(self.path, _BALLAST)
+        status = os.statvfs(self.path)
+        total = status.f_blocks * status.f_frsize
+        size = min(STORE_BALLAST_BYTES_MAX, int(total * STORE_BALLAST_FRACTION))
+        held = os.path.exists(path) and os.stat(path).st_size >= size
+        if held or status.f_bavail * status.f_frsize < 4 * size:
+            return
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            with self._translated():
+                os.posix_fallocate(fd, 0, size)
+        finally:
+            os.close(fd)
+
+    def drop_ballast(self) -> bool:
+        """Give the ballast's room up for a transaction that removes something; false for none."""
+        try:
+            os.unlink(os.path.join(self.path, _BALLAST))
+        except FileNotFoundError:
+            return False
+        return True
+
     def compact(self, tables: Iterable[Table]) -> None:
         """Put a copy without free pages in the place of the data file.
 
-        The caller sees to it that nobody writes. Readers go on but for a moment. NoSpaceError
-        without room for the copy. A crash leaves the old file or the new one.
+        The caller sees to it that nobody writes, and that there is room for a copy of what is in
+        use. Readers go on but for a moment. A crash leaves the old file or the new one.
         """
         copy = os.path.join(self.path, _COPY)
         new = os.path.join(copy, "data.mdb")
         try:
             with self._gate.shared(), self._translated():
-                self._refuse_without_room(os.stat(self.data_path).st_size)
                 durable.make_directory(copy, 0o700)
                 self._env.copy(copy, compact=True)
                 os.chmod(new, 0o600)
@@ -322,11 +375,6 @@ class Environment:
         finally:
             durable.remove_tree(copy)
         self.keep_spare()
-
-    def _refuse_without_room(self, needed: int) -> None:
-        free = durable.free_bytes(self.path)
-        if free < needed:
-            raise NoSpaceError(f"{free} bytes are free in {self.path}; a copy may need {needed}")
 
     def _switch(self, new: str, tables: Iterable[Table]) -> None:
         map_bytes = self._env.info()["map_size"]

@@ -73,6 +73,21 @@ def check(path: str) -> int:
         os.close(fd)
 
 
+def free_runs(path: str, pages_min: int) -> tuple[int, list[tuple[int, int]]]:
+    """(bytes of a page, runs of at least `pages_min` free pages as (first page, count)).
+
+    Only pages that no transaction from the newest but one on can see: those that LMDB would write
+    to next. Nobody may write meanwhile, or have an older transaction open. CorruptionError.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return _Checker(fd).free_runs(pages_min)
+    except (_Damage, OSError) as error:
+        raise CorruptionError(f"{path} is damaged: {error}") from None
+    finally:
+        os.close(fd)
+
+
 class _Checker:
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -82,10 +97,7 @@ class _Checker:
         self._absent_free = 0  # free pages past the end of the file, which need not be there
 
     def run(self) -> int:
-        free, main, txn = self._meta()
-        held = -(-os.fstat(self._fd).st_size // self._page_bytes)
-        self._used = bytearray(min(self._last + 1, held))
-        self._take(0, 2, "a meta page")
+        free, main, txn = self._begin()
         freed = sum(self._freed(key, value, txn) for key, value in self._items(free))
         for key, value in self._items(main):
             tree = self._tree(value, key.decode("ascii", "replace"), 0)
@@ -95,6 +107,32 @@ class _Checker:
         if self._absent_free != self._last + 1 - len(self._used):
             raise _Damage(f"it ends before its page {self._last}")
         return in_use
+
+    def free_runs(self, pages_min: int) -> tuple[int, list[tuple[int, int]]]:
+        free, _, txn = self._begin()
+        unused = bytearray(len(self._used))
+        for key, value in self._items(free):
+            self._freed(key, value, txn)
+            if int.from_bytes(key, "big") < txn:
+                count = _PLACE.unpack_from(value)[0]
+                for page in struct.unpack_from(f"<{count}Q", value, _PLACE.size):
+                    if page < len(unused):
+                        unused[page] = 1
+        runs, end = [], 0
+        while (start := unused.find(1, end)) >= 0:
+            end = unused.find(0, start)
+            end = len(unused) if end < 0 else end
+            if end - start >= pages_min:
+                runs.append((start, end - start))
+        return self._page_bytes, runs
+
+    def _begin(self) -> tuple[_Tree, _Tree, int]:
+        """As `_meta`, with the two meta pages taken."""
+        found = self._meta()
+        held = -(-os.fstat(self._fd).st_size // self._page_bytes)
+        self._used = bytearray(min(self._last + 1, held))
+        self._take(0, 2, "a meta page")
+        return found
 
     # Pages
 

@@ -23,6 +23,7 @@ from diffkeeper.format import chunk, pack
 from diffkeeper.format.records import IndexRecord, SnapshotRecord, VolumeRecord
 from diffkeeper.fsio import durable
 from diffkeeper.limits import (
+    MIB,
     RECENT_OBJECTS_MAX,
     STORE_MAP_BYTES_MAX,
     STORE_MAP_BYTES_MIN,
@@ -65,6 +66,7 @@ class Store:
         # (volume, seq) to paths that the last scrub found lost, of snapshots that are stored;
         # replaced as a whole.
         self.damaged: dict[tuple[int, int], tuple[bytes, ...]] = {}
+        self._flushed = 0  # batches of objects that nothing refers to yet
         self._holders: set[object] = set()
         self._holders_changed = threading.Condition()
 
@@ -95,6 +97,7 @@ class Store:
             try:
                 store = cls(environment, lock_fd, reserve_bytes)
                 store._load()
+                environment.keep_ballast()
                 durable.sync_directory(path)
                 lock.mark(path, lock_fd)
             except BaseException:
@@ -194,11 +197,16 @@ class Store:
 
         Without it, an object that no snapshot has may be collected between the two.
         """
-        token = object()
+        token, flushed = object(), self._flushed
         with self._holders_changed:
             self._holders.add(token)
         try:
             yield
+        except BaseException:
+            # What it stored early has no snapshot now, and may never get one.
+            if self._flushed != flushed:
+                self.upkeep.garbage = True
+            raise
         finally:
             with self._holders_changed:
                 self._holders.discard(token)
@@ -209,14 +217,30 @@ class Store:
         return Collector(self, self._environment)
 
     def compact(self) -> tuple[int, int]:
-        """Give free pages back to the file system; (bytes of the file before, after).
+        """Give free pages back to the file system; (bytes of the file on the disk before, after).
 
-        Commits wait meanwhile. NoSpaceError without room for a copy of what is in use.
+        Commits wait meanwhile. Long runs of free pages become holes first, for which a full disk
+        has room; what is in use is copied together if there is room for that then. NoSpaceError
+        where there is not, and the holes gave nothing.
         """
         with self.writer.turn(upkeep=True):
             before = self.file_bytes()
-            self._environment.compact(tables.TABLES)
+            given = self._environment.give_back()
+            # Besides the tables there are the lists of free pages, which the copy has not.
+            needed, free = self.used_bytes() + MIB, durable.free_bytes(self._environment.path)
+            if free >= needed:
+                self._environment.compact(tables.TABLES)
+            elif not given:
+                raise NoSpaceError(
+                    f"{free} bytes are free in {self._environment.path}; a copy of what is in use"
+                    f" needs {needed}"
+                )
             return before, self.file_bytes()
+
+    def give_back(self) -> int:
+        """Make holes of the file's free room, without a copy; bytes that the disk got."""
+        with self.writer.turn(upkeep=True):
+            return self._environment.give_back()
 
     def holders(self) -> frozenset[object]:
         """Whoever is inside `holding` now."""
@@ -362,8 +386,8 @@ class Store:
             return _totals(txn)
 
     def file_bytes(self) -> int:
-        """Size of the data file."""
-        return os.stat(self._environment.data_path).st_size
+        """What the data file takes on the disk; holes take nothing."""
+        return self._environment.held_bytes()
 
     def used_bytes(self) -> int:
         """Bytes of the pages in use; the rest of the data file is free for later commits."""
@@ -384,11 +408,17 @@ class Store:
         if batch.snapshots_del or batch.volumes_del:
             self.upkeep.garbage = True
         packs = packed(batch.frames)
-        self.writer.commit(lambda txn: self._apply(txn, batch, packs), batch.size, "store")
+        self.writer.commit(
+            lambda txn: self._apply(txn, batch, packs),
+            batch.size,
+            "store",
+            urgent=batch.records_only,
+        )
         if not self.damaged.keys().isdisjoint(batch.snapshots_del):
             left = self.damaged.items()
             self.damaged = {key: paths for key, paths in left if key not in batch.snapshots_del}
         if batch.objects_only:
+            self._flushed += 1
             failpoint.hit("store.objects_flushed")
         while len(self.objects.places) > RECENT_OBJECTS_MAX:
             self.upkeep.merge()

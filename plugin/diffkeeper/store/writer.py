@@ -53,24 +53,28 @@ class Writer:
         size: int,
         name: str,
         settled: Callable[[], None] = lambda: None,
+        *,
+        urgent: bool = False,
     ) -> None:
         """Run `act` in a durable transaction in turn; the packs that it returns are known then.
 
-        `size`: bytes that it may add; `name`: of the failpoints. `settled` follows once what `act`
-        wrote is durable, before anybody else has the turn. NoSpaceError, and whatever `act` raises:
+        `size`: bytes that it may add; `name`: of the failpoints. `urgent`: the ballast is given up
+        where it has no room, as for all upkeep, which is what makes room. `settled` follows once
+        what `act` wrote is durable, before anybody else has the turn. NoSpaceError, and whatever
+        `act` raises:
         nothing is changed then.
         """
         upkeep = name != "store"
         with self.turn(upkeep=upkeep), self._objects.moving():
             before = durable.thread_written_bytes()
-            while not self._written(act, name):
+            while not self._written(act, name, urgent=urgent or upkeep):
                 self._environment.grow(4 * size)
             settled()
             if not upkeep:
                 self.written_bytes = durable.thread_written_bytes() - before
         failpoint.hit(f"{name}.after_commit")
 
-    def _written(self, act: Callable[[Transaction], Made], name: str) -> bool:
+    def _written(self, act: Callable[[Transaction], Made], name: str, *, urgent: bool) -> bool:
         """False when the map is too small."""
         try:
             with self._environment.write() as txn:
@@ -81,6 +85,8 @@ class Writer:
         except NoSpaceError:
             # The pages written so far would keep the disk full for everyone else.
             self._environment.keep_spare()
+            if urgent and self._environment.drop_ballast():
+                return self._written(act, name, urgent=False)
             raise
         self._objects.settle(made)
         self._environment.keep_spare()

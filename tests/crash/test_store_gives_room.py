@@ -1,0 +1,122 @@
+"""A disk that history filled is got back, without any room to begin with."""
+
+from __future__ import annotations
+
+import os
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from diffkeeper.engine.maintenance import Maintenance
+from diffkeeper.errors import NoSpaceError
+from diffkeeper.format import chunk
+from diffkeeper.hashing import chunk_digest
+from diffkeeper.limits import MIB
+from diffkeeper.store import pages
+from diffkeeper.store.batch import ObjectMap
+from diffkeeper.store.store import Batch, Store
+from tests.support import disks, history
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+DISK_BYTES = 96 * MIB
+
+
+@pytest.fixture(params=["ext4", "xfs"])
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A small file system of its own."""
+    size = DISK_BYTES if request.param == "ext4" else 4 * DISK_BYTES
+    with disks.file_system(request.param, tmp_path, size) as mount:
+        yield mount
+
+
+def garbage(store: Store, seed: int) -> None:
+    """One mebibyte that no snapshot has."""
+    source = random.Random(seed)
+    plains = [source.randbytes(65536) for _ in range(16)]
+    chunks = {chunk_digest(plain): chunk.encode(plain, None) for plain in plains}
+    store.commit(Batch(chunks=ObjectMap(chunks)))
+
+
+def free_bytes(disk: Path) -> int:
+    status = os.statvfs(disk)
+    return status.f_bavail * status.f_frsize
+
+
+def test_collected_and_compacted_on_a_full_disk(disk: Path) -> None:
+    store = Store.open(str(disk / "store"), reserve_bytes=0)
+    states = dict(enumerate(history.states(4), 1))
+    for seq, files in states.items():
+        history.commit(store, seq, files)
+    with pytest.raises(NoSpaceError):
+        for seed in range(1000):
+            garbage(store, seed)
+    disks.fill(disk / "live")
+    assert free_bytes(disk) < MIB
+    held = store.file_bytes()
+    Maintenance(store).run_all()
+    assert store.used_bytes() < held // 4
+    before, after = store.compact()
+    assert before == held
+    assert after < held // 4
+    assert free_bytes(disk) > held // 2
+    for seq, files in states.items():
+        assert history.files_of(store, seq) == files
+    store.close()
+    assert pages.check(str(disk / "store" / "data.mdb")) > 0
+
+
+def test_holes_leave_what_is_in_use(disk: Path) -> None:
+    """Commits go on above the holes, and find all that was there before."""
+    path = str(disk / "store")
+    store = Store.open(path, reserve_bytes=0)
+    states = dict(enumerate(history.states(6), 1))
+    for seq, files in states.items():
+        for seed in range(4):
+            garbage(store, 100 * seq + seed)
+        history.commit(store, seq, files)
+        Maintenance(store).run_all()
+        held = store.file_bytes()
+        assert store.give_back() > 0
+        assert store.file_bytes() < held
+        store.close()
+        store = Store.open(path, reserve_bytes=0)
+        for number in range(1, seq + 1):
+            assert history.files_of(store, number) == states[number]
+    store.close()
+
+
+def test_the_ballast_lets_records_be_removed(tmp_path: Path) -> None:
+    """To remove something takes pages first, more here than are kept past the end of the file."""
+    names = {f"{'n' * 60}{number}": number for number in range(1, 40_000)}
+    with disks.file_system("ext4", tmp_path, 512 * MIB) as disk:
+        store = Store.open(str(disk / "store"), reserve_bytes=0)
+        store.commit(Batch(names_put=names))
+        disks.fill(disk / "live")
+        assert free_bytes(disk) < MIB
+        gone = set(list(names)[::10])
+        store.commit(Batch(names_del=gone))
+        assert store.volume_id(min(gone)) is None
+        (disk / "live").unlink()
+        store.close()
+        Store.open(str(disk / "store"), reserve_bytes=0).close()
+        assert (disk / "store" / "ballast").stat().st_size > 7 * MIB
+
+
+def test_what_a_failed_capture_stored_is_garbage(tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path / "store"), reserve_bytes=0)
+    Maintenance(store).run_all()
+    assert not store.upkeep.garbage
+    with store.holding():
+        garbage(store, 1)
+    assert not store.upkeep.garbage
+    with pytest.raises(NoSpaceError), store.holding():
+        objects = Batch()
+        objects.put_node(b"stored early")
+        store.commit(objects)
+        raise NoSpaceError("the rest does not fit")
+    assert store.upkeep.garbage
+    store.close()
