@@ -106,17 +106,27 @@ def test_the_ballast_lets_records_be_removed(tmp_path: Path) -> None:
         assert (disk / "store" / "ballast").stat().st_size > 7 * MIB
 
 
-def test_what_a_failed_capture_stored_is_garbage(tmp_path: Path) -> None:
-    store = Store.open(str(tmp_path / "store"), reserve_bytes=0)
-    Maintenance(store).run_all()
-    assert not store.upkeep.garbage
+def has_garbage(store: Store) -> bool:
+    return store.upkeep.garbage
+
+
+def fail_after_a_flush(store: Store) -> None:
+    """A capture of which the rest does not fit."""
     with store.holding():
-        garbage(store, 1)
-    assert not store.upkeep.garbage
-    with pytest.raises(NoSpaceError), store.holding():
         objects = Batch()
         objects.put_node(b"stored early")
         store.commit(objects)
         raise NoSpaceError("the rest does not fit")
-    assert store.upkeep.garbage
+
+
+def test_what_a_failed_capture_stored_is_garbage(tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path / "store"), reserve_bytes=0)
+    Maintenance(store).run_all()
+    assert not has_garbage(store)
+    with store.holding():
+        garbage(store, 1)
+    assert not has_garbage(store)
+    with pytest.raises(NoSpaceError):
+        fail_after_a_flush(store)
+    assert has_garbage(store)
     store.close()
