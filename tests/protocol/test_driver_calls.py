@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -131,3 +132,13 @@ def test_calls_at_once(daemon: Daemon) -> None:
     assert str(daemon.base) + "/mounts/" not in Path("/proc/self/mountinfo").read_text()
     for name in names:
         daemon.ok("Remove", Name=name)
+
+
+@pytest.mark.parametrize("body", [b"", b" \n", None])
+def test_a_get_without_a_body_is_left_without_an_answer(shared: Daemon, body: bytes | None) -> None:
+    """dockerd repeats a request whose connection was dropped without its body, and forgets the
+    volume when the answer is an error.
+    """
+    with pytest.raises(http.client.RemoteDisconnected):
+        shared.request("POST", "/VolumeDriver.Get", body)
+    assert shared.call("Get", Name="nothing").status == 500, "it goes on to answer"

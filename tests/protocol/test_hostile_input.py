@@ -72,6 +72,8 @@ def test_hostile_names(shared: Daemon, name: str) -> None:
 )
 def test_malformed_bodies(shared: Daemon, body: bytes) -> None:
     for call in CALLS_WITH_A_NAME:
+        if call == "Get" and not body.strip():
+            continue  # dockerd's own retries are such, and get no answer
         answer = shared.request("POST", f"/VolumeDriver.{call}", body)
         assert answer.status == 500, call
         assert answer.err, call

@@ -35,7 +35,13 @@ class Driver:
 
     async def handle(self, request: web.Request) -> web.Response:
         """Answer one call; errors leave as exceptions for the middleware."""
-        message = wire.parse_call(request.path.removeprefix("/"), await read_body(request))
+        call, body = request.path.removeprefix("/"), await read_body(request)
+        if call == "VolumeDriver.Get" and not body.strip():
+            # dockerd's client sends its request again after a connection was dropped, and has used
+            # the body up by then: an error in answer to that would make it forget the volume.
+            log.warning("get_without_body")
+            _drop(request)
+        message = wire.parse_call(call, body)
         match message:
             case wire.Activate():
                 answer = wire.IMPLEMENTS
