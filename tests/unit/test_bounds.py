@@ -13,10 +13,12 @@ from diffkeeper.engine.content import Content, Reader
 from diffkeeper.engine.look import Looker
 from diffkeeper.engine.snapshotter import Policy
 from diffkeeper.engine.verify import Verifier
+from diffkeeper.engine.worktree import Directory
 from diffkeeper.errors import FreezeError
 from diffkeeper.format import filetree
 from diffkeeper.format.entry import EMPTY, Entry, Kind
 from diffkeeper.fsio import inode, linux
+from diffkeeper.fsio.descent import Descent
 from diffkeeper.hashing import node_digest
 from tests.support.harness import Engine
 from tests.support.trees import describe, difference
@@ -266,3 +268,39 @@ def test_nested_directories_cost_what_there_are(
     (deep / "other").mkdir()
     with Engine(deep / "other", Policy(source=source), live=target) as again:
         assert again.capture().root == snapshot.root
+
+
+def test_what_lies_at_another_directorys_place_is_not_kept(tmp_path: Path) -> None:
+    """Two directories were exchanged, and it is not known yet."""
+    for name in ("one", "two"):
+        (tmp_path / name / f"in {name}").mkdir(parents=True)
+    top = Directory(tmp_path.stat().st_ino, None, b"")
+    number = (tmp_path / "two").stat().st_ino
+    moved = Directory(number, top, b"one")  # where it was before
+    fd = os.open(tmp_path, os.O_RDONLY)
+    descent = Descent(fd)
+    try:
+        found = descent.open(moved)
+        assert os.listdir(found) == ["in one"], "what is there now"
+        os.close(found)
+        moved.name = b"two"
+        for node in (moved, Directory(0, moved, b"in two")):
+            os.close(descent.open(node))
+    finally:
+        descent.close()
+        os.close(fd)
+
+
+def test_exchanged_directories(tmp_path: Path) -> None:
+    with Engine(tmp_path, Policy(source="scan")) as engine:
+        for name in ("a/x/y", "b/x/y", "c/x/y"):
+            (engine.live / name).mkdir(parents=True)
+            (engine.live / name / "file").write_bytes(name.encode())
+        engine.capture()
+        for first, second in (("a/x", "b/x"), ("a", "c"), ("b/x/y", "c/x/y")):
+            os.rename(engine.live / first, engine.live / "free")
+            os.rename(engine.live / second, engine.live / first)
+            os.rename(engine.live / "free", engine.live / second)
+            snapshot = engine.capture()
+            replayed = engine.replay(snapshot, f"replay{snapshot.seq}")
+            assert difference(describe(replayed), describe(engine.live)) == []

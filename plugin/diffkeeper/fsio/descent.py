@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 
 class Node(Protocol):
-    """A directory by its place; the root has no parent."""
+    """A directory by its inode number and place; the root has no parent."""
+
+    @property
+    def inode(self) -> int:
+        """Its inode number."""
 
     @property
     def parent(self) -> Self | None:
@@ -45,19 +49,19 @@ class Descent:
             os.close(self._open.popitem()[1])
 
     def open(self, node: Node) -> int:
-        """A descriptor of its own for the caller, who closes it. Raises OSError as
+        """A descriptor of its own of what is at its place, for the caller, who closes it.
+
+        Only what has the node's inode number stays open for others. Raises OSError as
         `linux.open_directory_beneath` does.
         """
         base, names = self._from(node)
         if len(names) > limits.DESCENT_STEP:
             # What follows is likely to be near: its way is walked but once.
-            above = self._above(node, limits.DESCENT_STEP)
-            base = self._keep(
-                above, linux.open_directory_beneath(base, names[: -limits.DESCENT_STEP])
-            )
-            names = names[-limits.DESCENT_STEP :]
+            above = linux.open_directory_beneath(base, names[: -limits.DESCENT_STEP])
+            self._keep(self._above(node, limits.DESCENT_STEP), above)
+            base, names = self._from(node)
         found = linux.open_directory_beneath(base, names)
-        if node not in self._open and node.parent is not None:
+        if node.parent is not None and node not in self._open:
             self._keep(node, os.dup(found))
         return found
 
@@ -80,11 +84,14 @@ class Descent:
             at = at.parent
         return at
 
-    def _keep(self, node: Node, fd: int) -> int:
+    def _keep(self, node: Node, fd: int) -> None:
+        """Have it open for others, unless something else is at its place."""
+        if os.fstat(fd).st_ino != node.inode:
+            os.close(fd)
+            return
         self._open[node] = fd
         if len(self._open) > limits.DESCENT_OPEN_MAX:
             os.close(self._open.popitem(last=False)[1])
-        return fd
 
 
 def _upward(node: Node) -> Iterator[Node]:
