@@ -135,6 +135,7 @@ GROUP_VOLUMES_MAX = 16
 SURVEY_SECONDS_MAX = 0.25  # for which a survey holds that costs little
 SURVEY_SECONDS_LONGEST = 5.0  # the same for one that costs much, and while no process begins
 QUIET_LOOK_SECONDS = 5.0
+SCHEDULE_RETRY_SECONDS = 1.0  # after a defect of what serves all volumes
 QUIET_STEP_SECONDS = 1.0
 WATCHED_DIRECTORIES_MAX = 500_000
 DIRECTORIES_MAX = 2_000_000  # of one volume, at some 600 bytes of memory each

@@ -720,3 +720,21 @@ def test_without_headers_it_falls_back() -> None:
     choice.source.stop()
     assert choice.source.name == "inotify"
     assert choice.reason.startswith("no eBPF: ")
+
+
+def test_a_look_while_another_thread_renews_or_stops_the_source_is_answered(
+    source: EbpfSource, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the worst moments: a number is closed, and the source still has it, or has none."""
+    close, looks = program.close_volume, list[bool]()
+
+    def closing(number: int, *, forget: bool) -> None:
+        close(number, forget=forget)
+        looks.append(source.pending())
+        assert program.pending(number), "unsure is to be looked at"
+
+    monkeypatch.setattr(program, "close_volume", closing)
+    source.escalate("a test")
+    source.stop()
+    source.pending()
+    assert len(looks) == 2

@@ -80,10 +80,10 @@ class EbpfSource:
     def stop(self) -> None:
         """Give back every kernel resource."""
         self._leave()
-        if self._number:
+        number, self._number = self._number, 0
+        if number:
             # The maps of lost programs may be gone, and mean nothing.
-            self._program.close_volume(self._number, forget=not self._program.lost)
-            self._number = 0
+            self._program.close_volume(number, forget=not self._program.lost)
         self._names.stop()
 
     def watch(self, inode: int, descriptor: int) -> bool:
@@ -186,8 +186,8 @@ class EbpfSource:
 
     def _renew(self) -> None:
         """A new number: what is watched under the old one is not held."""
-        self._program.close_volume(self._number, forget=False)
-        self._number = self._program.open_volume(self._device)
+        ended, self._number = self._number, self._program.open_volume(self._device)
+        self._program.close_volume(ended, forget=False)
         self._given_back.clear()
         self._started.clear()
         self._under_way.clear()

@@ -327,8 +327,9 @@ class Program:
                 self._watched.delete(_FILE_KEY.pack(inode, self._devices[number], 0))
 
     def pending(self, number: int) -> bool:
-        """Whether a drain may return anything; one look into a map."""
-        return bool(self._marks[number]) or self._state(number) != self._seen[number]
+        """Whether a drain may return anything; True of a number that a thread has just closed."""
+        marks, seen = self._marks.get(number), self._seen.get(number)
+        return marks is None or bool(marks) or self._state(number) != seen
 
     def drain(self, number: int) -> Marks:
         """Take all marks of a volume; those of others wait for their own drain."""

@@ -65,5 +65,10 @@ class Background:
             self.trouble = f"maintenance failed: {error}"
             log.error("maintenance_failed", extra={"error": str(error)})
             return limits.MAINTENANCE_RETRY_SECONDS
+        except Exception as error:
+            # A defect must not end all maintenance: it shows, and is tried again.
+            self.trouble = f"maintenance failed: {error!r}"
+            log.exception("maintenance_failed", extra={"error": str(error)})
+            return limits.MAINTENANCE_RETRY_SECONDS
         rest = (clock.thread_cpu() - cpu) / limits.MAINTENANCE_CPU_FRACTION_MAX
         return rest if more else max(rest, limits.MAINTENANCE_TURN_SECONDS)

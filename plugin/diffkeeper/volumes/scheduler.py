@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from diffkeeper import clock, limits
@@ -17,6 +18,7 @@ from diffkeeper.freeze.writers import Target, Writers
 from diffkeeper.volumes.threads import within
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from concurrent.futures import ThreadPoolExecutor
 
     from diffkeeper.volumes.captures import Captures, Team
@@ -49,6 +51,24 @@ class Scheduler:
         self._expecting: asyncio.Task[None] | None = None
         self._mounts = 0  # calls of `add`
         self._lock = asyncio.Lock()
+        self._troubles: dict[str, str] = {}  # by what failed last
+
+    def troubles(self) -> list[str]:
+        """What failed of the work for all volumes; each is tried again."""
+        return list(self._troubles.values())
+
+    @contextlib.contextmanager
+    def _telling(self, work: str) -> Iterator[None]:
+        """A defect of this work shows among the troubles until it succeeds, and ends nothing."""
+        try:
+            yield
+        except Exception as error:
+            text = f"{work} failed, and is tried again: {error!r}"
+            if self._troubles.get(work) != text:
+                log.exception("schedule_failed", extra={"work": work, "error": str(error)})
+            self._troubles[work] = text
+        else:
+            self._troubles.pop(work, None)
 
     def add(self, volume: Volume) -> None:
         """Capture the volume from now on, whenever its pace says so and something changed."""
@@ -77,17 +97,22 @@ class Scheduler:
             await self.remove(volume)
 
     async def run(self) -> None:
-        """For ever: begin what is due."""
+        """For ever: begin what is due. No failure ends it, or holds up more than one volume."""
         while True:
             self._changed.clear()
-            now = clock.monotonic()
-            due = [volume for volume in self._idle() if volume.pace.due <= now]
-            quiet = [volume for volume in due if self._is_quiet(volume)]
-            for volume in due:
-                if volume not in quiet:
-                    self._watches[volume].task = asyncio.create_task(self._take(volume))
-            self._pass(now, quiet)
-            await self._until(min((v.pace.due for v in self._idle()), default=None))
+            following: float | None = clock.monotonic() + limits.SCHEDULE_RETRY_SECONDS
+            with self._telling("beginning captures"):
+                self._begin(clock.monotonic())
+                following = min((v.pace.due for v in self._idle()), default=None)
+            await self._until(following)
+
+    def _begin(self, now: float) -> None:
+        due = [volume for volume in self._idle() if volume.pace.due <= now]
+        quiet = {volume for volume in due if self._is_quiet(volume)}
+        for volume in due:
+            if volume not in quiet:
+                self._watches[volume].task = asyncio.create_task(self._take(volume))
+        self._pass(now, list(quiet))
 
     def _idle(self) -> list[Volume]:
         return [volume for volume, watch in self._watches.items() if watch.task is None]
@@ -95,10 +120,7 @@ class Scheduler:
     def _is_quiet(self, volume: Volume) -> bool:
         if self._watches[volume].news:
             return False
-        try:
-            return volume.quiet()
-        except (DiffKeeperError, OSError):
-            return False  # a capture meets the same, and tells
+        return _answer(volume, volume.quiet, unsure=False)
 
     def _pass(self, now: float, quiet: list[Volume]) -> None:
         """Nothing hints at a change of these. Now and then their processes are looked at, too.
@@ -120,12 +142,10 @@ class Scheduler:
 
     async def _look(self, volumes: list[Volume]) -> None:
         """Ask what the processes tell of quiet volumes; one that changed is due at once."""
-        try:
+        changed: list[Volume] = []
+        with self._telling("looking at the processes of quiet volumes"):
             found = await self._writers()
             changed = await within(self._pool, self._ask, volumes, found)
-        except Exception as error:
-            log.exception("look_failed", extra={"error": str(error)})
-            return
         for volume in changed:
             if volume in self._watches:
                 self._watches[volume].news = True
@@ -142,7 +162,7 @@ class Scheduler:
             step, seen = (0 if seen != self._mounts else step), self._mounts
             await asyncio.sleep(limits.MOUNT_LOOKS_SECONDS[step])
             step += 1
-            with contextlib.suppress(DiffKeeperError, OSError):  # captures meet the same, and tell
+            with self._telling("looking for the containers of new mounts"):
                 await within(self._pool, self._see)
 
     def _see(self) -> None:
@@ -157,7 +177,9 @@ class Scheduler:
             volume
             for volume in volumes
             if (s := volume.snapshotter) is not None
-            and volume.pending(found.get(s.target, Writers()))
+            and _answer(
+                volume, partial(volume.pending, found.get(s.target, Writers())), unsure=True
+            )
         ]
         for team in self._captures.teams(found):
             if not any(volume in changed for volume in team.volumes):
@@ -170,10 +192,12 @@ class Scheduler:
         self._watches[volume].news = False
         try:
             await self._tick(volume)
+            volume.troubles.pop("turn", None)
         except (DiffKeeperError, OSError) as error:
             log.error("capture_failed", extra={"volume": volume.name, "error": str(error)})
         except Exception as error:
             # A defect must not end the captures of a volume: it shows, and is tried again.
+            volume.troubles["turn"] = f"its turn failed, and comes again: {error!r}"
             log.exception("capture_failed", extra={"volume": volume.name, "error": str(error)})
         finally:
             volume.pace.rest(started)
@@ -213,6 +237,25 @@ class Scheduler:
         """Writers of all mounted volumes, from a survey that captures share."""
         async with self._lock:
             return await within(self._pool, self._captures.writers)
+
+
+def _answer(volume: Volume, ask: Callable[[], bool], *, unsure: bool) -> bool:
+    """What a volume tells of itself; `unsure` where that fails: then its capture has to find out.
+
+    The errors that are expected are met by the capture, too, and told then.
+    """
+    try:
+        answer = ask()
+    except (DiffKeeperError, OSError):
+        return unsure
+    except Exception as error:
+        text = f"whether it changed could not be told: {error!r}"
+        if volume.troubles.get("look") != text:
+            log.exception("look_failed", extra={"volume": volume.name, "error": str(error)})
+        volume.troubles["look"] = text
+        return unsure
+    volume.troubles.pop("look", None)
+    return answer
 
 
 def _turn(moment: float) -> float:

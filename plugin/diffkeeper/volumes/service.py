@@ -301,8 +301,10 @@ class VolumeService:
         found = list(self._troubles.values())
         if self._caretaker is not None:
             found += self._caretaker.troubles()
+        if self._scheduler is not None:
+            found += self._scheduler.troubles()
         for name, slot in sorted(self._registry.slots.items()):
-            found.extend(f"{name}: {text}" for text in slot.volume.troubles.values())
+            found.extend(f"{name}: {text}" for text in list(slot.volume.troubles.values()))
         return found
 
     # Lifecycle
