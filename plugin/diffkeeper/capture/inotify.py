@@ -7,18 +7,17 @@ comparison that follows the watch, and a full queue by the comparison of the who
 
 from __future__ import annotations
 
-import errno
-import os
-import select
-import struct
-import threading
+from typing import TYPE_CHECKING
 
-from diffkeeper import clock, limits
+from diffkeeper import limits
 from diffkeeper.capture.source import Dirty, NamesOnly
+from diffkeeper.capture.watches import SHARED
 from diffkeeper.errors import UnsupportedError
 from diffkeeper.fsio import linux
 
-_EVENT = struct.Struct("=iIII")
+if TYPE_CHECKING:
+    from diffkeeper.fsio.inotify import Event
+
 _NAMES_MASK = (
     linux.IN_ATTRIB
     | linux.IN_CLOSE_WRITE
@@ -35,7 +34,7 @@ _WRITTEN = linux.IN_MODIFY | linux.IN_CLOSE_WRITE
 
 
 class InotifySource(NamesOnly):
-    """One inotify instance with a watch per directory, emptied by a thread of its own."""
+    """A watch per directory of one volume, in the instance that all volumes share."""
 
     name = "inotify"
     complete = True
@@ -47,40 +46,23 @@ class InotifySource(NamesOnly):
         self._watches_max = watches_max
         self._mask = _MASK if writes else _NAMES_MASK
         self._writes = writes
-        self._lock = threading.Lock()
+        self._lock = SHARED.lock
         self._dirty = Dirty()
         # Names that an inode lost: a write hinted under one of them may have gone to that inode,
         # which may live on under another name.
         self._gone: dict[int, set[bytes]] = {}
         self._inode_of: dict[int, int] = {}
         self._watch_of: dict[int, int] = {}
-        self._fd = -1
-        self._wake = -1
-        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Open the instance; raises UnsupportedError naming the limit that is reached."""
-        try:
-            self._fd = linux.inotify_init()
-        except OSError as error:
-            raise UnsupportedError(
-                f"inotify cannot be used ({error.strerror}): raise fs.inotify.max_user_instances"
-            ) from error
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC)
-        self._thread = threading.Thread(target=self._pump, name="inotify", daemon=True)
-        self._thread.start()
+        """Join the instance; raises UnsupportedError naming the limit that is reached."""
+        SHARED.join(self)
 
     def stop(self) -> None:
-        """Close the instance, which removes all watches."""
-        if self._thread is None:
-            return
-        os.eventfd_write(self._wake, 1)
-        self._thread.join()
-        self._thread = None
+        """Leave the instance, which removes all watches."""
         with self._lock:
-            os.close(self._fd)
-            os.close(self._wake)
-            self._fd = -1
+            watches = list(self._watch_of.values())
+        SHARED.leave(self, watches)
 
     def watch(self, inode: int, descriptor: int) -> bool:
         """Watch a directory; raises UnsupportedError at the watch limit."""
@@ -91,14 +73,7 @@ class InotifySource(NamesOnly):
                 raise UnsupportedError(
                     f"more than {self._watches_max} directories to watch with inotify"
                 )
-            try:
-                watch = linux.inotify_add_watch(self._fd, descriptor, self._mask)
-            except OSError as error:
-                if error.errno in (errno.ENOSPC, errno.ENOMEM):
-                    raise UnsupportedError(
-                        "inotify watch limit reached: raise fs.inotify.max_user_watches"
-                    ) from error
-                raise
+            watch = SHARED.add(self, descriptor, self._mask)
             self._watch_of[inode] = watch
             self._inode_of[watch] = inode
             return True
@@ -110,18 +85,18 @@ class InotifySource(NamesOnly):
             self._gone.pop(inode, None)
             if watch is not None:
                 self._inode_of.pop(watch, None)
-                linux.inotify_rm_watch(self._fd, watch)
+                SHARED.remove(self, watch)
 
     def pending(self) -> bool:
         """Whether anything was hinted since the last drain."""
         with self._lock:
-            self._read()
+            SHARED.read()
             return bool(self._dirty)
 
     def drain(self, *, frozen: bool = False) -> Dirty:
         """Read what the kernel has queued, and take all that was gathered."""
         with self._lock:
-            self._read()
+            SHARED.read()
             taken, self._dirty = self._dirty, Dirty()
             if sum(map(len, self._gone.values())) > limits.DIRTY_NAMES_MAX:
                 # Forgetting which names went means that a write under one is not recognised.
@@ -140,39 +115,15 @@ class InotifySource(NamesOnly):
         with self._lock:
             self._dirty.escalate(cause)
 
-    def _pump(self) -> None:
-        poller = select.poll()
-        poller.register(self._fd, select.POLLIN)
-        poller.register(self._wake, select.POLLIN)
-        while not any(fd == self._wake for fd, _ in poller.poll()):
-            with self._lock:
-                self._read()
-            # Events come one per write; waiting a little takes them in batches.
-            clock.sleep(limits.INOTIFY_PAUSE_SECONDS)
+    def overflowed(self) -> None:
+        """Events were lost, maybe of this volume."""
+        self._dirty.escalate("the inotify queue overflowed")
 
-    def _read(self) -> None:
-        while self._fd >= 0:
-            try:
-                buffer = os.read(self._fd, limits.INOTIFY_READ_BYTES)
-            except BlockingIOError:
-                return
-            self._take(buffer)
-
-    def _take(self, buffer: bytes) -> None:
-        offset = 0
-        last = b""
-        while offset < len(buffer):
-            watch, mask, _, length = _EVENT.unpack_from(buffer, offset)
-            end = offset + _EVENT.size + length
-            event = buffer[offset:end]
-            if event != last:
-                last = event
-                self._event(watch, mask, event[_EVENT.size :].rstrip(b"\0"))
-            offset = end
-
-    def _event(self, watch: int, mask: int, name: bytes) -> None:
-        if mask & (linux.IN_Q_OVERFLOW | linux.IN_UNMOUNT):
-            self._dirty.escalate("the inotify queue overflowed")
+    def take(self, event: Event) -> None:
+        """Something happened to one of the watches."""
+        watch, mask, name = event
+        if mask & linux.IN_UNMOUNT:
+            self._dirty.escalate("the file system was unmounted")
             return
         inode = self._inode_of.get(watch)
         if inode is None:

@@ -1,62 +1,40 @@
-"""inotify on the freezers' control files: shows that somebody else wrote one during our freeze."""
+"""inotify on the freezers' control files: shows that somebody else wrote one during our freeze.
+
+An instance of its own: in a freeze nobody waits for the events of volumes.
+"""
 
 from __future__ import annotations
 
-import ctypes
-import os
-import struct
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-IN_MODIFY = 0x2
-IN_OPEN = 0x20
-_EVENT = struct.Struct("iIII")
-_READ_BYTES = 65536
-_LIBC = ctypes.CDLL(None, use_errno=True)
+from diffkeeper.fsio import linux
+from diffkeeper.fsio.inotify import Instance
 
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """What happened (`mask`, inotify's bits) to the watch `watch`, in the order of the kernel."""
-
-    watch: int
-    mask: int
+if TYPE_CHECKING:
+    from diffkeeper.fsio.inotify import Event
 
 
 class Watch:
-    """An inotify instance; raises OSError when the kernel has none left for us."""
+    """Watches control files; raises OSError when the kernel has no instance left for us."""
 
     def __init__(self) -> None:
-        self._descriptor = _checked(_LIBC.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+        self._instance = Instance()
 
     def add(self, path: str) -> int:
         """Watch `path` for opening and writing; the number that its events carry."""
-        name = os.fsencode(path)
-        return _checked(_LIBC.inotify_add_watch(self._descriptor, name, IN_MODIFY | IN_OPEN))
+        return self._instance.add_path(path, linux.IN_MODIFY | linux.IN_OPEN)
 
     def remove(self, watch: int) -> None:
         """Forget a watch; the kernel may have done so before us, with the file."""
-        _LIBC.inotify_rm_watch(self._descriptor, watch)
+        self._instance.remove(watch)
 
     def drain(self) -> list[Event]:
         """All events since the last call; never blocks."""
-        events: list[Event] = []
-        while data := self._read():
-            offset = 0
-            while offset < len(data):
-                watch, mask, _, length = _EVENT.unpack_from(data, offset)
-                events.append(Event(watch, mask))
-                offset += _EVENT.size + length
-        return events
+        return list(self._instance.events())
 
     def close(self) -> None:
         """Release the instance and all its watches."""
-        os.close(self._descriptor)
-
-    def _read(self) -> bytes:
-        try:
-            return os.read(self._descriptor, _READ_BYTES)
-        except BlockingIOError:
-            return b""
+        self._instance.close()
 
 
 def written_after_open(events: list[Event]) -> set[int]:
@@ -68,15 +46,8 @@ def written_after_open(events: list[Event]) -> set[int]:
     opened: set[int] = set()
     written: set[int] = set()
     for event in events:
-        if event.mask & IN_OPEN:
+        if event.mask & linux.IN_OPEN:
             opened.add(event.watch)
-        elif event.mask & IN_MODIFY and event.watch in opened:
+        elif event.mask & linux.IN_MODIFY and event.watch in opened:
             written.add(event.watch)
     return written
-
-
-def _checked(result: int) -> int:
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    return int(result)

@@ -31,6 +31,7 @@ MNT_DETACH = 2
 IN_MODIFY = 0x2
 IN_ATTRIB = 0x4
 IN_CLOSE_WRITE = 0x8
+IN_OPEN = 0x20
 IN_MOVED_FROM = 0x40
 IN_MOVED_TO = 0x80
 IN_CREATE = 0x100
@@ -148,7 +149,11 @@ def inotify_init() -> int:
 
 def inotify_add_watch(fd: int, directory: int, mask: int) -> int:
     """Watch the directory that the descriptor `directory` names; ENOSPC is the watch limit."""
-    path = b"/proc/self/fd/%d" % directory
+    return inotify_add_watch_path(fd, b"/proc/self/fd/%d" % directory, mask)
+
+
+def inotify_add_watch_path(fd: int, path: bytes, mask: int) -> int:
+    """The same for a path."""
     return _check(_libc.inotify_add_watch(fd, path, ctypes.c_uint32(mask)), path)
 
 
