@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import time
@@ -10,8 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from diffkeeper import failpoint
 from diffkeeper.engine.snapshotter import Policy
 from tests.support.spanning import Container, Volumes, check_counter, counted
+from tests.support.trees import describe, difference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,3 +76,33 @@ def test_a_scan_calls_no_torn_snapshot_crash(names: list[str], tmp_path: Path) -
         assert fuzzy, "nobody wrote during a freeze"
         assert {record.consistency for record in volumes.capture().values()} == {"crash"}
         assert not volumes.capture(), "all is quiet"
+
+
+def test_names_of_one_file_that_are_met_in_another_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What changed in it is told from what the first name had; the content is the same."""
+    policy = Policy(source="scan", freeze_seconds_max=FREEZE_SECONDS)
+    with Volumes(tmp_path, ["one"], policy) as volumes, Container() as container:
+        live = volumes.live["one"]
+        names = [live / f"name{number}" for number in range(8)]
+        for number, path in enumerate(names):
+            path.write_bytes(bytes([number]) * 100_000)
+        container.start({live: tmp_path / "seen"}, "exec sleep 1000")
+        volumes.capture()
+
+        def change(point: str) -> None:
+            """Just before the freeze looks."""
+            if point == "capture.frozen" and names[1].stat().st_nlink == 1:
+                for path in names[1:]:
+                    path.unlink()
+                    os.link(names[0], path)
+                with open(names[0], "r+b") as file:
+                    file.write(b"changed")
+
+        monkeypatch.setattr(failpoint, "hit", change)
+        (live / "other").write_bytes(b"something is due")
+        [record] = volumes.capture().values()
+        assert (record.consistency, record.cause) == ("crash", "")
+        replayed = volumes.replay(record, tmp_path / "replayed")
+        assert difference(describe(replayed), describe(live)) == []

@@ -19,7 +19,7 @@ from diffkeeper.format.chunk import HOLE
 from diffkeeper.format.entry import EMPTY, Entry, chunk_count
 from diffkeeper.format.merkle import is_implied
 from diffkeeper.fsio import inode
-from diffkeeper.hashing import chunk_digest
+from diffkeeper.hashing import chunk_digest, node_digest
 
 
 def _go_on() -> None:
@@ -55,6 +55,19 @@ class Content:
             self.data_bytes >= limits.OBSERVE_BYTES_MAX
             or len(self.changes) >= limits.CONTENT_CHANGES_MAX
         )
+
+    def digest(self, get: Get) -> bytes:
+        """The root that it would have, whichever tree its changes are told from."""
+        nodes: dict[bytes, bytes] = {}
+
+        def put(encoded: bytes) -> bytes:
+            digest = node_digest(encoded)
+            nodes[digest] = encoded
+            return digest
+
+        count = chunk_count(self.size, self.chunk_bits)
+        ways = (lambda digest: nodes.get(digest) or get(digest)), put
+        return filetree.update(self.root, self.count, count, self.changes, *ways)
 
     def fold(self, get: Get, put: Put) -> bytes:
         """Put the changes into the tree; returns its root."""

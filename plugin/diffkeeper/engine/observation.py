@@ -53,14 +53,19 @@ class Observation:
         """Whether it could not be read, so that what is recorded of it stands."""
         return self.trouble is not None and self.trouble.stale
 
-    def told(self) -> tuple[object, ...]:
-        """All that two looks at the same name agree in when nothing has changed."""
-        if self.status is None:
-            return ()
-        times = self.status.st_mtime_ns, self.status.st_ctime_ns
-        found = self.content
-        held = (found.root, found.count, found.changes) if found is not None else ()
-        return self.status.st_ino, self.status.st_nlink, self.status.st_size, times, held
+    def agrees(self, other: Observation, get: Callable[[bytes], bytes]) -> bool:
+        """Whether two looks at the same name found the same. `get` gives nodes by digest."""
+        if self.status is None or other.status is None:
+            return self.status is other.status
+        if _told(self.status) != _told(other.status):
+            return False
+        one, two = self.content, other.content
+        if one is None or two is None:
+            return one is two
+        if (one.root, one.count) == (two.root, two.count):
+            return one.changes == two.changes
+        # Of a file with several names, each may have been compared with what another one had.
+        return one.digest(get) == two.digest(get)
 
     def is_as(self, record: IndexRecord) -> bool:
         """Whether the file is what was recorded of it, at the same name."""
@@ -73,6 +78,11 @@ class Observation:
             and (record.mtime_ns, record.ctime_ns) == (status.st_mtime_ns, status.st_ctime_ns)
             and (record.parent_ino, record.name) == (self.directory.inode, self.name)
         )
+
+
+def _told(status: os.stat_result) -> tuple[int, ...]:
+    times = status.st_mtime_ns, status.st_ctime_ns
+    return status.st_ino, status.st_nlink, status.st_size, *times
 
 
 def windows(seen: Iterable[Observation]) -> Iterator[list[Observation]]:

@@ -89,7 +89,7 @@ class Observer(Looker):
         if seen.stale:
             return False
         if before is not None:
-            return before.told() != seen.told()
+            return not before.agrees(seen, self._tree.stage.get)
         if seen.status is None:
             return self._tree.lookup(seen.directory, seen.name) is not None
         record = self._index.get(seen.status.st_ino)
