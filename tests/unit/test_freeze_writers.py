@@ -123,6 +123,7 @@ def test_writers_of_each_target(cgroup: str, start: Start, volume: Path, tmp_pat
     assert found[two] == Writers((f"{cgroup}/b",), (both,))
     assert found[three] == Writers()
     assert survey.find([one, two, three]) == found, "from what is remembered"
+    assert survey.recent([one, two, three]) is survey.recent([one, two, three])
     assert survey.find([]) == {}
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import lmdb
 import pytest
@@ -15,8 +16,11 @@ from diffkeeper.engine.snapshotter import Policy
 from diffkeeper.engine.volume import Change, VolumeState, commit_together
 from diffkeeper.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError
 from diffkeeper.format.records import SnapshotRecord, VolumeRecord
+from diffkeeper.freeze.writers import Survey, Target, Writers
 from diffkeeper.store import tables
 from diffkeeper.store.store import Batch, Store
+from diffkeeper.volumes import membership
+from diffkeeper.volumes.captures import Captures
 from diffkeeper.volumes.history import History
 from diffkeeper.volumes.membership import Party, bounded, groups
 from diffkeeper.volumes.pace import Cost, Pace
@@ -24,8 +28,10 @@ from tests.support.spanning import Container, Volumes
 from tests.support.trees import describe, difference
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
+
+    from diffkeeper.volumes.volume import Volume
 
 
 def party(*pids: int, recorded: tuple[int, ...] = (), apart: bool = False) -> Party:
@@ -65,6 +71,65 @@ def test_what_nobody_writes_to_stays_with_its_last_group() -> None:
 def test_some_volumes_are_captured_apart() -> None:
     assert groups({1: party(10), 2: party(10, apart=True), 3: party(10)}) == [[1, 3], [2]]
     assert groups({1: party(recorded=(1, 2)), 2: party(apart=True)}) == [[1], [2]]
+
+
+class Watched:
+    """What the groups are made of, of one volume that is watched."""
+
+    def __init__(self, number: int) -> None:
+        self.name = f"volume{number}"
+        self.state = SimpleNamespace(record=SimpleNamespace(id=number), head=None)
+        self.snapshotter = SimpleNamespace(
+            target=Target("8:1", f"/v{number}"),
+            policy=Policy(),
+            faulty=False,
+            cpu_seconds=0.0,
+            frozen_seconds=0.0,
+        )
+        self.pace = Pace(1.0, 1.0)
+
+    def capture_failed(self, error: Exception, shortest: float, cost: Cost) -> None:
+        """It is told."""
+
+
+def test_groups_are_made_once_for_each_survey(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many volumes ask for theirs."""
+    made: list[int] = []
+
+    def counted(parties: Mapping[int, Party]) -> list[list[int]]:
+        made.append(len(parties))
+        return groups(parties)
+
+    monkeypatch.setattr(membership, "groups", counted)
+    volumes = [cast("Volume", Watched(number)) for number in range(100)]
+    captures = Captures(Survey(), lambda: volumes)
+    found = {t: Writers(pids=(n // 2,)) for n, t in enumerate(captures.targets())}
+    for number, volume in enumerate(volumes):
+        first = number // 2 * 2
+        assert captures.together(volume, found).volumes == tuple(volumes[first : first + 2])
+    assert len(captures.teams(found)) == 50
+    assert made == [100]
+    assert len(captures.together(volumes[0], dict.fromkeys(found, Writers())).volumes) == 1
+    assert made == [100, 100]
+
+
+def test_who_made_a_capture_fail_leaves_its_group_within_the_same_survey(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bad, good = (cast("Volume", Watched(number)) for number in range(2))
+    captures = Captures(Survey(), lambda: [bad, good])
+    found = dict.fromkeys(captures.targets(), Writers(pids=(1,)))
+    assert captures.together(good, found).volumes == (bad, good)
+
+    def failing(*_: object, **__: object) -> None:
+        assert bad.snapshotter is not None
+        bad.snapshotter.faulty = True
+        raise LostError("a test")
+
+    monkeypatch.setattr(group, "capture", failing)
+    with pytest.raises(LostError):
+        captures.capture(bad, "manual")
+    assert captures.together(good, found).volumes == (good,)
 
 
 def test_a_group_is_bounded() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, cast
 
@@ -146,3 +147,25 @@ def test_a_survey_that_fails_is_told_until_one_succeeds(
         await bench.end()
 
     asyncio.run(life())
+
+
+def test_groups_are_looked_up_beside_the_event_loop(
+    told: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are made of all volumes, and the loop answers the engine."""
+    threads = []
+    together = Captures.together
+
+    def looked_up(captures: Captures, volume: Any, found: Any) -> Any:
+        threads.append(threading.current_thread())
+        return together(captures, volume, found)
+
+    monkeypatch.setattr(Captures, "together", looked_up)
+
+    async def life() -> None:
+        bench = Bench(Quiet("volume", OSError()))
+        await bench.until(lambda: bool(threads))
+        await bench.end()
+
+    asyncio.run(life())
+    assert threading.main_thread() not in threads

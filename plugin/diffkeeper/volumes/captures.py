@@ -1,6 +1,6 @@
 """Takes the snapshots of volumes, those that are written together in one capture.
 
-Methods block and are called from worker threads; `together` and `targets` only look at memory.
+Methods block and are called from worker threads.
 """
 
 from __future__ import annotations
@@ -49,19 +49,43 @@ class Team:
             volume.group, volume.group_note = names, self.note
 
 
+@dataclass(frozen=True, slots=True)
+class _Teams:
+    """All teams as this survey and `state` had them; and the team of each volume."""
+
+    found: Mapping[Target, Writers]
+    state: object
+    teams: tuple[Team, ...]
+    of: Mapping[Volume, Team]
+
+
 class Captures:
     """The captures of one daemon. `volumes` gives all of them."""
 
     def __init__(self, survey: Survey, volumes: Callable[[], Sequence[Volume]]) -> None:
         self._survey = survey
         self._volumes = volumes
+        self._state = object()  # another one when a capture changed what groups are made of
+        self._teams: _Teams | None = None
 
     def together(self, volume: Volume, found: Mapping[Target, Writers]) -> Team:
         """The volumes that are captured with this one, itself among them."""
-        return next((t for t in self.teams(found) if volume in t.volumes), Team((volume,)))
+        return self._of(found).of.get(volume) or Team((volume,))
 
-    def teams(self, found: Mapping[Target, Writers]) -> list[Team]:
+    def teams(self, found: Mapping[Target, Writers]) -> Sequence[Team]:
         """All watched volumes, each with those that are captured with it."""
+        return self._of(found).teams
+
+    def _of(self, found: Mapping[Target, Writers]) -> _Teams:
+        """Made once for each survey, since all volumes are looked at for that."""
+        last, state = self._teams, self._state
+        if last is None or last.found is not found or last.state is not state:
+            teams = tuple(self._made(found))
+            of = {volume: team for team in teams for volume in team.volumes}
+            last = self._teams = _Teams(found, state, teams, of)
+        return last
+
+    def _made(self, found: Mapping[Target, Writers]) -> list[Team]:
         watched = {
             v.state.record.id: (v, s) for v in self._volumes() if (s := v.snapshotter) is not None
         }
@@ -101,12 +125,16 @@ class Captures:
         parts = team.watched()
         members = [group.Member(s, found.get(s.target, Writers())) for _, s in parts]
         meter = _Meter([snapshotter for _, snapshotter in parts], surveyed)
+        before = [_grouping(v, s) for v, s in parts]
         try:
             taken = group.capture(members, reason, freeze=freeze or len(members) > 1)
         except Exception as error:
             for member, _ in parts:
                 member.capture_failed(error, team.shortest, meter.cost())
             raise
+        finally:
+            if before != [_grouping(v, s) for v, s in parts]:
+                self._state = object()
         used = meter.cost()
         for (member, _), snapshot in zip(parts, taken, strict=True):
             member.pace.used(used)
@@ -141,12 +169,16 @@ class _Meter:
 def _party(
     volume: Volume, snapshotter: Snapshotter, found: Mapping[Target, Writers]
 ) -> membership.Party:
+    recorded, apart = _grouping(volume, snapshotter)
+    pids = frozenset(found.get(snapshotter.target, Writers()).pids)
+    return membership.Party(pids, recorded, apart)
+
+
+def _grouping(volume: Volume, snapshotter: Snapshotter) -> tuple[frozenset[int], bool]:
+    """What counts of a volume, but for its writers: see `Party`."""
     head = volume.state.head
-    return membership.Party(
-        pids=frozenset(found.get(snapshotter.target, Writers()).pids),
-        recorded=frozenset(map(int, head.group)) if head is not None else frozenset(),
-        apart=not snapshotter.policy.freeze or snapshotter.faulty,
-    )
+    recorded = frozenset(map(int, head.group)) if head is not None else frozenset()
+    return recorded, not snapshotter.policy.freeze or snapshotter.faulty
 
 
 def _note(part: Sequence[int], whole: Sequence[int], first: Snapshotter) -> str:

@@ -209,10 +209,10 @@ class Scheduler:
     async def _tick(self, volume: Volume) -> None:
         """Capture what is written together with the volume, unless that is under way."""
         found = await self._writers()
+        team = await within(self._pool, self._captures.together, volume, found)
         started, pace = clock.monotonic(), volume.pace
         if volume.snapshotter is None or pace.busy or pace.due > started:
             return
-        team = self._captures.together(volume, found)
         idle = [member for member in team.volumes if not member.pace.busy]
         for member in idle:
             member.pace.busy = True
