@@ -120,7 +120,7 @@ class Full:
         base.mkdir()
         self.daemon = Daemon(base)
         self.daemon.start()
-        self.daemon.ok("Create", Name="v", Opts={"interval": "200ms"})
+        self.daemon.ok("Create", Name="v", Opts={"interval": "200ms", "retention": "all"})
         self.live = Path(self.daemon.ok("Mount", Name="v", ID="m")["Mountpoint"])
         self.data = self.live / "data"
         self.data.write_bytes(b"\1" * DATA_BYTES)

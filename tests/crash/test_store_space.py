@@ -12,6 +12,7 @@ import pytest
 from diffkeeper.errors import NoSpaceError
 from diffkeeper.format import chunk
 from diffkeeper.format.records import VolumeRecord
+from diffkeeper.fsio.room import Share
 from diffkeeper.hashing import chunk_digest
 from diffkeeper.limits import MIB, STORE_SPARE_BYTES
 from diffkeeper.store.batch import ObjectMap
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+WHOLE = Share(fraction=1.0)
 BALLAST_BYTES = 12 * MIB
 
 
@@ -93,7 +95,7 @@ def check(store: Store, batches: int) -> None:
 @pytest.mark.parametrize("reserve_bytes", [0, 4 * MIB])
 def test_full_and_free_again(disk: Path, reserve_bytes: int) -> None:
     path = str(disk / "store")
-    store = Store.open(path, reserve_bytes=reserve_bytes)
+    store = Store.open(path, share=WHOLE, reserve_bytes=reserve_bytes)
     batches = fill(store)
     assert batches > 10
     check(store, batches)
@@ -109,7 +111,7 @@ def test_full_and_free_again(disk: Path, reserve_bytes: int) -> None:
     store.commit(batch_of(batches))
     check(store, batches + 1)
     store.close()
-    store = Store.open(path, reserve_bytes=reserve_bytes)
+    store = Store.open(path, share=WHOLE, reserve_bytes=reserve_bytes)
     check(store, batches + 1)
     store.close()
 
@@ -117,7 +119,7 @@ def test_full_and_free_again(disk: Path, reserve_bytes: int) -> None:
 def test_lmdb_s_own_error_is_no_space(disk: Path) -> None:
     """The disk fills up between the check and the write, as it does beside other writers."""
     # A reserve below zero lets every commit pass the check.
-    store = Store.open(str(disk / "store"), reserve_bytes=-40 * MIB)
+    store = Store.open(str(disk / "store"), share=WHOLE, reserve_bytes=-40 * MIB)
     store.commit(batch_of(0))
     with open(disk / "filler", "wb", buffering=0) as filler:
         free = os.statvfs(disk)

@@ -8,6 +8,7 @@ import pytest
 
 from diffkeeper.daemon import config
 from diffkeeper.errors import InvalidInputError
+from diffkeeper.fsio.room import Share
 from diffkeeper.volumes.options import parse_retention
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def test_defaults_of_a_daemon_started_by_hand(tmp_path: Path) -> None:
         kernel_headers="",
         retention=parse_retention("10m:all,2h:1m,2d:1h,30d:1d"),
         trash_seconds=7 * 86_400.0,
+        store_max=Share(fraction=0.5),
         failpoints="",
     )
 
@@ -46,6 +48,7 @@ def test_every_setting_by_flag_and_environment(setting: str, tmp_path: Path) -> 
     good = {"listen": ("[::1]:0", "off"), "log-level": ("debug", "error"), "ebpf": ("mount", "off")}
     good["failpoints"] = ("store.before_commit=kill", "store.after_commit=error")
     good |= {"retention": ("all", "1d:1h"), "trash": ("0s", "30d")}
+    good["store-max"] = ("20GiB", "30%")
     first, second = good.get(setting, ("/a", "/b"))
     name = config.variable(setting)
     by_environment = config.load({}, {name: first}, str(tmp_path))
@@ -93,3 +96,17 @@ def test_listen(text: str, expected: tuple[str, int] | None) -> None:
 def test_bad_values_name_the_setting(setting: str, value: str) -> None:
     with pytest.raises(InvalidInputError, match=setting):
         config.load({}, {config.variable(setting): value})
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("30%", 300), ("99%", 990), ("8MiB", 8 << 20), ("1GiB", 1 << 30)],
+)
+def test_store_max(text: str, expected: int, tmp_path: Path) -> None:
+    assert config.load({"store-max": text}, {}, str(tmp_path)).store_max.of(1000) == expected
+
+
+@pytest.mark.parametrize("text", ["0%", "100%", "-1%", "1.5%", "%", "1KiB", "much"])
+def test_a_bad_store_max_names_the_setting(text: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"store-max: .*20GiB"):
+        config.load({"store-max": text}, {}, str(tmp_path))

@@ -174,6 +174,7 @@ class Admin:
         found.append(checks.sources([self._service.view(v.name) for v in self._service.views()]))
         if not self._health.loading:
             found.append(checks.clock(self._service.past.note()))
+            found.append(checks.pressure(self._service.past.short()))
         found.append(checks.health(self._health.troubles()))
         return json_response([asdict(check) for check in found])
 

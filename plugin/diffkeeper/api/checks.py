@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from diffkeeper import limits
+from diffkeeper.fsio.room import Room, Share
 from diffkeeper.volumes.options import format_size
 
 if TYPE_CHECKING:
@@ -206,6 +207,19 @@ def _fell_back(view: VolumeView, capture: dict[str, object]) -> bool:
     return source == "scan" != asked or (asked == "ebpf" != source)
 
 
+def pressure(note: str) -> Check:
+    """Whether histories are thinned for want of room; `note`: that they are, and why."""
+    if not note:
+        return Check("history", "ok", "there is room for as much history as retention keeps")
+    return Check(
+        "history",
+        "warn",
+        note,
+        "histories are shorter than their retention says; live data is safe",
+        "raise --store-max, shorten retentions, or put --state-dir on a larger disk",
+    )
+
+
 def space(places: Places) -> Check:
     """Room on the file system of the state directory, or of its nearest existing parent."""
     path = places.state_dir
@@ -214,10 +228,11 @@ def space(places: Places) -> Check:
     filesystem = os.statvfs(path)
     free = filesystem.f_bavail * filesystem.f_frsize
     text = f"{format_size(free)} free at {path}"
-    if free >= FREE_BYTES_WANTED:
+    reserve = Room.at(path, Share(), None).reserve_bytes
+    if free >= max(FREE_BYTES_WANTED, 2 * reserve):
         return Check("space", "ok", text)
-    full = free < limits.STORE_RESERVE_BYTES_MAX
-    cost = "no snapshot can be stored" if full else "snapshots stop when it runs out"
+    full = free < reserve
+    cost = "history may not grow" if full else "history is thinned early, and may soon not grow"
     mend = "free some space, or put --state-dir on a larger disk"
     return Check("space", "fail" if full else "warn", text, f"{cost}; live data is safe", mend)
 

@@ -38,6 +38,7 @@ COUNTERS: Final[Mapping[str, str]] = {
     "scrubs_total": "Times that the whole store was read and checked, by result.",
     "fuzzy_total": "Snapshots that are not one instant.",
     "forgotten_total": "Snapshots forgotten since the daemon started, by retention or by command.",
+    "yielded_total": "Snapshots of them that went before their time, for want of room.",
     "purged_total": "Removed volumes deleted for good since the daemon started.",
 }
 # The engine counts under the plural; the exported name is the one that dashboards know.
@@ -58,6 +59,8 @@ EBPF_COUNTS: Final[Mapping[str, str]] = {
 STATISTICS: Final[Mapping[str, str]] = {
     "store_used_bytes": "Bytes in use inside the store.",
     "store_file_bytes": "What the store's file takes on the disk.",
+    "store_max_bytes": "Bytes that history may use.",
+    "store_reserve_bytes": "Bytes of the file system that history leaves to live data.",
     "unique_bytes": "Plain bytes of all distinct chunks.",
 }
 

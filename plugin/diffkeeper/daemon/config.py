@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from diffkeeper import limits
 from diffkeeper.errors import InvalidInputError
+from diffkeeper.fsio.room import Share
 from diffkeeper.volumes.options import (
     RETENTION_FORM,
     format_duration,
+    format_size,
     parse_duration,
     parse_retention,
+    parse_size,
 )
 
 if TYPE_CHECKING:
@@ -42,6 +45,8 @@ SETTINGS: Final[Mapping[str, str]] = {
     "kernel-headers": "a folder of kernel headers to compile eBPF programs with",
     "retention": "history of volumes that set none: " + RETENTION_FORM,
     "trash": "how long removed volumes can be brought back, such as 7d; 0s deletes them at once",
+    "store-max": "what history may take at most: a size such as 20GiB, or a share of the file"
+    " system such as 50%",
     "failpoints": "for crash tests: NAME=kill|error[:COUNT], comma-separated",
 }
 
@@ -61,6 +66,7 @@ class Config:
     kernel_headers: str  # empty: this kernel's, else those that are shipped
     retention: Tiers
     trash_seconds: float
+    store_max: Share
     failpoints: str
 
 
@@ -94,6 +100,7 @@ def defaults(host: str = "/host") -> dict[str, str]:
         "kernel-headers": "",
         "retention": "10m:all,2h:1m,2d:1h,30d:1d",
         "trash": "7d",
+        "store-max": f"{limits.STORE_MAX_FRACTION_DEFAULT:.0%}",
         "failpoints": "",
     }
 
@@ -131,6 +138,7 @@ def load(
         kernel_headers=_absolute("kernel-headers", values) if values["kernel-headers"] else "",
         retention=_named("retention", values, parse_retention),
         trash_seconds=_named("trash", values, _trash_seconds),
+        store_max=_named("store-max", values, _store_max),
         failpoints=values["failpoints"],
     )
 
@@ -160,6 +168,17 @@ def _trash_seconds(text: str) -> float:
             f"{text} is longer than {format_duration(limits.TRASH_SECONDS_MAX)}"
         )
     return seconds
+
+
+def _store_max(text: str) -> Share:
+    percent = re.fullmatch(r"([0-9]{1,2})%", text)
+    if percent is not None and int(percent[1]):
+        return Share(fraction=int(percent[1]) / 100)
+    size = 0 if text.endswith("%") else parse_size(text)
+    if size < limits.STORE_MAX_BYTES_MIN:
+        least = format_size(limits.STORE_MAX_BYTES_MIN)
+        raise InvalidInputError(f"{text!r} is neither 1% to 99% nor at least {least}")
+    return Share(bytes=size)
 
 
 def _absolute(setting: str, values: Mapping[str, str]) -> str:

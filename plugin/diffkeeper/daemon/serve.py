@@ -61,6 +61,7 @@ async def _serve(config: Config) -> int:
         kernel_headers=config.kernel_headers,
         retention=config.retention,
         trash_seconds=config.trash_seconds,
+        store_max=config.store_max,
     )
     health = Health(service)
     places = Places(config.state_dir, config.cgroup_root, config.proc_root)

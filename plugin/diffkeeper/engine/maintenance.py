@@ -65,6 +65,11 @@ class Maintenance:
         self._stopped = threading.Event()
         self.damage: list[str] = []  # what the last run found, for a person to see
 
+    @property
+    def urgent(self) -> bool:
+        """Whether room is short, so that it may take more of a core."""
+        return self._store.upkeep.urgent
+
     def run_slice(self, budget_seconds: float) -> bool:
         """Do some of what is due, for about that long; whether there is more to do now."""
         with self._lock:
@@ -140,12 +145,14 @@ class Maintenance:
             yield from self._merge()
         yield from self._signatures.steps()
         now = clock.monotonic()
-        if everything or now - self._collected_at >= limits.COLLECT_SECONDS_MIN:
+        late = now - self._collected_at >= limits.COLLECT_SECONDS_MIN
+        if everything or late or upkeep.urgent:
             # Twice, where the first one finds bases that nothing is to stand on any more.
             for _ in range(2 if everything else 1):
                 if upkeep.garbage and not self._awaited & self._store.holders():
                     self._collected_at = now
                     yield from self._collect(everything)
+            upkeep.urgent = False
         self._report.packs_removed += upkeep.removed_packs - removed
         self._report.moved_bytes += upkeep.relocated_bytes - moved
 

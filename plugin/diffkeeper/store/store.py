@@ -22,14 +22,13 @@ from diffkeeper.errors import (
 from diffkeeper.format import chunk, pack
 from diffkeeper.format.records import IndexRecord, SnapshotRecord, VolumeRecord
 from diffkeeper.fsio import durable
+from diffkeeper.fsio.room import Levels, Room, Share
 from diffkeeper.limits import (
     MIB,
     RECENT_OBJECTS_MAX,
     STORE_MAP_BYTES_MAX,
     STORE_MAP_BYTES_MIN,
     STORE_PAGE_RECORDS_MAX,
-    STORE_RESERVE_BYTES_MAX,
-    STORE_RESERVE_FRACTION,
 )
 from diffkeeper.store import lock, tables
 from diffkeeper.store.applying import apply
@@ -52,10 +51,10 @@ __all__ = ["Batch", "Store"]
 class Store:
     """An open store; `Store.open` makes one."""
 
-    def __init__(self, environment: Environment, lock_fd: int, reserve_bytes: int) -> None:
+    def __init__(self, environment: Environment, lock_fd: int, room: Room) -> None:
         self._environment = environment
         self._lock_fd = lock_fd
-        self._reserve_bytes = reserve_bytes
+        self.room = room
         self._id_lock = threading.Lock()
         self._next_id = 1
         self.objects = Objects(environment)
@@ -72,11 +71,17 @@ class Store:
 
     @classmethod
     def open(
-        cls, path: str, *, reserve_bytes: int | None = None, map_bytes: int | None = None
+        cls,
+        path: str,
+        *,
+        share: Share = Share(),  # noqa: B008  # it is frozen
+        reserve_bytes: int | None = None,
+        map_bytes: int | None = None,
     ) -> Self:
         """Open the store in the directory `path`, or create it there.
 
-        `reserve_bytes` of the file system stay free for records (default: a share of it);
+        History takes at most a `share` of its file system. `reserve_bytes` of it stay free for
+        live data and records (default: in proportion to the disk and to live data);
         `map_bytes` is the first size of LMDB's map (default: that of the file system).
         StoreLockedError, FormatVersionError, CorruptionError, NoSpaceError.
         """
@@ -84,18 +89,15 @@ class Store:
             durable.make_directory(path, 0o700)
         except OSError as error:
             raise InvalidInputError(f"no store can be made at {path}: {error}") from error
-        status = os.statvfs(path)
-        total = status.f_blocks * status.f_frsize
-        if reserve_bytes is None:
-            reserve_bytes = min(STORE_RESERVE_BYTES_MAX, int(total * STORE_RESERVE_FRACTION))
+        room = Room.at(path, share, reserve_bytes)
         if map_bytes is None:
-            map_bytes = min(max(total, STORE_MAP_BYTES_MIN), STORE_MAP_BYTES_MAX)
+            map_bytes = min(max(room.total_bytes, STORE_MAP_BYTES_MIN), STORE_MAP_BYTES_MAX)
         lock_fd = lock.take(path)
         try:
             lock.refuse_lost_data(path, lock_fd)
             environment = Environment(path, tables.TABLES, map_bytes)
             try:
-                store = cls(environment, lock_fd, reserve_bytes)
+                store = cls(environment, lock_fd, room)
                 store._load()
                 environment.keep_ballast()
                 durable.sync_directory(path)
@@ -241,6 +243,11 @@ class Store:
         """Make holes of the file's free room, without a copy; bytes that the disk got."""
         with self.writer.turn(upkeep=True):
             return self._environment.give_back()
+
+    def keep_ballast(self) -> None:
+        """Have what a full disk needs to remove something, see `Environment.keep_ballast`."""
+        with self.writer.turn(upkeep=True):
+            self._environment.keep_ballast()
 
     def holders(self) -> frozenset[object]:
         """Whoever is inside `holding` now."""
@@ -395,6 +402,10 @@ class Store:
             pages = sum(txn.pages(table) for table in tables.TABLES)
         return pages * self._environment.page_bytes()
 
+    def levels(self) -> Levels:
+        """How full the store and its file system are."""
+        return self.room.levels(self.used_bytes(), self.file_bytes())
+
     # Commits
 
     def commit(self, batch: Batch) -> None:
@@ -426,12 +437,9 @@ class Store:
     def _refuse_without_room(self, batch: Batch) -> None:
         if batch.records_only:
             return
-        free = durable.free_bytes(self._environment.path)
-        if free < self._reserve_bytes + batch.size:
-            raise NoSpaceError(
-                f"{free} bytes are free for the store in {self._environment.path}; this needs"
-                f" {batch.size}, and {self._reserve_bytes} are kept in reserve"
-            )
+        refusal = self.room.refusal(self.levels(), batch.size)
+        if refusal:
+            raise NoSpaceError(refusal)
 
     def _apply(self, txn: Transaction, batch: Batch, packs: list[Packed]) -> Made:
         made = self.objects.put(txn, packs + packed(self._new_objects(txn, batch)))

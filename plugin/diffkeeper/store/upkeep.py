@@ -47,6 +47,7 @@ class Upkeep:
         self._writer = writer
         # Something may be unreachable: what was left at the last end is not known.
         self.garbage = True
+        self.urgent = False  # what is garbage is to be collected at once: room is short
         self.relocated_bytes = 0
         self.removed_packs = 0
 

@@ -70,5 +70,8 @@ class Background:
             self.trouble = f"maintenance failed: {error!r}"
             log.exception("maintenance_failed", extra={"error": str(error)})
             return limits.MAINTENANCE_RETRY_SECONDS
-        rest = (clock.thread_cpu() - cpu) / limits.MAINTENANCE_CPU_FRACTION_MAX
+        fraction = limits.MAINTENANCE_CPU_FRACTION_MAX
+        if self.maintenance.urgent:
+            fraction = limits.MAINTENANCE_URGENT_CPU_FRACTION_MAX
+        rest = (clock.thread_cpu() - cpu) / fraction
         return rest if more else max(rest, limits.MAINTENANCE_TURN_SECONDS)

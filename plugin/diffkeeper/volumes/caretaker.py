@@ -50,9 +50,8 @@ class Caretaker:
 
     def troubles(self) -> list[str]:
         """What needs a person's attention."""
-        return [
-            text for text in (self._background.trouble, self._background.scrubber.trouble) if text
-        ]
+        told = self._background.trouble, self._background.scrubber.trouble
+        return [text for text in (*told, self._past.pressure.trouble) if text]
 
     async def counted(self) -> dict[str, object]:
         """As `stats`, with figures counted now; older ones where that takes too long."""
@@ -72,6 +71,8 @@ class Caretaker:
             "stored_bytes": totals["stored_bytes"],
             "store_used_bytes": self._store.used_bytes(),
             "store_file_bytes": self._store.file_bytes(),
+            "store_max_bytes": self._store.room.bound_bytes,
+            "store_reserve_bytes": self._store.room.reserve_bytes,
             "maintenance_wait_ms_max": round(self._store.writer.wait_seconds_max * 1000, 3),
             "scrub": self._background.scrubber.shown(),
             "accounting": self.counting.shown(),

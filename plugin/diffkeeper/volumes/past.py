@@ -11,6 +11,7 @@ from diffkeeper import clock, limits
 from diffkeeper.errors import DiffKeeperError, NotFoundError
 from diffkeeper.volumes.history import History
 from diffkeeper.volumes.model import Pruning
+from diffkeeper.volumes.pressure import Pressure
 from diffkeeper.volumes.threads import within
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Past:
         self._age = age
         self._pool = pool
         self._find, self._volumes = registry.find, registry.volumes
+        self.pressure = Pressure(store, retention, trash, registry.volumes)
 
     async def snapshots(self, name: str) -> list[SnapshotView]:
         """All snapshots of a volume, oldest first."""
@@ -104,9 +106,14 @@ class Past:
         """Which time histories and trash do not age by yet, and why; empty when they do by all."""
         return self._age.note()
 
+    def short(self) -> str:
+        """That histories are thinned for want of room, and why; empty when there is enough."""
+        return self.pressure.note
+
     def status(self, volume: Volume) -> Json:
         """What `Status` says of the retention of a volume."""
-        return {"retention": self.retention.shown(volume), "retention_note": self.note()}
+        note = "; ".join(filter(None, (self.pressure.note, self.note())))
+        return {"retention": self.retention.shown(volume), "retention_note": note}
 
     def figures(self) -> dict[str, float]:
         """Of the trash and of the clock, by the names of their metrics; reads memory only."""
@@ -155,6 +162,7 @@ class Past:
         """Thin histories and empty the trash as it falls due; for ever."""
         purge_at = 0.0
         while True:
+            await self._told(self.pressure.relieve)
             await self._told(self.retention.sweep, self._volumes())
             if clock.monotonic() >= purge_at:
                 purge_at = clock.monotonic() + limits.TRASH_TURN_SECONDS

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from diffkeeper.volumes.volume import Volume
 
 log = logging.getLogger(__name__)
+_HASTE_NS_MIN = 60 * 10**9
 Pins = dict[int, dict[int, str]]  # volume id to number of a kept snapshot to the reason
 
 
@@ -101,6 +102,31 @@ class Retention:
             fields = {"volume": volume.name, "forgotten": len(found), "left": left - len(found)}
             log.info("thinned", extra=fields)
         return found, left - len(found)
+
+    def hasten(self, volume: Volume) -> tuple[int, int]:
+        """Forget what the tiers let go first, before its time: (how many, their bytes).
+
+        As if the least time had passed, by doubling, after which some are due. Nothing of a volume
+        that keeps all. NoSpaceError, CorruptionError.
+        """
+        tiers = self.tiers(volume)
+        if not tiers:
+            return 0, 0
+        with self._lock:
+            line = self._lines.setdefault(volume.state.record.id, _Line())
+            self._count(volume)
+            while not self._read(volume, line):
+                pass
+            before = volume.state.stored.bytes
+            ahead_ns, found = _HASTE_NS_MIN, list[int]()
+            while not found and ahead_ns < 2 * tiers[-1].until_ns + 2 * _HASTE_NS_MIN:
+                found = self._plan(volume, line, self._now_ns() + ahead_ns)
+                ahead_ns *= 2
+            self._forget(volume, line, found)
+        if found:
+            fields = {"volume": volume.name, "forgotten": len(found), "early": True}
+            log.info("thinned", extra=fields)
+        return len(found), max(1, before - volume.state.stored.bytes)
 
     def _thin(self, volume: Volume, line: _Line, at_ns: int, dry_run: bool) -> list[int]:
         """Numbers that went, or would go. A long history is thinned in parts, as it is read."""

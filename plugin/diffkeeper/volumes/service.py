@@ -30,6 +30,7 @@ from diffkeeper.errors import (
 )
 from diffkeeper.freeze.freezer import Freezer
 from diffkeeper.fsio import durable, mounts
+from diffkeeper.fsio.room import Share
 from diffkeeper.store.store import Batch, Store
 from diffkeeper.volumes import features
 from diffkeeper.volumes import options as volume_options
@@ -80,6 +81,7 @@ class VolumeService:
         kernel_headers: str = "",
         retention: Tiers = (),
         trash_seconds: float = limits.TRASH_SECONDS_DEFAULT,
+        store_max: Share = Share(),  # noqa: B008  # it is frozen
     ) -> None:
         self._state_dir = state_dir
         self._mount_dir = mount_dir
@@ -100,6 +102,7 @@ class VolumeService:
         self._troubles: dict[str, str] = {}
         self._retention = retention
         self._trash_seconds = trash_seconds
+        self._store_max = store_max
         self._past: Past | None = None
         self._arrivals: Arrivals | None = None
 
@@ -152,7 +155,7 @@ class VolumeService:
         volumes = os.path.join(self._state_dir, "volumes")
         durable.make_directory(volumes, 0o700)
         os.makedirs(self._mount_dir, mode=0o700, exist_ok=True)
-        store = Store.open(os.path.join(self._state_dir, "store"))
+        store = Store.open(os.path.join(self._state_dir, "store"), share=self._store_max)
         journal = os.path.join(self._state_dir, "freeze.journal")
         freezer = Freezer(self._cgroup_root, journal, self._proc_root)
         try:
@@ -399,10 +402,7 @@ class VolumeService:
         counters.forget(name)
         log.info("removed", extra={"volume": name, "id": slot.volume.state.record.id})
         if removed is not None:
-            self._spawn(self._delete(removed))
-
-    async def _delete(self, directory: str) -> None:
-        await within(self._reads, durable.remove_tree, directory)
+            self._spawn(within(self._reads, durable.remove_tree, removed))
 
     def _refuse_in_use(self, volume: Volume) -> None:
         """Counts alone do not refuse: a killed dockerd leaves those of containers that are gone."""

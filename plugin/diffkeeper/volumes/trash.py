@@ -225,6 +225,17 @@ class Trash:
             failpoint.hit("trash.after_purge")
         return last
 
+    def purge_first(self, seconds: float) -> int | None:
+        """Purge the first removed volume whose last state is in the store, if that was so long
+        ago: its logical bytes as last measured; None where none may go.
+        """
+        latest = self._age.now_ns() - round(seconds * 1e9)
+        for record in self.records():
+            if record.clean and _removed(record) <= latest:
+                self.purge(record)
+                return self._bytes.get(record.id, 0)
+        return None
+
     def purge_due(self) -> int:
         """Purge what has been here for its time, and the oldest ones of too many: how many.
 

@@ -1,0 +1,98 @@
+"""How much of a file system history may take, and what stays free for live data."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from diffkeeper.fsio import durable
+from diffkeeper.limits import (
+    STORE_EASE_FRACTION,
+    STORE_MAX_FRACTION_DEFAULT,
+    STORE_PRESSURE_FRACTION,
+    STORE_RESERVE_BYTES_MAX,
+    STORE_RESERVE_FRACTION,
+    STORE_SPARE_BYTES,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A part of a file system: so many bytes, or, where that is 0, a fraction of its size."""
+
+    bytes: int = 0
+    fraction: float = STORE_MAX_FRACTION_DEFAULT
+
+    def of(self, total_bytes: int) -> int:
+        """In bytes of a file system of this size."""
+        return self.bytes or int(total_bytes * self.fraction)
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """How full it is; in bytes."""
+
+    used: int  # by pages in use
+    held: int  # by the store's file on the disk
+    free: int  # on the file system
+
+    @property
+    def room(self) -> int:
+        """What can be written without taking more from live data than now.
+
+        Of the free room within the file half counts: short runs of pages may fit nothing.
+        """
+        return self.free + max(0, (self.held - self.used) // 2 - 4 * STORE_SPARE_BYTES)
+
+
+@dataclass(slots=True)
+class Room:
+    """The bounds of one store. `live_bytes`, of all volumes, may change at any time."""
+
+    path: str
+    total_bytes: int  # of the file system
+    bound_bytes: int  # of pages in use
+    fixed_bytes: int | None  # the reserve, where it was given
+    live_bytes: int = 0
+
+    @classmethod
+    def at(cls, path: str, share: Share, reserve_bytes: int | None) -> Room:
+        """The bounds of a store in this directory."""
+        status = os.statvfs(path)
+        total = status.f_blocks * status.f_frsize
+        return cls(path, total, share.of(total), reserve_bytes)
+
+    @property
+    def reserve_bytes(self) -> int:
+        """What stays free: a share of the disk, and as much again in proportion to live data."""
+        if self.fixed_bytes is not None:
+            return self.fixed_bytes
+        most = min(STORE_RESERVE_BYTES_MAX, int(self.total_bytes * STORE_RESERVE_FRACTION))
+        return most + min(most, int(self.live_bytes * STORE_RESERVE_FRACTION))
+
+    def levels(self, used: int, held: int) -> Levels:
+        """As it is now."""
+        return Levels(used, held, durable.free_bytes(self.path))
+
+    def refusal(self, levels: Levels, size: int) -> str:
+        """Why history may not grow by `size` bytes; empty where it may."""
+        if levels.used + size > self.bound_bytes:
+            return (
+                f"history takes {levels.used} bytes of the {self.bound_bytes} that it may in"
+                f" {self.path} (store-max); this needs {size}"
+            )
+        if levels.room < self.reserve_bytes + size:
+            return (
+                f"{levels.free} bytes are free for the store in {self.path}; this needs {size},"
+                f" and {self.reserve_bytes} are kept in reserve for live data"
+            )
+        return ""
+
+    def excess(self, levels: Levels) -> int:
+        """Bytes that history has to give up now, so that it can go on; 0 while there is room."""
+        excess = 0
+        if levels.used > self.bound_bytes * STORE_PRESSURE_FRACTION:
+            excess = levels.used - int(self.bound_bytes * STORE_EASE_FRACTION)
+        if levels.room < self.reserve_bytes * 1.5:
+            excess = max(excess, 2 * self.reserve_bytes - levels.room)
+        return excess
