@@ -1,7 +1,8 @@
 # Each target works alone and does its own set-up.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup test check lint types rootfs plugin uninstall demo torture damage test-vm bench lock clean
+.PHONY: help setup check test lint types rootfs plugin uninstall demo torture soak damage test-vm bench \
+	lock clean
 
 PYTHONS := plugin tests $(wildcard demo)
 
@@ -18,10 +19,11 @@ lint: setup ## ruff: rules and formatting
 types: setup ## mypy, strict, over package and tests
 	.venv/bin/mypy
 
-test: lint types ## lint, types and the whole test suite; starts a private Docker Engine for it
-	.venv/bin/pytest $(ARGS)
+check: lint types ## lint, types and the tests that need no engine, no daemon and no eBPF: two minutes
+	.venv/bin/pytest tests/unit tests/property -m "not slow" -k "not ebpf" $(ARGS)
 
-check: test ## the same: what CI runs
+test: lint types ## lint, types and the whole test suite, as CI; starts a private Docker Engine for it
+	.venv/bin/pytest --durations=40 $(ARGS)
 
 rootfs: setup ## build the plugin's root file system into build/plugin
 	rootfs-build/build-rootfs.sh
@@ -38,8 +40,13 @@ demo: setup ## Postgres survives kill -9: about a minute, on a real engine
 damage: setup ## random damage to 1,000 copies of a store: an error, or what was stored (ARGS="1000 --seed 1")
 	.venv/bin/python -m tests.support.damage $(or $(ARGS),1000)
 
-torture: setup ## random writers against every source on ext4 and XFS, for half an hour (ARGS="--minutes 5")
+torture: setup ## random writers against every source on ext4 and XFS, planted faults: an hour (ARGS="--minutes 5")
+	TORTURE_SNAPSHOTS=20 TORTURE_LOSS_SNAPSHOTS=10 TORTURE_FAULTS=all .venv/bin/pytest tests/crash \
+		-k "torture or planted or loss"
 	.venv/bin/python -m tests.support.torture_long $(ARGS)
+
+soak: setup ## real databases under random harm for MINUTES (120); whatever grows, ages or is lost is found
+	.venv/bin/python -m tests.soak --minutes $(or $(MINUTES),120) $(ARGS)
 
 test-vm: setup ## the same on Debian's stock kernel with cgroup v2 alone, in an emulated machine (ARGS="capture")
 	scripts/test-vm $(ARGS)

@@ -217,6 +217,8 @@ GROWTH_SECONDS_MIN = 60.0
 
 # Lifecycle: dockerd gives up on any call after 30 s (`docker plugin enable` default).
 STEP_THREADS = 8
+REPLAYS_MAX = 4  # at once; further ones wait, and no other step does
+LAST_LOOKS_MAX = 4  # after Unmounts, at once
 CAPTURE_THREADS = 4
 READ_THREADS = 4
 SEQ_DIGITS_MAX = 18

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-SNAPSHOTS = int(os.environ.get("TORTURE_LOSS_SNAPSHOTS", "5"))
+SNAPSHOTS = int(os.environ.get("TORTURE_LOSS_SNAPSHOTS", "3"))
 SEED = os.environ.get("TORTURE_SEED", "1")
 WATCHES_MAX = 10
 POINTS = (

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from diffkeeper.format.records import SnapshotRecord
     from diffkeeper.freeze.freezer import Freezer, Frozen
 
-CAPTURES = int(os.environ.get("TORTURE_SNAPSHOTS", "8"))
+CAPTURES = int(os.environ.get("TORTURE_SNAPSHOTS", "4"))
 SEED = int(os.environ.get("TORTURE_SEED", "1"))
 NAMES = ("a", "b")
 # Long enough for the copies of the truth inside the freeze.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING
 
 from diffkeeper import limits
@@ -10,16 +11,36 @@ from diffkeeper.errors import ConflictError, NotFoundError
 from diffkeeper.volumes.options import shown
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from diffkeeper.volumes.volume import Volume
 
 
 class Slot:
-    """One volume; `lock` is held by a step of its lifecycle."""
+    """One volume. `lock` is held by a step of its lifecycle, and waited for by every Mount.
+
+    looking: held for the last look of an Unmount, and by what must not meet one; taken before
+    `lock`. step: why `lock` is held for long, or nothing. replaced: counts how often the live
+    directory was removed, repaired or replayed.
+    """
 
     def __init__(self, volume: Volume) -> None:
         self.volume = volume
         self.lock = asyncio.Lock()
+        self.looking = asyncio.Lock()
+        self.step = ""
+        self.replaced = 0
         self.replay_task: asyncio.Task[None] | None = None
+
+    @contextlib.asynccontextmanager
+    async def turn(self, step: str) -> AsyncIterator[None]:
+        """Hold `lock` for a step that may take long."""
+        async with self.lock:
+            self.step = step
+            try:
+                yield
+            finally:
+                self.step = ""
 
 
 class Registry:

@@ -46,7 +46,7 @@ class Repairs:
         cannot be repaired, and nothing was changed. See `refuse_mounted`, which comes before.
         """
         volume.close()
-        if volume.mounted:
+        if volume.state.record.mounts:
             volume.released()
         head = self._capture(volume)  # what was written is no damage
         live = damages.Live(

@@ -23,7 +23,6 @@ from diffkeeper.engine.volume import VolumeState
 from diffkeeper.errors import (
     BusyError,
     ConflictError,
-    DiffKeeperError,
     FreezeError,
     InvalidInputError,
     NotFoundError,
@@ -48,7 +47,8 @@ from diffkeeper.volumes.scheduler import Scheduler
 from diffkeeper.volumes.status import verify_report, volume_view
 from diffkeeper.volumes.threads import within
 from diffkeeper.volumes.trash import Trash
-from diffkeeper.volumes.volume import Places, Verification, Volume
+from diffkeeper.volumes.verifying import Verifying
+from diffkeeper.volumes.volume import Places, Volume
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
@@ -92,8 +92,11 @@ class VolumeService:
         self._registry = Registry()
         self._loaded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._steps = ThreadPoolExecutor(limits.STEP_THREADS, thread_name_prefix="step")
+        self._replays = ThreadPoolExecutor(limits.REPLAYS_MAX, thread_name_prefix="replay")
+        self._looks = ThreadPoolExecutor(limits.LAST_LOOKS_MAX, thread_name_prefix="look")
         self._captures = ThreadPoolExecutor(limits.CAPTURE_THREADS, thread_name_prefix="capture")
         self._reads = ThreadPoolExecutor(limits.READ_THREADS, thread_name_prefix="read")
+        self._verifying = Verifying(partial(self._capture, freeze=False))
         self._background: set[asyncio.Task[None]] = set()
         self._tools: Tools | None = None
         self._groups: Captures | None = None
@@ -251,7 +254,7 @@ class VolumeService:
             await within(self._steps, slot.volume.close)
         if self._tools is not None:
             await within(self._steps, self._close, self._tools)
-        for pool in (self._steps, self._captures, self._reads):
+        for pool in (self._steps, self._replays, self._looks, self._captures, self._reads):
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _close(self, tools: Tools) -> None:
@@ -322,8 +325,9 @@ class VolumeService:
         try:
             await asyncio.wait_for(asyncio.shield(task), limits.MOUNT_SECONDS_MAX)
         except TimeoutError:
+            why = slot.step or "its data is still being replayed"
             raise BusyError(
-                f"the data of {name} is still being replayed; start the container again"
+                f"volume {name} is not mounted yet: {why}; start the container again"
             ) from None
         async with slot.lock:
             self._registry.require(name, slot)
@@ -346,7 +350,8 @@ class VolumeService:
             if slot.volume.snapshotter is None or not slot.volume.present:
                 await self._scheduled.remove(slot.volume)
                 await within(self._steps, slot.volume.close)
-                await within(self._steps, slot.volume.prepare)
+                slot.replaced += not slot.volume.present
+                await within(self._replays, slot.volume.prepare)
                 for trouble in ("live", "capture"):
                     slot.volume.troubles.pop(trouble, None)
 
@@ -362,30 +367,23 @@ class VolumeService:
             log.warning("unmount_continues", extra={"volume": name})
 
     async def _unmount(self, slot: Slot, mount_id: str) -> None:
+        """The last look takes no turn: a Mount that comes meanwhile takes the volume over again."""
         volume = slot.volume
         async with slot.lock:
             last = await within(self._steps, volume.release, mount_id)
             if not last:
                 return
-            await self._scheduled.remove(slot.volume)
+            await self._scheduled.remove(volume)
             failpoint.hit("unmount.before_capture")
-            await within(self._steps, self._last_look, volume)
-            await within(self._steps, volume.released)
-            await within(self._steps, volume.close)
+            await within(self._steps, self._verifying.begin, volume)
+        async with slot.looking:
+            await within(self._looks, self._verifying.last_look, volume)
+            async with slot.lock:
+                if not volume.leaving or self._registry.slots.get(volume.name) is not slot:
+                    return
+                await within(self._steps, volume.released)
+                await within(self._steps, volume.close)
         log.info("unmounted", extra={"volume": volume.name})
-
-    def _last_look(self, volume: Volume) -> None:
-        """Final capture and verification. What fails is told; the unmount goes on."""
-        try:
-            volume.open()
-            self._capture(volume, "unmount", freeze=False)
-            if volume.options.verify == "unmount":
-                self._verify_live(volume, limits.VERIFY_UNMOUNT_SECONDS_MAX, since_verified=True)
-        except (DiffKeeperError, OSError) as error:
-            volume.troubles["unmount"] = f"the last capture or verification failed: {error}"
-            log.error("unmount_capture_failed", extra={"volume": volume.name, "error": str(error)})
-        else:
-            volume.troubles.pop("unmount", None)
 
     async def remove(self, name: str) -> None:
         """Take the last state, forget the name, delete the live directory; the rest is trash.
@@ -393,9 +391,10 @@ class VolumeService:
         The live directory stays where its state could not be captured at one instant.
         """
         slot = self._registry.slot(name)
-        async with slot.lock:
+        async with slot.looking, slot.turn("it is being removed"):
             self._registry.require(name, slot)
             await within(self._steps, self._refuse_in_use, slot.volume)
+            slot.replaced += 1
             await self._scheduled.remove(slot.volume)
             removed = await within(self._steps, self._remove, slot.volume)
             del self._registry.slots[name]
@@ -417,10 +416,16 @@ class VolumeService:
     async def snapshot(self, name: str) -> SnapshotView:
         """Take a snapshot now; the newest one where nothing changed. Durable when it returns."""
         slot = self._registry.slot(name)
-        async with slot.lock:
-            self._registry.require(name, slot)
-            head = await within(self._captures, self._snapshot, slot.volume)
+        head = await self._newest(slot)
         return await within(self._reads, History(self._opened.store).view, head)
+
+    async def _newest(self, slot: Slot) -> SnapshotRecord:
+        """The newest snapshot, after a capture; one of a mounted volume takes no turn."""
+        if slot.volume.snapshotter is not None:
+            return await within(self._captures, self._snapshot, slot.volume)
+        async with slot.turn("a snapshot of it is being taken"):
+            self._registry.require(slot.volume.name, slot)
+            return await within(self._captures, self._snapshot, slot.volume)
 
     def _snapshot(self, volume: Volume) -> SnapshotRecord:
         if volume.snapshotter is not None:
@@ -445,37 +450,20 @@ class VolumeService:
             record = await within(self._reads, history.resolve, volume.state.record, snapshot)
             result = await within(self._reads, volume.verify_stored, record)
             return verify_report(name, record.seq, record.root, result)
-        async with slot.lock:
-            self._registry.require(name, slot)
-            return await within(self._reads, self._verify, volume)
-
-    def _verify(self, volume: Volume) -> VerifyReport:
-        head = self._snapshot(volume)
-        if not volume.present:
-            return verify_report(volume.name, head.seq, head.root, volume.verify_stored(head))
-        found = self._verify_live(volume, None, since_verified=False)
-        assert found is not None  # noqa: S101  # there is a snapshot
-        stored = volume.verify_stored(head)
-        live = found.result
-        live.mismatches.extend(stored.mismatches)
-        live.seconds += stored.seconds
-        return verify_report(volume.name, found.seq, found.root, live)
-
-    def _verify_live(
-        self, volume: Volume, seconds: float | None, *, since_verified: bool
-    ) -> Verification | None:
-        def capture() -> None:
-            self._capture(volume, "verify", freeze=False)
-
-        return volume.verify_live(seconds, capture, since_verified=since_verified)
+        head = await self._newest(slot)
+        before = slot.replaced
+        return await within(
+            self._reads, self._verifying.report, volume, head, lambda: slot.replaced != before
+        )
 
     async def repair(
         self, name: str, paths: Sequence[bytes] | None, *, dry_run: bool
     ) -> RepairReport:
         """Put recorded bytes back into damaged files, see `Repairs.run`."""
         slot = self._registry.slot(name)
-        async with slot.lock:
+        async with slot.looking, slot.turn("it is being repaired"):
             self._registry.require(name, slot)
+            slot.replaced += 1
             await within(self._steps, refuse_mounted, slot.volume)
             await self._scheduled.remove(slot.volume)
             repairs = Repairs(self._opened.store, self.past.retention, self._snapshot)

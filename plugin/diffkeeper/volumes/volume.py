@@ -99,6 +99,8 @@ class Volume:
         self.tags = tools.store.tags(state.record.id)  # tag to seq; replaced, never changed
         self.forgotten: int | None = None  # snapshots that are not stored any more; None: unknown
         self._ledger = MountLedger()
+        # In its last look the record still says mounted, so that a power cut is known for one.
+        self.leaving = False
 
     @property
     def name(self) -> str:
@@ -108,7 +110,11 @@ class Volume:
     @property
     def mounted(self) -> bool:
         """Whether any mount id holds it."""
-        return bool(self.state.record.mounts)
+        return bool(self._counts)
+
+    @property
+    def _counts(self) -> Mapping[str, int]:
+        return {} if self.leaving else self.state.record.mounts
 
     @property
     def stored_snapshots(self) -> int:
@@ -277,24 +283,26 @@ class Volume:
         failpoint.hit("mount.before_bind")
         mounts.bind(self.live, self.mountpoint)
         failpoint.hit("mount.after_bind")
-        counts = self._settled(self.state.record.mounts)
+        counts = self._settled(self._counts)
         if mount_id not in counts and len(counts) >= limits.MOUNT_IDS_MAX:
             raise ConflictError(f"{self.name} is mounted {len(counts)} times already")
         counts[mount_id] = counts.get(mount_id, 0) + 1
         self._ledger.hold(mount_id, clock.monotonic())
         self.state.update(mounts=counts, boot_id=durable.boot_id(), clean=False)
+        self.leaving = False
 
     def release(self, mount_id: str) -> bool:
         """Count one mount of this id less; true when it was the last one of all.
 
         Whatever the id, mounts whose containers have ended without an Unmount count no more.
         """
-        before = self.state.record.mounts
+        before = self._counts
         counts = dict(before)
         counts[mount_id] = counts.get(mount_id, 0) - 1
         counts = self._settled({i: n for i, n in counts.items() if n > 0})
         if counts and counts != before:
             self.state.update(mounts=counts)
+        self.leaving = self.leaving or (bool(before) and not counts)
         return bool(before) and not counts
 
     def released(self) -> None:
@@ -302,10 +310,11 @@ class Volume:
         mounts.unbind(self.mountpoint)
         failpoint.hit("unmount.after_unbind")
         self._forget_mounts(clean=True)
+        self.leaving = False
 
     def abandoned(self) -> bool:
         """Whether every counted mount has lost its container without an Unmount."""
-        counts = self.state.record.mounts
+        counts = self._counts
         return bool(counts) and not self._standing(counts)
 
     def _standing(self, counts: Mapping[str, int]) -> dict[str, int]:
@@ -411,9 +420,14 @@ class Volume:
     # Verification
 
     def verify_live(
-        self, seconds: float | None, capture: Callable[[], object], *, since_verified: bool
+        self,
+        seconds: float | None,
+        capture: Callable[[], object],
+        *,
+        since_verified: bool,
+        cancelled: Callable[[], bool] = lambda: False,
     ) -> Verification | None:
-        """Compare the live directory with the newest snapshot; None when there is none.
+        """Compare the live directory with the newest snapshot; None without one, or if `cancelled`.
 
         With `since_verified`, only what changed since the last good verification. A path that
         its users changed meanwhile is no fault: the `capture` that follows records the change.
@@ -429,8 +443,11 @@ class Volume:
             with contextlib.suppress(NotFoundError):
                 record = self._tools.store.snapshot(self.state.record.id, verified)
                 unless = bytes.fromhex(record.root)
-        verifier = Verifier(self._tools.store, self._tools.reader, seconds=seconds)
+        tools = self._tools
+        verifier = Verifier(tools.store, tools.reader, seconds=seconds, cancelled=cancelled)
         result = verifier.live(self.live, root, unless)
+        if cancelled():
+            return None
         if result.mismatches and self.snapshotter is not None:
             capture()
             after = self.state.head
