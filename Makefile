@@ -1,13 +1,13 @@
 # Each target works alone and does its own set-up.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup check test lint types rootfs plugin uninstall demo torture soak damage test-vm bench \
+.PHONY: help setup check test test-engines lint types rootfs plugin uninstall demo torture soak damage test-vm bench \
 	lock clean
 
 PYTHONS := plugin tests $(wildcard demo)
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
 
 setup: ## create .venv with diffkeeper in it; as root also install missing system packages
 	@scripts/setup
@@ -23,7 +23,10 @@ check: lint types ## lint, types and the tests that need no engine, no daemon an
 	.venv/bin/pytest tests/unit tests/property -m "not slow" -k "not ebpf" $(ARGS)
 
 test: lint types ## lint, types and the whole test suite, as CI; starts a private Docker Engine for it
-	.venv/bin/pytest --durations=40 $(ARGS)
+	DIFFKEEPER_TEST_ENGINE=$(ENGINE) .venv/bin/pytest --durations=40 $(ARGS)
+
+test-engines: setup ## all Docker tests on the engines of Debian 12, 13 and sid (ARGS="-k compose")
+	DIFFKEEPER_TEST_ENGINE=all .venv/bin/pytest --durations=40 tests/docker $(ARGS)
 
 rootfs: setup ## build the plugin's root file system into build/plugin
 	rootfs-build/build-rootfs.sh

@@ -18,6 +18,7 @@ import pytest
 from tests.docker import processes
 from tests.docker.engine import BUILD, REPOSITORY, Engine, import_image
 from tests.docker.managed import ManagedPlugin
+from tests.support import engine_root
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,10 +53,24 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each test runs on the chosen engine, those marked `engines` on all that there are."""
+    if "engine" in metafunc.fixturenames:
+        everywhere = metafunc.definition.get_closest_marker("engines") is not None
+        releases = engine_root.RELEASES if everywhere else engine_root.chosen()
+        metafunc.parametrize("release", releases, indirect=True, scope="session")
+
+
 @pytest.fixture(scope="session")
-def engine() -> Iterator[Engine]:
-    """A running private Docker Engine, for all tests."""
-    made = Engine()
+def release(request: pytest.FixtureRequest) -> str:
+    """The Debian release whose engine the test runs on."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def engine(release: str) -> Iterator[Engine]:
+    """A running private Docker Engine of that release, for all its tests."""
+    made = Engine(release)
     try:
         made.start()
         yield made

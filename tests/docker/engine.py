@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.docker import processes
+from tests.support.engine_root import Root
 
 REPOSITORY: Final = Path(__file__).parents[2]
 BUILD: Final = REPOSITORY / "build"
@@ -24,7 +25,9 @@ EXEC_ATTEMPTS_MAX: Final = 20
 class Engine:
     """A dockerd without networks of its own; containers run with `--network none` or `host`."""
 
-    def __init__(self) -> None:
+    def __init__(self, release: str | None = None) -> None:
+        """`release`: the Debian release whose engine it is, by default the host's."""
+        self.root = Root(release)
         # The path of a Unix socket is bounded, hence the short folder for all of them.
         self.run_dir = Path(tempfile.mkdtemp(prefix="dk-engine-", dir="/run"))
         self.data_dir = Path(tempfile.mkdtemp(prefix="dk-engine-", dir="/var/lib"))
@@ -41,7 +44,8 @@ class Engine:
 
     def start(self, *arguments: str) -> None:
         """Starts dockerd and waits until it answers."""
-        command = ["dockerd", "--data-root", str(self.data_dir), "--host", self.host]
+        command = self.root.command("dockerd", "--data-root", str(self.data_dir))
+        command += ["--host", self.host]
         command += ["--exec-root", str(self.run_dir / "exec")]
         command += ["--pidfile", str(self.run_dir / "pid"), "--bridge", "none", "--iptables=false"]
         with open(self.run_dir / "dockerd.log", "ab") as log:
@@ -85,7 +89,7 @@ class Engine:
     ) -> subprocess.CompletedProcess[str]:
         """`docker ARGUMENTS`, whatever comes of it."""
         return subprocess.run(
-            ["docker", *arguments],
+            self.root.command("docker", *arguments),
             input=stdin,
             env=self.environment,
             capture_output=True,
@@ -127,6 +131,7 @@ class Engine:
         for base in (self.data_dir, self.run_dir):
             processes.unmount_below(base)
             shutil.rmtree(base)
+        self.root.close()
 
     def _empty(self) -> None:
         """Plugins and containers end while there is still an engine to end them."""

@@ -158,7 +158,7 @@ class ManagedPlugin:
         inspect = ["volume", "inspect", "--format", "{{.Mountpoint}}", volume]
         mounted = Path(self.engine.docker(*inspect)).name
         point = str(self.mount_dir / mounted)
-        for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        for line in self.engine.root.mountinfo:
             _, _, _, root, place, *_ = line.split()
             if place == point:
                 live = [path for path in self.live_dirs() if str(path).endswith(root)]

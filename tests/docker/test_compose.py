@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -24,13 +23,15 @@ VOLUME = f"{PROJECT}_data"
 WRITE = "echo started >> /data/starts; exec sleep 600"
 
 
-def compose_command() -> list[str] | None:
-    """The standalone program of Debian, or the plugin of newer clients."""
-    for command in (["docker-compose"], ["docker", "compose"]):
-        if shutil.which(command[0]):
-            done = subprocess.run([*command, "version"], capture_output=True, check=False)
-            if done.returncode == 0:
-                return command
+def compose_command(engine: Engine) -> list[str] | None:
+    """The plugin of newer clients, or the standalone program of older ones."""
+    for program in (["docker", "compose"], ["docker-compose"]):
+        command = engine.root.command(*program)
+        done = subprocess.run(
+            [*command, "version"], env=engine.environment, capture_output=True, check=False
+        )
+        if done.returncode == 0:
+            return command
     return None
 
 
@@ -56,7 +57,7 @@ class Project:
         self.file.write_text(json.dumps(content))
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = compose_command()
+        command = compose_command(self.engine)
         assert command is not None
         return subprocess.run(
             [*command, "--project-name", PROJECT, "--file", str(self.file), *arguments],
@@ -76,7 +77,7 @@ class Project:
 @pytest.fixture
 def project(engine: Engine, plugin: ManagedPlugin, tmp_path: Path) -> Iterator[Project]:
     """A project that is taken down after the test."""
-    if compose_command() is None:
+    if compose_command(engine) is None:
         pytest.skip("needs docker-compose or the compose plugin of docker")
     assert plugin.ready()
     made = Project(engine, tmp_path / "compose.json", {"interval": "300ms"})
@@ -84,6 +85,7 @@ def project(engine: Engine, plugin: ManagedPlugin, tmp_path: Path) -> Iterator[P
     made.run("down", "--volumes", "--timeout", "0")
 
 
+@pytest.mark.engines
 def test_up_down_and_up_again(
     engine: Engine, plugin: ManagedPlugin, project: Project, base_image: str
 ) -> None:
@@ -108,6 +110,7 @@ def test_up_down_and_up_again(
     assert VOLUME not in engine.docker("volume", "ls", "-q").split()
 
 
+@pytest.mark.engines
 def test_down_with_volumes_and_back(
     engine: Engine, plugin: ManagedPlugin, project: Project, base_image: str
 ) -> None:

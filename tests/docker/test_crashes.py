@@ -55,6 +55,7 @@ def kill(plugin: ManagedPlugin) -> None:
     time.sleep(SOCKET_LOOK_SECONDS)
 
 
+@pytest.mark.engines
 def test_container_killed_again_and_again(
     engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str, tmp_path: Path
 ) -> None:
@@ -96,6 +97,7 @@ def test_snapshots_of_a_writing_container_are_instants(
     assert newest[-1] > newest[0]
 
 
+@pytest.mark.engines
 def test_plugin_killed_while_a_container_writes(
     engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str, tmp_path: Path
 ) -> None:
@@ -150,7 +152,7 @@ def test_plugin_killed_with_everything_stopped_meanwhile(
 def test_dockerd_killed(
     engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str, tmp_path: Path
 ) -> None:
-    """Containers start again on their volumes, under the mount IDs they had; the counts fit."""
+    """Containers start again on their volumes, under whatever mount IDs; the counts fit."""
     kept, left = new_volume(interval="200ms"), new_volume(interval="200ms")
     restarted = writers.start(engine, base_image, kept, "--restart always")
     ended = writers.start(engine, base_image, left)
@@ -205,6 +207,7 @@ def live_restore(engine: Engine, plugin: ManagedPlugin) -> Iterator[None]:
     plugin.wait_ready()
 
 
+@pytest.mark.engines
 @pytest.mark.usefixtures("live_restore")
 def test_dockerd_killed_with_live_restore(
     engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str, tmp_path: Path
@@ -238,6 +241,7 @@ def test_dockerd_killed_with_live_restore(
         engine.docker("volume", "rm", name)
 
 
+@pytest.mark.engines
 @pytest.mark.usefixtures("live_restore")
 def test_container_gone_while_dockerd_was_with_live_restore(
     engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str
@@ -263,7 +267,7 @@ def one_legacy(engine: Engine) -> Iterator[LegacyPlugin]:
     One for all tests: dockerd never forgets a legacy plugin while it runs, and asks one that is
     gone for 15 s and more whenever it looks for a volume, hence the restart at the end.
     """
-    made = LegacyPlugin()
+    made = LegacyPlugin(engine.root.shared)
     try:
         yield made
     finally:

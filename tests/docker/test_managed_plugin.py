@@ -164,6 +164,7 @@ def push(engine: Engine, build: Path, reference: str, target: Path) -> None:
     engine.docker("plugin", "rm", reference)
 
 
+@pytest.mark.engines
 def test_pushed_installed_upgraded_removed_installed(
     engine: Engine,
     new_plugin: PluginMaker,
@@ -179,6 +180,7 @@ def test_pushed_installed_upgraded_removed_installed(
         install(engine, plugin, registry.reference("1"))
         before = fill(engine, plugin, base_image)
         first = plugin.id
+        running = engine.start_container(base_image, "first", "sleep", "600")
         plugin.disable()
         upgrade = ["upgrade", "--grant-all-permissions", "--skip-remote-check", plugin.name]
         engine.docker("plugin", *upgrade, registry.reference("2"), seconds_max=300)
@@ -189,6 +191,11 @@ def test_pushed_installed_upgraded_removed_installed(
         assert plugin.id == first
         rootfs = Path(f"/proc/{plugin.pid}/root")
         assert (rootfs / "etc" / "release-of-the-test").read_text() == registry.reference("2")
+        # A container lives through the upgrade, and what it writes is seen by the new release.
+        engine.docker("exec", running, "sh", "-c", "echo three > /data/other")
+        assert plugin.snapshot("first")["consistency"] == "crash"
+        engine.docker("rm", "--force", running)
+        assert engine.shell(base_image, "first", "cat /data/other; rm /data/other") == "three"
         check(engine, plugin, base_image, before)
         plugin.disable()
         plugin.remove()

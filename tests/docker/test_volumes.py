@@ -194,6 +194,7 @@ def test_two_containers_on_one_volume(
     assert not volumes.mounted(plugin, number)
 
 
+@pytest.mark.engines
 def test_copies_to_and_from_a_running_container(
     engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str, tmp_path: Path
 ) -> None:
@@ -278,6 +279,17 @@ def test_a_monitor_of_the_host_is_no_user(
     for name in names:
         engine.docker("volume", "rm", name)
     engine.docker("rm", "-f", monitor)
+
+
+@pytest.mark.engines
+def test_a_prune_leaves_it_alone(
+    engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker
+) -> None:
+    name = new_volume()
+    engine.docker("volume", "prune", "--force")
+    everything = engine.attempt("volume", "prune", "--force", "--all")
+    assert everything.returncode == 0 or "requires API version" in everything.stderr
+    assert volumes.inspect(engine, name)["Driver"] == f"{plugin.name}:latest"
 
 
 def test_removed_and_created_again_it_is_empty(

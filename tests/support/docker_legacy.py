@@ -37,8 +37,10 @@ exec "$@"
 class LegacyPlugin:
     """`diffkeeper serve` on a socket where every dockerd of this machine finds it by its name."""
 
-    def __init__(self) -> None:
-        self.base = Path(tempfile.mkdtemp(prefix="dk-legacy-", dir="/var/lib"))
+    def __init__(self, shared: Path | None) -> None:
+        """`shared`: below it, what is mounted reaches an engine in a namespace of its own."""
+        self._shared = shared
+        self.base = Path(tempfile.mkdtemp(prefix="dk-legacy-", dir=shared or "/var/lib"))
         self.name = self.base.name
         self.socket = SOCKETS / f"{self.name}.sock"
         self.mount_dir = self.base / "mounts"
@@ -52,7 +54,8 @@ class LegacyPlugin:
         """What a reboot changes: nothing is mounted, and the kernel has another boot id."""
         processes.unmount_below(self.mount_dir)
         self.mount_dir.mkdir(exist_ok=True)
-        for command in ("--bind", "--make-private", "--make-shared"):
+        own = () if self._shared else ("--make-private", "--make-shared")
+        for command in ("--bind", *own):
             paths = [str(self.mount_dir)] * (2 if command == "--bind" else 1)
             subprocess.run(["mount", command, *paths], check=True)
         (self.base / "boot_id").write_text(f"{uuid.uuid4()}\n")

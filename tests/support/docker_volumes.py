@@ -5,12 +5,13 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.support.trees import describe, difference
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.docker.engine import Engine
     from tests.docker.managed import ManagedPlugin
 
@@ -58,8 +59,7 @@ def live(engine: Engine, plugin: ManagedPlugin, volume: str) -> Path:
 def mounted(plugin: ManagedPlugin, number: int) -> bool:
     """Whether the host has the volume with this id mounted."""
     point = str(plugin.mount_dir / str(number))
-    table = Path("/proc/self/mountinfo").read_text().splitlines()
-    return any(line.split()[4] == point for line in table)
+    return any(line.split()[4] == point for line in plugin.engine.root.mountinfo)
 
 
 def restore(plugin: ManagedPlugin, reference: str, to: Path) -> Path:

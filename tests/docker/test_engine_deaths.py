@@ -1,0 +1,156 @@
+"""What of an engine dies, alone or together, while a container writes; and services of a swarm."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.docker import processes
+from tests.docker.processes import wait_for
+from tests.support import docker_volumes as volumes
+from tests.support import docker_writers as writers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.docker.conftest import VolumeMaker
+    from tests.docker.engine import Engine
+    from tests.docker.managed import ManagedPlugin
+
+pytestmark = pytest.mark.engines
+
+# No capture looks at the processes meanwhile: the plugin has to see by itself who comes and goes.
+SELDOM = "1h"
+# systemd starts dockerd again after this time. One that starts sooner meets the shims of plugins
+# that have just ended, cannot start these plugins, and panics where there are volumes of theirs.
+RESTART_SECONDS = 2.0
+BRIDGE = "docker_gwbridge"
+
+
+def check_and_remove(
+    engine: Engine, plugin: ManagedPlugin, name: str, live: Path, copy: Path
+) -> None:
+    """The volume has no user any more: its history is whole, and it can be removed at once."""
+    wait_for(lambda: volumes.mounts(engine, name) == 0, f"{name} is unmounted", 60)
+    writers.check(live)
+    volumes.check_newest(engine, plugin, name, copy)
+    engine.docker("volume", "rm", name)
+
+
+def test_the_engine_killed_and_the_container_started_again(
+    engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str, tmp_path: Path
+) -> None:
+    """Newer engines mount under another ID then, and never end the mount of before."""
+    name = new_volume(interval=SELDOM)
+    container = writers.start(engine, base_image, name)
+    live = volumes.live(engine, plugin, name)
+    writers.wait_progress(live)
+    engine.kill()
+    engine.start()
+    plugin.wait_ready()
+    engine.docker("start", container)
+    writers.wait_progress(live)
+    assert volumes.mounts(engine, name) == 1
+    engine.docker("rm", "--force", container)
+    check_and_remove(engine, plugin, name, live, tmp_path / "copy")
+
+
+def test_containerd_killed(
+    engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str, tmp_path: Path
+) -> None:
+    """Container and plugin live on, and the engine finds them again."""
+    name = new_volume(interval="200ms")
+    container = writers.start(engine, base_image, name)
+    live = volumes.live(engine, plugin, name)
+    writers.wait_progress(live)
+    pid_file = engine.run_dir / "exec" / "containerd" / "containerd.pid"
+    before = int(pid_file.read_text())
+    os.kill(before, signal.SIGKILL)
+    wait_for(lambda: int(pid_file.read_text() or before) != before, "containerd is back", 60)
+    plugin.wait_ready(60)
+    taken = len(plugin.snapshots(name))
+    writers.wait_progress(live)
+    wait_for(lambda: len(plugin.snapshots(name)) > taken, "snapshots go on")
+    wait_for(
+        lambda: engine.attempt("rm", "--force", container).returncode == 0,
+        "the engine removes the container",
+        60,
+    )
+    check_and_remove(engine, plugin, name, live, tmp_path / "copy")
+
+
+def test_everything_killed_at_once(
+    engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str, tmp_path: Path
+) -> None:
+    """Container, plugin, containerd and dockerd."""
+    name = new_volume(interval="200ms")
+    container = writers.start(engine, base_image, name)
+    live = volumes.live(engine, plugin, name)
+    writers.wait_progress(live)
+    victim = int(engine.docker("inspect", "--format", "{{.State.Pid}}", container))
+    engine_pid = engine.process.pid if engine.process is not None else 0
+    containerd = int((engine.run_dir / "exec" / "containerd" / "containerd.pid").read_text())
+    for pid in (engine_pid, containerd, plugin.pid, victim):
+        os.kill(pid, signal.SIGKILL)
+    engine.kill()
+    wait_for(lambda: not processes.alive(victim), "the container is gone")
+    time.sleep(RESTART_SECONDS)
+    engine.start()
+    plugin.wait_ready(60)
+    written = writers.check(live)
+    engine.docker("start", container)
+    assert writers.wait_progress(live) >= written
+    assert volumes.mounts(engine, name) == 1
+    engine.docker("rm", "--force", container)
+    check_and_remove(engine, plugin, name, live, tmp_path / "copy")
+
+
+@pytest.fixture
+def swarm(engine: Engine) -> Iterator[None]:
+    """The engine is a swarm of one node."""
+    there = Path("/sys/class/net", BRIDGE).exists()
+    engine.docker("swarm", "init", "--advertise-addr", "127.0.0.1", "--listen-addr", "127.0.0.1")
+    yield
+    engine.docker("swarm", "leave", "--force")
+    # The engine leaves its bridge in the network namespace of this machine.
+    if not there:
+        subprocess.run(["ip", "link", "delete", BRIDGE], check=False, capture_output=True)
+
+
+@pytest.mark.usefixtures("swarm")
+def test_a_service_of_a_swarm(
+    engine: Engine, plugin: ManagedPlugin, base_image: str, tmp_path: Path
+) -> None:
+    """Its volume is made with its first task, and outlives a task that is killed."""
+    name, service = "of-a-swarm", "writer"
+    driver = f"volume-driver={plugin.name}:latest,volume-opt=interval=200ms"
+    create = ["service", "create", "--detach", "--no-resolve-image", "--network", "host"]
+    create += ["--restart-delay", "100ms", "--name", service]
+    create += ["--mount", f"type=volume,source={name},target=/data,{driver}"]
+    engine.docker(*create, base_image, "sh", "-c", writers.SCRIPT)
+    of_service = ["ps", "-q", "--filter", f"label=com.docker.swarm.service.name={service}"]
+
+    def task() -> str:
+        return engine.docker(*of_service)
+
+    try:
+        wait_for(lambda: task() != "", "the service runs", 60)
+        live = volumes.live(engine, plugin, name)
+        writers.wait_progress(live)
+        first = task()
+        engine.docker("kill", first)
+        wait_for(lambda: task() not in {"", first}, "the service has another task", 60)
+        writers.wait_progress(live)
+        assert volumes.mounts(engine, name) == 1
+    finally:
+        engine.docker("service", "rm", service)
+        wait_for(lambda: task() == "", "the task is gone", 60)
+    for container in engine.docker(*of_service, "--all").split():
+        engine.attempt("rm", "--force", container)
+    check_and_remove(engine, plugin, name, live, tmp_path / "copy")
