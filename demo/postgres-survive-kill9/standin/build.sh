@@ -21,17 +21,21 @@ done
 fingerprint=$(cat "$here/build.sh" "$here/entrypoint.sh" | sha256sum | cut -c1-16)
 tarball=$cache/postgres-standin-$(dpkg --print-architecture)-$fingerprint.tar
 
-# The newest Debian suite that apt is set up for, without its updates and security companions.
-sources() {
+# The suite with the PostgreSQL of the official image that the demo names.
+suite=trixie
+
+# The mirror that apt takes Debian from, whichever suite that is.
+mirror() {
     # The words with a dollar sign are apt's own placeholders.
     # shellcheck disable=SC2016
-    apt-get indextargets --format 'deb $(REPO_URI) $(RELEASE) $(COMPONENT)' \
-        'Created-By: Packages' 'Origin: Debian' 'Component: main' | sort -u
+    apt-get indextargets --format '$(REPO_URI) $(RELEASE)' \
+        'Created-By: Packages' 'Origin: Debian' 'Component: main' |
+        awk '$2 !~ /-/ { print $1; exit }'
 }
 
 build() {
-    suite=$(sources | cut -d' ' -f3 | grep -v -- - | head -n 1)
-    [ -n "$suite" ] || {
+    uri=$(mirror)
+    [ -n "$uri" ] || {
         echo "apt knows no Debian suite on this machine (run apt-get update first)" >&2
         exit 1
     }
@@ -39,8 +43,8 @@ build() {
     apt-config dump 'Acquire::http' >"$settings"
     apt-config dump 'Acquire::https' >>"$settings"
     # shellcheck disable=SC2016
-    sources | mmdebstrap --quiet --mode=auto --format=tar --variant=minbase --include=postgresql \
-        --aptopt="$settings" \
+    mmdebstrap --quiet --mode=auto --format=tar --variant=minbase --include=postgresql \
+        --aptopt="$settings" --aptopt='Acquire::Check-Valid-Until "false"' \
         --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
         --dpkgopt='path-exclude=/usr/share/locale/*' \
         --essential-hook='mkdir -p "$1/etc/postgresql-common"' \
@@ -51,7 +55,7 @@ build() {
         --customize-hook='rm -rf "$1"/usr/lib/postgresql/*/lib/llvmjit* "$1"/usr/lib/postgresql/*/lib/bitcode "$1"/usr/lib/*/libLLVM*' \
         --customize-hook='install -d -m 0700 -o 0 -g 0 "$1/var/lib/postgresql/data"' \
         --customize-hook='chroot "$1" chown -R postgres:postgres /var/lib/postgresql /run/postgresql' \
-        "$suite" "$tarball.part" -
+        "$suite" "$tarball.part" "deb $uri $suite main"
     rm -f "$settings"
     mv "$tarball.part" "$tarball"
 }
