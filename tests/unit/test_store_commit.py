@@ -21,8 +21,9 @@ from diffkeeper.errors import (
 )
 from diffkeeper.format import chunk
 from diffkeeper.format.records import IndexRecord, SnapshotRecord, VolumeRecord
+from diffkeeper.fsio.room import Levels, Room
 from diffkeeper.hashing import DIGEST_BYTES, chunk_digest, node_digest
-from diffkeeper.limits import STORE_PAGE_RECORDS_MAX
+from diffkeeper.limits import MIB, STORE_PAGE_RECORDS_MAX
 from diffkeeper.store.batch import ObjectMap
 from diffkeeper.store.cache import NodeCache
 from diffkeeper.store.store import Batch, Store
@@ -325,3 +326,15 @@ def test_a_batch_knows_its_size() -> None:
     assert batch.size == 9
     del batch.chunks[b"a"]
     assert batch.size == 6
+
+
+def test_a_refused_snapshot_asks_for_room(tmp_path: Path) -> None:
+    """Though it is far from its bound, history gives up what the snapshot needs beyond that."""
+    room = Room(str(tmp_path), 1000 * MIB, 100 * MIB, 0)
+    levels = Levels(used=70 * MIB, held=70 * MIB, free=900 * MIB)
+    assert room.excess(levels) == 0
+    assert "store-max" in room.refusal(levels, 40 * MIB)
+    room.refused = 40 * MIB
+    assert room.excess(levels) == 30 * MIB
+    room.refused = 1000 * MIB
+    assert room.excess(levels) == 40 * MIB

@@ -47,13 +47,16 @@ class Levels:
 
 @dataclass(slots=True)
 class Room:
-    """The bounds of one store. `live_bytes`, of all volumes, may change at any time."""
+    """The bounds of one store. `live_bytes`, of all volumes, may change at any time; `refused` is
+    the size of the largest that was refused, until there is room for it, or none can be made.
+    """
 
     path: str
     total_bytes: int  # of the file system
     bound_bytes: int  # of pages in use
     fixed_bytes: int | None  # the reserve, where it was given
     live_bytes: int = 0
+    refused: int = 0
 
     @classmethod
     def at(cls, path: str, share: Share, reserve_bytes: int | None) -> Room:
@@ -90,9 +93,11 @@ class Room:
 
     def excess(self, levels: Levels) -> int:
         """Bytes that history has to give up now, so that it can go on; 0 while there is room."""
+        # All histories must not go for one capture that is larger than they may ever be.
+        more = min(self.refused, self.bound_bytes // 2)
         excess = 0
-        if levels.used > self.bound_bytes * STORE_PRESSURE_FRACTION:
-            excess = levels.used - int(self.bound_bytes * STORE_EASE_FRACTION)
-        if levels.room < self.reserve_bytes * 1.5:
-            excess = max(excess, 2 * self.reserve_bytes - levels.room)
-        return excess
+        if more or levels.used > self.bound_bytes * STORE_PRESSURE_FRACTION:
+            excess = levels.used + more - int(self.bound_bytes * STORE_EASE_FRACTION)
+        if levels.room < self.reserve_bytes * 1.5 + more:
+            excess = max(excess, 2 * self.reserve_bytes + more - levels.room)
+        return max(0, excess)

@@ -439,6 +439,7 @@ class Store:
             return
         refusal = self.room.refusal(self.levels(), batch.size)
         if refusal:
+            self.room.refused = max(self.room.refused, batch.size)
             raise NoSpaceError(refusal)
 
     def _apply(self, txn: Transaction, batch: Batch, packs: list[Packed]) -> Made:

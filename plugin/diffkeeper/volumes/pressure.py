@@ -46,9 +46,12 @@ class Pressure:
         """Let go what has to; to be called now and then. NoSpaceError, CorruptionError."""
         self._store.keep_ballast()
         heads = [volume.state.head for volume in self._volumes()]
-        self._store.room.live_bytes = sum(head.bytes for head in heads if head is not None)
+        room = self._store.room
+        room.live_bytes = sum(head.bytes for head in heads if head is not None)
         levels = self._store.levels()
-        excess = self._store.room.excess(levels)
+        if room.refused and not room.refusal(levels, room.refused):
+            room.refused = 0
+        excess = room.excess(levels)
         self._tell(levels, excess)
         if not excess:
             return
@@ -57,9 +60,11 @@ class Pressure:
         found = self._give(excess - self._given)
         if self._store.upkeep.garbage:
             self._store.upkeep.urgent = True
+        if not found and not self._store.upkeep.garbage:
+            room.refused = 0
         stuck = not found and not self._store.upkeep.garbage
         self.trouble = f"{self.note}, and has nothing more that may go" if stuck else ""
-        if levels.free < 2 * self._store.room.reserve_bytes and levels.room > levels.free:
+        if levels.free < 2 * room.reserve_bytes and levels.room > levels.free:
             self._store.give_back()
 
     def _tell(self, levels: Levels, excess: int) -> None:
