@@ -81,6 +81,7 @@ MAINTENANCE_SLICE_SECONDS = 0.02
 MAINTENANCE_TURN_SECONDS = 5.0
 MAINTENANCE_RETRY_SECONDS = 60.0
 TRIM_SECONDS = 60.0
+BACKGROUND_RETRY_SECONDS = 30.0
 SCRUB_SECONDS = 7 * 86_400.0  # from the end of a pass to the next one
 SCRUB_FIRST_SECONDS = 600.0  # from the start of the daemon to the first one
 SCRUB_ROUNDS_MAX = 8  # of healing in one pass

@@ -15,8 +15,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 import diffkeeper
+from diffkeeper.errors import CorruptionError
 from diffkeeper.freeze.cgroups import Cgroup, Hierarchy
 from diffkeeper.freeze.freezer import Freezer, thaw_journal
+from diffkeeper.store.store import Store
+from diffkeeper.volumes.service import VolumeService
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -195,6 +198,30 @@ def test_guard_and_parent_killed(
     finally:
         freezer.stop()
     assert thaw_journal(str(tmp_path / "journal"), ROOT) == []
+
+
+async def test_a_refused_store_keeps_nothing_frozen(
+    cgroups: list[str], hold: Callable[[float], Holder], tmp_path: Path
+) -> None:
+    """Thawed before anything of the store is read."""
+    Store.open(str(tmp_path / "store")).close()
+    data = tmp_path / "store" / "data.mdb"
+    data.write_bytes(bytes(8192) + data.read_bytes()[8192:])
+    (tmp_path / "freeze.journal").symlink_to(tmp_path / "journal")
+    holder = hold(60.0)
+    assert holder.line() == "frozen"
+    os.kill(holder.guard, signal.SIGSTOP)
+    os.kill(holder.process.pid, signal.SIGKILL)
+    os.kill(holder.guard, signal.SIGKILL)
+    wait_for(lambda: gone(holder.guard))
+    assert all(map(is_frozen, cgroups))
+    service = VolumeService(
+        str(tmp_path), str(tmp_path / "mounts"), cgroup_root=ROOT, proc_root="/proc", ebpf="off"
+    )
+    with pytest.raises(CorruptionError):
+        await service.start()
+    assert not any(map(is_frozen, cgroups))
+    await service.stop()
 
 
 def test_guard_ignores_signals_to_a_group(

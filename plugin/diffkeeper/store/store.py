@@ -43,7 +43,7 @@ from diffkeeper.store.upkeep import Upkeep
 from diffkeeper.store.writer import Made, Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 __all__ = ["Batch", "Store"]
 
@@ -77,12 +77,14 @@ class Store:
         share: Share = Share(),  # noqa: B008  # it is frozen
         reserve_bytes: int | None = None,
         map_bytes: int | None = None,
+        locked: Callable[[], None] = lambda: None,
     ) -> Self:
         """Open the store in the directory `path`, or create it there.
 
         History takes at most a `share` of its file system. `reserve_bytes` of it stay free for
         live data and records (default: in proportion to the disk and to live data);
-        `map_bytes` is the first size of LMDB's map (default: that of the file system).
+        `map_bytes` is the first size of LMDB's map (default: that of the file system). `locked` is
+        called when nobody else has the store open, before anything of it is read.
         StoreLockedError, FormatVersionError, CorruptionError, NoSpaceError.
         """
         try:
@@ -94,6 +96,7 @@ class Store:
             map_bytes = min(max(room.total_bytes, STORE_MAP_BYTES_MIN), STORE_MAP_BYTES_MAX)
         lock_fd = lock.take(path)
         try:
+            locked()
             lock.refuse_lost_data(path, lock_fd)
             environment = Environment(path, tables.TABLES, map_bytes)
             try:

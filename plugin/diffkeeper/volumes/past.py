@@ -48,6 +48,7 @@ class Past:
         self._age = age
         self._pool = pool
         self._find, self._volumes = registry.find, registry.volumes
+        self._failed: dict[str, str] = {}  # by what failed last
         self.pressure = Pressure(store, retention, trash, registry.volumes)
 
     async def snapshots(self, name: str) -> list[SnapshotView]:
@@ -173,13 +174,22 @@ class Past:
 
     async def _told(self, function: Callable[..., object], *arguments: object) -> None:
         """What fails shows, keeps nothing else from being done, and is tried again."""
+        work = function.__name__
         try:
             await within(self._pool, function, *arguments)
         except (DiffKeeperError, OSError) as error:
+            self._failed[work] = f"history is not kept as it should be: {error}"
             log.error("history_failed", extra={"error": str(error)})
         except Exception as error:
             # A defect must not end it either.
+            self._failed[work] = f"history is not kept as it should be: {error!r}"
             log.exception("history_failed", extra={"error": str(error)})
+        else:
+            self._failed.pop(work, None)
+
+    def troubles(self) -> list[str]:
+        """What of the work in the background failed last."""
+        return list(self._failed.values())
 
     def _purge_due(self) -> None:
         if self.trash.purge_due():

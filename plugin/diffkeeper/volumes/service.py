@@ -23,11 +23,12 @@ from diffkeeper.engine.volume import VolumeState
 from diffkeeper.errors import (
     BusyError,
     ConflictError,
+    DiffKeeperError,
     FreezeError,
     InvalidInputError,
     NotFoundError,
 )
-from diffkeeper.freeze.freezer import Freezer
+from diffkeeper.freeze.freezer import Freezer, thaw_journal
 from diffkeeper.fsio import durable, mounts
 from diffkeeper.fsio.room import Share
 from diffkeeper.store.store import Batch, Store
@@ -45,13 +46,14 @@ from diffkeeper.volumes.repairs import Repairs, refuse_mounted
 from diffkeeper.volumes.retention import Retention
 from diffkeeper.volumes.scheduler import Scheduler
 from diffkeeper.volumes.status import verify_report, volume_view
+from diffkeeper.volumes.tasks import Tasks
 from diffkeeper.volumes.threads import within
 from diffkeeper.volumes.trash import Trash
 from diffkeeper.volumes.verifying import Verifying
 from diffkeeper.volumes.volume import Places, Volume
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Sequence
 
     from diffkeeper.format.records import SnapshotRecord, VolumeRecord
     from diffkeeper.volumes.model import (
@@ -97,7 +99,7 @@ class VolumeService:
         self._captures = ThreadPoolExecutor(limits.CAPTURE_THREADS, thread_name_prefix="capture")
         self._reads = ThreadPoolExecutor(limits.READ_THREADS, thread_name_prefix="read")
         self._verifying = Verifying(partial(self._capture, freeze=False))
-        self._background: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._tools: Tools | None = None
         self._groups: Captures | None = None
         self._scheduler: Scheduler | None = None
@@ -136,13 +138,13 @@ class VolumeService:
             raise
         self._loaded.set_result(None)
         mounted = [slot for slot in self._registry.slots.values() if slot.volume.mounted]
-        self._spawn(self._scheduled.run())
-        self._spawn(self._take_over(mounted))
+        self._tasks.spawn(self._scheduled.run())
+        self._tasks.spawn(self._take_over(mounted))
         if self._ebpf == "start":
-            self._spawn(self._load_sources())
-        self._spawn(self._tidy())
-        self._spawn(self.caretaker.counting.keep())
-        self._spawn(self.past.keep())
+            self._tasks.spawn(self._load_sources())
+        self._tasks.spawn(self._tidy())
+        self._tasks.keep("counting", self.caretaker.counting.keep)
+        self._tasks.keep("history", self.past.keep)
         self.caretaker.start()
 
     async def _load_sources(self) -> None:
@@ -158,12 +160,16 @@ class VolumeService:
         volumes = os.path.join(self._state_dir, "volumes")
         durable.make_directory(volumes, 0o700)
         os.makedirs(self._mount_dir, mode=0o700, exist_ok=True)
-        store = Store.open(os.path.join(self._state_dir, "store"), share=self._store_max)
         journal = os.path.join(self._state_dir, "freeze.journal")
+        # Before anything of the store is read, which takes its time, or ends in a refusal.
+        store = Store.open(
+            os.path.join(self._state_dir, "store"),
+            share=self._store_max,
+            locked=partial(self._thaw, journal),
+        )
         freezer = Freezer(self._cgroup_root, journal, self._proc_root)
         try:
-            for path in freezer.start():
-                log.warning("thawed", extra={"cgroup": path, "reason": "left by a killed daemon"})
+            freezer.start()
         except FreezeError as error:
             self._troubles["freezer"] = str(error)
         self._tools = Tools(
@@ -185,6 +191,17 @@ class VolumeService:
         self._arrivals = Arrivals(
             self._registry, self._tools, places, trash, self._steps, self._reads
         )
+
+    def _thaw(self, journal: str) -> None:
+        """Undo the freeze in which an earlier daemon was killed together with its guard."""
+        try:
+            for path in thaw_journal(journal, self._cgroup_root):
+                log.warning("thawed", extra={"cgroup": path, "reason": "left by a killed daemon"})
+        except (DiffKeeperError, OSError) as error:
+            self._troubles["thaw"] = (
+                f"what a killed daemon left frozen could not be thawed: {error}"
+            )
+            log.error("thaw_failed", extra={"error": str(error)})
 
     def _load(self, store: Store, places: Places, trash: Trash) -> None:
         boot = durable.boot_id()
@@ -215,7 +232,7 @@ class VolumeService:
 
     async def _take_over(self, slots: list[Slot]) -> None:
         """All are watched before the first one is captured: it may be one of a group."""
-        tasks = [self._spawn(self._watch(slot)) for slot in slots]
+        tasks = [self._tasks.spawn(self._watch(slot)) for slot in slots]
         await asyncio.gather(*tasks, return_exceptions=True)
         for slot in slots:
             async with slot.lock:
@@ -244,10 +261,7 @@ class VolumeService:
             self._loaded.exception()
         if self._caretaker is not None:
             self._caretaker.counting.stop()
-        tasks = list(self._background)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.stop()
         if self._scheduler is not None:
             await self._scheduler.stop()
         for slot in self._registry.slots.values():
@@ -267,17 +281,6 @@ class VolumeService:
     async def ready(self) -> None:
         """Return once the state is loaded; raises what made loading fail."""
         await asyncio.shield(self._loaded)
-
-    def _spawn(self, step: Coroutine[object, object, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(step)
-        self._background.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._background.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.error("background_failed", extra={"error": str(task.exception())})
 
     # Views
 
@@ -304,7 +307,8 @@ class VolumeService:
 
     def troubles(self) -> list[str]:
         """What needs a person's attention."""
-        found = list(self._troubles.values())
+        found = [*self._troubles.values(), *self._tasks.troubles()]
+        found += self._past.troubles() if self._past is not None else []
         if self._caretaker is not None:
             found += self._caretaker.troubles()
         if self._scheduler is not None:
@@ -320,7 +324,7 @@ class VolumeService:
         volume_options.check_mount_id(mount_id)
         slot = self._registry.slot(name)
         if slot.replay_task is None or slot.replay_task.done():
-            slot.replay_task = self._spawn(self._prepare(slot))
+            slot.replay_task = self._tasks.spawn(self._prepare(slot))
         task = slot.replay_task
         try:
             await asyncio.wait_for(asyncio.shield(task), limits.MOUNT_SECONDS_MAX)
@@ -360,7 +364,7 @@ class VolumeService:
         slot = self._registry.slots.get(name)
         if slot is None:
             return
-        task = self._spawn(self._unmount(slot, mount_id))
+        task = self._tasks.spawn(self._unmount(slot, mount_id))
         try:
             await asyncio.wait_for(asyncio.shield(task), limits.UNMOUNT_SECONDS_MAX)
         except TimeoutError:
@@ -401,7 +405,7 @@ class VolumeService:
         counters.forget(name)
         log.info("removed", extra={"volume": name, "id": slot.volume.state.record.id})
         if removed is not None:
-            self._spawn(within(self._reads, durable.remove_tree, removed))
+            self._tasks.spawn(within(self._reads, durable.remove_tree, removed))
 
     def _refuse_in_use(self, volume: Volume) -> None:
         """Counts alone do not refuse: a killed dockerd leaves those of containers that are gone."""
