@@ -51,7 +51,7 @@ build() {
         --essential-hook='echo "create_main_cluster = false" >"$1/etc/postgresql-common/createcluster.conf"' \
         --customize-hook="copy-in '$here/entrypoint.sh' /usr/local/bin" \
         --customize-hook='chmod 0755 "$1/usr/local/bin/entrypoint.sh"' \
-        --customize-hook='ln -s /usr/lib/postgresql/*/bin "$1/usr/local/pgsql-bin"' \
+        --customize-hook='chroot "$1" sh -c "ln -s /usr/lib/postgresql/*/bin /usr/local/pgsql-bin"' \
         --customize-hook='rm -rf "$1"/usr/lib/postgresql/*/lib/llvmjit* "$1"/usr/lib/postgresql/*/lib/bitcode "$1"/usr/lib/*/libLLVM*' \
         --customize-hook='install -d -m 0700 -o 0 -g 0 "$1/var/lib/postgresql/data"' \
         --customize-hook='chroot "$1" chown -R postgres:postgres /var/lib/postgresql /run/postgresql' \
