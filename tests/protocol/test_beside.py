@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from diffkeeper import limits
 from diffkeeper.engine.verify import Verifier
-from diffkeeper.errors import ConflictError
+from diffkeeper.errors import BusyError, ConflictError
 from diffkeeper.volumes.service import VolumeService
+from diffkeeper.volumes.trash import Trash
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -127,3 +129,28 @@ async def test_what_is_released_twice_is_looked_at_once(service: VolumeService, 
     await asyncio.wait_for(asyncio.gather(first, again), SECONDS_MAX)
     assert mounts(service) == 0
     await service.remove("v")
+
+
+async def test_a_name_that_is_being_removed_is_another_volume_afterwards(
+    service: VolumeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Create waits for a removal that its caller gave up, and is not undone by it."""
+    gate = Gate()
+    monkeypatch.setattr(Trash, "take", gate.held(Trash.take))
+    monkeypatch.setattr(limits, "REMOVE_SECONDS_MAX", 0.2)
+    before = service.view("v").status["id"]
+    await service.unmount("v", "first")
+    removing = asyncio.create_task(service.remove("v"))
+    await entered(gate)
+    with pytest.raises(BusyError, match="is being removed"):
+        await removing
+    with pytest.raises(BusyError, match="still being removed"):
+        await service.arrivals.create("v", {"interval": "1h"})
+    monkeypatch.setattr(limits, "REMOVE_SECONDS_MAX", SECONDS_MAX)
+    creating = asyncio.create_task(service.arrivals.create("v", {"interval": "1h"}))
+    await asyncio.sleep(0.05)
+    assert not creating.done()
+    gate.opened.set()
+    await asyncio.wait_for(creating, SECONDS_MAX)
+    assert service.view("v").status["id"] != before
+    assert await service.mount("v", "second")

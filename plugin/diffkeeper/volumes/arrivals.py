@@ -59,7 +59,9 @@ class Arrivals:
         """Create a volume; a second create of the same name with the same options is the same."""
         volume_options.check_name(name)
         volume_options.parse_options(options)
+        await self._registry.removed(name)
         async with self._registry.naming:
+            self._registry.refuse_removal(name)
             present = self._registry.slots.get(name)
             if present is not None:
                 if not origin.is_same(present.volume.state.record.options, options):

@@ -7,7 +7,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from diffkeeper import limits
-from diffkeeper.errors import ConflictError, NotFoundError
+from diffkeeper.errors import BusyError, ConflictError, NotFoundError
 from diffkeeper.volumes.options import shown
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class Slot:
         self.step = ""
         self.replaced = 0
         self.replay_task: asyncio.Task[None] | None = None
+        self.removal: asyncio.Task[None] | None = None  # while one is under way
 
     @contextlib.asynccontextmanager
     async def turn(self, step: str) -> AsyncIterator[None]:
@@ -75,6 +76,18 @@ class Registry:
         """NotFoundError where the volume was removed while its lock was waited for."""
         if self.slots.get(name) is not slot:
             raise NotFoundError(f"no volume {shown(name)}")
+
+    async def removed(self, name: str) -> None:
+        """Wait for a removal of this name that is under way, as long as dockerd waits for us."""
+        slot = self.slots.get(name)
+        if slot is not None and slot.removal is not None:
+            await asyncio.wait({slot.removal}, timeout=limits.REMOVE_SECONDS_MAX)
+
+    def refuse_removal(self, name: str) -> None:
+        """BusyError while a volume of this name is being removed."""
+        slot = self.slots.get(name)
+        if slot is not None and slot.removal is not None:
+            raise BusyError(f"volume {name} is still being removed; try again")
 
     def refuse_taken(self, name: str, advice: str = "choose another name") -> None:
         """ConflictError for a name that a volume has, or one volume too many."""

@@ -10,12 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import re
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from diffkeeper import clock, counters, failpoint, limits
+from diffkeeper import counters, failpoint, limits
 from diffkeeper.capture.probe import Sources
 from diffkeeper.engine.content import Reader
 from diffkeeper.engine.snapshotter import Tools
@@ -41,6 +40,7 @@ from diffkeeper.volumes.captures import Captures
 from diffkeeper.volumes.caretaker import Caretaker
 from diffkeeper.volumes.history import History
 from diffkeeper.volumes.past import Past
+from diffkeeper.volumes.power_cut import power_cut_tag
 from diffkeeper.volumes.registry import Registry, Slot
 from diffkeeper.volumes.repairs import Repairs, refuse_mounted
 from diffkeeper.volumes.retention import Retention
@@ -55,7 +55,7 @@ from diffkeeper.volumes.volume import Places, Volume
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from diffkeeper.format.records import SnapshotRecord, VolumeRecord
+    from diffkeeper.format.records import SnapshotRecord
     from diffkeeper.volumes.model import (
         FeatureView,
         RepairReport,
@@ -213,7 +213,7 @@ class VolumeService:
             if record.mounts and record.boot_id != boot:
                 # After a reboot nothing is mounted, whatever was counted. A power cut may have
                 # lost data whose timestamps survived: no signature proves anything any more.
-                tags = _power_cut_tag(store, record)
+                tags = power_cut_tag(store, record)
                 state.commit(Batch(drop_index={record.id}, tags_put=tags), mounts={})
             self._registry.add(Volume(self._opened, state, places))
 
@@ -392,9 +392,27 @@ class VolumeService:
     async def remove(self, name: str) -> None:
         """Take the last state, forget the name, delete the live directory; the rest is trash.
 
-        The live directory stays where its state could not be captured at one instant.
+        The live directory stays where its state could not be captured at one instant. BusyError
+        when it takes longer than dockerd waits: it goes on then, and Create waits for its end.
         """
         slot = self._registry.slot(name)
+        if slot.removal is None:
+            slot.removal = self._tasks.spawn(self._take_away(name, slot))
+        try:
+            await asyncio.wait_for(asyncio.shield(slot.removal), limits.REMOVE_SECONDS_MAX)
+        except TimeoutError:
+            raise BusyError(
+                f"volume {name} is being removed; this goes on, and its name is free when it is"
+                " listed no more"
+            ) from None
+
+    async def _take_away(self, name: str, slot: Slot) -> None:
+        try:
+            await self._removed(name, slot)
+        finally:
+            slot.removal = None
+
+    async def _removed(self, name: str, slot: Slot) -> None:
         async with slot.looking, slot.turn("it is being removed"):
             self._registry.require(name, slot)
             await within(self._steps, self._refuse_in_use, slot.volume)
@@ -480,12 +498,3 @@ def _made(part: T | None) -> T:
     if part is None:
         raise BusyError("the daemon is still loading its state")
     return part
-
-
-def _power_cut_tag(store: Store, record: VolumeRecord) -> dict[tuple[int, str], int]:
-    """A tag for the newest snapshot from before, as what is captured next may be older than it."""
-    tags = store.tags(record.id)
-    if record.head is None or record.head in tags.values() or len(tags) >= limits.TAGS_MAX:
-        return {}
-    when = re.sub(r"[-:]|\..*", "", clock.rfc3339(clock.now_ns()))
-    return {(record.id, f"power-cut-{when}"): record.head}
