@@ -39,6 +39,8 @@ class Admin:
             web.get("/v1/version", self.version, allow_head=False),
             web.get("/v1/volumes", self.volumes, allow_head=False),
             web.get(volume, self.volume, allow_head=False),
+            web.post(f"{volume}/options", self.set_options),
+            web.post(f"{volume}/rename", self.rename),
             web.get(f"{volume}/snapshots", self.snapshots, allow_head=False),
             web.post(f"{volume}/snapshots", self.snapshot),
             web.get(f"{volume}/resolve", self.resolve, allow_head=False),
@@ -78,6 +80,20 @@ class Admin:
         """One volume with its status."""
         name = await self._named(request)
         return json_response(_volume(self._service.view(name)))
+
+    async def set_options(self, request: web.Request) -> web.Response:
+        """Set options of a volume, null for the default of one; answers the volume."""
+        given = wire.parse_set(await read_body(request))
+        name = await self._named(request)
+        await self._service.changes.set_options(name, given)
+        return json_response(_volume(self._service.view(name)))
+
+    async def rename(self, request: web.Request) -> web.Response:
+        """Give a volume another name; answers the volume."""
+        target = wire.parse_rename(await read_body(request))
+        name = await self._named(request)
+        await self._service.changes.rename(name, target)
+        return json_response(_volume(self._service.view(target)))
 
     async def snapshots(self, request: web.Request) -> web.Response:
         """The snapshots of one volume, oldest first."""

@@ -62,6 +62,14 @@ class Arrivals(Protocol):
     async def undelete(self, reference: str, name: str | None) -> str: ...
 
 
+class Changes(Protocol):
+    """What is changed of volumes that are there, see `volumes.changes.Changes`."""
+
+    async def set_options(self, name: str, given: Mapping[str, str | None]) -> None: ...
+
+    async def rename(self, name: str, target: str) -> None: ...
+
+
 class Caretaker(Protocol):
     """What is done for the store as a whole, see `volumes.caretaker.Caretaker`."""
 
@@ -104,6 +112,9 @@ class Service(Protocol):
 
     @property
     def arrivals(self) -> Arrivals: ...
+
+    @property
+    def changes(self) -> Changes: ...
 
     @property
     def past(self) -> Past: ...

@@ -268,6 +268,24 @@ def parse_prune(body: bytes) -> tuple[str | None, bool]:
     return (None if volume is None else check_name(_text(message, "volume"))), dry_run
 
 
+def parse_set(body: bytes) -> dict[str, str | None]:
+    """The options of `{"options": {NAME: VALUE, or null for the default}}`."""
+    value = _known_keys(parse_object(body), "options").get("options")
+    if not isinstance(value, dict) or not value:
+        raise InvalidInputError("options must be an object of at least one option")
+    for key, text in value.items():
+        if text is not None and not isinstance(text, str):
+            raise InvalidInputError(
+                f"option {shown(key)} is a {_json_type(text)}; it must be a string, or null"
+            )
+    return cast("dict[str, str | None]", value)
+
+
+def parse_rename(body: bytes) -> str:
+    """The new name of `{"as": NAME}`."""
+    return check_name(_text(_known_keys(parse_object(body), "as"), "as"))
+
+
 def parse_undelete(body: bytes) -> str | None:
     """The new name of `{"as": NAME or null}`; an empty body means null."""
     message = _known_keys(parse_object(body), "as") if body.strip() else {}

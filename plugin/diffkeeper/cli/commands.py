@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, cast
 
 import diffkeeper
-from diffkeeper.cli import discover, doctor, moving, output, past, repair, restore
+from diffkeeper.cli import changes, discover, doctor, moving, output, past, repair, restore
 from diffkeeper.cli.client import volume_path
 from diffkeeper.cli.connection import ask, connect, socket_path
 from diffkeeper.daemon import config
@@ -339,6 +339,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "serve": serve,
     "volumes": volumes,
     "inspect": inspect,
+    "set": changes.set_options,
+    "rename": changes.rename,
     "snapshots": snapshots,
     "snapshot": snapshot,
     "verify": verify,

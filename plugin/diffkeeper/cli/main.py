@@ -27,6 +27,8 @@ HELP: Final = {
     "serve": "run the daemon",
     "volumes": "list the volumes",
     "inspect": "show one volume with its status",
+    "set": "change options of a volume",
+    "rename": "give a volume that nothing has mounted another name",
     "snapshots": "list the snapshots of a volume, oldest first",
     "snapshot": "take a snapshot now and wait until it is durable",
     "verify": "check a volume, or one of its snapshots, against the Merkle root",
@@ -83,6 +85,13 @@ def _add_own(sub: argparse.ArgumentParser, name: str) -> None:
             sub.add_argument("file", metavar="FILE", help="what was exported, or - to pipe")
             new = "name of the new volume"
             sub.add_argument("--as", dest="name", metavar="NAME", required=True, help=new)
+        case "set":
+            sub.add_argument("volume", metavar="VOLUME")
+            form = "such as interval=5s; without a value the default"
+            sub.add_argument("options", metavar="OPTION=VALUE", nargs="+", help=form)
+        case "rename":
+            sub.add_argument("volume", metavar="VOLUME")
+            sub.add_argument("to", metavar="NAME")
         case "stats":
             sub.add_argument("volume", metavar="VOLUME", nargs="?")
         case "prune":

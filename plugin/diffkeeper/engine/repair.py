@@ -192,8 +192,8 @@ class Repair:
                 self._write(damage)
             except (DiffKeeperError, OSError) as error:
                 failed[damage.names[0]] = str(error)
-        self.settle(journal)
-        return failed
+        _, unsettled = self.settle(journal)
+        return {**unsettled, **failed}
 
     def _write(self, damage: Damage) -> None:
         path, entry = damage.names[0], damage.entry
@@ -211,18 +211,23 @@ class Repair:
             start = left.number << entry.chunk_bits
             raise CorruptionError(f"the disk gives other bytes than were written, from {start}")
 
-    def settle(self, journal: Journal) -> list[bytes]:
+    def settle(self, journal: Journal) -> tuple[list[bytes], dict[bytes, str]]:
         """Give the files their recorded metadata and signatures back, and remove the journal.
 
-        The paths of those that are still there. Changes no content.
+        The paths of those that are still there, and of those that refused it, with the reason: each
+        by itself. Changes no content.
         """
         head = self._state.head
         batch = Batch()
         done: list[bytes] = []
+        failed: dict[bytes, str] = {}
         if head is not None and head.root == journal.root:
             for path, number in journal.files:
-                if self._settled(path, number, batch):
-                    done.append(path)
+                try:
+                    if self._settled(path, number, batch):
+                        done.append(path)
+                except OSError as error:
+                    failed[path] = error.strerror or str(error)
         failpoint.hit("repair.before_settle")
         if batch.index_put:
             # A write from now on gets another timestamp.
@@ -230,7 +235,7 @@ class Repair:
             self._store.commit(batch)
         failpoint.hit("repair.after_settle")
         durable.remove_file(self._journal)
-        return done
+        return done, failed
 
     def _settled(self, path: bytes, number: int, batch: Batch) -> bool:
         """Whether this is still the file, and not as it was recorded; then its metadata are."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from diffkeeper import failpoint
 from diffkeeper.engine.importing import Importer
 from diffkeeper.engine.volume import VolumeState
-from diffkeeper.errors import BusyError, ConflictError
+from diffkeeper.errors import BusyError
 from diffkeeper.fsio import durable
 from diffkeeper.store.store import Batch
 from diffkeeper.volumes import options as volume_options
@@ -64,8 +64,7 @@ class Arrivals:
             self._registry.refuse_removal(name)
             present = self._registry.slots.get(name)
             if present is not None:
-                if not origin.is_same(present.volume.state.record.options, options):
-                    raise ConflictError(f"volume {name} exists with other options")
+                origin.require_same(name, present.volume.state.record.options, options)
                 return
             self._registry.refuse_taken(name)
             volume = await within(self._steps, self._create, name, options)

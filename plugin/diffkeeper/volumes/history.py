@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -147,3 +148,12 @@ class History:
             if newest is not None and part and newest.time_ns > record.time_ns:
                 record = newest
         return record
+
+
+def power_cut_tag(store: Store, record: VolumeRecord) -> dict[tuple[int, str], int]:
+    """A tag for the newest snapshot from before, as what is captured next may be older than it."""
+    tags = store.tags(record.id)
+    if record.head is None or record.head in tags.values() or len(tags) >= limits.TAGS_MAX:
+        return {}
+    when = re.sub(r"[-:]|\..*", "", clock.rfc3339(clock.now_ns()))
+    return {(record.id, f"power-cut-{when}"): record.head}

@@ -240,8 +240,11 @@ class OptionForm:
     field: str
     form: str
     parse: Callable[[str], object]
+    fixed: str = ""  # why it cannot be changed later
 
 
+_CHUNKS: Final = "all that is stored is cut that way"
+_OWN: Final = "a volume begins with it; change the directory itself in a container"
 OPTIONS: Final[Mapping[str, OptionForm]] = {
     "interval": OptionForm(
         "interval_seconds",
@@ -259,12 +262,12 @@ OPTIONS: Final[Mapping[str, OptionForm]] = {
     ),
     "verify": OptionForm("verify", "unmount|off", _one_of("unmount", "off")),
     "compression": OptionForm("compression_level", "none|zstd|zstd:1..19", _compression),
-    "chunk-size": OptionForm("chunk_bytes", "power of two, 4KiB to 1MiB", _chunk_bytes),
+    "chunk-size": OptionForm("chunk_bytes", "power of two, 4KiB to 1MiB", _chunk_bytes, _CHUNKS),
     "retention": OptionForm("retention", RETENTION_FORM, parse_retention),
-    "uid": OptionForm("uid", "number", _id),
-    "gid": OptionForm("gid", "number", _id),
-    "mode": OptionForm("mode", "octal, such as 0750", _mode),
-    "from": OptionForm("source", "VOLUME or VOLUME@SNAPSHOT", _source),
+    "uid": OptionForm("uid", "number", _id, _OWN),
+    "gid": OptionForm("gid", "number", _id, _OWN),
+    "mode": OptionForm("mode", "octal, such as 0750", _mode, _OWN),
+    "from": OptionForm("source", "VOLUME or VOLUME@SNAPSHOT", _source, "a volume begins once"),
 }
 
 
@@ -299,3 +302,24 @@ def parse_options(options: Mapping[str, str]) -> VolumeOptions:
             " leave uid, gid and mode out"
         )
     return VolumeOptions(**fields)
+
+
+def changed(recorded: Mapping[str, str], given: Mapping[str, str | None]) -> dict[str, str]:
+    """A volume's options after setting those given, None for the default of one.
+
+    InvalidInputError for an option that is unknown, malformed or fixed for a volume's life.
+    """
+    options = dict(recorded)
+    for name, text in given.items():
+        option = OPTIONS.get(name)
+        if option is not None and option.fixed and text != recorded.get(name):
+            can = ", ".join(each for each, form in OPTIONS.items() if not form.fixed)
+            raise InvalidInputError(
+                f"option {name} is fixed for a volume's life: {option.fixed}; to be set: {can}"
+            )
+        if text is not None or option is None:
+            options[name] = text or ""
+        else:
+            options.pop(name, None)
+    parse_options(options)
+    return options

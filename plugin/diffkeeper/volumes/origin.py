@@ -6,11 +6,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from diffkeeper import clock
-from diffkeeper.errors import InvalidInputError, NotFoundError
+from diffkeeper.errors import ConflictError, InvalidInputError, NotFoundError
 from diffkeeper.format.records import SnapshotRecord, VolumeRecord
 from diffkeeper.store.store import Batch
 from diffkeeper.volumes.history import History
-from diffkeeper.volumes.options import shown
+from diffkeeper.volumes.options import OPTIONS, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,10 +22,21 @@ INHERITED = ("chunk-size",)  # content is recognized only in chunks of the same 
 _NAMES_SHOWN_MAX = 10
 
 
-def is_same(recorded: Mapping[str, str], given: Mapping[str, str]) -> bool:
-    """Whether a volume with the `recorded` options is what a create with `given` ones asks for."""
+def require_same(name: str, recorded: Mapping[str, str], given: Mapping[str, str]) -> None:
+    """ConflictError unless a create with the `given` options asks for the volume that is there."""
     left_out = {k for k in INHERITED if "from" in given and k not in given}
-    return {k: v for k, v in recorded.items() if k not in left_out} == dict(given)
+    present = {k: v for k, v in recorded.items() if k not in left_out}
+    differing = sorted(k for k in {*present, *given} if present.get(k) != given.get(k))
+    if not differing:
+        return
+    told = ", ".join(
+        f"{k} is {shown(present[k]) if k in present else 'not given'},"
+        f" not {shown(given[k]) if k in given else 'its default'}"
+        for k in differing
+    )
+    wanted = [f"{k}={given.get(k, '')}" for k in differing if not OPTIONS[k].fixed]
+    advice = f"; to change that: diffkeeper set {name} {' '.join(wanted)}" if wanted else ""
+    raise ConflictError(f"volume {name} exists with other options: {told}{advice}")
 
 
 def new(

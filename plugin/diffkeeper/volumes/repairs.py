@@ -12,8 +12,9 @@ import os
 from typing import TYPE_CHECKING
 
 from diffkeeper.engine import damage as damages
-from diffkeeper.engine.repair import Repair, tag_of
-from diffkeeper.errors import ConflictError, CorruptionError, NotFoundError
+from diffkeeper.engine.repair import Repair, pending, tag_of
+from diffkeeper.errors import ConflictError, CorruptionError, DiffKeeperError, NotFoundError
+from diffkeeper.fsio import durable
 from diffkeeper.volumes.model import Fault, Kept, RepairedFile, RepairReport
 
 if TYPE_CHECKING:
@@ -27,6 +28,40 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 USERS_SHOWN_MAX = 10
+_PATHS_SHOWN_MAX = 10
+
+
+def settle_interrupted(volume: Volume, store: Store) -> None:
+    """End what a killed repair left, before any capture takes its traces for writes.
+
+    What cannot be settled is captured as if it was written, and is a trouble of the volume.
+    """
+    settled: list[bytes] = []
+    failed: dict[bytes, str] = {}
+    try:
+        journal = pending(volume.repairing)
+        if journal is None:
+            return
+        live = damages.Live(store, volume.state.record.id, volume.live, bytes.fromhex(journal.root))
+        with contextlib.closing(live):
+            mender = Repair(store, volume.state, live, volume.repairing)
+            settled, failed = mender.settle(journal)
+    except (DiffKeeperError, OSError, ValueError) as error:
+        # It must not keep containers out, nor be tried again once they have written.
+        _unsettled(volume, str(error))
+        durable.remove_file(volume.repairing)
+        return
+    if failed:
+        _unsettled(volume, "; ".join(f"{damages.shown(path)}: {failed[path]}" for path in failed))
+    named = ", ".join(map(damages.shown, settled[:_PATHS_SHOWN_MAX]))
+    log.warning("repair_interrupted", extra={"volume": volume.name, "files": named})
+
+
+def _unsettled(volume: Volume, why: str) -> None:
+    volume.troubles["repair"] = (
+        f"a repair was interrupted, and what it changed is captured as written: {why}"
+    )
+    log.error("repair_failed", extra={"volume": volume.name, "error": why})
 
 
 class Repairs:

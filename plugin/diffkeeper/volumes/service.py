@@ -38,7 +38,8 @@ from diffkeeper.volumes.age_clock import AgeClock
 from diffkeeper.volumes.arrivals import Arrivals
 from diffkeeper.volumes.captures import Captures
 from diffkeeper.volumes.caretaker import Caretaker
-from diffkeeper.volumes.history import History
+from diffkeeper.volumes.changes import Changes
+from diffkeeper.volumes.history import History, power_cut_tag
 from diffkeeper.volumes.past import Past
 from diffkeeper.volumes.power_cut import power_cut_tag
 from diffkeeper.volumes.registry import Registry, Slot
@@ -110,6 +111,7 @@ class VolumeService:
         self._store_max = store_max
         self._past: Past | None = None
         self._arrivals: Arrivals | None = None
+        self._changes: Changes | None = None
 
     @property
     def past(self) -> Past:
@@ -125,6 +127,11 @@ class VolumeService:
     def arrivals(self) -> Arrivals:
         """How volumes come to be; BusyError while the state loads."""
         return _made(self._arrivals)
+
+    @property
+    def changes(self) -> Changes:
+        """What is changed of volumes that are there; BusyError while the state loads."""
+        return _made(self._changes)
 
     # Start and stop
 
@@ -188,6 +195,7 @@ class VolumeService:
         store.reserve_ids(durable.highest_number(volumes))
         places = Places(volumes, self._mount_dir)
         self._load(store, places, trash)
+        self._changes = Changes(self._registry, self._scheduler, self._steps)
         self._arrivals = Arrivals(
             self._registry, self._tools, places, trash, self._steps, self._reads
         )

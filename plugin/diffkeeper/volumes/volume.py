@@ -14,18 +14,19 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from diffkeeper import clock, counters, failpoint, limits
-from diffkeeper.engine import damage, repair
+from diffkeeper.engine import damage
 from diffkeeper.engine.objects import StoreObjects
 from diffkeeper.engine.replay import restore
 from diffkeeper.engine.snapshotter import Policy, Snapshotter, Tools
 from diffkeeper.engine.verify import Result, Verifier, entry_at
-from diffkeeper.errors import ConflictError, DiffKeeperError, NoSpaceError, NotFoundError
+from diffkeeper.errors import ConflictError, NoSpaceError, NotFoundError
 from diffkeeper.fsio import durable, mounts
 from diffkeeper.store.store import Batch
 from diffkeeper.volumes.mount_ledger import MountLedger
 from diffkeeper.volumes.options import VolumeOptions, parse_options
 from diffkeeper.volumes.origin import CLONE
 from diffkeeper.volumes.pace import Cost, Pace
+from diffkeeper.volumes.repairs import settle_interrupted
 from diffkeeper.volumes.status import repair_command
 
 if TYPE_CHECKING:
@@ -225,19 +226,22 @@ class Volume:
         target = self.snapshotter.target
         return self._tools.survey.find([target])[target]
 
+    @property
+    def _policy(self) -> Policy:
+        options = self.options
+        return Policy(
+            source=options.capture,
+            freeze=options.consistency == "crash",
+            freeze_seconds_max=options.freeze_seconds_max,
+            level=options.compression_level,
+            chunk_bits=options.chunk_bits,
+        )
+
     def open(self) -> None:
         """Begin to watch the live directory."""
         if self.snapshotter is None:
-            self._settle_repair()
-            options = self.options
-            policy = Policy(
-                source=options.capture,
-                freeze=options.consistency == "crash",
-                freeze_seconds_max=options.freeze_seconds_max,
-                level=options.compression_level,
-                chunk_bits=options.chunk_bits,
-            )
-            self.snapshotter = Snapshotter(self._tools, self.state, self.live, policy)
+            settle_interrupted(self, self._tools.store)
+            self.snapshotter = Snapshotter(self._tools, self.state, self.live, self._policy)
             log.info(
                 "capture",
                 extra={
@@ -247,28 +251,14 @@ class Volume:
                 },
             )
 
-    def _settle_repair(self) -> None:
-        """End what a killed repair left, before any capture takes its traces for writes."""
-        settled: list[bytes] = []
-        try:
-            journal = repair.pending(self.repairing)
-            if journal is None:
-                return
-            live = damage.Live(
-                self._tools.store, self.state.record.id, self.live, bytes.fromhex(journal.root)
-            )
-            with contextlib.closing(live):
-                mender = repair.Repair(self._tools.store, self.state, live, self.repairing)
-                settled = mender.settle(journal)
-        except (DiffKeeperError, OSError, ValueError) as error:
-            # It must not keep containers out, nor be tried again once they have written.
-            text = f"a repair was interrupted, and what it changed is captured as written: {error}"
-            self.troubles["repair"] = text
-            log.error("repair_failed", extra={"volume": self.name, "error": str(error)})
-            durable.remove_file(self.repairing)
-            return
-        named = ", ".join(map(damage.shown, settled[:10]))
-        log.warning("repair_interrupted", extra={"volume": self.name, "files": named})
+    def take_options(self) -> None:
+        """The recorded options rule from now on; a volume that is watched is looked at anew."""
+        before, self.options = self._policy, parse_options(self.state.record.options)
+        interval = self.options.interval_seconds
+        self.pace.interval = self.pace.effective = interval
+        if self.snapshotter is not None and self._policy != before:
+            self.close()
+            self.open()
 
     def close(self) -> None:
         """Stop watching; waits for a capture under way."""
