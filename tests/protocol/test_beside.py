@@ -154,3 +154,18 @@ async def test_a_name_that_is_being_removed_is_another_volume_afterwards(
     await asyncio.wait_for(creating, SECONDS_MAX)
     assert service.view("v").status["id"] != before
     assert await service.mount("v", "second")
+
+
+async def test_options_and_names_wait_for_the_last_look(service: VolumeService, gate: Gate) -> None:
+    unmounting = asyncio.create_task(service.unmount("v", "first"))
+    await entered(gate)
+    with pytest.raises(BusyError, match="something else"):
+        await service.changes.rename("v", "w")
+    setting = asyncio.create_task(service.changes.set_options("v", {"interval": "2h"}))
+    await asyncio.sleep(0.05)
+    assert not setting.done()
+    gate.opened.set()
+    await asyncio.wait_for(asyncio.gather(unmounting, setting), SECONDS_MAX)
+    assert mounts(service) == 0
+    await service.changes.rename("v", "w")
+    await service.changes.rename("w", "v")

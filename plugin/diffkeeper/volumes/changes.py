@@ -38,7 +38,7 @@ class Changes:
         is. NotFoundError.
         """
         slot = self._registry.slot(name)
-        async with slot.lock:
+        async with slot.looking, slot.turn("its options are being changed"):
             self._registry.require(name, slot)
             volume = slot.volume
             options = volume_options.changed(volume.state.record.options, given)
@@ -63,7 +63,9 @@ class Changes:
             slot = self._registry.slot(name)
             if target in self._registry.slots:
                 raise ConflictError(f"a volume {target} exists; choose another name")
-            if slot.lock.locked():  # which may last, and nobody is to wait for a name meanwhile
+            if (
+                slot.lock.locked() or slot.looking.locked()
+            ):  # which may last, and nobody is to wait for a name meanwhile
                 raise BusyError(f"something else is being done with {name}; try again")
             async with slot.lock:
                 await within(self._steps, _rename, slot.volume, target)

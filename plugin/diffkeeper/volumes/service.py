@@ -22,12 +22,11 @@ from diffkeeper.engine.volume import VolumeState
 from diffkeeper.errors import (
     BusyError,
     ConflictError,
-    DiffKeeperError,
     FreezeError,
     InvalidInputError,
     NotFoundError,
 )
-from diffkeeper.freeze.freezer import Freezer, thaw_journal
+from diffkeeper.freeze.freezer import Freezer
 from diffkeeper.fsio import durable, mounts
 from diffkeeper.fsio.room import Share
 from diffkeeper.store.store import Batch, Store
@@ -41,13 +40,13 @@ from diffkeeper.volumes.caretaker import Caretaker
 from diffkeeper.volumes.changes import Changes
 from diffkeeper.volumes.history import History, power_cut_tag
 from diffkeeper.volumes.past import Past
-from diffkeeper.volumes.power_cut import power_cut_tag
 from diffkeeper.volumes.registry import Registry, Slot
 from diffkeeper.volumes.repairs import Repairs, refuse_mounted
 from diffkeeper.volumes.retention import Retention
 from diffkeeper.volumes.scheduler import Scheduler
 from diffkeeper.volumes.status import verify_report, volume_view
 from diffkeeper.volumes.tasks import Tasks
+from diffkeeper.volumes.thawing import thaw_left
 from diffkeeper.volumes.threads import within
 from diffkeeper.volumes.trash import Trash
 from diffkeeper.volumes.verifying import Verifying
@@ -172,7 +171,7 @@ class VolumeService:
         store = Store.open(
             os.path.join(self._state_dir, "store"),
             share=self._store_max,
-            locked=partial(self._thaw, journal),
+            locked=partial(thaw_left, journal, self._cgroup_root, self._troubles),
         )
         freezer = Freezer(self._cgroup_root, journal, self._proc_root)
         try:
@@ -199,17 +198,6 @@ class VolumeService:
         self._arrivals = Arrivals(
             self._registry, self._tools, places, trash, self._steps, self._reads
         )
-
-    def _thaw(self, journal: str) -> None:
-        """Undo the freeze in which an earlier daemon was killed together with its guard."""
-        try:
-            for path in thaw_journal(journal, self._cgroup_root):
-                log.warning("thawed", extra={"cgroup": path, "reason": "left by a killed daemon"})
-        except (DiffKeeperError, OSError) as error:
-            self._troubles["thaw"] = (
-                f"what a killed daemon left frozen could not be thawed: {error}"
-            )
-            log.error("thaw_failed", extra={"error": str(error)})
 
     def _load(self, store: Store, places: Places, trash: Trash) -> None:
         boot = durable.boot_id()
