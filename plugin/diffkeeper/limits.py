@@ -219,9 +219,10 @@ GROWTH_SECONDS_MIN = 60.0
 # Lifecycle: dockerd gives up on any call after 30 s (`docker plugin enable` default).
 STEP_THREADS = 8
 REPLAYS_MAX = 4  # at once; further ones wait, and no other step does
-LAST_LOOKS_MAX = 4  # after Unmounts, at once
+LAST_LOOKS_MAX = 4  # of Unmounts and Removes, at once
 CAPTURE_THREADS = 4
-READ_THREADS = 4
+QUERY_THREADS = 4
+LONG_THREADS = 4  # for verifications, scrubs, maintenance and compacting by command
 SEQ_DIGITS_MAX = 18
 ROOT_PREFIX_MIN = 8
 REFERENCE_CHARACTERS_MAX = 64

@@ -12,14 +12,15 @@ import pytest
 
 from diffkeeper import limits
 from diffkeeper.engine.verify import Verifier
-from diffkeeper.errors import BusyError, ConflictError
+from diffkeeper.errors import BusyError, ConflictError, DiffKeeperError
 from diffkeeper.volumes.service import VolumeService
 from diffkeeper.volumes.trash import Trash
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 
 SECONDS_MAX = 20.0
+Crowd = list["asyncio.Task[Any]"]
 
 
 class Gate:
@@ -27,11 +28,13 @@ class Gate:
 
     def __init__(self) -> None:
         self.entered = threading.Event()
+        self.inside = threading.Semaphore(0)
         self.opened = threading.Event()
 
     def held(self, real: Callable[..., Any]) -> Callable[..., Any]:
         def wait(*arguments: Any) -> Any:
             self.entered.set()
+            self.inside.release()
             assert self.opened.wait(SECONDS_MAX)
             return real(*arguments)
 
@@ -169,3 +172,61 @@ async def test_options_and_names_wait_for_the_last_look(service: VolumeService, 
     assert mounts(service) == 0
     await service.changes.rename("v", "w")
     await service.changes.rename("w", "v")
+
+
+async def crowd(gate: Gate, held: int, work: Iterable[Coroutine[Any, Any, Any]]) -> Crowd:
+    """Begin all of it; returns once so many threads are held up."""
+    tasks = [asyncio.create_task(each) for each in work]
+    for _ in range(held):
+        assert await asyncio.to_thread(gate.inside.acquire, timeout=SECONDS_MAX)
+    return tasks
+
+
+async def released(gate: Gate, tasks: Crowd) -> None:
+    assert not any(task.done() for task in tasks)
+    gate.opened.set()
+    await asyncio.wait_for(asyncio.gather(*tasks), SECONDS_MAX)
+
+
+async def test_verifications_stop_neither_queries_nor_history(
+    service: VolumeService, gate: Gate
+) -> None:
+    """However many there are: nothing else is done by their threads."""
+    many = 2 * limits.LONG_THREADS
+    tasks = await crowd(gate, limits.LONG_THREADS, [service.verify("v", None) for _ in range(many)])
+    async with asyncio.timeout(SECONDS_MAX / 2):
+        await service.snapshot("v")
+        assert await service.past.snapshots("v")
+        assert (await service.past.resolve("v", "latest")).seq
+        await service.past.thin()
+        await service.past._told(service.past.retention.sweep, [])
+    await released(gate, tasks)
+
+
+async def test_removals_stop_no_other_volume(
+    service: VolumeService, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"old{number}" for number in range(limits.STEP_THREADS + 1)]
+    for name in names:
+        await service.arrivals.create(name, {})
+    monkeypatch.setattr(Trash, "take", gate.held(Trash.take))
+    tasks = await crowd(gate, limits.LAST_LOOKS_MAX, [service.remove(name) for name in names])
+    async with asyncio.timeout(SECONDS_MAX / 2):
+        await service.arrivals.create("new", {})
+        await service.mount("new", "first")
+        await service.unmount("new", "unknown")
+    await released(gate, tasks)
+
+
+async def test_an_import_waits_for_nothing_that_is_long(service: VolumeService, gate: Gate) -> None:
+    """Maintenance, which is long, may wait for its end."""
+    many = limits.LONG_THREADS + 1
+    tasks = await crowd(gate, limits.LONG_THREADS, [service.verify("v", None) for _ in range(many)])
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"not an archive"
+
+    async with asyncio.timeout(SECONDS_MAX / 2):
+        with pytest.raises(DiffKeeperError):
+            await service.arrivals.import_volume("new", pieces())
+    await released(gate, tasks)

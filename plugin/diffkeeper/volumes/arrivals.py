@@ -19,12 +19,11 @@ from diffkeeper.store.store import Batch
 from diffkeeper.volumes import options as volume_options
 from diffkeeper.volumes import origin
 from diffkeeper.volumes.adoption import Adoption
-from diffkeeper.volumes.threads import within
+from diffkeeper.volumes.threads import Pools, within
 from diffkeeper.volumes.volume import Places, Volume
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from concurrent.futures import ThreadPoolExecutor
 
     from diffkeeper.engine.importing import Imported
     from diffkeeper.engine.snapshotter import Tools
@@ -37,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 class Arrivals:
-    """In the event loop. `steps`: threads for what is short; `reads`: for what is not."""
+    """In the event loop."""
 
     def __init__(
         self,
@@ -45,14 +44,13 @@ class Arrivals:
         tools: Tools,
         places: Places,
         trash: Trash,
-        steps: ThreadPoolExecutor,
-        reads: ThreadPoolExecutor,
+        pools: Pools,
     ) -> None:
         self._registry = registry
         self._tools = tools
         self._places = places
         self._trash = trash
-        self._steps, self._reads = steps, reads
+        self._pools = pools
         self._importing = asyncio.Lock()
 
     async def create(self, name: str, options: dict[str, str]) -> None:
@@ -67,7 +65,7 @@ class Arrivals:
                 origin.require_same(name, present.volume.state.record.options, options)
                 return
             self._registry.refuse_taken(name)
-            volume = await within(self._steps, self._create, name, options)
+            volume = await within(self._pools.steps, self._create, name, options)
             self._registry.add(volume)
         log.info("created", extra={"volume": name, "id": volume.state.record.id})
 
@@ -109,17 +107,17 @@ class Arrivals:
             importer = Importer(self._tools.store)
             with self._tools.store.holding():
                 async for piece in pieces:
-                    await within(self._reads, importer.feed, piece)
-                imported = await within(self._reads, importer.finish)
+                    await within(self._pools.imports, importer.feed, piece)
+                imported = await within(self._pools.imports, importer.finish)
                 adoption = Adoption(self._tools.store, name, imported)
                 try:
-                    await within(self._reads, adoption.store)
+                    await within(self._pools.imports, adoption.store)
                     async with self._registry.naming:
                         self._registry.refuse_taken(name)
-                        volume = await within(self._steps, self._adopt, adoption, imported)
+                        volume = await within(self._pools.steps, self._adopt, adoption, imported)
                         self._registry.add(volume)
                 except BaseException:
-                    await within(self._reads, adoption.discard)
+                    await within(self._pools.imports, adoption.discard)
                     raise
         head, number = volume.state.record.head, volume.state.record.id
         log.info("imported", extra={"volume": name, "id": number, "objects": imported.objects})
@@ -147,7 +145,7 @@ class Arrivals:
                 "bring the removed one back under another name:"
                 f" diffkeeper undelete {reference} --as NAME",
             )
-            volume = await within(self._steps, self._undelete, record, target)
+            volume = await within(self._pools.steps, self._undelete, record, target)
             self._registry.add(volume)
         log.info("undeleted", extra={"volume": target, "id": record.id})
         return target

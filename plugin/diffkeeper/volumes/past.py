@@ -12,11 +12,10 @@ from diffkeeper.errors import DiffKeeperError, NotFoundError
 from diffkeeper.volumes.history import History
 from diffkeeper.volumes.model import Pruning
 from diffkeeper.volumes.pressure import Pressure
-from diffkeeper.volumes.threads import within
+from diffkeeper.volumes.threads import Pools, Ts, within
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from concurrent.futures import ThreadPoolExecutor
 
     from diffkeeper.store.store import Store
     from diffkeeper.volumes.age_clock import AgeClock
@@ -38,7 +37,7 @@ class Past:
         retention: Retention,
         trash: Trash,
         age: AgeClock,
-        pool: ThreadPoolExecutor,
+        pools: Pools,
         registry: Registry,
     ) -> None:
         self._store = store
@@ -46,7 +45,7 @@ class Past:
         self.retention = retention
         self.trash = trash
         self._age = age
-        self._pool = pool
+        self._pools, self._pool = pools, pools.queries
         self._find, self._volumes = registry.find, registry.volumes
         self._failed: dict[str, str] = {}  # by what failed last
         self.pressure = Pressure(store, retention, trash, registry.volumes)
@@ -146,7 +145,7 @@ class Past:
 
     async def empty(self, reference: str | None) -> list[TrashView]:
         """Delete one removed volume, or all, for good: what they were."""
-        return await within(self._pool, self._empty, reference)
+        return await within(self._pools.long, self._empty, reference)
 
     def _empty(self, reference: str | None) -> list[TrashView]:
         chosen = self.trash.records() if reference is None else [self.trash.find(reference)]
@@ -172,11 +171,11 @@ class Past:
             await self._told(self._age.save)
             await asyncio.sleep(limits.RETENTION_TURN_SECONDS)
 
-    async def _told(self, function: Callable[..., object], *arguments: object) -> None:
+    async def _told(self, function: Callable[[*Ts], object], *arguments: *Ts) -> None:
         """What fails shows, keeps nothing else from being done, and is tried again."""
         work = function.__name__
         try:
-            await within(self._pool, function, *arguments)
+            await within(self._pools.history, function, *arguments)
         except (DiffKeeperError, OSError) as error:
             self._failed[work] = f"history is not kept as it should be: {error}"
             log.error("history_failed", extra={"error": str(error)})

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -47,7 +46,7 @@ from diffkeeper.volumes.scheduler import Scheduler
 from diffkeeper.volumes.status import verify_report, volume_view
 from diffkeeper.volumes.tasks import Tasks
 from diffkeeper.volumes.thawing import thaw_left
-from diffkeeper.volumes.threads import within
+from diffkeeper.volumes.threads import Pools, within
 from diffkeeper.volumes.trash import Trash
 from diffkeeper.volumes.verifying import Verifying
 from diffkeeper.volumes.volume import Places, Volume
@@ -93,11 +92,7 @@ class VolumeService:
         self._sources = Sources(kernel_headers, off=ebpf == "off")
         self._registry = Registry()
         self._loaded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._steps = ThreadPoolExecutor(limits.STEP_THREADS, thread_name_prefix="step")
-        self._replays = ThreadPoolExecutor(limits.REPLAYS_MAX, thread_name_prefix="replay")
-        self._looks = ThreadPoolExecutor(limits.LAST_LOOKS_MAX, thread_name_prefix="look")
-        self._captures = ThreadPoolExecutor(limits.CAPTURE_THREADS, thread_name_prefix="capture")
-        self._reads = ThreadPoolExecutor(limits.READ_THREADS, thread_name_prefix="read")
+        self._pools = Pools()
         self._verifying = Verifying(partial(self._capture, freeze=False))
         self._tasks = Tasks()
         self._tools: Tools | None = None
@@ -137,7 +132,7 @@ class VolumeService:
     async def start(self) -> None:
         """Open the store, thaw what a freeze left behind, take mounted volumes over."""
         try:
-            await within(self._steps, self._open)
+            await within(self._pools.steps, self._open)
         except BaseException as error:
             self._loaded.set_exception(error)
             self._loaded.exception()  # seen here; callers of `ready` see it again
@@ -155,7 +150,7 @@ class VolumeService:
 
     async def _load_sources(self) -> None:
         """Compile the eBPF programs, so that no mount has to wait for that."""
-        await within(self._reads, self._sources.load)
+        await within(self._pools.long, self._sources.load)
 
     def _open(self) -> None:
         if not os.path.isdir(os.path.dirname(self._state_dir)):
@@ -183,21 +178,19 @@ class VolumeService:
         )
         self._tools.survey.mounts_in = mounts.locate(self._mount_dir)[:2]
         self._groups = Captures(self._tools.survey, self._registry.volumes)
-        self._scheduler = Scheduler(self._groups, self._captures)
+        self._scheduler = Scheduler(self._groups, self._pools.captures)
         age = AgeClock(store)
         retention = Retention(store, self._retention, age.now_ns)
         trash = Trash(store, volumes, self._trash_seconds, age)
-        self._past = Past(store, retention, trash, age, self._reads, self._registry)
-        self._caretaker = Caretaker(self._tools, self._registry, self._past, self._reads)
+        self._past = Past(store, retention, trash, age, self._pools, self._registry)
+        self._caretaker = Caretaker(self._tools, self._registry, self._past, self._pools.long)
         remove_unfinished(store)
         # A store that was begun anew must not take the directories of an older one for its own.
         store.reserve_ids(durable.highest_number(volumes))
         places = Places(volumes, self._mount_dir)
         self._load(store, places, trash)
-        self._changes = Changes(self._registry, self._scheduler, self._steps)
-        self._arrivals = Arrivals(
-            self._registry, self._tools, places, trash, self._steps, self._reads
-        )
+        self._changes = Changes(self._registry, self._scheduler, self._pools.steps)
+        self._arrivals = Arrivals(self._registry, self._tools, places, trash, self._pools)
 
     def _load(self, store: Store, places: Places, trash: Trash) -> None:
         boot = durable.boot_id()
@@ -238,17 +231,17 @@ class VolumeService:
     async def _watch(self, slot: Slot) -> None:
         async with slot.lock:
             if slot.volume.mounted and slot.volume.snapshotter is None:
-                await within(self._steps, slot.volume.take_over)
+                await within(self._pools.steps, slot.volume.take_over)
 
     async def _tidy(self) -> None:
         """Add up what is stored, and delete what removed volumes left behind."""
         for slot in list(self._registry.slots.values()):
-            await within(self._reads, slot.volume.state.stored.count)
+            await within(self._pools.long, slot.volume.state.stored.count)
         async with self._registry.naming:  # no removed volume comes back meanwhile
-            removed = await within(self._steps, self.past.trash.leftovers)
+            removed = await within(self._pools.steps, self.past.trash.leftovers)
         removed += [slot.volume.removed for slot in self._registry.slots.values()]
         for path in removed:
-            await within(self._reads, durable.remove_tree, path)
+            await within(self._pools.long, durable.remove_tree, path)
 
     async def stop(self) -> None:
         """End captures and close everything; mounts stay for the containers that have them."""
@@ -261,11 +254,10 @@ class VolumeService:
         if self._scheduler is not None:
             await self._scheduler.stop()
         for slot in self._registry.slots.values():
-            await within(self._steps, slot.volume.close)
+            await within(self._pools.steps, slot.volume.close)
         if self._tools is not None:
-            await within(self._steps, self._close, self._tools)
-        for pool in (self._steps, self._replays, self._looks, self._captures, self._reads):
-            pool.shutdown(wait=False, cancel_futures=True)
+            await within(self._pools.steps, self._close, self._tools)
+        self._pools.stop()
 
     def _close(self, tools: Tools) -> None:
         self.caretaker.stop()
@@ -331,7 +323,7 @@ class VolumeService:
             ) from None
         async with slot.lock:
             self._registry.require(name, slot)
-            await within(self._steps, slot.volume.hold, mount_id)
+            await within(self._pools.steps, slot.volume.hold, mount_id)
             self._scheduled.add(slot.volume)
         recovery = slot.volume.recovery
         log.info(
@@ -349,9 +341,9 @@ class VolumeService:
         async with slot.lock:
             if slot.volume.snapshotter is None or not slot.volume.present:
                 await self._scheduled.remove(slot.volume)
-                await within(self._steps, slot.volume.close)
+                await within(self._pools.steps, slot.volume.close)
                 slot.replaced += not slot.volume.present
-                await within(self._replays, slot.volume.prepare)
+                await within(self._pools.replays, slot.volume.prepare)
                 for trouble in ("live", "capture"):
                     slot.volume.troubles.pop(trouble, None)
 
@@ -370,19 +362,19 @@ class VolumeService:
         """The last look takes no turn: a Mount that comes meanwhile takes the volume over again."""
         volume = slot.volume
         async with slot.lock:
-            last = await within(self._steps, volume.release, mount_id)
+            last = await within(self._pools.steps, volume.release, mount_id)
             if not last:
                 return
             await self._scheduled.remove(volume)
             failpoint.hit("unmount.before_capture")
-            await within(self._steps, self._verifying.begin, volume)
+            await within(self._pools.steps, self._verifying.begin, volume)
         async with slot.looking:
-            await within(self._looks, self._verifying.last_look, volume)
+            await within(self._pools.looks, self._verifying.last_look, volume)
             async with slot.lock:
                 if not volume.leaving or self._registry.slots.get(volume.name) is not slot:
                     return
-                await within(self._steps, volume.released)
-                await within(self._steps, volume.close)
+                await within(self._pools.steps, volume.released)
+                await within(self._pools.steps, volume.close)
         log.info("unmounted", extra={"volume": volume.name})
 
     async def remove(self, name: str) -> None:
@@ -411,15 +403,15 @@ class VolumeService:
     async def _removed(self, name: str, slot: Slot) -> None:
         async with slot.looking, slot.turn("it is being removed"):
             self._registry.require(name, slot)
-            await within(self._steps, self._refuse_in_use, slot.volume)
+            await within(self._pools.steps, self._refuse_in_use, slot.volume)
             slot.replaced += 1
             await self._scheduled.remove(slot.volume)
-            removed = await within(self._steps, self._remove, slot.volume)
+            removed = await within(self._pools.looks, self._remove, slot.volume)
             del self._registry.slots[name]
         counters.forget(name)
         log.info("removed", extra={"volume": name, "id": slot.volume.state.record.id})
         if removed is not None:
-            self._tasks.spawn(within(self._reads, durable.remove_tree, removed))
+            self._tasks.spawn(within(self._pools.long, durable.remove_tree, removed))
 
     def _refuse_in_use(self, volume: Volume) -> None:
         """Counts alone do not refuse: a killed dockerd leaves those of containers that are gone."""
@@ -435,15 +427,15 @@ class VolumeService:
         """Take a snapshot now; the newest one where nothing changed. Durable when it returns."""
         slot = self._registry.slot(name)
         head = await self._newest(slot)
-        return await within(self._reads, History(self._opened.store).view, head)
+        return await within(self._pools.queries, History(self._opened.store).view, head)
 
     async def _newest(self, slot: Slot) -> SnapshotRecord:
         """The newest snapshot, after a capture; one of a mounted volume takes no turn."""
         if slot.volume.snapshotter is not None:
-            return await within(self._captures, self._snapshot, slot.volume)
+            return await within(self._pools.captures, self._snapshot, slot.volume)
         async with slot.turn("a snapshot of it is being taken"):
             self._registry.require(slot.volume.name, slot)
-            return await within(self._captures, self._snapshot, slot.volume)
+            return await within(self._pools.captures, self._snapshot, slot.volume)
 
     def _snapshot(self, volume: Volume) -> SnapshotRecord:
         if volume.snapshotter is not None:
@@ -465,13 +457,15 @@ class VolumeService:
         volume = slot.volume
         if snapshot is not None:
             history = History(self._opened.store)
-            record = await within(self._reads, history.resolve, volume.state.record, snapshot)
-            result = await within(self._reads, volume.verify_stored, record)
+            record = await within(
+                self._pools.queries, history.resolve, volume.state.record, snapshot
+            )
+            result = await within(self._pools.long, volume.verify_stored, record)
             return verify_report(name, record.seq, record.root, result)
         head = await self._newest(slot)
         before = slot.replaced
         return await within(
-            self._reads, self._verifying.report, volume, head, lambda: slot.replaced != before
+            self._pools.long, self._verifying.report, volume, head, lambda: slot.replaced != before
         )
 
     async def repair(
@@ -482,11 +476,11 @@ class VolumeService:
         async with slot.looking, slot.turn("it is being repaired"):
             self._registry.require(name, slot)
             slot.replaced += 1
-            await within(self._steps, refuse_mounted, slot.volume)
+            await within(self._pools.steps, refuse_mounted, slot.volume)
             await self._scheduled.remove(slot.volume)
             repairs = Repairs(self._opened.store, self.past.retention, self._snapshot)
             act = partial(repairs.run, slot.volume, paths, dry_run=dry_run)
-            return await within(self._reads, act)
+            return await within(self._pools.long, act)
 
 
 def _made(part: T | None) -> T:
