@@ -149,6 +149,7 @@ DIRTY_NAMES_MAX = 200_000
 INOTIFY_READ_BYTES = 1 * MIB
 INOTIFY_PAUSE_SECONDS = 0.02
 INOTIFY_REMOVED_AT_ONCE = 1024  # watches; each leaves an event in a queue of 16,384 by default
+INOTIFY_INSTANCES_MAX = 8  # of the 128 that root has by default
 WATCHES_SHARE = 4  # at most one of so many of root's watches is ours
 WATCHES_UNKNOWN = 8192  # what kernels begin with
 EBPF_CHUNKS_MAX = 131_072

@@ -1,4 +1,4 @@
-"""One inotify instance for all volumes: what it takes of the machine, and what one costs others."""
+"""A few inotify instances for all volumes: what they take of the machine, and one costs others."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from diffkeeper import limits
-from diffkeeper.capture import watches
+from diffkeeper.capture import inotify, watches
 from diffkeeper.capture.inotify import InotifySource
-from diffkeeper.capture.watches import SHARED
+from diffkeeper.capture.watches import Instances, Watches
 from diffkeeper.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -35,6 +35,15 @@ def watched(source: InotifySource, directory: Path) -> bool:
         os.close(fd)
 
 
+@pytest.fixture(autouse=True)
+def shared(monkeypatch: pytest.MonkeyPatch) -> Watches:
+    """The one instance that the sources of a test share."""
+    monkeypatch.setattr(limits, "INOTIFY_INSTANCES_MAX", 1)
+    instances = Instances()
+    monkeypatch.setattr(inotify, "SHARED", instances)
+    return instances.least_used()
+
+
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Callable[[], Made]]:
     """Started sources, each with a directory that it watches."""
@@ -52,12 +61,16 @@ def make(tmp_path: Path) -> Iterator[Callable[[], Made]]:
         yield made
 
 
-def test_any_number_of_volumes_takes_one_instance(make: Callable[[], Made]) -> None:
+@pytest.mark.parametrize("few", [1, 8])
+def test_any_number_of_volumes_takes_a_few_instances(
+    make: Callable[[], Made], few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """More than root has by default, 128. Each is told of its own changes alone."""
+    monkeypatch.setattr(limits, "INOTIFY_INSTANCES_MAX", few)
     before, descriptors = instances(), len(os.listdir("/proc/self/fd"))
     made = [make() for _ in range(VOLUMES)]
-    assert instances() == before + 1
-    assert len(os.listdir("/proc/self/fd")) == descriptors + 2
+    assert instances() == before + few
+    assert len(os.listdir("/proc/self/fd")) == descriptors + 2 * few
     for number in (0, 7, VOLUMES - 1):
         (made[number][1] / "file").touch()
     changed = [number for number, (source, _) in enumerate(made) if source.pending()]
@@ -68,7 +81,7 @@ def test_any_number_of_volumes_takes_one_instance(make: Callable[[], Made]) -> N
 
 
 def test_a_volume_that_ends_takes_its_watches_along_and_no_other_s(
-    make: Callable[[], Made], monkeypatch: pytest.MonkeyPatch
+    make: Callable[[], Made], shared: Watches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "INOTIFY_REMOVED_AT_ONCE", 3)
     ending, directory = make()
@@ -76,9 +89,9 @@ def test_a_volume_that_ends_takes_its_watches_along_and_no_other_s(
     for number in range(20):
         (directory / f"d{number}").mkdir()
         watched(ending, directory / f"d{number}")
-    held = len(SHARED)
+    held = len(shared)
     ending.stop()
-    assert len(SHARED) == held - 21
+    assert len(shared) == held - 21
     staying.drain()
     (directory / "file").touch()
     assert not staying.pending()
@@ -97,11 +110,11 @@ def test_a_directory_taken_over_is_its_new_owner_s(make: Callable[[], Made]) -> 
 
 
 def test_most_watches_are_left_to_others(
-    make: Callable[[], Made], monkeypatch: pytest.MonkeyPatch
+    make: Callable[[], Made], shared: Watches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watches, "_number", lambda _path: 12 * limits.WATCHES_SHARE)
     made = [make() for _ in range(12)]
-    assert SHARED.share == len(SHARED) == 12
+    assert shared.share == len(shared) == 12
     source, directory = made[0]
     (directory / "one-more").mkdir()
     with pytest.raises(UnsupportedError, match=r"12 directories .*fs\.inotify\.max_user_watches"):
@@ -110,10 +123,12 @@ def test_most_watches_are_left_to_others(
     assert watched(source, directory / "one-more")
 
 
-def test_events_that_are_lost_widen_the_search_of_all(make: Callable[[], Made]) -> None:
+def test_events_that_are_lost_widen_the_search_of_all(
+    make: Callable[[], Made], shared: Watches
+) -> None:
     queue = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     (busy, directory), (idle, _) = make(), make()
-    with SHARED.lock:  # nobody reads
+    with shared.lock:  # nobody reads
         for number in range(queue):
             (directory / f"f{number % 2}").touch()
     for source in (busy, idle):
@@ -123,13 +138,13 @@ def test_events_that_are_lost_widen_the_search_of_all(make: Callable[[], Made]) 
 
 
 def test_a_look_reads_what_was_queued_when_it_began(
-    make: Callable[[], Made], monkeypatch: pytest.MonkeyPatch
+    make: Callable[[], Made], shared: Watches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However fast another volume's events come: here one with each that is read."""
     (_, directory), (idle, _) = make(), make()
     monkeypatch.setattr(limits, "INOTIFY_READ_BYTES", 64)
     handed = []
-    hand_out = SHARED._hand_out
+    hand_out = shared._hand_out
 
     def busy(event: object) -> None:
         handed.append(event)
@@ -137,8 +152,8 @@ def test_a_look_reads_what_was_queued_when_it_began(
             (directory / f"f{len(handed)}").touch()
         hand_out(event)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(SHARED, "_hand_out", busy)
-    with SHARED.lock:
+    monkeypatch.setattr(shared, "_hand_out", busy)
+    with shared.lock:
         (directory / "first").touch()
         assert not idle.pending()
     assert 0 < len(handed) < 20

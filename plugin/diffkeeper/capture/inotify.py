@@ -34,7 +34,7 @@ _WRITTEN = linux.IN_MODIFY | linux.IN_CLOSE_WRITE
 
 
 class InotifySource(NamesOnly):
-    """A watch per directory of one volume, in the instance that all volumes share."""
+    """A watch per directory of one volume, in an instance that several volumes may share."""
 
     name = "inotify"
     complete = True
@@ -46,7 +46,8 @@ class InotifySource(NamesOnly):
         self._watches_max = watches_max
         self._mask = _MASK if writes else _NAMES_MASK
         self._writes = writes
-        self._lock = SHARED.lock
+        self._shared = SHARED.least_used()
+        self._lock = self._shared.lock
         self._dirty = Dirty()
         # Names that an inode lost: a write hinted under one of them may have gone to that inode,
         # which may live on under another name.
@@ -56,13 +57,13 @@ class InotifySource(NamesOnly):
 
     def start(self) -> None:
         """Join the instance; raises UnsupportedError naming the limit that is reached."""
-        SHARED.join(self)
+        self._shared.join(self)
 
     def stop(self) -> None:
         """Leave the instance, which removes all watches."""
         with self._lock:
             watches = list(self._watch_of.values())
-        SHARED.leave(self, watches)
+        self._shared.leave(self, watches)
 
     def watch(self, inode: int, descriptor: int) -> bool:
         """Watch a directory; raises UnsupportedError at the watch limit."""
@@ -73,7 +74,7 @@ class InotifySource(NamesOnly):
                 raise UnsupportedError(
                     f"more than {self._watches_max} directories to watch with inotify"
                 )
-            watch = SHARED.add(self, descriptor, self._mask)
+            watch = self._shared.add(self, descriptor, self._mask)
             self._watch_of[inode] = watch
             self._inode_of[watch] = inode
             return True
@@ -85,18 +86,18 @@ class InotifySource(NamesOnly):
             self._gone.pop(inode, None)
             if watch is not None:
                 self._inode_of.pop(watch, None)
-                SHARED.remove(self, watch)
+                self._shared.remove(self, watch)
 
     def pending(self) -> bool:
         """Whether anything was hinted since the last drain."""
         with self._lock:
-            SHARED.read()
+            self._shared.read()
             return bool(self._dirty)
 
     def drain(self, *, frozen: bool = False) -> Dirty:
         """Read what the kernel has queued, and take all that was gathered."""
         with self._lock:
-            SHARED.read()
+            self._shared.read()
             taken, self._dirty = self._dirty, Dirty()
             if sum(map(len, self._gone.values())) > limits.DIRTY_NAMES_MAX:
                 # Forgetting which names went means that a write under one is not recognised.

@@ -1,7 +1,8 @@
-"""The one inotify instance of this process, which the sources of all volumes share.
+"""The few inotify instances of this process, which the sources of all volumes share.
 
-Instances and watches are counted by user, and root's are those of most containers, too: one
-instance for any number of volumes, and a share of the watches, leave theirs to others.
+Instances and watches are counted by user, and root's are those of most containers, too: a handful
+of instances for any number of volumes, and a share of the watches, leave theirs to others. More
+than one, since a queue that overflows has all volumes on it compared.
 """
 
 from __future__ import annotations
@@ -36,11 +37,14 @@ class Owner(Protocol):
 class Watches:
     """Shares out one instance, open while anybody has joined. Methods from any thread.
 
+    all: every one of this process, itself among them; they share the watches that may be had.
+
     `lock` guards all of it, and what the owners gather. A busy volume costs another one no more
     than the look at what the kernel's queue holds, which is bounded.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, all_: Sequence[Watches]) -> None:
+        self._all = all_
         self.lock = threading.RLock()
         self.share = 0  # watches that may be had in all
         self._instance: Instance | None = None
@@ -51,6 +55,11 @@ class Watches:
 
     def __len__(self) -> int:
         return len(self._owner_of)
+
+    @property
+    def owners(self) -> int:
+        """How many have joined."""
+        return len(self._owners)
 
     def join(self, owner: Owner) -> None:
         """Take part; raises UnsupportedError naming the limit that is reached."""
@@ -98,7 +107,7 @@ class Watches:
         with self.lock:
             if self._instance is None or owner not in self._owners:
                 raise OSError(errno.EBADF, "the source is not started")
-            if len(self._owner_of) >= self.share:
+            if sum(map(len, self._all)) >= self.share:
                 raise UnsupportedError(
                     f"{self.share} directories are watched with inotify, a"
                     f" {limits.WATCHES_SHARE}th of fs.inotify.max_user_watches, and the rest is"
@@ -110,7 +119,7 @@ class Watches:
                 if error.errno in (errno.ENOSPC, errno.ENOMEM):
                     raise UnsupportedError(
                         "inotify watch limit reached, with"
-                        f" {len(self._owner_of)} directories watched here:"
+                        f" {sum(map(len, self._all))} directories watched here:"
                         " raise fs.inotify.max_user_watches"
                     ) from error
                 raise
@@ -169,4 +178,25 @@ def _number(path: str) -> int:
         return limits.WATCHES_UNKNOWN
 
 
-SHARED: Final = Watches()
+class Instances:
+    """All of this process. For any thread."""
+
+    def __init__(self) -> None:
+        self._all: list[Watches] = []
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return sum(map(len, self._all))
+
+    def least_used(self) -> Watches:
+        """The one that a new source is to join."""
+        with self._lock:
+            found = min(self._all, key=lambda each: each.owners, default=None)
+            few = len(self._all) < limits.INOTIFY_INSTANCES_MAX
+            if found is None or (found.owners and few):
+                found = Watches(self._all)
+                self._all.append(found)
+            return found
+
+
+SHARED: Final = Instances()

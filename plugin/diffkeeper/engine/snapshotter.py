@@ -197,6 +197,7 @@ class Snapshotter:
 
     def _drain(self, *, frozen: bool = False) -> Dirty:
         dirty = self.watched.drain(frozen=frozen)
+        self._work.lost |= dirty.everything and self._source.complete
         if dirty.unwatched and self._tree is not None:
             self._tree.unlist()
         return dirty
@@ -271,19 +272,16 @@ class Snapshotter:
     # Looking
 
     def _observer(
-        self,
-        check: Callable[[], None],
-        spill: Callable[[Content], None],
-        *,
-        still: bool,
-        sums: Sums | None = None,
-    ) -> Observer:
+        self, check: Callable[[], None], spill: Callable[[Content], None], *,
+        still: bool, sums: Sums | None = None,
+    ) -> Observer:  # fmt: skip
         """A round of looking; `still`: the writers are frozen, or there will be no freeze."""
         assert self._tree is not None  # noqa: S101  # loaded at the start of each capture
         # The first round of a capture settles all doubt about mappings that ended before it. Of
-        # those that came and went since, only the source or a young timestamp tells.
+        # those that came and went since, only the source or a young timestamp tells, and nothing
+        # where hints were lost.
         horizon = self._horizon_ns
-        if self._settled:
+        if self._settled and not self._work.lost:
             since_ns = clock.now_ns() - self._looked_ns + limits.TIMESTAMP_GRANULE_NS
             horizon = 0 if self._source.complete else since_ns
         files = Files(

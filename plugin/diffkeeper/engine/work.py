@@ -37,6 +37,7 @@ class Work:
     still: bool = True  # there will be no freeze
     dirty: Dirty = field(default_factory=Dirty)  # what its first drain brought
     hidden: Hidden = field(default_factory=Hidden)
+    lost: bool = False  # hints of a source that tells everything
     again: bool = False  # the newest snapshot is to be taken again
     retry: Dirty = field(default_factory=Dirty)  # names that could not be read before
     root: bytes = b""  # of the last look without a freeze
