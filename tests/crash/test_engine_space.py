@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -224,3 +225,23 @@ def test_a_create_that_finds_no_room_leaves_nothing(full: Full) -> None:
     daemon.stop(signal.SIGKILL)
     daemon.start()
     assert [volume["Name"] for volume in daemon.ok("List")["Volumes"]] == ["v"]
+
+
+def test_a_replay_without_room_leaves_nothing(full: Full) -> None:
+    """The Mount fails, and the disk is no fuller than before; with room it succeeds."""
+    daemon = full.daemon
+    (full.live / "large").write_bytes(os.urandom(8 * MIB))
+    daemon.admin("POST", "/v1/volumes/v/snapshots", {}, 201)
+    written = describe(full.live)
+    daemon.ok("Unmount", Name="v", ID="m")
+    live = Path(daemon.admin("GET", "/v1/volumes/v")["status"]["live"])
+    shutil.rmtree(live)
+    filler = fill(full.disk)
+    os.truncate(filler, filler.stat().st_size - 2 * MIB)
+    assert daemon.call("Mount", Name="v", ID="m").err
+    assert not (live.parent / "incoming").exists()
+    assert not live.exists()
+    filler.unlink()
+    again = Path(daemon.ok("Mount", Name="v", ID="m")["Mountpoint"])
+    assert difference(describe(again), written) == []
+    daemon.ok("Unmount", Name="v", ID="m")

@@ -188,7 +188,7 @@ class Past:
 
     def troubles(self) -> list[str]:
         """What of the work in the background failed last."""
-        return list(self._failed.values())
+        return [*self._failed.values(), *list(self.trash.left.values())]
 
     def _purge_due(self) -> None:
         if self.trash.purge_due():

@@ -39,6 +39,7 @@ class Trash:
 
     def __init__(self, store: Store, volumes: str, seconds: float, age: AgeClock) -> None:
         self._store = store
+        self.left: dict[int, str] = {}  # what could not be deleted, by volume
         self._volumes = volumes
         self._keep_ns = round(seconds * 1e9)
         self._age = age
@@ -156,9 +157,23 @@ class Trash:
         batch = Batch(names_del={volume.name}, drop_index={number})
         volume.state.commit(batch, removed_ns=clock.now_ns(), clean=captured)
         failpoint.hit("volume.after_remove")
-        removed = self.discard(number) if captured else None
         self.add(volume.state.record)  # from here on it can be brought back
-        return removed
+        return self._moved(volume.state.record) if captured else None
+
+    def _moved(self, record: VolumeRecord) -> str | None:
+        """Where the live directory waits to be deleted. What fails is told: the removal is done,
+        and the next start of the daemon tries this again.
+        """
+        try:
+            return self.discard(record.id)
+        except (DiffKeeperError, OSError) as error:
+            self._leave(record, error)
+            return None
+
+    def _leave(self, record: VolumeRecord, error: Exception) -> None:
+        self.left[record.id] = f"{record.name} was removed, but not all of its files: {error}"
+        fields = {"volume": record.name, "id": record.id, "error": str(error)}
+        log.error("removal_incomplete", extra=fields)
 
     def _captured(self, volume: Volume, capture: Callable[[], object]) -> bool:
         """Whether the newest snapshot is all that the live directory holds, at one instant."""
@@ -166,6 +181,8 @@ class Trash:
         try:
             volume.open()
             capture()
+            if volume.hinted():  # since the last look of that capture
+                error = "it is written to"
         except (DiffKeeperError, OSError) as failure:
             error = str(failure)
         head = volume.state.head
@@ -191,17 +208,23 @@ class Trash:
 
     def leftovers(self) -> list[str]:
         """Directories that removals and purges left behind when the daemon was killed."""
-        return [self.discard(record.id) for record in self.records() if record.clean]
+        found = (self._moved(record) for record in self.records() if record.clean)
+        return [path for path in found if path is not None]
 
     # The end
 
     def purge(self, record: VolumeRecord) -> None:
         """Delete all that is left of it, for good; what is interrupted can be done again.
 
-        NotFoundError when it is gone meanwhile.
+        Files that cannot be deleted, such as immutable ones, stay, are told, and keep nothing else
+        from going. NotFoundError when it is gone meanwhile.
         """
         with self._taken(record):
-            durable.remove_tree(os.path.join(self._volumes, str(record.id)))
+            try:
+                durable.remove_tree(os.path.join(self._volumes, str(record.id)))
+                self.left.pop(record.id, None)
+            except DiffKeeperError as error:
+                self._leave(record, error)
             while not self._purged_some(record.id):
                 pass
         counters.add("purged_total")

@@ -208,12 +208,16 @@ class Volume:
             store.commit(batch)
 
         same = head is not None and head.root == snapshot.root
-        restore(
-            bytes.fromhex(snapshot.root),
-            StoreObjects(store),
-            self._incoming,
-            signed=sign if same else None,
-        )
+        try:
+            restore(
+                bytes.fromhex(snapshot.root),
+                StoreObjects(store),
+                self._incoming,
+                signed=sign if same else None,
+            )
+        except BaseException:
+            durable.remove_tree(self._incoming)  # it may have filled the disk, for everybody
+            raise
         failpoint.hit("replay.before_rename")
         durable.rename_directory(self._incoming, self.live)
         failpoint.hit("replay.after_rename")
@@ -363,6 +367,11 @@ class Volume:
     def quiet(self) -> bool:
         """Whether nothing is hinted, and only what the writers map now might change unseen."""
         return self.snapshotter is not None and self.snapshotter.quiet()
+
+    def hinted(self) -> bool:
+        """Whether a source that tells all changes has told one since the last capture began."""
+        source = self.snapshotter.watched.source if self.snapshotter is not None else None
+        return source is not None and source.complete and source.pending()
 
     def capture_failed(self, error: Exception, shortest: float, cost: Cost) -> None:
         """No snapshot could be taken. `shortest`: interval of those captured together."""
