@@ -29,7 +29,7 @@ from diffkeeper.freeze.freezer import Freezer
 from diffkeeper.fsio import durable, mounts
 from diffkeeper.fsio.room import Share
 from diffkeeper.store.store import Batch, Store
-from diffkeeper.volumes import features
+from diffkeeper.volumes import features, whereabouts
 from diffkeeper.volumes import options as volume_options
 from diffkeeper.volumes.adoption import remove_unfinished
 from diffkeeper.volumes.age_clock import AgeClock
@@ -157,6 +157,7 @@ class VolumeService:
             raise InvalidInputError(
                 f"the state directory {self._state_dir} cannot be created: its parent is missing"
             )
+        whereabouts.refuse_missing(self._state_dir, self._mount_dir)
         durable.make_directory(self._state_dir, 0o700)
         volumes = os.path.join(self._state_dir, "volumes")
         durable.make_directory(volumes, 0o700)
@@ -168,6 +169,7 @@ class VolumeService:
             share=self._store_max,
             locked=partial(thaw_left, journal, self._cgroup_root, self._troubles),
         )
+        whereabouts.leave(self._state_dir, self._mount_dir)
         freezer = Freezer(self._cgroup_root, journal, self._proc_root)
         try:
             freezer.start()
