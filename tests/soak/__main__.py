@@ -147,23 +147,19 @@ class Soak:
         for workload in self._workloads:
             workload.up()
 
-    def _clone(self, workload: Workload) -> None:
+    def _new_clone(self, workload: Workload) -> str:
         self._made += 1
-        name = f"clone-{self._made}"
-        self._engine.docker(
-            "volume", "create", "-d", self._plugin.name, "-o", f"from={workload.volume}", name
-        )
+        name, origin = f"clone-{self._made}", f"from={workload.volume}"
+        self._engine.docker("volume", "create", "-d", self._plugin.name, "-o", origin, name)
         workload.check(name, "clone")
-        self._engine.docker("volume", "rm", name)
+        return name
+
+    def _clone(self, workload: Workload) -> None:
+        self._engine.docker("volume", "rm", self._new_clone(workload))
 
     def _undelete(self, workload: Workload) -> None:
         """A clone goes, comes back, and is still whole."""
-        self._made += 1
-        name = f"trashed-{self._made}"
-        self._engine.docker(
-            "volume", "create", "-d", self._plugin.name, "-o", f"from={workload.volume}", name
-        )
-        workload.check(name, "clone before its removal")
+        name = self._new_clone(workload)
         self._engine.docker("volume", "rm", name)
         done = self._plugin.cli("undelete", name)
         assert done.returncode == 0, done.stdout + done.stderr

@@ -49,21 +49,25 @@ def lost(text: str) -> None:
     os._exit(LOST)
 
 
+def as_user(user: str, command: tuple[str, ...]) -> list[str]:
+    """The command, run by that user; by root where there is none."""
+    how = ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"] if user else []
+    return [*how, *command]
+
+
 def run(*command: str, user: str = "") -> str:
     """Output of a command that must succeed."""
-    as_user = ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"] if user else []
     done = subprocess.run(
-        [*as_user, *command], capture_output=True, text=True, timeout=600, check=False
+        as_user(user, command), capture_output=True, text=True, timeout=600, check=False
     )
     if done.returncode:
         raise RuntimeError(f"{command[0]}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
     return done.stdout
 
 
-def background(*command: str, user: str = "") -> None:
+def background(*command: str) -> None:
     """Start a command that goes on to the container's end."""
-    as_user = ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"] if user else []
-    subprocess.Popen([*as_user, *command], stdout=subprocess.DEVNULL)
+    subprocess.Popen(command, stdout=subprocess.DEVNULL)
 
 
 def answering(attempt: Callable[[], Any]) -> Any:
