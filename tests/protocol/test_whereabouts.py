@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from diffkeeper.errors import CorruptionError
+from diffkeeper.volumes import whereabouts
 from tests.protocol.conftest import Daemon, unmount_below
 from tests.support import disks
 
@@ -58,6 +60,17 @@ def test_a_disk_that_is_not_mounted(
         daemon.start()
         assert [volume["Name"] for volume in daemon.ok("List")["Volumes"]] == ["v"]
         daemon.stop()
+
+
+def test_a_link_to_the_disk_and_a_path_with_two_slashes(tmp_path: Path) -> None:
+    with disks.file_system("ext4", tmp_path) as disk:
+        link = tmp_path / "link"
+        link.symlink_to(disk)
+        for state in (str(link), f"/{disk}"):
+            whereabouts.leave(state, f"{state}/mounts")
+            assert (tmp_path / ".diffkeeper-store-disk").read_text() == state
+            with pytest.raises(CorruptionError, match="there is no store"):
+                whereabouts.refuse_missing(state, f"{state}/mounts")
 
 
 def test_a_new_store_on_purpose(new_daemon: Callable[..., Daemon], tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ def refuse_missing(state_dir: str, mount_dir: str) -> None:
         return
     # Of a disk that is not mounted the mount point may be any directory on the way to it.
     notes = [os.path.join(mount_dir, NOTE)]
-    point = state_dir
+    # As `leave` finds it: a link on the way leads to the disk. It has no leading "//" either.
+    point = os.path.realpath(state_dir)
     while point != "/":
         notes.append(_beside(point))
         point = os.path.dirname(point)
