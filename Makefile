@@ -20,10 +20,10 @@ types: setup ## mypy, strict, over package and tests
 	.venv/bin/mypy
 
 check: lint types ## lint, types and the tests that need no engine, no daemon and no eBPF: two minutes
-	.venv/bin/pytest tests/unit tests/property -m "not slow" -k "not ebpf" $(ARGS)
+	.venv/bin/pytest -n 3 --dist worksteal tests/unit tests/property -m "not slow" -k "not ebpf" $(ARGS)
 
 test: lint types ## lint, types and the whole test suite, as CI; starts a private Docker Engine for it
-	DIFFKEEPER_TEST_ENGINE=$(ENGINE) .venv/bin/pytest --durations=40 $(ARGS)
+	DIFFKEEPER_TEST_ENGINE=$(ENGINE) scripts/test $(ARGS)
 
 test-engines: setup ## all Docker tests on the engines of Debian 12, 13 and sid (ARGS="-k compose")
 	DIFFKEEPER_TEST_ENGINE=all .venv/bin/pytest --durations=40 tests/docker $(ARGS)
@@ -49,10 +49,11 @@ torture: setup ## random writers against every source on ext4 and XFS, planted f
 	.venv/bin/python -m tests.support.torture_long $(ARGS)
 
 soak: setup ## real databases under random harm for MINUTES (120); whatever grows, ages or is lost is found
-	.venv/bin/python -m tests.soak --minutes $(or $(MINUTES),120) $(ARGS)
+	.venv/bin/python -m tests.soak --minutes $(or $(MINUTES),120) \
+		$(if $(ENGINE),--engine $(ENGINE)) $(ARGS)
 
-test-vm: setup ## the same on Debian's stock kernel with cgroup v2 alone, in an emulated machine (ARGS="capture")
-	scripts/test-vm $(ARGS)
+test-vm: setup ## parts of it on a stock kernel with cgroup v2 alone, emulated (KERNEL=trixie, all; ARGS="capture")
+	DIFFKEEPER_VM_KERNEL=$(KERNEL) scripts/test-vm $(ARGS)
 
 bench: setup ## measure mount, capture, freeze and replay on this machine
 	scripts/with-docker .venv/bin/python tests/bench/run.py $(ARGS)

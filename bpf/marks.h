@@ -65,6 +65,10 @@ BPF_F_TABLE("hash", struct file_key, u32, files, FILES_MAX, BPF_F_NO_PREALLOC);
 BPF_TABLE("array", u32, struct volume_state, volumes, VOLUMES_MAX);
 BPF_TABLE("hash", u64, struct write_under_way, writes, WRITES_MAX);
 
+/* How many of `files` the volumes of a slot have taken since the reader last emptied it, which sets
+ * it back. One that has its share loses its own marks, and leaves the others theirs. */
+BPF_TABLE("array", u32, u64, shares, VOLUMES_MAX);
+
 
 /* What was last written on a processor, to tell pages that a write dirties from those of a fault. */
 struct last_write {
@@ -107,6 +111,16 @@ static void mark_volume(u32 number, int lost)
     }
 }
 
+static int has_share(u32 number)
+{
+    u32 slot = number % VOLUMES_MAX;
+    u64 *taken = shares.lookup(&slot);
+    if (!taken || *taken >= FILES_SHARE_MAX)
+        return 0;
+    __sync_fetch_and_add(taken, 1);
+    return 1;
+}
+
 static struct watched_file *watched_at(u32 device, u64 inode)
 {
     struct file_key key = {.inode = inode, .device = device};
@@ -121,7 +135,7 @@ static void mark_file(struct watched_file *file, u32 device, u64 inode, u32 kind
     if (marked && *marked == volume)
         return;
     count(COUNT_MARKS);
-    mark_volume(volume, files.update(&key, &volume) != 0);
+    mark_volume(volume, !has_share(volume) || files.update(&key, &volume) != 0);
 }
 
 static void mark_range(struct watched_file *file, u32 device, u64 inode, u64 start, u64 bytes,

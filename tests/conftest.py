@@ -9,7 +9,7 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from tests.support import disks
 
@@ -28,6 +28,8 @@ settings.register_profile(
     deadline=None,
     print_blob=True,
     suppress_health_check=_SLOW,
+    # To make a failing example smaller takes longer than a test may: `long` does that.
+    phases=(Phase.explicit, Phase.generate),
 )
 settings.register_profile(
     "long", max_examples=3000, deadline=None, print_blob=True, suppress_health_check=_SLOW

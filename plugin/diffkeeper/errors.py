@@ -12,6 +12,11 @@ class DiffKeeperError(Exception):
     http_status = 500
 
 
+def told(error: BaseException) -> str:
+    """The text of an error, and what else went wrong after it."""
+    return "; ".join([str(error), *getattr(error, "__notes__", [])])
+
+
 class InvalidInputError(DiffKeeperError):
     """The request, a name, an option or an argument is malformed; nothing was changed."""
 
@@ -108,4 +113,25 @@ class IncompleteError(DiffKeeperError):
     """A restore is done but for what its target refused: owners, attributes, …; it is listed."""
 
     exit_code = 14
+    http_status = 500
+
+
+class StoreMissingError(DiffKeeperError):
+    """There should be a store, and there is none: its disk, or a setting, is not as it was."""
+
+    exit_code = 15
+    http_status = 500
+
+
+class MountUnseenError(DiffKeeperError):
+    """What the plugin mounts does not reach the host: a container would see an empty directory."""
+
+    exit_code = 17
+    http_status = 503
+
+
+class UnreadableError(DiffKeeperError):
+    """Whether a live directory is there cannot be told: its disk fails, or is not mounted."""
+
+    exit_code = 16
     http_status = 500

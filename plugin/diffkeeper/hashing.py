@@ -10,6 +10,7 @@ from blake3 import blake3
 
 BytesLike = bytes | bytearray | memoryview
 DIGEST_BYTES = 32
+SHORT_BYTES = 16  # of a digest: no two objects share as many by chance
 _NODE_CONTEXT = "diffkeeper merkle node v1"
 
 

@@ -16,7 +16,7 @@ from tests.bench.figures import Sample
 if TYPE_CHECKING:
     from pathlib import Path
 
-_LINE = re.compile(r"^info snapshot volume=(\S+) seq=(\d+) ", re.MULTILINE)
+_LINE = re.compile(r"^(?:info|debug) snapshot volume=(\S+) seq=(\d+) ", re.MULTILINE)
 POLL_SECONDS = 0.005
 STEP_SECONDS = 0.01
 

@@ -45,7 +45,16 @@ class Daemon:
         """Start it and wait until its state is loaded."""
         # The users of a volume that are not root must get as far as their mount.
         self.base.chmod(0o755)
-        command = [sys.executable, "-m", "diffkeeper", "serve", "--listen", "off"]
+        command = [
+            sys.executable,
+            "-m",
+            "diffkeeper",
+            "serve",
+            "--listen",
+            "off",
+            "--log-level",
+            "debug",
+        ]
         command += ["--socket", str(self.socket_path), "--state-dir", str(self.base / "state")]
         command += ["--mount-dir", str(self.base / "mounts")]
         kept = {k: v for k, v in os.environ.items() if not k.startswith("DIFFKEEPER_")}

@@ -16,14 +16,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffkeeper.engine.maintenance import Maintenance
-from diffkeeper.engine.snapshotter import Policy
 from diffkeeper.limits import CHUNK_BYTES_DEFAULT
+from diffkeeper.snapshot.context import CapturePolicy
+from diffkeeper.space.maintenance import Maintenance
 from tests.bench import peers
 from tests.bench.data import cluster
 from tests.bench.figures import Sample, ratio
 from tests.bench.goals import Goal, against, goals
 from tests.support.harness import Engine
+from tests.support.stored import thread_written_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -118,17 +119,19 @@ def _measured(server: Server, base: Path, states: int) -> Table:
     others = peers.installed(base)
     for peer in others:
         peer.prepare()
-    policy = Policy(source="scan", freeze=False, chunk_bits=bits)
+    policy = CapturePolicy(source="scan", freeze=False, chunk_bits=bits)
     with Engine(base, policy, live=server.data) as engine:
         pages, sizes = Sample(), []
         for number in range(states + 1):
             with server.still():
+                before = thread_written_bytes()
                 taken = engine.capture()
+                written = thread_written_bytes() - before
                 for peer in others:
                     peer.save(server.data, str(number))
             sizes.append([_used(engine), *(peer.stored_bytes() for peer in others)])
             if number:
-                extra = engine.store.writer.written_bytes - taken.stored_bytes
+                extra = written - taken.stored_bytes
                 pages.values.append(extra / PAGE_BYTES)
             time.sleep(1)
         report = Maintenance(engine.store).run_all()

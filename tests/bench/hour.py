@@ -11,10 +11,10 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from diffkeeper.engine.maintenance import Maintenance
+from diffkeeper.space.maintenance import Maintenance
 from diffkeeper.store.store import Store
 from diffkeeper.volumes.options import parse_retention
-from diffkeeper.volumes.thinning import Moment, plan
+from diffkeeper.volumes.retention_policy import Moment, Moments, plan
 from tests.bench.figures import Sample, Table, short
 from tests.support import history
 
@@ -72,7 +72,7 @@ class _Run:
         store = Store.open(str(self._place), reserve_bytes=0)
         maintenance, keeper = Maintenance(store), threading.Thread()
         started = time.monotonic()
-        moments: list[Moment] = []
+        moments = Moments()
         for second, files in enumerate(history.states(seconds, chunks=CHUNKS), 1):
             with self.commits.timed():
                 history.commit(store, second, files)
@@ -80,7 +80,7 @@ class _Run:
             if second % THINNED_SECONDS == 0:
                 gone = set(plan(moments, self._tiers, second * SECOND_NS))
                 history.forget(store, *gone)
-                moments = [moment for moment in moments if moment.seq not in gone]
+                moments.drop(gone)
             if second % KEPT_SECONDS == 0:
                 if keeper.is_alive():
                     keeper.join()

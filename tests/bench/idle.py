@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 TARGET = Goal(0.2, " % of a core")
 # Holds the volume as a container does: a mount namespace where the host does not have it.
+CROWD_UNMOUNTED, CROWD_MOUNTED = 300, 130
+CROWD_TARGETS = {CROWD_UNMOUNTED: Goal(0.3, " % of a core"), CROWD_MOUNTED: Goal(1, " % of a core")}
+# One container that has them all.
+HOLDER_OF_ALL = 'for each in "$1"/*; do mount --bind "$each" "$each"; done; exec sleep infinity'
 HOLDER = 'mount --bind "$1" "$2"; exec sleep infinity'
 LOAD_SECONDS_MAX = 30.0
 SETTLE_SECONDS = 12.0  # processes are asked more often while they are new
@@ -47,6 +51,44 @@ def measure(daemon: Daemon, volumes: int, seconds: float, capture: str) -> Table
     table.notes.append(f"The first Mount, programs loaded: {first * 1000:.0f} ms.")
     for number in range(1, volumes + 1):
         daemon.unmount(f"idle{number}")
+    return table
+
+
+def unmounted(daemon: Daemon, seconds: float) -> Table:
+    """CPU of the daemon with many volumes that nobody has mounted."""
+    for number in range(CROWD_UNMOUNTED):
+        daemon.create(f"idle{number}")
+    return _crowd(daemon, CROWD_UNMOUNTED, seconds, f"{CROWD_UNMOUNTED} volumes, not mounted")
+
+
+def mounted(daemon: Daemon, seconds: float, capture: str) -> Table:
+    """The same with many that one container has mounted, watched by this source."""
+    _loading(daemon)
+    places = []
+    for number in range(CROWD_MOUNTED):
+        daemon.create(f"idle{number}", capture=capture)
+        places.append(daemon.mount(f"idle{number}"))
+    for number in range(CROWD_MOUNTED):
+        daemon.snapshot(f"idle{number}")
+    source = daemon.status("idle0")["capture"]["source"]
+    what = f"{CROWD_MOUNTED} volumes, one container has them ({source})"
+    command = ["unshare", "--mount", "--propagation", "private", "sh", "-euc", HOLDER_OF_ALL]
+    holder = subprocess.Popen([*command, "sh", str(places[0].parent)])
+    try:
+        time.sleep(SETTLE_SECONDS)
+        return _crowd(daemon, CROWD_MOUNTED, seconds, what)
+    finally:
+        holder.terminate()
+        holder.wait(10)
+        for number in range(CROWD_MOUNTED):
+            daemon.unmount(f"idle{number}")
+
+
+def _crowd(daemon: Daemon, volumes: int, seconds: float, what: str) -> Table:
+    table = goals(f"Idle, interval 1 s, over {seconds:g} s")
+    cost = _cost(daemon, seconds)
+    verdict = CROWD_TARGETS[volumes].verdict(100 * cost)
+    table.add(f"CPU of the daemon: {what}", percent(cost), verdict, "-")
     return table
 
 

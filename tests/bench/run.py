@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from tests.bench.figures import Table
 
 PARTS = (
-    "mounts", "replays", "captures", "pages", "many", "writes", "idle", "history", "hour",
+    "mounts", "replays", "captures", "pages", "many", "writes", "idle", "crowd", "history", "hour",
     "postgres",
 )  # fmt: skip
 # Where every Docker Engine looks for plugins that it did not install.
@@ -207,6 +207,10 @@ def main() -> int:
             tables += _history(chosen)
         elif name == "hour":
             tables += _hour(chosen)
+        elif name == "crowd":
+            tables += _with_daemon(lambda daemon: [idle.unmounted(daemon, chosen.idle_seconds)])
+            for capture in ("inotify", "ebpf"):
+                tables += _with_daemon(partial(_mounted, chosen.idle_seconds, capture))
         elif name == "postgres":
             tables += _postgres(chosen)
         else:
@@ -215,6 +219,10 @@ def main() -> int:
     if chosen.json:
         Path(chosen.json).write_text(json.dumps([table.as_json() for table in tables], indent=1))
     return 0
+
+
+def _mounted(seconds: float, capture: str, daemon: Daemon) -> list[Table]:
+    return [idle.mounted(daemon, seconds, capture)]
 
 
 def _with_daemon(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffkeeper import limits
-from diffkeeper.capture.program import Program
+from diffkeeper.sources.ebpf.program import Program
 from tests.bench.figures import Sample, Table, short
 from tests.bench.goals import Goal, against, goals
 

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from diffkeeper.engine.objects import StoreObjects
-from diffkeeper.engine.replay import restore
+from diffkeeper.format.ids import Root
+from diffkeeper.replay.object_source import StoreObjects
+from diffkeeper.replay.replay import restore
 from diffkeeper.store.store import Store
-from tests.protocol.conftest import Daemon
 from tests.support import torture
+from tests.support.daemon import Daemon
 from tests.support.trees import describe, difference
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def check(daemon: Daemon, live: Path, where: str) -> None:
     replayed, copy = daemon.base / "replayed", daemon.base / "copy"
     replayed.mkdir()
     store = Store.open(str(daemon.state_dir / "store"), reserve_bytes=0)
-    restore(bytes.fromhex(root), StoreObjects(store), str(replayed))
+    restore(Root.fromhex(root), StoreObjects(store), str(replayed))
     store.close()
     subprocess.run(["cp", "-a", str(live), str(copy)], check=True)
     wrong = difference(describe(copy), describe(replayed))

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from diffkeeper.capture.probe import Sources
-from diffkeeper.engine.snapshotter import Policy
 from diffkeeper.freeze.writers import Writers
+from diffkeeper.snapshot.context import CapturePolicy
+from diffkeeper.sources.ebpf.probe import Sources
 from tests.support.churn import syscalls
 from tests.support.churn.actor import PAGE
 from tests.support.churn.syscalls import READ, WRITE
+from tests.support.containers import Container
 from tests.support.harness import Engine
-from tests.support.spanning import Container
 from tests.support.trees import describe, difference
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def sources() -> Iterator[Sources]:
 def engine(disk: Path, tmp_path: Path, sources: Sources) -> Iterator[Engine]:
     """An engine whose volume lies on the disk."""
     live = disk / tmp_path.name
-    with Engine(tmp_path, Policy(source="ebpf"), sources, live=live) as made:
+    with Engine(tmp_path, CapturePolicy(source="ebpf"), sources, live=live) as made:
         assert made.snapshotter.watched.source.name == "ebpf", made.snapshotter.watched.reason
         yield made
 
@@ -91,18 +91,18 @@ def test_a_store_to_a_file_whose_first_name_left_with_its_directory(
     """It is mapped all the while, and has another name that stays."""
     live = disk / tmp_path.name
     writers = Writers(pids=(os.getpid(),))
-    with Engine(tmp_path, Policy(source=source), sources, live=live) as engine:
+    with Engine(tmp_path, CapturePolicy(source=source), sources, live=live) as engine:
         for name in ("gone", "kept"):
             (live / name).mkdir()
         (live / "gone" / "first").write_bytes(b"x" * FILE_BYTES)
         os.link(live / "gone" / "first", live / "kept" / "second")
         with open(live / "gone" / "first", "r+b") as file:
             start = syscalls.mmap(file.fileno(), PAGE, READ | WRITE)
-        engine.snapshotter.capture("manual", writers)
+        engine.capture_of("manual", writers)
         os.rename(live / "gone", disk / f"{tmp_path.name}-outside")
-        engine.snapshotter.capture("manual", writers)
+        engine.capture_of("manual", writers)
         syscalls.store(start, b"stored")
-        engine.snapshotter.capture("manual", writers)
+        engine.capture_of("manual", writers)
         syscalls.munmap(start, PAGE)
         head = engine.state.head
         assert head is not None

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from diffkeeper.capture.probe import Sources
-from diffkeeper.engine.verify import Verifier
+from diffkeeper.integrity.verify import Verifier
+from diffkeeper.sources.ebpf.probe import Sources
 from tests.support import disks, torture
 from tests.support.planted import heal, plant
 from tests.support.torture import Plan, Torture, WrongSource
@@ -99,13 +99,13 @@ def check_net(run: Torture) -> None:
     """After the regular comparison the snapshot is what is on disk, or verification names it."""
     engine = run.engine
     heal(engine)
-    engine.snapshotter.capture("interval", engine.writers())
+    engine.capture_of("interval", engine.writers())
     head = engine.state.head
     assert head is not None
     replayed, copy = engine.replay(head, "healed"), run.base / "copied"
     subprocess.run(["cp", "-a", str(run.live), str(copy)], check=True)
     differing = {line.partition(": ")[0] for line in difference(describe(copy), describe(replayed))}
-    found = Verifier(engine.store, engine.reader).live(str(run.live), bytes.fromhex(head.root))
+    found = Verifier(engine.store, engine.reader).live(str(run.live), head.root)
     named = {repr(b"/" + mismatch.path) for mismatch in found.mismatches}
     print(f"after the comparison: {len(differing)} differ, verification names {len(named)}")
     assert found.complete

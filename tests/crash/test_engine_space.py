@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from diffkeeper.engine.snapshotter import Policy
-from diffkeeper.engine.verify import Verifier
 from diffkeeper.errors import NoSpaceError
+from diffkeeper.integrity.verify import Verifier
 from diffkeeper.limits import MIB
-from tests.protocol.conftest import Daemon
+from diffkeeper.snapshot.context import CapturePolicy
+from tests.support.daemon import Daemon
 from tests.support.harness import Engine
 from tests.support.trees import describe, difference
 
@@ -87,7 +87,7 @@ def test_an_engine_on_a_full_disk(source: str, disk: Path) -> None:
     """Every capture fails as NoSpaceError and loses nothing; the next one with room has it all."""
     base = disk / "base"
     base.mkdir()
-    with Engine(base, Policy(source=source)) as engine:
+    with Engine(base, CapturePolicy(source=source)) as engine:
         data = engine.live / "data"
         data.write_bytes(bytes(1) * DATA_BYTES)
         (engine.live / "gone").write_bytes(b"gone")
@@ -108,7 +108,7 @@ def test_an_engine_on_a_full_disk(source: str, disk: Path) -> None:
         assert second.seq == first.seq + 1
         for snapshot, tree in ((first, before), (second, after)):
             assert difference(describe(engine.replay(snapshot, f"r{snapshot.seq}")), tree) == []
-            root = bytes.fromhex(snapshot.root)
+            root = snapshot.root
             assert Verifier(engine.store, engine.reader).stored(root).mismatches == []
 
 
@@ -227,21 +227,33 @@ def test_a_create_that_finds_no_room_leaves_nothing(full: Full) -> None:
     assert [volume["Name"] for volume in daemon.ok("List")["Volumes"]] == ["v"]
 
 
-def test_a_replay_without_room_leaves_nothing(full: Full) -> None:
-    """The Mount fails, and the disk is no fuller than before; with room it succeeds."""
+@pytest.mark.parametrize("told", ["cannot be replayed: it takes", "could not be replayed: "])
+def test_a_replay_without_room_leaves_nothing(full: Full, told: str) -> None:
+    """The Mount fails, and the disk is no fuller than before; with room it succeeds.
+
+    Of small files it is not sure before it has begun: they may lie in their inodes.
+    """
     daemon = full.daemon
-    (full.live / "large").write_bytes(os.urandom(8 * MIB))
+    if "could" in told:
+        full.data.unlink()
+        for number in range(3000):
+            (full.live / str(number)).write_bytes(os.urandom(2048))
+    else:
+        (full.live / "large").write_bytes(os.urandom(8 * MIB))
     daemon.admin("POST", "/v1/volumes/v/snapshots", {}, 201)
     written = describe(full.live)
     daemon.ok("Unmount", Name="v", ID="m")
     live = Path(daemon.admin("GET", "/v1/volumes/v")["status"]["live"])
     shutil.rmtree(live)
     filler = fill(full.disk)
-    os.truncate(filler, filler.stat().st_size - 2 * MIB)
-    assert daemon.call("Mount", Name="v", ID="m").err
+    os.truncate(filler, filler.stat().st_size - 3 * MIB)
+    assert told in daemon.call("Mount", Name="v", ID="m").err
+    (trouble,) = daemon.admin("GET", "/v1/volumes/v")["status"]["trouble"]
+    assert told in trouble
     assert not (live.parent / "incoming").exists()
     assert not live.exists()
     filler.unlink()
     again = Path(daemon.ok("Mount", Name="v", ID="m")["Mountpoint"])
     assert difference(describe(again), written) == []
+    assert daemon.admin("GET", "/v1/volumes/v")["status"]["trouble"] == []
     daemon.ok("Unmount", Name="v", ID="m")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from diffkeeper.capture.probe import Sources
+from diffkeeper.sources.ebpf.probe import Sources
 from tests.support import torture
 from tests.support.torture import Plan, Torture, WrongSource
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from diffkeeper import limits
-from diffkeeper.engine.snapshotter import Policy
 from diffkeeper.freeze.cgroups import Hierarchy
+from diffkeeper.snapshot.context import CapturePolicy
 from tests.support import disks
 from tests.support.churn.aio import UNDER_WAY_MAX
 from tests.support.harness import CGROUP_ROOT, Engine
@@ -100,7 +100,7 @@ def test_direct_io_that_outlasts_freezes(disk: Path, cgroups: list[str], tmp_pat
     device = os.stat(live).st_dev
     throttle = f"{os.major(device)}:{os.minor(device)} {WRITES_PER_SECOND}"
     Path(cgroups[1], "blkio.throttle.write_iops_device").write_text(throttle)
-    policy = Policy("ebpf", freeze_seconds_max=FREEZE_SECONDS)
+    policy = CapturePolicy("ebpf", freeze_seconds_max=FREEZE_SECONDS)
     with Engine(tmp_path, policy, live=live) as engine:
         if engine.snapshotter.watched.source.name != "ebpf":
             pytest.skip(engine.snapshotter.watched.reason)
@@ -112,7 +112,7 @@ def test_direct_io_that_outlasts_freezes(disk: Path, cgroups: list[str], tmp_pat
                 assert writer.stdout.readline() == b"\n"
             held: list[float] = []
             for number in range(4):
-                snapshot = engine.snapshotter.capture("interval", engine.writers())
+                snapshot = engine.capture_of("interval", engine.writers())
                 if number == 0:
                     assert snapshot is not None
                     assert snapshot.consistency == "fuzzy"

@@ -18,8 +18,8 @@ import diffkeeper
 from diffkeeper.errors import CorruptionError
 from diffkeeper.freeze.cgroups import Cgroup, Hierarchy
 from diffkeeper.freeze.freezer import Freezer, thaw_journal
+from diffkeeper.service.service import VolumeService
 from diffkeeper.store.store import Store
-from diffkeeper.volumes.service import VolumeService
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -244,7 +244,7 @@ def test_guard_is_small(tmp_path: Path) -> None:
         status = Path("/proc", str(freezer.guard_pid), "status").read_text()
         resident_kib = int(status.partition("VmRSS:")[2].split()[0])
         print(f"guard: {resident_kib} KiB resident")
-        assert resident_kib < 10 * 1024
+        assert resident_kib < 16 * 1024  # all that it has is locked, whether it was used or not
     finally:
         pid = freezer.guard_pid
         freezer.stop()

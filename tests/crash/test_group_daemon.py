@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from diffkeeper import failpoint, limits
-from tests.protocol.conftest import Daemon
-from tests.support.spanning import Container, check_counter, counted, counter
+from tests.support.containers import Container
+from tests.support.daemon import Daemon
+from tests.support.spanning import check_counter, counted, counter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from diffkeeper import failpoint
-from diffkeeper.engine.content import Reader
-from diffkeeper.engine.maintenance import Maintenance
-from diffkeeper.engine.scrub import Scrubber
 from diffkeeper.errors import CorruptionError, NotFoundError
 from diffkeeper.format import pack
+from diffkeeper.integrity.scrub import Scrubber
+from diffkeeper.snapshot.chunker import Chunker
+from diffkeeper.space.maintenance import Maintenance
 from diffkeeper.store.store import Store
 from tests.support import history, rot
+from tests.support.killed import HEALING
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,21 +30,20 @@ COPIED = 40
 RUN = """
 import sys
 from diffkeeper import failpoint, limits
-from diffkeeper.engine.content import Reader
-from diffkeeper.engine.scrub import Scrubber
+from diffkeeper.snapshot.chunker import Chunker
+from diffkeeper.integrity.scrub import Scrubber
 from diffkeeper.store.store import Store
 
 limits.BATCH_BYTES_MAX = 16 << 10
 store = Store.open(sys.argv[1], reserve_bytes=0)
 failpoint.arm(sys.argv[2])
-Scrubber(store, Reader(), list).run_all()
+Scrubber(store, Chunker(), list).run_all()
 print("done")
 """
-POINTS = sorted(name for name in failpoint.NAMES if name.startswith("heal."))
 # Objects are healed in several transactions, a pack that nothing needs goes in one.
 CASES = [
-    *(("objects", f"{name}=kill:{count}") for name in POINTS for count in (1, 2, 3)),
-    *(("pack", f"{name}=kill") for name in POINTS),
+    *(("objects", f"{name}=kill:{count}") for name in HEALING for count in (1, 2, 3)),
+    *(("pack", f"{name}=kill") for name in HEALING),
 ]
 
 
@@ -61,8 +60,8 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     digests = sorted(history.reachable(store))[:COPIED]
     builder = pack.Builder(1)
     for digest in digests:
-        node = store.objects.is_node(digest)
-        builder.add(digest, store.objects.plain(digest, node=node), node=node)
+        each = store.objects.identify(digest)
+        builder.add(each, store.objects.plain(each))
     store.upkeep.replace(builder.finish(), None)
     newest = store.upkeep.packs()[-1]
     store.close()
@@ -104,7 +103,7 @@ def test_killed_at(damaged: dict[str, Path], tmp_path: Path, what: str, point: s
     store.close()
     assert killed(path, point) == -signal.SIGKILL, f"{point} was never passed"
     store = Store.open(str(path), reserve_bytes=0)
-    reader = Reader()
+    reader = Chunker()
     try:
         assert read(store) >= before, "a snapshot that was whole is not"
         report = Scrubber(store, reader, list).run_all()

@@ -13,24 +13,24 @@ from typing import TYPE_CHECKING
 import pytest
 
 from diffkeeper import failpoint, limits
-from diffkeeper.engine.importing import Imported
-from diffkeeper.engine.maintenance import Maintenance
 from diffkeeper.errors import BusyError
+from diffkeeper.service.import_commit import IMPORT_RECORDS_MAX, Adoption, remove_unfinished
+from diffkeeper.space.maintenance import Maintenance
 from diffkeeper.store import tables
 from diffkeeper.store.store import Batch, Store
-from diffkeeper.volumes.adoption import Adoption, remove_unfinished
+from diffkeeper.transfer.archive_read import Imported
 from tests.support import history
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-COUNT = 2 * limits.IMPORT_RECORDS_MAX + 40  # snapshots: three transactions
+COUNT = 2 * IMPORT_RECORDS_MAX + 40  # snapshots: three transactions
 IMPORT = """
 import sys
 from diffkeeper import failpoint
 from diffkeeper.store.store import Store
-from diffkeeper.volumes.adoption import Adoption, remove_unfinished
+from diffkeeper.service.import_commit import Adoption, remove_unfinished
 from tests.crash.test_import_kill import archive
 
 store = Store.open(sys.argv[1], reserve_bytes=0)
@@ -159,7 +159,7 @@ def test_a_transaction_has_few_records(store: Store, monkeypatch: pytest.MonkeyP
     adoption.store()
     assert [v.name for v in store.volumes()] == ["v1"]
     adoption.discard()
-    assert max(sizes) <= max(limits.IMPORT_RECORDS_MAX, limits.FORGET_BATCH_MAX)
+    assert max(sizes) <= max(IMPORT_RECORDS_MAX, limits.FORGET_BATCH_MAX)
     assert sum(sizes) == 2 * COUNT
     assert not whole(store)
 

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from diffkeeper import limits
-from diffkeeper.engine.maintenance import Maintenance
 from diffkeeper.format.records import IndexRecord
+from diffkeeper.space.maintenance import Maintenance
 from diffkeeper.store import tables
 from diffkeeper.store.store import Batch, Store
 from tests.support import golden, history
+from tests.support.killed import CARRIES, MAINTENANCE
+from tests.support.stored import signatures
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +31,7 @@ FORGOTTEN = (1, 2, 4)
 RUN = """
 import sys
 from diffkeeper import failpoint
-from diffkeeper.engine.maintenance import Maintenance
+from diffkeeper.space.maintenance import Maintenance
 from diffkeeper.store.store import Store
 
 store = Store.open(sys.argv[1], reserve_bytes=0)
@@ -37,19 +39,6 @@ failpoint.arm(sys.argv[2])
 Maintenance(store).run_all()
 store.compact()
 """
-POINTS = [
-    *(f"sweep.{side}_commit=kill:{n}" for side in ("before", "after") for n in (1, 4)),
-    *(
-        f"{name}.{side}_commit=kill"
-        for name in ("replace", "merge", "places")
-        for side in ("before", "after")
-    ),
-    *(f"purge.{side}_commit=kill:{n}" for side in ("before", "after") for n in (1, 2)),
-    "compact.copied=kill",
-    "compact.renamed=kill",
-]
-# Of a store of format 2: the first and a later step of chunks, and the last one, of nodes.
-CARRIES = [f"carry.{side}_commit=kill:{n}" for side in ("before", "after") for n in (1, 4, 6)]
 LAST_CARRY = "carry.after_commit=kill:6"
 INDEXED = limits.STORE_PAGE_RECORDS_MAX + 10  # signatures, which takes two steps to look through
 
@@ -101,16 +90,16 @@ def check(path: Path) -> None:
         alive = history.reachable(store)
         assert store.totals()["chunks"] + store.totals()["nodes"] < 1.25 * len(alive)
         newest = history.content_of(store, STATES, b"large")
-        signatures = {record.content for _, record in store.index_all(1)}
-        assert signatures == {newest}, "no capture may build on what is gone"
-        assert sum(1 for _ in store.index_all(1)) == INDEXED
+        contents = {record.content for _, record in signatures(store, 1)}
+        assert contents == {newest}, "no capture may build on what is gone"
+        assert sum(1 for _ in signatures(store, 1)) == INDEXED
         store.compact()
         assert sorted(os.listdir(path)) == ["ballast", "data.mdb", "lock", "lock.mdb"]
     finally:
         store.close()
 
 
-@pytest.mark.parametrize("armed", POINTS)
+@pytest.mark.parametrize("armed", MAINTENANCE)
 def test_kill_at_a_failpoint(made: Path, tmp_path: Path, armed: str) -> None:
     path = tmp_path / "store"
     shutil.copytree(made, path)

@@ -10,23 +10,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from diffkeeper import failpoint
 from diffkeeper.errors import UnavailableError
-from tests.protocol.conftest import Daemon, unmount_below
 from tests.support import bitrot, disks
 from tests.support.bitrot import MIB, Files, filled, image, live, parsed
+from tests.support.daemon import Daemon, unmount_below
+from tests.support.killed import REPAIR
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 CHUNK = 16 << 10
-POINTS = [
-    *sorted(f"{name}=kill" for name in failpoint.NAMES if name.startswith("repair.")),
-    "repair.writing=kill:2",
-    "repair.writing=kill:4",
-    "repair.written=kill:2",
-]
 
 
 @dataclass
@@ -63,7 +57,7 @@ def rotting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rotting]:
             unmount_below(mount)
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("point", REPAIR)
 def test_killed_at(point: str, rotting: Rotting) -> None:
     daemon, files = rotting.daemon, rotting.files
     rotten = rotting.rot()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from diffkeeper.store import pages
+from diffkeeper.store import page_check
 from tests.support import damage
 
 if TYPE_CHECKING:
@@ -28,4 +28,4 @@ def test_random_damage(tmp_path: Path) -> None:
 
 def test_a_whole_store_is_found_whole(tmp_path: Path) -> None:
     damage.build(tmp_path / "store")
-    assert pages.check(str(tmp_path / "store" / "data.mdb")) > 0
+    assert page_check.check(str(tmp_path / "store" / "data.mdb")) > 0

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from diffkeeper.engine.maintenance import Maintenance
 from diffkeeper.errors import NoSpaceError
 from diffkeeper.format import chunk
 from diffkeeper.hashing import chunk_digest
 from diffkeeper.limits import MIB
-from diffkeeper.store import pages
+from diffkeeper.space.maintenance import Maintenance
+from diffkeeper.store import page_check
 from diffkeeper.store.batch import ObjectMap
 from diffkeeper.store.store import Batch, Store
 from tests.support import disks, history
+from tests.support.stored import nodes_into
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,7 +67,7 @@ def test_collected_and_compacted_on_a_full_disk(disk: Path) -> None:
     for seq, files in states.items():
         assert history.files_of(store, seq) == files
     store.close()
-    assert pages.check(str(disk / "store" / "data.mdb")) > 0
+    assert page_check.check(str(disk / "store" / "data.mdb")) > 0
 
 
 def test_holes_leave_what_is_in_use(disk: Path) -> None:
@@ -114,7 +115,7 @@ def fail_after_a_flush(store: Store) -> None:
     """A capture of which the rest does not fit."""
     with store.holding():
         objects = Batch()
-        objects.put_node(b"stored early")
+        nodes_into(objects)(b"stored early")
         store.commit(objects)
         raise NoSpaceError("the rest does not fit")
 

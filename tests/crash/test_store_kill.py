@@ -24,6 +24,7 @@ WRITER = """
 import sys
 from diffkeeper import failpoint
 from diffkeeper.format import chunk
+from diffkeeper.format.ids import Root
 from diffkeeper.format.records import SnapshotRecord, VolumeRecord
 from diffkeeper.hashing import chunk_digest
 from diffkeeper.store.batch import ObjectMap
@@ -42,7 +43,7 @@ for seq in range(head + 1, last + 1):
         Batch(
             chunks=objects,
             snapshots=[
-                SnapshotRecord(1, seq, None, "0" * 64, 1, "crash", "x", 1, 1, 1, 1, 0.0, 0.0)
+                SnapshotRecord(1, seq, None, Root(32), 1, "crash", "x", 1, 1, 1, 1, 0.0, 0.0)
             ],
             volumes=[VolumeRecord(1, "v", 1, head=seq)],
         )

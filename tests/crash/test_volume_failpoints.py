@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import subprocess
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from diffkeeper import limits
-from diffkeeper.freeze.cgroups import Hierarchy
+from tests.support.containers import Container
 from tests.support.volume_world import LIVED, DaemonDied, World
 
 if TYPE_CHECKING:
@@ -20,46 +17,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 LARGE_BYTES = limits.BATCH_BYTES_MAX + (8 << 20)  # more than a capture keeps in memory
-
-
-class Container:
-    """A process in a cgroup and a mount namespace of its own, as a container's are."""
-
-    def __init__(self) -> None:
-        hierarchy = Hierarchy("/sys/fs/cgroup")
-        top = hierarchy.v1 or hierarchy.v2
-        if not top:
-            pytest.skip("no cgroup freezer is mounted here")
-        self.cgroup = Path(top, f"diffkeeper-volume-{os.getpid()}")
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self, mountpoint: str, place: Path) -> None:
-        """Begins to use a volume at a place of its own."""
-        self.cgroup.mkdir()
-        place.mkdir(exist_ok=True)
-        script = (
-            f"echo $$ > {self.cgroup}/cgroup.procs && mount --bind {mountpoint} {place}"
-            " && echo && exec sleep 300"
-        )
-        self.process = subprocess.Popen(
-            ["unshare", "-m", "--propagation", "private", "sh", "-c", script],
-            stdout=subprocess.PIPE,
-        )
-        assert self.process.stdout is not None
-        assert self.process.stdout.read(1) == b"\n"
-
-    def stop(self) -> None:
-        """Ends, also from within a freeze that was left behind."""
-        if self.process is None:
-            return
-        self.process.kill()
-        self.process.communicate(timeout=20)
-        self.process = None
-        deadline = time.monotonic() + 10
-        while self.cgroup.exists():
-            assert time.monotonic() < deadline, "the cgroup does not end"
-            with contextlib.suppress(OSError):
-                self.cgroup.rmdir()
 
 
 class Life:
@@ -116,7 +73,8 @@ class Life:
     def use(self) -> None:
         if self.container.process is None:
             mountpoint = self.world.view("v")["mountpoint"]
-            self.container.start(mountpoint, self.world.daemon.base / "inside")
+            inside = self.world.daemon.base / "inside"
+            self.container.start({Path(mountpoint): inside}, "exec sleep 300")
         self.world.books["v"].used = True
 
     def end_use(self) -> None:

@@ -8,8 +8,6 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +15,7 @@ import pytest
 
 from tests.docker import processes
 from tests.docker.engine import BUILD, REPOSITORY, Engine, import_image
+from tests.docker.makers import PluginMaker, Registry, VolumeMaker, free_port
 from tests.docker.managed import ManagedPlugin
 from tests.support import engine_root
 
@@ -26,9 +25,6 @@ if TYPE_CHECKING:
 NEEDED = ("dockerd", "docker", "mmdebstrap", "docker-registry")
 TEST_SECONDS_MAX = 900
 HERE = Path(__file__).parent
-
-PluginMaker = Callable[..., ManagedPlugin]
-VolumeMaker = Callable[..., str]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -44,13 +40,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.timeout(TEST_SECONDS_MAX))
             if os.geteuid() != 0 or missing:
                 item.add_marker(pytest.mark.skip(reason=reason))
-
-
-def free_port() -> int:
-    """A TCP port of the loopback address that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -159,17 +148,6 @@ def new_volume(engine: Engine, plugin: ManagedPlugin) -> Iterator[VolumeMaker]:
         for container in engine.docker("ps", "-aq", "--filter", f"volume={name}").split():
             engine.docker("rm", "--force", container)
         engine.attempt("volume", "rm", name)
-
-
-@dataclass
-class Registry:
-    """A registry of images and plugins on loopback."""
-
-    address: str
-
-    def reference(self, tag: str) -> str:
-        """A name that is pushed to, and pulled from, this registry."""
-        return f"{self.address}/diffkeeper:{tag}"
 
 
 @pytest.fixture(scope="session")

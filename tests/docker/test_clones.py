@@ -9,8 +9,8 @@ from tests.support import docker_writers as writers
 from tests.support.postgres_bench import Server, wait_transactions
 
 if TYPE_CHECKING:
-    from tests.docker.conftest import VolumeMaker
     from tests.docker.engine import Engine
+    from tests.docker.makers import VolumeMaker
     from tests.docker.managed import ManagedPlugin
 
 SCALE = 3

@@ -10,8 +10,8 @@ import pytest
 from diffkeeper import limits
 
 if TYPE_CHECKING:
-    from tests.docker.conftest import VolumeMaker
     from tests.docker.engine import Engine
+    from tests.docker.makers import VolumeMaker
     from tests.docker.managed import ManagedPlugin
 
 SIZE = 256 * limits.MIB

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from diffkeeper.service import restart
 from tests.docker import processes
 from tests.docker.processes import wait_for
 from tests.support import docker_volumes as volumes
@@ -19,8 +22,8 @@ from tests.support import docker_writers as writers
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.docker.conftest import VolumeMaker
     from tests.docker.engine import Engine
+    from tests.docker.makers import VolumeMaker
     from tests.docker.managed import ManagedPlugin
 
 pytestmark = pytest.mark.engines
@@ -59,6 +62,27 @@ def test_the_engine_killed_and_the_container_started_again(
     assert volumes.mounts(engine, name) == 1
     engine.docker("rm", "--force", container)
     check_and_remove(engine, plugin, name, live, tmp_path / "copy")
+
+
+def test_the_live_directory_is_lost_while_the_engine_is_stopped(
+    engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str
+) -> None:
+    """Its container comes up by itself, as always, on what was replayed from the very start on."""
+    name = new_volume(interval=SELDOM)
+    command = ("sh", "-c", "cat /data/file || echo first > /data/file; exec sleep 600")
+    container = engine.start_container(base_image, name, *command, options="--restart always")
+    live = volumes.live(engine, plugin, name)
+    wait_for((live / "file").exists, "the file is written")
+    engine.stop()
+    shutil.rmtree(live)
+    engine.start()
+    plugin.wait_ready()
+    running = ("inspect", "-f", "{{.State.Running}}", container)
+    wait_for(lambda: engine.docker(*running) == "true", "the container runs")
+    assert volumes.status(engine, name)["last_recovery"]["kind"] == "replay"
+    assert any("replay_foreseen" in line for line in plugin.log)
+    assert engine.docker("logs", container) == "first"
+    engine.docker("rm", "--force", container)
 
 
 def test_containerd_killed(
@@ -154,3 +178,53 @@ def test_a_service_of_a_swarm(
     for container in engine.docker(*of_service, "--all").split():
         engine.attempt("rm", "--force", container)
     check_and_remove(engine, plugin, name, live, tmp_path / "copy")
+
+
+# In the mount namespace of a process: the mount directory loses its peers, and is shared again.
+PART = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+namespace = os.open(f"/proc/{sys.argv[1]}/ns/mnt", os.O_RDONLY)
+MS_PRIVATE, MS_SHARED, CLONE_NEWNS = 1 << 18, 1 << 20, 0x20000
+assert not libc.setns(namespace, CLONE_NEWNS), os.strerror(ctypes.get_errno())
+for flag in (MS_PRIVATE, MS_SHARED):
+    assert not libc.mount(None, b"/mnt/diffkeeper", None, flag, None)
+"""
+
+
+def part(plugin: ManagedPlugin) -> None:
+    """As an engine leaves the plugin's mounts that unmounts its own side of them too late."""
+    subprocess.run([sys.executable, "-c", PART, str(plugin.pid)], check=True, timeout=60)
+
+
+def test_mounts_that_do_not_reach_the_host(
+    engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str
+) -> None:
+    """An engine that starts after its death may take its side of the shared mounts away, late.
+
+    No container sees the empty directory that is beneath then; the plugin has the engine start it
+    again, which shares the mounts anew.
+    """
+    name = new_volume(interval="1h")
+    engine.shell(base_image, name, "echo kept > /data/file")
+    # An engine that was killed by a test before may have done it for real a minute ago.
+    (plugin.state_dir / restart.NOTE).unlink(missing_ok=True)
+    pid = plugin.pid
+    part(plugin)
+    run = ["run", "--rm", "--network", "none", "-v", f"{name}:/data", base_image]
+    refused = engine.attempt(*run, "ls", "/data")
+    assert refused.returncode != 0, refused.stdout
+    assert "the host does not see" in refused.stderr
+    wait_for(lambda: not processes.alive(pid), "the plugin ends")
+    plugin.wait_ready(60)
+    assert plugin.pid != pid
+    assert engine.shell(base_image, name, "cat /data/file") == "kept"
+    # Once more at once: it is told, and the plugin goes on.
+    pid = plugin.pid
+    part(plugin)
+    refused = engine.attempt(*run, "ls", "/data")
+    assert "the host does not see" in refused.stderr
+    assert plugin.pid == pid
+    plugin.disable()
+    plugin.enable()
+    assert engine.shell(base_image, name, "cat /data/file") == "kept"

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import subprocess
+import tempfile
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.docker import processes
+from tests.support import disks
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.docker.conftest import PluginMaker, Registry
     from tests.docker.engine import Engine
+    from tests.docker.makers import PluginMaker, Registry
     from tests.docker.managed import ManagedPlugin
 
 VOLUMES = ("first", "second")
@@ -141,11 +146,31 @@ def test_metrics_on_the_loopback_address(own_plugin: ManagedPlugin) -> None:
 
 
 def test_its_capabilities_are_the_declared_ones(own_plugin: ManagedPlugin) -> None:
-    """SYS_ADMIN, SYS_PTRACE and SYS_NICE beside the engine's default set; nothing more."""
+    """SYS_ADMIN, SYS_PTRACE, SYS_NICE and IPC_LOCK beside the engine's default; nothing more."""
     status = Path(f"/proc/{own_plugin.pid}/status").read_text()
     effective = int(next(x for x in status.splitlines() if x.startswith("CapEff:")).split()[1], 16)
     default = 0xA80425FB
-    assert effective == default | 1 << 21 | 1 << 19 | 1 << 23
+    assert effective == default | 1 << 21 | 1 << 19 | 1 << 23 | 1 << 14
+
+
+def test_its_guard_is_not_swapped_out(own_plugin: ManagedPlugin) -> None:
+    found = [Path(path).parent for path in glob.glob("/proc/[0-9]*/exe") if _is_guard(path)]
+    parent = f"PPid:\t{own_plugin.pid}\n"
+    (guard,) = (each for each in found if parent in _status(each))
+    assert "VmSwap:\t       0 kB" in _status(guard)
+    assert "VmLck:\t       0 kB" not in _status(guard)
+    assert not [line for line in own_plugin.log if "guard_may_be_swapped" in line]
+
+
+def _status(process: Path) -> str:
+    return (process / "status").read_text()
+
+
+def _is_guard(path: str) -> bool:
+    try:
+        return b"guard_main.py" in Path(path).with_name("cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def test_the_host_below_the_state_is_not_mounted_into_it(own_plugin: ManagedPlugin) -> None:
@@ -211,3 +236,61 @@ def install(engine: Engine, plugin: ManagedPlugin, reference: str) -> None:
     command = ["install", "--grant-all-permissions", "--alias", plugin.name, reference]
     engine.docker("plugin", *command, *plugin.settings, seconds_max=300)
     plugin.wait_ready()
+
+
+def test_the_disk_of_the_state_is_not_mounted(
+    engine: Engine, new_plugin: PluginMaker, base_image: str, tmp_path: Path
+) -> None:
+    """No empty store begins beneath it, the engine keeps its volumes, and doctor says why."""
+    plugin = new_plugin("dk-disk")
+    # Where the engine has mounts of its own, this is theirs, too.
+    base = Path(tempfile.mkdtemp(dir=engine.root.shared)) if engine.root.shared else tmp_path
+    with disks.file_system("ext4", base) as disk:
+        plugin.state_source = disk
+        plugin.create()
+        plugin.enable()
+        engine.docker("volume", "create", "-d", plugin.name, "on-disk")
+        engine.shell(base_image, "on-disk", "echo kept > /data/file")
+        plugin.disable()
+        subprocess.run(["umount", str(disk)], check=True)
+        try:
+            engine.docker("plugin", "enable", plugin.name)
+            told = missing_store(plugin)
+            assert "is its disk mounted, and state.source or --state-dir as it was?" in told
+            note = plugin.mount_dir / ".diffkeeper-store"
+            assert f"({note} on the host)" in told
+            assert list(disk.iterdir()) == []
+        finally:
+            image = str(base / "image")
+            subprocess.run(["mount", "-o", "loop", image, str(disk)], check=True)
+        plugin.disable()
+        plugin.enable()
+        assert engine.shell(base_image, "on-disk", "cat /data/file") == "kept"
+        engine.docker("volume", "rm", "on-disk")
+        discard(engine, plugin)
+
+
+def test_a_disk_of_the_host_on_the_state(
+    engine: Engine, new_plugin: PluginMaker, base_image: str
+) -> None:
+    """A disk that was mounted on it beforehand is not in the plugin: nothing goes beneath it."""
+    plugin = new_plugin("dk-beneath")
+    source = plugin.state_source
+    with disks.file_system("ext4", source) as disk:
+        plugin.create()
+        engine.docker("plugin", "set", plugin.name, f"DIFFKEEPER_STATE_DIR=/host/lib/{disk.name}")
+        engine.docker("plugin", "enable", plugin.name)
+        told = missing_store(plugin)
+        assert f"the host has another disk on {disk}" in told
+        discard(engine, plugin)
+
+
+def missing_store(plugin: ManagedPlugin) -> str:
+    """What doctor says of a plugin that has refused to begin a store."""
+    processes.wait_for(
+        lambda: any("store_refused" in line for line in plugin.log), "the store is refused"
+    )
+    found = json.loads(plugin.cli("doctor", "--json").stdout)
+    (health,) = [finding for finding in found if finding["name"] == "health"]
+    assert health["result"] == "fail"
+    return str(health["found"])

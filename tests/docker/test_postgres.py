@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.docker.conftest import VolumeMaker
     from tests.docker.engine import Engine
+    from tests.docker.makers import VolumeMaker
     from tests.docker.managed import ManagedPlugin
 
 SCALE = 5

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from diffkeeper.fsio import project_quota
 from diffkeeper.volumes.options import OPTIONS
 from tests.docker.processes import wait_for
 from tests.support import docker_volumes as volumes
@@ -16,8 +17,8 @@ from tests.support.trees import describe, difference
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.docker.conftest import VolumeMaker
     from tests.docker.engine import Engine
+    from tests.docker.makers import VolumeMaker
     from tests.docker.managed import ManagedPlugin
 
 HOSTILE_NAMES = [
@@ -198,8 +199,14 @@ def test_two_containers_on_one_volume(
 def test_copies_to_and_from_a_running_container(
     engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str, tmp_path: Path
 ) -> None:
-    """dockerd mounts and unmounts for it under the ID of the running mount."""
+    """dockerd mounts and unmounts for it under the ID of the running mount.
+
+    What `docker volume inspect` says of the place is for people: dockerd mounts none of it.
+    """
     name = new_volume(interval="300ms")
+    live = volumes.live(engine, plugin, name)
+    place = ("volume", "inspect", "-f", "{{.Mountpoint}}", name)
+    assert engine.docker(*place) == str(live)
     container = engine.start_container(base_image, name, "sleep", "600")
     (tmp_path / "in").write_text("copied in")
     for turn in range(3):
@@ -208,6 +215,7 @@ def test_copies_to_and_from_a_running_container(
         assert (tmp_path / "out").read_text() == "copied in"
         assert volumes.mounts(engine, name) == 1
     assert volumes.mounted(plugin, volumes.status(engine, name)["id"])
+    assert engine.docker(*place) == str(live)
     engine.docker("exec", container, "sh", "-c", "echo still > /data/here")
     plugin.snapshot(name)
     volumes.check_newest(engine, plugin, name, tmp_path / "copy")
@@ -216,7 +224,8 @@ def test_copies_to_and_from_a_running_container(
     engine.docker("stop", "--time", "0", container)
     engine.docker("cp", str(tmp_path / "in"), f"{container}:/data/stopped")
     assert volumes.mounts(engine, name) == 0
-    assert (volumes.live(engine, plugin, name) / "stopped").read_text() == "copied in"
+    assert engine.docker(*place) == str(live)
+    assert (live / "stopped").read_text() == "copied in"
 
 
 @pytest.mark.parametrize("command", ["create", "run"])
@@ -238,6 +247,28 @@ def test_content_of_the_image_is_copied_up(
     assert len(expected.splitlines()) > 100
     assert found == expected
     volumes.check_verified(plugin, name)
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        (":/var/lib/dpkg", (0o755, 0, 0)),
+        (":/var/lib/dpkg:nocopy", (0o750, 7, 8)),
+        (":/no", (0o750, 7, 8)),
+    ],
+)
+def test_owner_and_mode_are_the_options_unless_the_engine_copies_an_images_directory(
+    engine: Engine,
+    plugin: ManagedPlugin,
+    new_volume: VolumeMaker,
+    base_image: str,
+    how: str,
+    expected: tuple[int, int, int],
+) -> None:
+    name = new_volume(interval="1h", mode="0750", uid="7", gid="8")
+    engine.docker("run", "--rm", "--network", "none", "-v", f"{name}{how}", base_image, "true")
+    status = volumes.live(engine, plugin, name).stat()
+    assert (status.st_mode & 0o7777, status.st_uid, status.st_gid) == expected
 
 
 def test_read_only(
@@ -326,6 +357,21 @@ def test_deleted_while_stopped_it_is_replayed(
     assert recovery["files"] > 0
     assert recovery["bytes"] > 8 << 20
     volumes.check_verified(plugin, name)
+
+
+def test_a_size_is_refused_where_nothing_holds_to_it(engine: Engine, plugin: ManagedPlugin) -> None:
+    """For what the kernel says to anybody, not for want of a privilege of the plugin."""
+    directory = plugin.state_dir / "volumes"
+    why = project_quota.lack(str(directory))
+    if not why:
+        pytest.skip(f"the file system of {directory} has project quotas")
+    there = list(directory.iterdir())
+    done = engine.attempt("volume", "create", "-d", plugin.name, "-o", "size=10G", "sized")
+    assert done.returncode != 0
+    assert f"the file system of {directory} (" in done.stderr
+    assert f"limits no directory: {why}; it takes " in done.stderr
+    assert list(directory.iterdir()) == there
+    assert "sized" not in engine.docker("volume", "ls", "-q").split()
 
 
 def test_incomplete_replay_is_never_used(

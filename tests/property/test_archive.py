@@ -12,17 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffkeeper import limits
-from diffkeeper.engine.exporting import Exporter
-from diffkeeper.engine.importing import Imported, Importer
-from diffkeeper.engine.objects import StoreObjects
-from diffkeeper.engine.walk import Walk
 from diffkeeper.errors import ConflictError, CorruptionError, DiffKeeperError, FormatVersionError
 from diffkeeper.format import archive, chunk, dirnode, dirtree, entry, filetree, root
-from diffkeeper.format.archive import Decoder, Encoder, Frame, FrameKind
+from diffkeeper.format.archive import ArchiveEncoder, ArchiveFrame, Decoder, FrameKind
+from diffkeeper.format.ids import Root
 from diffkeeper.format.records import SnapshotRecord, VolumeRecord
 from diffkeeper.hashing import chunk_digest
+from diffkeeper.replay.object_source import StoreObjects
+from diffkeeper.space.reachable import Walk
 from diffkeeper.store.store import Batch, Store
 from diffkeeper.store.tables import FORMAT_VERSION
+from diffkeeper.transfer.archive_read import IMPORT_BATCH_BYTES, Imported, Importer
+from diffkeeper.transfer.archive_write import Exporter
+from tests.support.stored import nodes_into
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,7 +66,7 @@ def _file(batch: Batch, chunks: list[bytes], tail: int = 0) -> entry.Entry:
         digests.append(chunk_digest(plain) if plain else chunk.HOLE)
         if plain and plain.strip(b"\0"):
             batch.chunks[digests[-1]] = chunk.encode(plain)
-    content = filetree.build(digests, len(digests), batch.put_node)
+    content = filetree.build(digests, len(digests), nodes_into(batch))
     kind = entry.Kind.FILE
     return entry.Entry(kind, mode=0o644, size=size, content=content, chunk_bits=BITS)
 
@@ -85,14 +87,14 @@ def _snapshot(batch: Batch, seq: int) -> SnapshotRecord:
     def get(digest: bytes) -> bytes:
         return chunk.decode(batch.nodes[digest], limits.NODE_BYTES_MAX)
 
-    content = dirtree.apply(entry.EMPTY, files, get, batch.put_node)
+    content = dirtree.apply(entry.EMPTY, files, get, nodes_into(batch))
     linked = {entry.link_key(12): _file(batch, [b"linked"])}
-    links = dirtree.apply(entry.EMPTY, dict(linked), get, batch.put_node)
+    links = dirtree.apply(entry.EMPTY, dict(linked), get, nodes_into(batch))
     top = entry.Entry(entry.Kind.DIRECTORY, mode=0o755, content=content)
-    digest = batch.put_node(root.encode_root(top, links))
+    digest = nodes_into(batch)(root.encode_root(top, links))
     parent = seq - 1 or None
     return SnapshotRecord(
-        1, seq, parent, digest.hex(), seq, "crash", "manual", 1, 1, 1, 1, 0.0, 0.0
+        1, seq, parent, Root(digest), seq, "crash", "manual", 1, 1, 1, 1, 0.0, 0.0
     )
 
 
@@ -114,16 +116,16 @@ def imported(target: Store, data: bytes, step: int = 1 << 20) -> Imported:
     return importer.finish()
 
 
-def frames(data: bytes) -> list[Frame]:
+def frames(data: bytes) -> list[ArchiveFrame]:
     decoder = Decoder(FORMAT_VERSION)
     found = list(decoder.feed(data))
     decoder.finish()
     return found
 
 
-def packed(contents: list[Frame]) -> bytes:
+def packed(contents: list[ArchiveFrame]) -> bytes:
     """An archive of these frames, with digests and trailer that are right."""
-    encoder = Encoder()
+    encoder = ArchiveEncoder()
     parts = [encoder.preface(FORMAT_VERSION)]
     parts += [encoder.frame(f.kind, f.payload) for f in contents if f.kind is not FrameKind.END]
     return b"".join([*parts, encoder.end()])
@@ -145,7 +147,7 @@ def test_everything_comes_back(store: Store, empty: Store, step: int) -> None:
     assert list(empty.volumes()) == []
     for record in found.snapshots:
         walk = Walk(StoreObjects(empty).nodes)
-        met = list(walk.objects(bytes.fromhex(record.root)))
+        met = list(walk.objects(record.root))
         assert len(met) > 30
         for each in met:
             if not each.is_node:
@@ -158,7 +160,7 @@ def test_an_object_is_sent_once_and_after_what_it_needs(store: Store) -> None:
     reached = set()
     for record in store.snapshots(1):
         walk = Walk(StoreObjects(store).nodes)
-        reached |= {each.digest for each in walk.objects(bytes.fromhex(record.root))}
+        reached |= {each.digest for each in walk.objects(record.root)}
     assert set(digests) == reached
 
 
@@ -185,9 +187,9 @@ def test_what_a_trailer_or_an_order_is_wrong_in(store: Store, empty: Store) -> N
 def test_a_bomb_is_refused_before_it_is_unpacked(empty: Store) -> None:
     plain = bytes(256 << 20)
     bomb = chunk_digest(b"") + chunk.encode(plain)
-    small = Frame(FrameKind.CHUNK, bomb)
+    small = ArchiveFrame(FrameKind.CHUNK, bomb)
     del plain
-    data = packed([Frame(FrameKind.VOLUME, VOLUME.encode()), small])
+    data = packed([ArchiveFrame(FrameKind.VOLUME, VOLUME.encode()), small])
     tracemalloc.start()
     with pytest.raises(CorruptionError, match="declares"):
         imported(empty, data)
@@ -197,7 +199,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(empty: Store) -> None:
 
 def test_memory_does_not_grow_with_the_archive(empty: Store) -> None:
     importer = Importer(empty)
-    encoder = Encoder()
+    encoder = ArchiveEncoder()
     importer.feed(encoder.preface(FORMAT_VERSION))
     importer.feed(encoder.frame(FrameKind.VOLUME, VOLUME.encode()))
     tracemalloc.start()
@@ -205,13 +207,13 @@ def test_memory_does_not_grow_with_the_archive(empty: Store) -> None:
         plain = os.urandom(limits.CHUNK_BYTES_MAX)
         payload = chunk_digest(plain) + chunk.encode(plain, None)
         importer.feed(encoder.frame(FrameKind.CHUNK, payload))
-    assert tracemalloc.get_traced_memory()[1] < 4 * limits.IMPORT_BATCH_BYTES
+    assert tracemalloc.get_traced_memory()[1] < 4 * IMPORT_BATCH_BYTES
     tracemalloc.stop()
 
 
 def test_a_frame_that_is_too_long_is_not_waited_for() -> None:
     decoder = Decoder(FORMAT_VERSION)
-    start = Encoder().preface(FORMAT_VERSION) + archive.FRAME.pack(FrameKind.VOLUME, 1 << 31)
+    start = ArchiveEncoder().preface(FORMAT_VERSION) + archive.FRAME.pack(FrameKind.VOLUME, 1 << 31)
     with pytest.raises(CorruptionError, match="too many"):
         list(decoder.feed(start))
 
@@ -219,7 +221,7 @@ def test_a_frame_that_is_too_long_is_not_waited_for() -> None:
 @given(st.binary(max_size=400), st.integers(1, 50))
 def test_any_bytes_are_frames_or_an_error(data: bytes, step: int) -> None:
     decoder = Decoder(FORMAT_VERSION)
-    preface = Encoder().preface(FORMAT_VERSION)
+    preface = ArchiveEncoder().preface(FORMAT_VERSION)
     for whole in (data, preface + data):
         decoder = Decoder(FORMAT_VERSION)
         try:
@@ -233,10 +235,10 @@ def test_any_bytes_are_frames_or_an_error(data: bytes, step: int) -> None:
 
 @given(FRAMES, st.integers(1, 100))
 def test_frames_come_back_in_any_pieces(contents: list[tuple[FrameKind, bytes]], step: int) -> None:
-    wanted = [Frame(FrameKind.VOLUME, b"v"), *(Frame(k, p) for k, p in contents)]
+    wanted = [ArchiveFrame(FrameKind.VOLUME, b"v"), *(ArchiveFrame(k, p) for k, p in contents)]
     data = packed(wanted)
     decoder = Decoder(FORMAT_VERSION)
-    found: list[Frame] = []
+    found: list[ArchiveFrame] = []
     for at in range(0, len(data), step):
         found += decoder.feed(data[at : at + step])
     decoder.finish()
@@ -248,7 +250,9 @@ def test_frames_of_any_content_are_refused(
     store: Store, data: list[tuple[FrameKind, bytes]]
 ) -> None:
     importer = Importer(store)
-    whole = packed([Frame(FrameKind.VOLUME, VOLUME.encode()), *(Frame(k, p) for k, p in data)])
+    whole = packed(
+        [ArchiveFrame(FrameKind.VOLUME, VOLUME.encode()), *(ArchiveFrame(k, p) for k, p in data)]
+    )
     with pytest.raises(DiffKeeperError):
         importer.feed(whole)
         importer.finish()
@@ -273,23 +277,58 @@ def test_a_tree_of_shared_directories_is_counted(store: Store, empty: Store) -> 
         below, nodes = bottom, []
         for _ in range(10):
             names = {b"%02d" % n: entry.encode_entry(below) for n in range(64)}
-            nodes.append(batch.put_node(dirnode.encode_leaf(names)))
+            nodes.append(nodes_into(batch)(dirnode.encode_leaf(names)))
             below = entry.Entry(entry.Kind.DIRECTORY, content=nodes[-1])
         contents = [frames(exported(store))[0]]
-        contents += [Frame(FrameKind.NODE, node + batch.nodes[node]) for node in nodes]
+        contents += [ArchiveFrame(FrameKind.NODE, node + batch.nodes[node]) for node in nodes]
         with pytest.raises(ConflictError, match="more than 100000000 names"):
             imported(empty, packed(contents))
 
 
-def test_the_count_of_names_is_exact_whatever_is_forgotten(
-    store: Store, empty: Store, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("level", "directories"), [(4, 0), (8, 0), (3, 2)])
+def test_a_file_of_shared_nodes_is_counted(
+    store: Store, empty: Store, level: int, directories: int
 ) -> None:
-    most = 1 + 205 + 1  # the root, the names in it, what the links share
+    """A few nodes that stand for 256**4 chunks and more, or for as many in files of 256**3."""
+    batch, nodes = Batch(), []
+    plain = b"x" * (1 << BITS)
+    below, size = chunk_digest(plain), 1 << BITS
+    for each in range(1, level + 1):
+        refs = [below] * limits.FILE_NODE_FANOUT
+        below, size = nodes_into(batch)(filetree._encode(each, refs)), size * len(refs)
+        nodes.append(below)
+    found = entry.Entry(entry.Kind.FILE, size=size, content=below, chunk_bits=BITS)
+    for _ in range(directories):
+        names = {b"%02d" % n: entry.encode_entry(found) for n in range(64)}
+        nodes.append(nodes_into(batch)(dirnode.encode_leaf(names)))
+        found = entry.Entry(entry.Kind.DIRECTORY, content=nodes[-1])
+    contents = [
+        frames(exported(store))[0],
+        ArchiveFrame(FrameKind.CHUNK, chunk_digest(plain) + chunk.encode(plain)),
+        *(ArchiveFrame(FrameKind.NODE, node + batch.nodes[node]) for node in nodes),
+    ]
+    data = packed(contents)
+    assert len(data) < 4096
+    with pytest.raises(ConflictError, match="more than 1073741824 chunks"):
+        imported(empty, data)
+
+
+@pytest.mark.parametrize(
+    ("what", "most"),
+    [
+        ("names", 1 + 205 + 1),  # the root, the names in it, what the links share
+        ("chunks", 600 + 1 + 3 + 2 + 200 + 1),  # zeros count, holes do not
+    ],
+)
+def test_the_count_is_exact_whatever_is_forgotten(
+    store: Store, empty: Store, monkeypatch: pytest.MonkeyPatch, what: str, most: int
+) -> None:
+    bound = f"IMPORT_{what.upper()}_MAX"
     monkeypatch.setattr(limits, "WALK_WINDOW_MAX", 2)
-    monkeypatch.setattr(limits, "IMPORT_NAMES_MAX", most)
+    monkeypatch.setattr(limits, bound, most)
     assert imported(empty, exported(store)).objects
-    monkeypatch.setattr(limits, "IMPORT_NAMES_MAX", most - 1)
-    with pytest.raises(ConflictError, match=f"more than {most - 1} names"):
+    monkeypatch.setattr(limits, bound, most - 1)
+    with pytest.raises(ConflictError, match=f"more than {most - 1} {what}"):
         imported(empty, exported(store))
 
 

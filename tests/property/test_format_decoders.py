@@ -13,6 +13,7 @@ from diffkeeper import limits
 from diffkeeper.errors import CorruptionError
 from diffkeeper.format import chunk, dirnode, entry, filetree, merkle, node, records, root, xattrs
 from diffkeeper.format.dirnode import NO_CHILD
+from diffkeeper.format.ids import Root
 from diffkeeper.hashing import chunk_digest, node_digest
 
 PLAIN_MAX = 4096
@@ -43,7 +44,7 @@ SNAPSHOTS = st.builds(
     volume_id=NUMBERS,
     seq=NUMBERS,
     parent=st.none() | NUMBERS,
-    root=st.binary(min_size=32, max_size=32).map(bytes.hex),
+    root=st.binary(min_size=32, max_size=32).map(Root),
     time_ns=NUMBERS,
     consistency=st.sampled_from(records.CONSISTENCIES),
     reason=TEXTS,

@@ -10,14 +10,15 @@ from hypothesis import strategies as st
 
 from diffkeeper.errors import CorruptionError
 from diffkeeper.format import chunk, pack
-from diffkeeper.hashing import chunk_digest, node_digest
+from diffkeeper.format.ids import ObjectId, ObjectKind
+from diffkeeper.hashing import chunk_digest
 from diffkeeper.limits import FRAME_BYTES_MAX
 
 plains = st.lists(st.binary(min_size=1, max_size=300), min_size=1, max_size=40, unique=True)
 
 
-def digest_of(plain: bytes, node: bool) -> bytes:
-    return node_digest(plain) if node else chunk_digest(plain)
+def id_of(plain: bytes, node: bool) -> ObjectId:
+    return ObjectId.of(ObjectKind.NODE if node else ObjectKind.CHUNK, plain)
 
 
 def made(contents: list[bytes], kinds: list[bool], outside: bytes, level: int | None) -> bytes:
@@ -25,24 +26,24 @@ def made(contents: list[bytes], kinds: list[bool], outside: bytes, level: int | 
     builder = pack.Builder(level)
     for number, plain in enumerate(contents):
         node = kinds[number % len(kinds)]
-        digest = digest_of(plain, node)
+        each = id_of(plain, node)
         if number % 7 == 6:
             delta = pack.xor(plain, outside)
-            builder.add_delta(digest, delta, chunk_digest(outside), node=node)
+            builder.add_delta(each, delta, chunk_digest(outside))
         elif number % 3 == 2:
             before = contents[number - 1]
-            base = digest_of(before, kinds[(number - 1) % len(kinds)])
-            builder.add_delta(digest, pack.xor(plain, before), base, node=node)
+            base = id_of(before, kinds[(number - 1) % len(kinds)]).digest
+            builder.add_delta(each, pack.xor(plain, before), base)
         else:
-            builder.add(digest, plain, node=node)
+            builder.add(each, plain)
     return pack.encode(builder.finish())
 
 
 def read(raw: bytes, bases: dict[bytes, bytes]) -> dict[bytes, bytes]:
     """Digest to plain content, or delta where the base is not among `bases`."""
-    directory = pack.Directory(raw)
+    directory = pack.PackDirectory(raw)
     found: dict[bytes, bytes] = {}
-    for slot, (digest, _) in enumerate(directory.kinds()):
+    for slot, digest in enumerate(directory.digests()):
         content = directory.content(raw, directory.frame(slot))
         piece = directory.piece(slot, content)
         assert len(piece) == directory.lengths[slot]
@@ -53,12 +54,14 @@ def read(raw: bytes, bases: dict[bytes, bytes]) -> dict[bytes, bytes]:
 
 @given(plains, st.lists(st.booleans(), min_size=1, max_size=5), st.binary(min_size=1, max_size=400))
 def test_what_goes_in_comes_out(contents: list[bytes], kinds: list[bool], outside: bytes) -> None:
-    digests = [digest_of(p, kinds[n % len(kinds)]) for n, p in enumerate(contents)]
+    digests = [id_of(p, kinds[n % len(kinds)]).digest for n, p in enumerate(contents)]
     bases = {**dict(zip(digests, contents, strict=True)), chunk_digest(outside): outside}
     for level in (None, 1):
         raw = made(contents, kinds, outside, level)
         assert read(raw, bases) == dict(zip(digests, contents, strict=True))
-        directory = pack.Directory(raw)
+        directory = pack.PackDirectory(raw)
+        ids = {id_of(p, kinds[n % len(kinds)]) for n, p in enumerate(contents)}
+        assert set(directory.ids()) == ids
         nodes = sum(kinds[n % len(kinds)] for n in range(len(contents)))
         assert directory.counts()[0] == len(contents) - nodes
         assert directory.counts()[2] == nodes
@@ -86,16 +89,14 @@ def test_a_changed_pack_is_a_pack_or_corruption(contents: list[bytes], data: st.
 def test_a_bomb_is_refused() -> None:
     length = FRAME_BYTES_MAX + 1
     stored = chunk.encode(bytes(length))
-    member = pack.Member(bytes(31) + b"\1", False, length)
+    member = pack.FrameMember(ObjectId.chunk(bytes(31) + b"\1"), length)
     frame = pack.Frame(stored[0], stored[chunk.HEADER_BYTES :], [member])
     with pytest.raises(CorruptionError, match="declares"):
-        pack.Directory(pack.encode([frame]))
+        pack.PackDirectory(pack.encode([frame]))
 
 
 def test_packs_are_bounded() -> None:
-    frames = [
-        pack.frame_of(chunk_digest(b"%d" % n), False, chunk.encode(b"%d" % n)) for n in range(9)
-    ]
+    frames = [pack.frame_of(id_of(b"%d" % n, False), chunk.encode(b"%d" % n)) for n in range(9)]
     packs = list(pack.packs_of(frames, 3 * frames[0].stored_bytes))
     assert [len(each) for each in packs] == [3, 3, 3]
     assert list(pack.packs_of(frames, 1)) == [[frame] for frame in frames]

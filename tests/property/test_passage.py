@@ -7,16 +7,23 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffkeeper import limits
-from diffkeeper.volumes.passage import Passage, looked, resumed
+from diffkeeper.history.retention_time import (
+    CLOCK_AWAY_SECONDS_MAX,
+    CLOCK_DRIFT_ONE_IN,
+    CLOCK_STEP_SECONDS_MAX,
+    CLOCK_WAIT_SECONDS,
+    RetentionTime,
+    looked,
+    resumed,
+)
 
 SECOND = 10**9
 HOUR = 3_600 * SECOND
 DAY = 24 * HOUR
 START = 1_795_341_600 * SECOND
-STEP = round(limits.CLOCK_STEP_SECONDS_MAX * SECOND)
-AWAY = round(limits.CLOCK_AWAY_SECONDS_MAX * SECOND)
-WAIT = round(limits.CLOCK_WAIT_SECONDS * SECOND)
+STEP = round(CLOCK_STEP_SECONDS_MAX * SECOND)
+AWAY = round(CLOCK_AWAY_SECONDS_MAX * SECOND)
+WAIT = round(CLOCK_WAIT_SECONDS * SECOND)
 
 
 @dataclass(frozen=True)
@@ -28,7 +35,7 @@ class Event:
     seen: bool = True
 
 
-def run(state: Passage, event: Event) -> Passage:
+def run(state: RetentionTime, event: Event) -> RetentionTime:
     wall_ns = state.wall_ns + event.passes + event.jumps
     return looked(state, wall_ns, event.passes) if event.seen else resumed(state, wall_ns)
 
@@ -49,7 +56,7 @@ def test_no_jump_counts_before_its_time(history: list[Event]) -> None:
     """What counts never gains more than what was seen to pass, unless a wait has come to its end;
     that is a whole wait after as much again as waits at the end, or less, came up.
     """
-    state, ran, began = Passage(START), 0, 0
+    state, ran, began = RetentionTime(START), 0, 0
     for event in history:
         after = run(state, event)
         assert after.unseen_ns >= 0
@@ -57,7 +64,7 @@ def test_no_jump_counts_before_its_time(history: list[Event]) -> None:
         assert abs(after.drift_ns) <= STEP
         allowed = event.passes if event.seen else AWAY
         ran += event.passes if event.seen else min(max(0, event.passes + event.jumps), AWAY)
-        fair = allowed + allowed // limits.CLOCK_DRIFT_ONE_IN + 2 * STEP
+        fair = allowed + allowed // CLOCK_DRIFT_ONE_IN + 2 * STEP
         if after.counted_ns - state.counted_ns > fair:
             assert state.unseen_ns
             assert ran - began >= WAIT, "it counts too early"
@@ -68,7 +75,7 @@ def test_no_jump_counts_before_its_time(history: list[Event]) -> None:
 
 @given(st.lists(events, max_size=20), st.integers(1, 3_600))
 def test_all_counts_after_a_wait_without_jumps(history: list[Event], seconds: int) -> None:
-    state = Passage(START)
+    state = RetentionTime(START)
     for event in history:
         state = run(state, event)
     passed = 0
@@ -80,27 +87,27 @@ def test_all_counts_after_a_wait_without_jumps(history: list[Event], seconds: in
 
 @given(st.integers(STEP + 1, 20_000 * DAY), st.integers(0, WAIT - SECOND))
 def test_a_jump_that_is_taken_back_never_counted(jump: int, passes: int) -> None:
-    state = looked(Passage(START), START + jump, 0)
+    state = looked(RetentionTime(START), START + jump, 0)
     assert state.counted_ns == START
     state = looked(state, state.wall_ns + passes, passes)
     assert state.counted_ns == START + passes
     state = looked(state, START + passes, 0)
-    assert state == Passage(START + passes)
+    assert state == RetentionTime(START + passes)
 
 
 @given(st.integers(1, STEP), st.integers(0, 10 * SECOND))
 def test_small_steps_do_not_add_up(step: int, passes: int) -> None:
     """However the clock creeps ahead, what counts is ahead of what passed by a step at most."""
-    state, passed = Passage(START), 0
+    state, passed = RetentionTime(START), 0
     for _ in range(300):
         state, passed = run(state, Event(passes, step)), passed + passes
-        assert state.counted_ns <= START + passed + passed // limits.CLOCK_DRIFT_ONE_IN + STEP
+        assert state.counted_ns <= START + passed + passed // CLOCK_DRIFT_ONE_IN + STEP
 
 
 @given(st.integers(3 * STEP, 30 * DAY), st.integers(1, WAIT))
 def test_a_clock_that_jumps_again_and_again_is_followed(jump: int, passes: int) -> None:
     """As that of a machine that is paused every night: the same jump never waits twice as long."""
-    state, waited = Passage(START), 0
+    state, waited = RetentionTime(START), 0
     for _ in range(200):
         state = run(state, Event(passes, jump))
         fresh = state.unseen_ns == jump
@@ -110,7 +117,7 @@ def test_a_clock_that_jumps_again_and_again_is_followed(jump: int, passes: int) 
 
 
 def test_a_large_jump_does_not_go_with_a_small_one() -> None:
-    state = looked(Passage(START), START + 2 * STEP, 0)
+    state = looked(RetentionTime(START), START + 2 * STEP, 0)
     state = run(state, Event(WAIT - SECOND, 3 * STEP))
     assert (state.unseen_ns, state.wait_ns) == (5 * STEP, WAIT)
     state = run(state, Event(WAIT - SECOND, 4 * STEP))
@@ -124,7 +131,7 @@ def test_a_large_jump_does_not_go_with_a_small_one() -> None:
     st.integers(-DAY, 30 * DAY),
 )
 def test_when_a_moment_comes_is_known_before(history: list[Event], last: Event, ahead: int) -> None:
-    state = Passage(START)
+    state = RetentionTime(START)
     for event in [*history, last]:
         state = run(state, event)
     moment = state.counted_ns + ahead
@@ -136,7 +143,7 @@ def test_when_a_moment_comes_is_known_before(history: list[Event], last: Event, 
 
 
 def test_an_oscillator_that_drifts_is_no_jump() -> None:
-    state = Passage(START)
+    state = RetentionTime(START)
     for _ in range(400):
         state = run(state, Event(HOUR, HOUR // 5_000))
         assert state.unseen_ns == 0
@@ -145,19 +152,19 @@ def test_an_oscillator_that_drifts_is_no_jump() -> None:
 
 def test_time_away() -> None:
     """A restart counts at once; weeks count a day later, but for the hour that always counts."""
-    assert resumed(Passage(START), START + HOUR) == Passage(START + HOUR)
-    state = resumed(Passage(START), START + 21 * DAY)
+    assert resumed(RetentionTime(START), START + HOUR) == RetentionTime(START + HOUR)
+    state = resumed(RetentionTime(START), START + 21 * DAY)
     assert (state.counted_ns, state.wait_ns) == (START + HOUR, WAIT)
     state = looked(state, state.wall_ns + DAY - SECOND, DAY - SECOND)
     assert state.counted_ns == START + HOUR + DAY - SECOND
     again = resumed(state, state.wall_ns)
     assert again == state, "a restart does not begin the wait anew"
-    assert looked(again, again.wall_ns + SECOND, SECOND) == Passage(START + 22 * DAY)
+    assert looked(again, again.wall_ns + SECOND, SECOND) == RetentionTime(START + 22 * DAY)
 
 
 def test_the_year_1970() -> None:
     """A dead clock that is set right later makes nothing old: neither before nor meanwhile."""
-    state = looked(Passage(START), 1000, 0)
+    state = looked(RetentionTime(START), 1000, 0)
     assert state.counted_ns == 1000
     state = looked(state, 1000 + HOUR, HOUR)
     state = looked(state, START + HOUR, 0)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from typing import TYPE_CHECKING
+
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diffkeeper.volumes import retention_policy
 from diffkeeper.volumes.options import parse_retention
-from diffkeeper.volumes.thinning import Moment, Tiers, plan
+from diffkeeper.volumes.retention_policy import Moment, Moments, Tiers
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 SECOND = 1_000_000_000
 TIERS = [
@@ -35,6 +42,10 @@ def histories(draw: st.DrawFn) -> tuple[list[Moment], Tiers, set[int]]:
     numbers = [m.seq for m in moments]
     keep = draw(st.sets(st.sampled_from(numbers), max_size=3)) if numbers else set()
     return moments, draw(st.sampled_from(TIERS)), keep
+
+
+def plan(moments: list[Moment], tiers: Tiers, now_ns: int, keep: Collection[int] = ()) -> list[int]:
+    return retention_policy.plan(Moments(moments), tiers, now_ns, keep)
 
 
 def without(moments: list[Moment], gone: list[int]) -> list[Moment]:
@@ -147,3 +158,22 @@ def test_fuzzy_ones_go_first() -> None:
         Moment(5, slot + 900 * SECOND, crash=True),
     ]
     assert plan(moments, TIERS[0], slot + 900 * SECOND) == [2, 3]
+
+
+def test_a_very_long_history_takes_few_bytes_a_snapshot() -> None:
+    """Held at once, and while a plan is made that keeps them all."""
+    count, tiers = 50_000, parse_retention("30d:1s")
+    tracemalloc.start()
+    try:
+        moments = Moments(Moment(n, 10**18 + n * SECOND, crash=True) for n in range(1, count + 1))
+        held = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        assert retention_policy.plan(moments, tiers, moments.times_ns[-1] + SECOND) == []
+        assert tracemalloc.get_traced_memory()[1] - held < 2 * count
+        assert held < 20 * count
+        tracemalloc.reset_peak()
+        moments.drop({count // 2})
+        assert len(moments) == count - 1
+        assert tracemalloc.get_traced_memory()[1] < 2 * 20 * count
+    finally:
+        tracemalloc.stop()

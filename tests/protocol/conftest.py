@@ -1,207 +1,27 @@
-"""The real daemon as a process, spoken to as dockerd does: raw HTTP on its Unix socket."""
+"""Daemons for tests: started, and taken away with all that they mounted."""
 
 from __future__ import annotations
 
-import contextlib
-import http.client
-import json
-import os
-import signal
-import socket
 import subprocess
-import sys
 import tempfile
-import time
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-import diffkeeper
+from tests.support.daemon import Daemon, unmount_below
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-Json = dict[str, Any]
-START_SECONDS_MAX = 60.0
-ACCEPT = "application/vnd.docker.plugins.v1.2+json"
 
-
-@dataclass
-class Answer:
-    """Status and body of one HTTP answer."""
-
-    status: int
-    body: bytes
-    headers: dict[str, str]
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-    @property
-    def err(self) -> str:
-        """The `Err` text, which every driver answer has to carry when something went wrong."""
-        return str(self.json["Err"])
-
-
-@dataclass
-class Daemon:
-    """One daemon with directories of its own."""
-
-    base: Path
-    arguments: list[str] = field(default_factory=list)
-    environment: dict[str, str] = field(default_factory=dict)
-    process: subprocess.Popen[bytes] | None = None
-    spawned: list[subprocess.Popen[bytes]] = field(default_factory=list)
-
-    @property
-    def path(self) -> str:
-        return str(self.base / "d.sock")
-
-    @property
-    def state_dir(self) -> Path:
-        return self.base / "state"
-
-    @property
-    def log(self) -> str:
-        return (self.base / "log").read_text()
-
-    def spawn(self, *extra: str) -> subprocess.Popen[bytes]:
-        """Start a process without waiting for it; its output goes to the log."""
-        command = [sys.executable, "-m", "diffkeeper", "serve", "--socket", self.path]
-        command += ["--state-dir", str(self.state_dir), "--mount-dir", str(self.base / "mounts")]
-        command += ["--listen", "127.0.0.1:0", *self.arguments, *extra]
-        environment = {**package_environment(), **self.environment}
-        with open(self.base / "log", "ab") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-        self.spawned.append(process)
-        return process
-
-    def start(self, *extra: str) -> None:
-        """Start, and wait until the state is loaded."""
-        self.process = self.spawn(*extra)
-        deadline = time.monotonic() + START_SECONDS_MAX
-        while time.monotonic() < deadline:
-            assert self.process.poll() is None, f"the daemon ended at once:\n{self.log}"
-            with contextlib.suppress(OSError):
-                if not self.request("GET", "/v1/version").json["loading"]:
-                    return
-            time.sleep(0.02)
-        raise AssertionError(f"the daemon is not ready:\n{self.log}")
-
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        """End the process; returns its exit code."""
-        assert self.process is not None
-        self.process.send_signal(number)
-        code = self.process.wait(60)
-        self.process = None
-        return code
-
-    def request(
-        self,
-        method: str,
-        path: str,
-        body: bytes | None = None,
-        seconds_max: float = 30.0,
-        headers: dict[str, str] | None = None,
-    ) -> Answer:
-        """One request on a connection of its own, without a Content-Type, as dockerd sends it."""
-        connection = http.client.HTTPConnection("d", timeout=seconds_max)
-        connection.sock = self.connect(seconds_max)
-        try:
-            connection.request(method, path, body, {"Accept": ACCEPT, **(headers or {})})
-            response = connection.getresponse()
-            return Answer(response.status, response.read(), dict(response.headers))
-        finally:
-            connection.close()
-
-    def connect(self, seconds_max: float = 30.0) -> socket.socket:
-        """A bare connection to the socket."""
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.settimeout(seconds_max)
-        try:
-            connection.connect(self.path)
-        except OSError:
-            connection.close()
-            raise
-        return connection
-
-    def call(self, call: str, **message: object) -> Answer:
-        """One VolumeDriver call."""
-        body = json.dumps(message).encode()
-        return self.request("POST", f"/VolumeDriver.{call}", body)
-
-    def ok(self, call: str, **message: object) -> Json:
-        """One VolumeDriver call that must succeed."""
-        answer = self.call(call, **message)
-        assert (answer.status, answer.json.get("Err", "")) == (200, ""), answer.body
-        return dict(answer.json)
-
-    def admin(self, method: str, path: str, message: object = None, status: int = 200) -> Any:
-        """One admin call that must give this status."""
-        body = None if message is None else json.dumps(message).encode()
-        answer = self.request(method, path, body)
-        assert answer.status == status, answer.body
-        return answer.json
-
-    def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """The command line against this daemon."""
-        return subprocess.run(
-            [sys.executable, "-m", "diffkeeper", "--socket", self.path, *arguments],
-            env=package_environment(),
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-
-    def mounted(self, mountpoint: str) -> bool:
-        """Whether exactly one thing is mounted there."""
-        found = mount_points().count(mountpoint)
-        assert found < 2, f"{mountpoint} is mounted {found} times over"
-        return found == 1
-
-    def live(self, volume: str, content: dict[str, bytes]) -> None:
-        """Mount the volume, write files, take a snapshot; it stays mounted with ID `w`."""
-        mountpoint = self.ok("Mount", Name=volume, ID="w")["Mountpoint"]
-        for name, text in content.items():
-            Path(mountpoint, name).write_bytes(text)
-
-    def clean(self) -> None:
-        """End every process and take away what they mounted."""
-        for process in self.spawned:
-            process.kill()
-            process.wait(60)
-        unmount_below(self.base)
-        # A removal of the daemon's may still be under way; rm(1) does not mind.
-        subprocess.run(["rm", "-rf", "--one-file-system", str(self.base)], check=True)
-
-
-def package_environment() -> dict[str, str]:
-    """The environment with this very package on the path, and without settings of the caller's.
-
-    Only tests of eBPF load it: each daemon would compile it anew.
-    """
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("DIFFKEEPER_")}
-    return {
-        **kept,
-        "DIFFKEEPER_EBPF": "off",
-        "PYTHONPATH": str(Path(diffkeeper.__file__).parents[1]),
-    }
-
-
-def mount_points() -> list[str]:
-    """Every mount point; a bind within one file system looks like no mount to `os.path.ismount`."""
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    return [line.split()[4] for line in lines]
-
-
-def unmount_below(base: Path) -> None:
-    """Unmount everything below `base`, the innermost first."""
-    for point in reversed([p for p in mount_points() if p.startswith(f"{base}/")]):
-        subprocess.run(["umount", "--lazy", point], check=True)
+@pytest.fixture
+def base() -> Iterator[Path]:
+    """A short path for a service of the test's own; what is mounted below goes, too."""
+    made = Path(tempfile.mkdtemp(prefix="dk-"))
+    yield made
+    unmount_below(made)
+    subprocess.run(["rm", "-rf", "--one-file-system", str(made)], check=True)
 
 
 @pytest.fixture

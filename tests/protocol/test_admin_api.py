@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import http.client
+import contextlib
 import json
+import os
 import re
+import socket
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from diffkeeper import hashing, limits
+from diffkeeper.api import server
 from diffkeeper.cli.remote import frames
 from diffkeeper.format import chunk
+from tests.support.daemon import tcp
 
 if TYPE_CHECKING:
-    from tests.protocol.conftest import Daemon
+    from tests.support.daemon import Daemon
 
 SNAPSHOT_FIELDS: dict[str, type | tuple[type, ...]] = {
     "seq": int,
@@ -31,17 +36,6 @@ SNAPSHOT_FIELDS: dict[str, type | tuple[type, ...]] = {
     "freeze_ms": (int, float),
     "capture_ms": (int, float),
 }
-
-
-def tcp(daemon: Daemon, method: str, path: str) -> tuple[int, str]:
-    """One request to the daemon's TCP listener."""
-    host, port = daemon.admin("GET", "/v1/version")["listen"].rsplit(":", 1)
-    connection = http.client.HTTPConnection(host, int(port), timeout=10)
-    connection.request(method, path)
-    response = connection.getresponse()
-    text = response.read().decode()
-    connection.close()
-    return response.status, text
 
 
 def error(daemon: Daemon, method: str, path: str, message: object, status: int, name: str) -> str:
@@ -180,6 +174,34 @@ def test_the_tcp_listener_changes_nothing(shared: Daemon) -> None:
         for method in ("GET", "POST"):
             assert tcp(shared, method, path)[0] == 404
     assert tcp(shared, "POST", "/metrics")[0] == 405
+
+
+def sockets(daemon: Daemon) -> int:
+    """How many sockets the daemon holds."""
+    assert daemon.process is not None
+    count = 0
+    for link in Path(f"/proc/{daemon.process.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            count += os.readlink(link).startswith("socket:")
+    return count
+
+
+def test_connections_that_say_nothing_are_bounded(daemon: Daemon) -> None:
+    host, port = daemon.admin("GET", "/v1/version")["listen"].rsplit(":", 1)
+    with contextlib.ExitStack() as stack:
+        many = [
+            stack.enter_context(socket.create_connection((host, int(port)), timeout=10))
+            for _ in range(3 * server.CONNECTIONS_MAX)
+        ]
+        many[-1].sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n")  # its head never ends
+        for each in many[: 2 * server.CONNECTIONS_MAX]:
+            assert each.recv(1) == b"", "the oldest are ended"
+        assert tcp(daemon, "GET", "/healthz") == (200, "ok\n")
+        deadline = time.monotonic() + 30  # what is ended is closed a moment later
+        while sockets(daemon) > server.CONNECTIONS_MAX + 10:
+            assert time.monotonic() < deadline, sockets(daemon)
+            time.sleep(0.05)
+        daemon.ok("List")
 
 
 def test_status_is_json_for_docker_inspect(daemon: Daemon) -> None:

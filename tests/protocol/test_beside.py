@@ -4,41 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from diffkeeper import limits
-from diffkeeper.engine.verify import Verifier
 from diffkeeper.errors import BusyError, ConflictError, DiffKeeperError
-from diffkeeper.volumes.service import VolumeService
-from diffkeeper.volumes.trash import Trash
+from diffkeeper.history.trash import Trash
+from diffkeeper.integrity.verify import Verifier
+from diffkeeper.service.capture_slots import FIRST_CAPTURES_MAX
+from diffkeeper.service.workers import LAST_LOOKS_MAX, LONG_THREADS, STEP_THREADS
+from diffkeeper.snapshot import group_capture
+from tests.support.gate import SECONDS_MAX, Gate
+from tests.support.service import running
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+    from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
 
-SECONDS_MAX = 20.0
+    from diffkeeper.service.service import VolumeService
+
 Crowd = list["asyncio.Task[Any]"]
-
-
-class Gate:
-    """Holds the real verification up until it is opened."""
-
-    def __init__(self) -> None:
-        self.entered = threading.Event()
-        self.inside = threading.Semaphore(0)
-        self.opened = threading.Event()
-
-    def held(self, real: Callable[..., Any]) -> Callable[..., Any]:
-        def wait(*arguments: Any) -> Any:
-            self.entered.set()
-            self.inside.release()
-            assert self.opened.wait(SECONDS_MAX)
-            return real(*arguments)
-
-        return wait
 
 
 @pytest.fixture
@@ -52,22 +38,14 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
 @pytest.fixture
 async def service() -> AsyncIterator[VolumeService]:
     with tempfile.TemporaryDirectory(prefix="dk-") as base:
-        made = VolumeService(
-            f"{base}/state",
-            f"{base}/mounts",
-            cgroup_root="/sys/fs/cgroup",
-            proc_root="/proc",
-            ebpf="off",
-        )
-        await made.start()
-        await made.arrivals.create("v", {"interval": "1h"})
-        root = Path(await made.mount("v", "first"))
-        (root / "file").write_bytes(b"x" * 100_000)
-        yield made
-        for view in made.views():
-            for mount_id in ("first", "second"):
-                await made.unmount(view.name, mount_id)
-        await made.stop()
+        async with running(Path(base)) as made:
+            await made.arrivals.create("v", {"interval": "1h"})
+            root = Path(await made.mount("v", "first"))
+            (root / "file").write_bytes(b"x" * 100_000)
+            yield made
+            for view in made.views():
+                for mount_id in ("first", "second"):
+                    await made.unmount(view.name, mount_id)
 
 
 async def entered(gate: Gate) -> None:
@@ -139,7 +117,7 @@ async def test_a_name_that_is_being_removed_is_another_volume_afterwards(
 ) -> None:
     """Create waits for a removal that its caller gave up, and is not undone by it."""
     gate = Gate()
-    monkeypatch.setattr(Trash, "take", gate.held(Trash.take))
+    monkeypatch.setattr(Trash, "remove", gate.held(Trash.remove))
     monkeypatch.setattr(limits, "REMOVE_SECONDS_MAX", 0.2)
     before = service.view("v").status["id"]
     await service.unmount("v", "first")
@@ -192,8 +170,8 @@ async def test_verifications_stop_neither_queries_nor_history(
     service: VolumeService, gate: Gate
 ) -> None:
     """However many there are: nothing else is done by their threads."""
-    many = 2 * limits.LONG_THREADS
-    tasks = await crowd(gate, limits.LONG_THREADS, [service.verify("v", None) for _ in range(many)])
+    many = 2 * LONG_THREADS
+    tasks = await crowd(gate, LONG_THREADS, [service.verify("v", None) for _ in range(many)])
     async with asyncio.timeout(SECONDS_MAX / 2):
         await service.snapshot("v")
         assert await service.past.snapshots("v")
@@ -206,11 +184,11 @@ async def test_verifications_stop_neither_queries_nor_history(
 async def test_removals_stop_no_other_volume(
     service: VolumeService, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = [f"old{number}" for number in range(limits.STEP_THREADS + 1)]
+    names = [f"old{number}" for number in range(STEP_THREADS + 1)]
     for name in names:
         await service.arrivals.create(name, {})
-    monkeypatch.setattr(Trash, "take", gate.held(Trash.take))
-    tasks = await crowd(gate, limits.LAST_LOOKS_MAX, [service.remove(name) for name in names])
+    monkeypatch.setattr(Trash, "remove", gate.held(Trash.remove))
+    tasks = await crowd(gate, LAST_LOOKS_MAX, [service.remove(name) for name in names])
     async with asyncio.timeout(SECONDS_MAX / 2):
         await service.arrivals.create("new", {})
         await service.mount("new", "first")
@@ -220,8 +198,8 @@ async def test_removals_stop_no_other_volume(
 
 async def test_an_import_waits_for_nothing_that_is_long(service: VolumeService, gate: Gate) -> None:
     """Maintenance, which is long, may wait for its end."""
-    many = limits.LONG_THREADS + 1
-    tasks = await crowd(gate, limits.LONG_THREADS, [service.verify("v", None) for _ in range(many)])
+    many = LONG_THREADS + 1
+    tasks = await crowd(gate, LONG_THREADS, [service.verify("v", None) for _ in range(many)])
 
     async def pieces() -> AsyncIterator[bytes]:
         yield b"not an archive"
@@ -229,4 +207,29 @@ async def test_an_import_waits_for_nothing_that_is_long(service: VolumeService, 
     async with asyncio.timeout(SECONDS_MAX / 2):
         with pytest.raises(DiffKeeperError):
             await service.arrivals.import_volume("new", pieces())
+    await released(gate, tasks)
+
+
+async def test_first_captures_stop_no_others(
+    service: VolumeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many there are, and however long each of them takes."""
+    await service.snapshot("v")
+    gate, real = Gate(), group_capture.capture
+    held = gate.held(real)
+
+    def capture(members: list[group_capture.GroupVolume], *arguments: Any, **named: Any) -> Any:
+        mine = service._registry.find("v").snapshotter
+        first = all(member.snapshotter is not mine for member in members)
+        return (held if first else real)(members, *arguments, **named)
+
+    monkeypatch.setattr(group_capture, "capture", capture)
+    names = [f"huge{number}" for number in range(2 * limits.CAPTURES_MAX)]
+    for name in names:
+        await service.arrivals.create(name, {"interval": "1h"})
+        (Path(await service.mount(name, "first")) / "file").write_bytes(b"x")
+    tasks = await crowd(gate, FIRST_CAPTURES_MAX, map(service.snapshot, names))
+    (Path(service.mountpoint("v")) / "file").write_bytes(b"y")
+    async with asyncio.timeout(SECONDS_MAX / 2):
+        assert (await service.snapshot("v")).seq == 2
     await released(gate, tasks)

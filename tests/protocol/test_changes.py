@@ -14,7 +14,7 @@ from diffkeeper.volumes import options
 if TYPE_CHECKING:
     import subprocess
 
-    from tests.protocol.conftest import Daemon
+    from tests.support.daemon import Daemon
 
 
 def parsed(ended: subprocess.CompletedProcess[str], code: int = 0) -> Any:
@@ -133,3 +133,46 @@ def test_options_after_a_change() -> None:
     }
     assert options.changed(recorded, {"uid": "5"}) == recorded
     assert recorded == {"interval": "1h", "uid": "5"}
+
+
+def test_what_is_left_out_is_changed(daemon: Daemon) -> None:
+    """Also of files whose signatures, from before they were left out, still hold."""
+    daemon.ok("Create", Name="vol", Opts={"interval": "1h", "exclude": "cache,**/*.tmp"})
+    live = Path(daemon.ok("Mount", Name="vol", ID="w")["Mountpoint"])
+    (live / "cache").mkdir()
+    for name in ("a", "a.tmp", "cache/b"):
+        (live / name).write_text(name)
+
+    def names(reference: str) -> list[str]:
+        target = daemon.base / f"restored-{len(list(daemon.base.iterdir()))}"
+        assert daemon.cli("restore", reference, "--to", str(target)).returncode == 0
+        return sorted(str(each.relative_to(target)) for each in target.rglob("*"))
+
+    def taken() -> dict[str, object]:
+        return dict(parsed(daemon.cli("snapshot", "vol", "--json")))
+
+    first = taken()
+    assert (names(f"vol@{first['seq']}"), first["consistency"]) == (["a"], "crash")
+    note = "left out by the option exclude (cache,**/*.tmp)"
+    assert daemon.ok("Get", Name="vol")["Volume"]["Status"]["last_snapshot"]["cause"] == note
+    assert daemon.cli("verify", "vol").returncode == 0
+    assert daemon.admin("GET", "/v1/volumes/vol")["status"]["trouble"] == []
+    for exclude, expected in (
+        ("", ["a", "a.tmp", "cache", "cache/b"]),
+        ("a*", ["cache", "cache/b"]),
+        ("cache/**", ["a", "a.tmp", "cache"]),
+        ("", ["a", "a.tmp", "cache", "cache/b"]),
+    ):
+        assert daemon.cli("set", "vol", f"exclude={exclude}").returncode == 0
+        assert names(f"vol@{taken()['seq']}") == expected
+        assert daemon.cli("verify", "vol").returncode == 0
+    assert daemon.cli("set", "vol", "exclude=cache").returncode == 0
+    assert parsed(daemon.cli("scrub", "--json"))["damaged_objects"] == 0
+    daemon.ok("Unmount", Name="vol", ID="w")
+    assert daemon.cli("verify", "vol").returncode == 0
+    daemon.ok("Remove", Name="vol")
+    (removed,) = daemon.admin("GET", "/v1/trash")
+    assert not removed["live"]  # all that has a history is in the store
+    assert daemon.cli("undelete", "vol").returncode == 0
+    back = Path(daemon.ok("Mount", Name="vol", ID="x")["Mountpoint"])
+    assert sorted(each.name for each in back.iterdir()) == ["a", "a.tmp"]

@@ -17,7 +17,7 @@ from diffkeeper.errors import ConflictError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.protocol.conftest import Daemon
+    from tests.support.daemon import Daemon
 
 
 @pytest.fixture

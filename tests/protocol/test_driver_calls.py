@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.protocol.conftest import Daemon
+    from tests.support.daemon import Daemon
 
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)")
 
@@ -31,15 +31,17 @@ def test_a_volume_from_create_to_remove(daemon: Daemon) -> None:
     daemon.ok("Create", Name="v", Opts={"interval": "1h"})
     volume = daemon.ok("Get", Name="v")["Volume"]
     assert volume["Name"] == "v"
-    assert volume["Mountpoint"] == ""
+    live = volume["Mountpoint"]
+    assert live == volume["Status"]["live"], "as the host names it: here, the same"
     assert RFC3339.fullmatch(volume["CreatedAt"])
     assert isinstance(volume["Status"], dict)
     mountpoint = daemon.ok("Mount", Name="v", ID="1")["Mountpoint"]
     assert daemon.mounted(mountpoint)
     assert daemon.ok("Path", Name="v")["Mountpoint"] == mountpoint
     listed = daemon.ok("List")["Volumes"]
-    assert [(v["Name"], v["Mountpoint"]) for v in listed] == [("v", mountpoint)]
+    assert [(v["Name"], v["Mountpoint"]) for v in listed] == [("v", live)]
     Path(mountpoint, "file").write_text("content")
+    assert Path(live, "file").read_text() == "content"
     daemon.ok("Unmount", Name="v", ID="1")
     assert not daemon.mounted(mountpoint)
     again = daemon.ok("Mount", Name="v", ID="2")["Mountpoint"]

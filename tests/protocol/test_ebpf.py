@@ -17,12 +17,12 @@ import pytest
 
 from diffkeeper import counters, limits
 from diffkeeper.api import checks
-from diffkeeper.volumes.service import VolumeService
+from diffkeeper.service.service import VolumeService
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from tests.protocol.conftest import Daemon
+    from tests.support.daemon import Daemon
 
 HEADERS = Path(__file__).parents[2] / "build" / "headers"
 NOTICE_SECONDS_MAX = 20.0

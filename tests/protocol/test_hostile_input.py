@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.protocol.conftest import Daemon
+    from tests.support.daemon import Daemon
 
 NAMES = [
     "",

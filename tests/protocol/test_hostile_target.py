@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from diffkeeper.cli import moving, restore
+from diffkeeper.cli import restore, transfer
 from diffkeeper.cli.main import main
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.protocol.conftest import Daemon
+    from tests.support.daemon import Daemon
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 
@@ -58,7 +58,7 @@ def test_links_that_come_after_the_first_look(
     victim = elsewhere / "victim"
     victim.write_text("kept")
     (daemon.base / "v.tar.partial").symlink_to(victim)
-    monkeypatch.setattr(moving, "resolve", resolve)
+    monkeypatch.setattr(transfer, "resolve", resolve)
     assert run(daemon, "export", "v", "--to", str(daemon.base / "v.tar")) == 0
     assert victim.read_text() == "kept"
     assert not (daemon.base / "v.tar").is_symlink()

@@ -11,7 +11,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.protocol.conftest import Daemon
+    from tests.support.daemon import Daemon
 
 
 @pytest.fixture

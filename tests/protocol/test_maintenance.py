@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tests.protocol.conftest import Daemon
+    from tests.support.daemon import Daemon
 
 STATES = 6
 

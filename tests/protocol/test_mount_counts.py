@@ -13,7 +13,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.protocol.conftest import Daemon
+    from tests.support.daemon import Daemon
 
 # No capture looks at the processes: the daemon has to see by itself who comes.
 SELDOM = {"interval": "1h"}

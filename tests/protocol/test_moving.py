@@ -16,16 +16,17 @@ import pytest
 
 from diffkeeper import limits
 from diffkeeper.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError
-from diffkeeper.format.archive import Decoder, Encoder, FrameKind
+from diffkeeper.format.archive import ArchiveEncoder, Decoder, FrameKind
 from diffkeeper.format.records import SnapshotRecord
 from diffkeeper.store.tables import FORMAT_VERSION
-from tests.protocol.conftest import package_environment
 from tests.support import trees
+from tests.support.daemon import package_environment
+from tests.support.killed import IMPORT_DONE, IMPORT_UNDONE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.protocol.conftest import Daemon
+    from tests.support.daemon import Daemon
 
 CHUNK = limits.CHUNK_BYTES_DEFAULT
 
@@ -182,7 +183,7 @@ def test_a_clone_of_what_is_not_there(filled: Daemon) -> None:
 
 def fuzzy(archive: bytes) -> bytes:
     """The same archive with no snapshot that is one instant."""
-    encoder, decoder = Encoder(), Decoder(FORMAT_VERSION)
+    encoder, decoder = ArchiveEncoder(), Decoder(FORMAT_VERSION)
     parts = [encoder.preface(FORMAT_VERSION)]
     for frame in decoder.feed(archive):
         payload = frame.payload
@@ -277,18 +278,7 @@ def test_a_sender_that_goes_away_is_forgotten(filled: Daemon, archive: Path) -> 
     assert ended.returncode == 0, ended.stderr
 
 
-# At which an import is killed, and leaves nothing; or leaves the whole volume.
-KILLED_BEFORE = (
-    "import.objects_stored",
-    "adopt.before_commit",
-    "adopt.after_commit",
-    "import.records_stored",
-    "import.before_commit",
-)
-KILLED_AFTER = ("import.after_commit",)
-
-
-@pytest.mark.parametrize("point", KILLED_BEFORE)
+@pytest.mark.parametrize("point", IMPORT_UNDONE)
 def test_killed_while_importing(
     archive: Path, new_daemon: Callable[..., Daemon], point: str
 ) -> None:
@@ -304,7 +294,7 @@ def test_killed_while_importing(
     assert other.cli("import", str(archive), "--as", "x").returncode == 0
 
 
-@pytest.mark.parametrize("point", KILLED_AFTER)
+@pytest.mark.parametrize("point", IMPORT_DONE)
 def test_killed_after_the_import(
     archive: Path, new_daemon: Callable[..., Daemon], point: str
 ) -> None:

@@ -16,7 +16,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.protocol.conftest import Daemon
+    from tests.support.daemon import Daemon
 
 # Far below a replay's duration; the largest leaves room for a machine that is busy otherwise.
 ANSWER_SECONDS_TYPICAL = 0.1

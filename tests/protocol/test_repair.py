@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from diffkeeper.errors import ConflictError, InvalidInputError, NotFoundError
-from tests.protocol.conftest import Daemon, package_environment, unmount_below
 from tests.support import bitrot, disks
 from tests.support.bitrot import MIB, Files, filled, image, live, parsed
+from tests.support.daemon import Daemon, package_environment, unmount_below
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from diffkeeper.limits import MIB
-from tests.protocol.conftest import Daemon
 from tests.support import disks
+from tests.support.daemon import Daemon
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

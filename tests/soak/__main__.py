@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.docker import processes
-from tests.docker.conftest import free_port
 from tests.docker.engine import REPOSITORY, Engine, import_image
+from tests.docker.makers import free_port
 from tests.docker.managed import ManagedPlugin
 from tests.soak import samples, workloads
+from tests.soak.disk import Disk
 from tests.soak.workloads import Workload
+from tests.support.engine_root import OWN, RELEASES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,25 +30,31 @@ SAMPLE_SECONDS = 10.0
 GRACE_SECONDS = 40.0  # after harm, in which troubles and old snapshots are its own doing
 HARM_SECONDS = (25.0, 60.0)
 INTERVAL_SECONDS = 1.0
+FULL_SECONDS = 30.0
+LOGS_SECONDS = 660.0  # for which `Workload.look` meets what was said before
+REMOVED_SECONDS_MAX = 120.0  # a removal that takes longer than the engine waits goes on
 
 
 class Soak:
     """One run."""
 
-    def __init__(self, minutes: float, seed: int, files: int) -> None:
-        self._seconds = 60 * minutes
-        self._random = random.Random(seed)
-        self._base = Path(tempfile.mkdtemp(prefix="dk-soak-", dir="/var/lib"))
-        self._engine = Engine()
-        long = minutes >= 30
+    def __init__(self, given: argparse.Namespace) -> None:
+        self._seconds = 60 * given.minutes
+        self._random = random.Random(given.seed)
+        self._given = given
+        self._engine = Engine(given.engine)
+        # Disks that are mounted here must be there where the engine looks.
+        parent = self._engine.root.shared or Path("/var/lib")
+        self._base = Path(tempfile.mkdtemp(prefix="dk-soak-", dir=parent))
+        long = given.minutes >= 30
         retention = "1m:all,10m:10s" if long else "20s:all,1m:10s"
         self._warm_up = 11 * 60.0 if long else max(70.0, self._seconds / 3)
-        self._files = files
         self._options = (f"retention={retention}",)
         self._samples: list[samples.Sample] = []
         self._findings: list[str] = []
         self._harmed = 0.0
         self._made = 0
+        self._filled = 0.0  # when the disk was full last
         self._harm: dict[str, int] = {}
         self._acknowledged: dict[str, int] = {}
         self._workloads: list[Workload] = []
@@ -66,17 +74,18 @@ class Soak:
         command = [str(REPOSITORY / "rootfs-build" / "build-rootfs.sh"), str(build)]
         subprocess.run(command, check=True, timeout=600, capture_output=True)
         self._engine.start()
-        import_image(self._engine, workloads.IMAGE, workloads.PACKAGES)
+        import_image(self._engine, workloads.IMAGE, workloads.PACKAGES, self._given.engine)
         state = self._base / "state"
-        state.mkdir()
+        self._disk = Disk(self._base / "disk", state)
         self._plugin = ManagedPlugin(self._engine, "diffkeeper", build, state, free_port())
         self._plugin.create()
         self._plugin.enable()
         ledger = self._base / "ledger"
         ledger.mkdir()
+        environment = {"SOAK_FILES": self._given.files, "SOAK_RATE": self._given.rate}
         self._workloads = [
-            Workload(self._engine, self._plugin, kind, ledger, self._options, self._files)
-            for kind in workloads.KINDS
+            Workload(self._engine, self._plugin, kind, ledger, self._options, environment)
+            for kind in self._given.only or workloads.KINDS
         ]
         for workload in self._workloads:
             workload.start()
@@ -87,12 +96,18 @@ class Soak:
         """Samples and harm, until time is up."""
         end = self._began + self._seconds
         sample = harm = self._began + SAMPLE_SECONDS
+        if self._given.calm:
+            harm = end
+        fill = harm + (end - harm) / 2
         self._harmed = self._began  # databases are created
         while (now := time.monotonic()) < end:
             if now >= sample:
                 sample = now + SAMPLE_SECONDS
                 self._sample()
-            if now >= harm and end - now > GRACE_SECONDS:
+            if now >= fill:
+                fill = end
+                self._fill_disk()
+            elif now >= harm and end - now > GRACE_SECONDS:
                 harm = now + self._random.uniform(*HARM_SECONDS)
                 self._do_harm()
                 self._harmed = time.monotonic()
@@ -110,8 +125,27 @@ class Soak:
             for text in (*sample.troubles, *samples.stale(sample, INTERVAL_SECONDS)):
                 self._find(text)
         for workload in self._workloads:
+            calm = time.monotonic() - self._harmed > GRACE_SECONDS
+            if calm and time.monotonic() - self._filled > LOGS_SECONDS:
+                workload.excused = False
             if not workload.running():
-                workload.up()
+                workload.up(excused=not calm)
+            for text in workload.news():
+                self._find(text)
+
+    def _fill_disk(self) -> None:
+        """Once: the state's disk is full for a while, history gives room, all goes on after it."""
+        print(f"{time.monotonic() - self._began:6.0f} s  the disk is full", flush=True)
+        self._harm["fill the disk"] = 1
+        for workload in self._workloads:
+            workload.excused = True
+        self._disk.fill()
+        time.sleep(FULL_SECONDS)
+        self._disk.empty()
+        self._filled = time.monotonic()
+        for workload in self._workloads:
+            workload.up()
+        self._harmed = time.monotonic()
 
     def _find(self, text: str) -> None:
         print(f"{time.monotonic() - self._began:6.0f} s  FOUND {text}", flush=True)
@@ -147,24 +181,34 @@ class Soak:
         for workload in self._workloads:
             workload.up()
 
-    def _new_clone(self, workload: Workload) -> str:
+    def _new_clone(self, workload: Workload, trash: str = "off") -> str:
+        """`trash`: its option; a week in the trash, by default, would be what the store has."""
         self._made += 1
-        name, origin = f"clone-{self._made}", f"from={workload.volume}"
-        self._engine.docker("volume", "create", "-d", self._plugin.name, "-o", origin, name)
+        name, options = f"clone-{self._made}", (f"from={workload.volume}", f"trash={trash}")
+        given = [word for option in options for word in ("-o", option)]
+        self._engine.docker("volume", "create", "-d", self._plugin.name, *given, name)
         workload.check(name, "clone")
         return name
 
     def _clone(self, workload: Workload) -> None:
-        self._engine.docker("volume", "rm", self._new_clone(workload))
+        self._remove(self._new_clone(workload))
+
+    def _remove(self, name: str) -> None:
+        self._engine.attempt("volume", "rm", name)
+        processes.wait_for(
+            lambda: name not in self._engine.docker("volume", "ls", "-q").split(),
+            f"{name} is removed",
+            REMOVED_SECONDS_MAX,
+        )
 
     def _undelete(self, workload: Workload) -> None:
         """A clone goes, comes back, and is still whole."""
-        name = self._new_clone(workload)
-        self._engine.docker("volume", "rm", name)
+        name = self._new_clone(workload, trash="5m")
+        self._remove(name)
         done = self._plugin.cli("undelete", name)
         assert done.returncode == 0, done.stdout + done.stderr
         workload.check(name, "volume that came back")
-        self._engine.docker("volume", "rm", name)
+        self._remove(name)
 
     def _restore(self, workload: Workload) -> None:
         taken = [s for s in self._plugin.snapshots(workload.volume) if s["consistency"] == "crash"]
@@ -192,7 +236,8 @@ class Soak:
             self._acknowledged[workload.kind] = workload.acknowledged
             if not workload.acknowledged:
                 self._find(f"{workload.kind} has committed nothing")
-            self._findings += workload.findings
+            for text in workload.news():
+                self._find(text)
 
     def _clean(self) -> None:
         log = self._engine.log
@@ -202,7 +247,8 @@ class Soak:
         if self._samples:
             picture = samples.picture(self._samples)
             (REPOSITORY / "build" / "soak.svg").write_text(picture)
-        shutil.rmtree(self._base)
+        if self._base.exists():  # another release's engine takes it along
+            shutil.rmtree(self._base)
 
     def _report(self) -> int:
         self._findings += samples.grown(self._samples, self._warm_up)
@@ -224,9 +270,13 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=120.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--files", type=int, default=50_000)
+    parser.add_argument("--engine", choices=RELEASES, default=OWN, help="its databases, too")
+    parser.add_argument("--only", action="append", choices=workloads.KINDS)
+    parser.add_argument("--rate", type=int, default=100, help="of pgbench; 0: as fast as it can")
+    parser.add_argument("--calm", action="store_true", help="no harm is done")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))
-    return Soak(arguments.minutes, arguments.seed, arguments.files).run()
+    return Soak(arguments).run()
 
 
 if __name__ == "__main__":

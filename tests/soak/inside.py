@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 DATA = pathlib.Path("/data")
 START_SECONDS_MAX = 120.0
 FILES = int(os.environ.get("SOAK_FILES", "5000"))
+RATE = int(os.environ.get("SOAK_RATE", "100"))
 PAUSE_SECONDS = float(os.environ.get("SOAK_PAUSE", "0.02"))
 LOST = 3
 
@@ -124,7 +125,8 @@ class Postgres:
         common = ("-h", "/tmp", "-U", "postgres", "postgres")
         if self._run("SELECT to_regclass('pgbench_history')")[0] is None:
             run(f"{self._bin}/pgbench", "-i", "-q", "-s", "5", *common)
-        background(f"{self._bin}/pgbench", "-n", "-c", "2", "-R", "100", "-T", "86400", *common)
+        rate = ("-R", str(RATE)) if RATE else ()
+        background(f"{self._bin}/pgbench", "-n", "-c", "2", *rate, "-T", "86400", *common)
 
     def commit(self, number: int) -> None:
         self._run("INSERT INTO ledger VALUES (%s)", number)

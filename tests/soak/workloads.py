@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tests.docker.engine import Engine
     from tests.docker.managed import ManagedPlugin
 
@@ -29,9 +31,11 @@ class Workload:
     kind: str
     ledger: Path
     options: tuple[str, ...]
-    files: int
+    environment: Mapping[str, int]
     container: str = ""
     findings: list[str] = field(default_factory=list)
+    told: int = 0
+    excused: bool = False  # its disk is, or was lately, full
 
     @property
     def volume(self) -> str:
@@ -56,8 +60,8 @@ class Workload:
         return (
             "run", "--network=none", *how,
             f"--volume={HERE}:/soak:ro", f"--volume={self.ledger}:/ledger",
-            f"--env=SOAK_FILES={self.files}", IMAGE, "python3", "/soak/inside.py",
-            action, self.kind,
+            *(f"--env={name}={value}" for name, value in self.environment.items()),
+            IMAGE, "python3", "/soak/inside.py", action, self.kind,
         )  # fmt: skip
 
     def kill(self) -> None:
@@ -65,12 +69,20 @@ class Workload:
         self.engine.attempt("kill", "--signal", "KILL", self.container)
         self.up()
 
-    def up(self) -> None:
-        """Start it where it has ended; what it has said of losses is a finding."""
+    def up(self, *, excused: bool = True) -> None:
+        """Start it where it has ended; what it has said of losses is a finding.
+
+        `excused`: that it does not start is none, just after harm.
+        """
         self.look()
         started = self.engine.attempt("start", self.container)
-        if started.returncode:
+        if started.returncode and not excused:
             self.findings.append(f"{self.kind} does not start again: {started.stderr[-500:]}")
+
+    def news(self) -> list[str]:
+        """Findings since the last call."""
+        self.told, before = len(self.findings), self.told
+        return self.findings[before:]
 
     def running(self) -> bool:
         """Whether the container runs."""
@@ -78,11 +90,12 @@ class Workload:
         return state.stdout.strip() == "true"
 
     def look(self) -> None:
-        """Take over what the workload says it lost."""
+        """Take over what the workload says it lost; one without room may say that it has none."""
         logs = self.engine.attempt("logs", "--since", "10m", self.container).stdout
         for line in logs.splitlines():
             text = f"{self.kind}: {line}"
-            if line.startswith(("LOST", "BROKEN")) and text not in self.findings:
+            told = line.startswith("LOST") or (line.startswith("BROKEN") and not self.excused)
+            if told and text not in self.findings:
                 self.findings.append(text)
 
     def check(self, source: str, what: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tests.protocol.conftest import Daemon
+    from tests.support.daemon import Daemon
 
 SECTOR = 512
 MIB = 1 << 20

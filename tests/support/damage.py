@@ -19,10 +19,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from diffkeeper.engine.content import Reader
-from diffkeeper.engine.maintenance import Maintenance
-from diffkeeper.engine.scrub import Scrubber
 from diffkeeper.errors import CorruptionError, DiffKeeperError, NotFoundError
+from diffkeeper.integrity.scrub import Scrubber
+from diffkeeper.snapshot.chunker import Chunker
+from diffkeeper.space.maintenance import Maintenance
 from diffkeeper.store.store import Batch, Store
 from tests.support import history
 
@@ -151,7 +151,7 @@ def examine(path: Path, truth: Truth, outcome: Outcome) -> None:
     _read(store, truth, outcome)
     try:
         outcome.after = "scrub"
-        reader = Reader()
+        reader = Chunker()
         Scrubber(store, reader, list).run_all()
         reader.close()
         outcome.after = "maintenance"

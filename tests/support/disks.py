@@ -25,22 +25,29 @@ def file_system(
     base: Path,
     size: int = IMAGE_BYTES,
     change: Callable[[Path], None] = lambda image: None,
+    *,
+    quotas: bool = False,
 ) -> Iterator[Path]:
     """A new file system of this kind, mounted below `base`; skips the test where there is none.
 
-    change: makes something else of its image before that.
+    change: makes something else of its image before that. quotas: it has project quotas.
     """
+    features = ["-O", "quota,project"] if quotas and kind == "ext4" else []
+    options = "loop,prjquota" if quotas else "loop"
     image, mount = base / "image", base / "disk"
     mount.mkdir()
     with open(image, "wb") as file:
         file.truncate(size)
     make = subprocess.run(
-        [f"mkfs.{kind}", "-q", str(image)], capture_output=True, text=True, check=False
+        [f"mkfs.{kind}", "-q", *features, str(image)], capture_output=True, text=True, check=False
     )
     if not make.returncode:
         change(image)
     done = subprocess.run(
-        ["mount", "-o", "loop", str(image), str(mount)], capture_output=True, text=True, check=False
+        ["mount", "-o", options, str(image), str(mount)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if make.returncode or done.returncode:
         pytest.skip(f"no {kind} here: {make.stderr}{done.stderr}")

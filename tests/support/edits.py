@@ -7,14 +7,19 @@ nothing, so that every list of edits can be applied.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import inspect
 import os
 import shutil
 import stat
 import struct
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from hypothesis import strategies as st
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 NAMES = [b"a", b"b", b"c", b"\xff\xfe\x80", b"new\nline \x01", b"n" * 255, "ü☃".encode()]
 CHUNKS = (4096, 16384)
@@ -22,6 +27,11 @@ _EDGES = sorted({max(0, m * c + d) for c in CHUNKS for m in (0, 1, 2, 3, 9) for 
 _MODES = (0o000, 0o400, 0o644, 0o755, 0o1777, 0o2755, 0o4755, 0o7777)
 _TIMES = (-(2**31), -1_000_000_001, -1, 0, 1, 1_600_000_000_123_456_789, 2**33 * 10**9 + 1)
 _KINDS = (stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
+_FS_IOC_FIEMAP = 0xC020660B
+_FIEMAP = struct.Struct("QQIIII")  # start, length, flags, extents found, room for extents
+_FIEMAP_EXTENT = struct.Struct("QQQ16xI12x")  # logical, physical, length, flags
+_UNWRITTEN = 0x800
+_EXTENTS_MAX = 256
 _TARGETS = (b"/etc/passwd", b"a", b"../..", b"\xff\n", b"x" * 4000)
 
 
@@ -230,13 +240,35 @@ def holes(root: bytes, chunk_bytes: int) -> dict[bytes, tuple[str, ...]]:
     Per chunk: `hole`, `zero` (written zeros), or which blocks hold anything but zeros. A file
     without any hole is `solid`: nothing in it may become one.
     """
-    found = {}
+    return {path[len(root) :]: _holes_of(path, chunk_bytes) for path in _regular_files(root)}
+
+
+def preallocated(root: bytes) -> set[bytes]:
+    """Paths of the regular files with room that is allocated and was never written.
+
+    It reads as zeros; lseek(2) calls it a hole, or data while pages of it are in memory.
+    """
+    return {path[len(root) :] for path in _regular_files(root) if _has_unwritten(path)}
+
+
+def _regular_files(root: bytes) -> Iterator[bytes]:
     for directory, _, names in os.walk(root):
         for name in names:
             path = os.path.join(directory, name)
             if stat.S_ISREG(os.lstat(path).st_mode):
-                found[path[len(root) :]] = _holes_of(path, chunk_bytes)
-    return found
+                yield path
+
+
+def _has_unwritten(path: bytes) -> bool:
+    """Whether FS_IOC_FIEMAP of linux/fiemap.h gives an extent with FIEMAP_EXTENT_UNWRITTEN."""
+    request = bytearray(_FIEMAP.pack(0, 2**64 - 1, 0, 0, _EXTENTS_MAX, 0))
+    request += bytes(_EXTENTS_MAX * _FIEMAP_EXTENT.size)
+    with open(path, "rb") as file:
+        fcntl.ioctl(file, _FS_IOC_FIEMAP, request)
+    count = _FIEMAP.unpack_from(request)[3]
+    assert count < _EXTENTS_MAX, path
+    extents = _FIEMAP_EXTENT.iter_unpack(request[_FIEMAP.size :][: count * _FIEMAP_EXTENT.size])
+    return any(flags & _UNWRITTEN for *_, flags in extents)
 
 
 def _holes_of(path: bytes, chunk_bytes: int) -> tuple[str, ...]:

@@ -7,8 +7,8 @@ import tarfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffkeeper.engine.objects import StoreObjects
-from diffkeeper.engine.replay import restore
+from diffkeeper.replay.object_source import StoreObjects
+from diffkeeper.replay.replay import restore
 from tests.support.trees import describe
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def check(name: str, store: Store, base: Path, turn: str) -> None:
     for snapshot in store.snapshots(volume.id):
         target = base / f"{turn}-{snapshot.seq}"
         target.mkdir()
-        restore(bytes.fromhex(snapshot.root), StoreObjects(store), str(target))
+        restore(snapshot.root, StoreObjects(store), str(target))
         found = describe(target).items()
         told = sorted([path.decode("latin-1"), str(what[-1])] for path, what in found)
         assert told == truth[str(snapshot.seq)], f"{snapshot.seq}, {turn}"

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
-from diffkeeper.capture.probe import Sources
-from diffkeeper.engine.content import Reader
-from diffkeeper.engine.objects import StoreObjects
-from diffkeeper.engine.replay import Replayed, restore
-from diffkeeper.engine.snapshotter import Policy, Snapshotter, Tools
-from diffkeeper.engine.volume import VolumeState
 from diffkeeper.format.records import SnapshotRecord, VolumeRecord
 from diffkeeper.freeze.freezer import Freezer
 from diffkeeper.freeze.writers import Survey, Writers
+from diffkeeper.replay.object_source import StoreObjects
+from diffkeeper.replay.replay import Replayed, restore
+from diffkeeper.snapshot import group_capture
+from diffkeeper.snapshot.chunker import Chunker
+from diffkeeper.snapshot.context import CaptureContext, CapturePolicy
+from diffkeeper.snapshot.volume_capture import VolumeCapture
+from diffkeeper.snapshot.volume_state import VolumeState
+from diffkeeper.sources.ebpf.probe import Sources
 from diffkeeper.store.store import Batch, Store
 
 if TYPE_CHECKING:
@@ -27,20 +29,20 @@ class Engine:
     def __init__(
         self,
         base: Path,
-        policy: Policy | None = None,
+        policy: CapturePolicy | None = None,
         sources: Sources | None = None,
         live: Path | None = None,
     ) -> None:
         self.base = base
         self.live = live or base / "live"
         self.live.mkdir(exist_ok=True)
-        self.policy = policy or Policy(source="inotify")
+        self.policy = policy or CapturePolicy(source="inotify")
         self.store = Store.open(str(base / "store"), reserve_bytes=0)
         self.freezer = Freezer(CGROUP_ROOT, str(base / "freeze.journal"))
         self.freezer.start()
-        self.reader = Reader()
+        self.reader = Chunker()
         self.survey = Survey()
-        self.tools = Tools(
+        self.tools = CaptureContext(
             self.store, self.freezer, self.reader, CGROUP_ROOT, "/proc", sources or Sources()
         )
         records = self.store.volumes()
@@ -49,7 +51,7 @@ class Engine:
             self.store.commit(Batch(volumes=[record]))
             records = [record]
         self.state = VolumeState(self.store, records[0])
-        self.snapshotter = Snapshotter(self.tools, self.state, str(self.live), self.policy)
+        self.snapshotter = VolumeCapture(self.tools, self.state, str(self.live), self.policy)
 
     def __enter__(self) -> Self:
         return self
@@ -71,15 +73,19 @@ class Engine:
 
     def capture(self, reason: str = "manual") -> SnapshotRecord:
         """Capture; the newest snapshot, whether it was just taken or still holds."""
-        self.snapshotter.capture(reason, self.writers())
+        self.capture_of(reason, self.writers())
         assert self.state.head is not None
         return self.state.head
+
+    def capture_of(self, reason: str, writers: Writers) -> SnapshotRecord | None:
+        """Capture beside these writers; the snapshot that was taken."""
+        return group_capture.capture(
+            [group_capture.GroupVolume(self.snapshotter, writers)], reason
+        )[0]
 
     def replay(self, snapshot: SnapshotRecord, name: str) -> Path:
         """Replay a snapshot into a new directory below the base."""
         target = self.base / name
         target.mkdir()
-        self.replayed: Replayed = restore(
-            bytes.fromhex(snapshot.root), StoreObjects(self.store), str(target)
-        )
+        self.replayed: Replayed = restore(snapshot.root, StoreObjects(self.store), str(target))
         return target

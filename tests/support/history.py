@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 from diffkeeper.format import chunk, dirtree, filetree, merkle, root
 from diffkeeper.format.entry import EMPTY, Entry, Kind, chunk_count
+from diffkeeper.format.ids import Root, SnapshotId
 from diffkeeper.format.records import SnapshotRecord, VolumeRecord
 from diffkeeper.hashing import chunk_digest
 from diffkeeper.store.batch import ObjectMap
 from diffkeeper.store.store import Batch, Store
+from tests.support.stored import nodes_into
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,12 +47,12 @@ def commit(store: Store, seq: int, files: Files, volume: int = 1) -> None:
         refs = [content[at : at + CHUNK] for at in range(0, len(content), CHUNK)]
         for plain in refs:
             batch.chunks[chunk_digest(plain)] = chunk.encode(plain, 1)
-        top = filetree.build(map(chunk_digest, refs), len(refs), batch.put_node)
+        top = filetree.build(map(chunk_digest, refs), len(refs), nodes_into(batch))
         entries[name] = Entry(Kind.FILE, size=len(content), content=top, chunk_bits=BITS)
-    content = dirtree.apply(EMPTY, entries, store.node, batch.put_node)
-    top = batch.put_node(root.encode_root(Entry(Kind.DIRECTORY, content=content), EMPTY))
+    content = dirtree.apply(EMPTY, entries, store.node, nodes_into(batch))
+    top = nodes_into(batch)(root.encode_root(Entry(Kind.DIRECTORY, content=content), EMPTY))
     record = SnapshotRecord(
-        volume, seq, seq - 1 or None, top.hex(), seq, "crash", "x", 1, 1, 1, 1, 0.0, 0.0
+        volume, seq, seq - 1 or None, Root(top), seq, "crash", "x", 1, 1, 1, 1, 0.0, 0.0
     )
     batch.snapshots.append(record)
     batch.volumes.append(VolumeRecord(volume, f"v{volume}", 1, head=seq, next_seq=seq + 1))
@@ -59,7 +61,7 @@ def commit(store: Store, seq: int, files: Files, volume: int = 1) -> None:
 
 def files_of(store: Store, seq: int, volume: int = 1) -> Files:
     """What a snapshot holds."""
-    entry, _ = root.decode_root(store.node(bytes.fromhex(store.snapshot(volume, seq).root)))
+    entry, _ = root.decode_root(store.node(store.snapshot(volume, seq).root))
     found: Files = {}
     for name, file in dirtree.entries(entry.content, store.node):
         refs = filetree.refs(file.content, chunk_count(file.size, BITS), store.node)
@@ -69,13 +71,13 @@ def files_of(store: Store, seq: int, volume: int = 1) -> Files:
 
 def content_of(store: Store, seq: int, name: bytes, volume: int = 1) -> bytes:
     """The root of a file's tree in a snapshot."""
-    entry, _ = root.decode_root(store.node(bytes.fromhex(store.snapshot(volume, seq).root)))
+    entry, _ = root.decode_root(store.node(store.snapshot(volume, seq).root))
     return dict(dirtree.entries(entry.content, store.node))[name].content
 
 
 def chunks_of(store: Store, seq: int, name: bytes, volume: int = 1) -> set[bytes]:
     """Digests of a file's chunks in a snapshot."""
-    entry, _ = root.decode_root(store.node(bytes.fromhex(store.snapshot(volume, seq).root)))
+    entry, _ = root.decode_root(store.node(store.snapshot(volume, seq).root))
     file = dict(dirtree.entries(entry.content, store.node))[name]
     return set(filetree.refs(file.content, chunk_count(file.size, BITS), store.node))
 
@@ -83,7 +85,7 @@ def chunks_of(store: Store, seq: int, name: bytes, volume: int = 1) -> set[bytes
 def reachable(store: Store) -> set[bytes]:
     """Digests of all objects that some snapshot reaches."""
     found: set[bytes] = set()
-    tops = [bytes.fromhex(s.root) for v in store.volumes() for s in store.snapshots(v.id)]
+    tops = [s.root for v in store.volumes() for s in store.snapshots(v.id)]
     stack = [merkle.snapshot_root(top) for top in tops]
     while stack:
         ref = stack.pop()
@@ -96,4 +98,4 @@ def reachable(store: Store) -> set[bytes]:
 
 def forget(store: Store, *seqs: int, volume: int = 1) -> None:
     """Forget snapshots."""
-    store.commit(Batch(snapshots_del={(volume, seq) for seq in seqs}))
+    store.commit(Batch(snapshots_del={SnapshotId(volume, seq) for seq in seqs}))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from diffkeeper.capture.source import Dirty, Source
+    from diffkeeper.sources.base import Dirty, Source
     from tests.support.harness import Engine
 
 

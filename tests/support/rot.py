@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from diffkeeper.store import tables
-from diffkeeper.store.places import pack_of, slot_of
+from diffkeeper.store.pack_index import pack_of, slot_of
 from diffkeeper.store.store import Store
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from diffkeeper.format import chunk, dirtree, filetree, root, xattrs
 from diffkeeper.format.entry import EMPTY, Entry, Kind, link_key
+from diffkeeper.format.ids import Root
 from diffkeeper.format.records import SnapshotRecord, VolumeRecord
 from diffkeeper.hashing import chunk_digest, node_digest
 from diffkeeper.store.batch import ObjectMap
@@ -34,7 +35,7 @@ class Shape:
         self._random = random.Random(seed)
         entry = self._tree(seed)
         linked = self._links(seed)
-        self.root = self.put(root.encode_root(entry, linked))
+        self.root = Root(self.put(root.encode_root(entry, linked)))
         self.bytes = entry.size
         self._forget_unused()
 
@@ -144,7 +145,7 @@ def commit(store: Store, seq: int, shape: Shape, volume: int = 1) -> SnapshotRec
     for digest, plain in shape.nodes.items():
         batch.nodes[digest] = chunk.encode(plain, 1)
     record = SnapshotRecord(
-        volume, seq, seq - 1 or None, shape.root.hex(), seq, "crash", "manual", 1, shape.bytes, 1,
+        volume, seq, seq - 1 or None, shape.root, seq, "crash", "manual", 1, shape.bytes, 1,
         1, 0.0, 0.0,
     )  # fmt: skip
     batch.snapshots.append(record)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffkeeper.capture.probe import Sources
+from diffkeeper.sources.ebpf.probe import Sources
 from tests.support import disks
 from tests.support.torture import LEFT_OUT, Plan, Result, Torture
 

@@ -7,7 +7,10 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
+from diffkeeper.snapshot.exclusions import Exclusions
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 Description = dict[bytes, tuple[object, ...]]
@@ -81,6 +84,25 @@ def describe(root: str | Path, *, holes: bool = False, mtimes: bool = True) -> D
                     for i, v in enumerate(values))
         for path, values in found.items()
     }  # fmt: skip
+
+
+def without(found: Description, exclude: Sequence[str]) -> Description:
+    """The same without what these globs name, and all that is in it."""
+    exclusions = Exclusions(exclude)
+    kept: Description = {}
+    for path, values in found.items():
+        names = path.split(b"/")[1:]
+        if not any(exclusions.within(names[:at])(name) for at, name in enumerate(names)):
+            kept[path] = values
+    groups: dict[object, list[bytes]] = {}
+    for path, values in kept.items():
+        if values[6]:
+            groups.setdefault(values[6], []).append(path)
+    for paths in groups.values():
+        linked = min(paths) if len(paths) > 1 else 0
+        for path in paths:
+            kept[path] = (*kept[path][:6], linked, *kept[path][7:])
+    return kept
 
 
 def difference(left: Description, right: Description) -> list[str]:

@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffkeeper import failpoint
-from tests.protocol.conftest import Daemon
+from diffkeeper.volumes import lifecycle
+from diffkeeper.volumes.lifecycle import Event, Facts, State
+from tests.support.daemon import Daemon
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,6 +63,12 @@ class Book:
     def forgets_mounts(self) -> bool:
         """Whether the counted mounts are those of containers that ended unseen."""
         return bool(self.mounts) and self.doubtful and not self.used
+
+    @property
+    def stage(self) -> State:
+        """Where the volume is in its life."""
+        mounted = bool(self.mounts) and not self.forgets_mounts()
+        return lifecycle.state_of(Facts(mounted, self.present, stored=bool(self.snapshots)))
 
 
 class World:
@@ -248,7 +256,7 @@ class World:
     def remove(self, name: str) -> None:
         """Remove, which is refused while it is mounted."""
         book = self.books[name]
-        refused = bool(book.mounts) and not book.forgets_mounts()
+        refused = not lifecycle.lists(book.stage, Event.REMOVE)
         try:
             error = self.call("Remove", Name=name)
         except DaemonDied:

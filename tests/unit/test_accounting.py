@@ -7,21 +7,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from diffkeeper import clock
-from diffkeeper.engine.objects import StoreObjects
-from diffkeeper.engine.walk import Walk, Window
-from diffkeeper.format import chunk, dirtree, entry, root
-from diffkeeper.format.records import SnapshotRecord, VolumeRecord
+from diffkeeper.format.ids import Root
+from diffkeeper.format.records import SnapshotRecord
 from diffkeeper.hashing import chunk_digest
+from diffkeeper.replay.object_source import StoreObjects
+from diffkeeper.space.reachable import Walk, Window
+from diffkeeper.space.usage import Account, Sample, UsageWalk
 from diffkeeper.store.store import Batch, Store
-from diffkeeper.volumes.accounting import Account, Accounting, Sample
+from tests.support.histories import FILE_BYTES, stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-HOUR_NS = 3600 * 10**9
-SIZE = 5000
 
 
 @pytest.fixture
@@ -31,57 +28,31 @@ def store(tmp_path: Path) -> Iterator[Store]:
     made.close()
 
 
-def snapshot(
-    store: Store, volume: int, seq: int, files: list[bytes], hours_ago: float = 1
-) -> SnapshotRecord:
-    """Store a snapshot of files with these contents."""
-    batch = Batch()
-    entries: dict[bytes, entry.Entry | None] = {}
-    for number, plain in enumerate(files):
-        digest = chunk_digest(plain)
-        batch.chunks[digest] = chunk.encode(plain)
-        entries[b"f%d" % number] = entry.Entry(
-            entry.Kind.FILE, size=len(plain), content=digest, chunk_bits=16
-        )
-    content = dirtree.apply(entry.EMPTY, entries, store.node, batch.put_node)
-    top = entry.Entry(entry.Kind.DIRECTORY, mode=0o755 + volume, content=content)
-    digest = batch.put_node(root.encode_root(top, entry.EMPTY))
-    size = sum(map(len, files))
-    made = SnapshotRecord(
-        volume, seq, seq - 1 or None, digest.hex(), clock.now_ns() - int(hours_ago * HOUR_NS),
-        "crash", "manual", len(files), size, size, 1000, 0.0, 0.0,
-    )  # fmt: skip
-    batch.snapshots.append(made)
-    batch.volumes.append(VolumeRecord(volume, f"v{volume}", 1, head=seq, next_seq=seq + 1))
-    store.commit(batch)
-    return made
-
-
-def counted(accounting: Accounting) -> dict[int, Account]:
+def counted(accounting: UsageWalk) -> dict[int, Account]:
     found = accounting.refresh()
     assert found is not None
     return found.volumes
 
 
 def test_unique_and_shared_bytes_are_exact(store: Store) -> None:
-    a, b, both, old = (os.urandom(SIZE) for _ in range(4))
-    snapshot(store, 1, 1, [old, both], hours_ago=3)
-    snapshot(store, 1, 2, [a, both], hours_ago=2)
-    snapshot(store, 2, 1, [both, b, b])
-    accounting = Accounting(store)
+    a, b, both, old = (os.urandom(FILE_BYTES) for _ in range(4))
+    stored(store, 1, 1, [old, both], hours_ago=3)
+    stored(store, 1, 2, [a, both], hours_ago=2)
+    stored(store, 2, 1, [both, b, b])
+    accounting = UsageWalk(store)
     first, second = counted(accounting)[1], counted(accounting)[2]
-    assert (first.unique_bytes, first.shared_bytes) == (2 * SIZE, SIZE)
-    assert (second.unique_bytes, second.shared_bytes) == (SIZE, SIZE)
-    assert (first.logical_bytes, first.history_bytes) == (2 * SIZE, 4 * SIZE)
+    assert (first.unique_bytes, first.shared_bytes) == (2 * FILE_BYTES, FILE_BYTES)
+    assert (second.unique_bytes, second.shared_bytes) == (FILE_BYTES, FILE_BYTES)
+    assert (first.logical_bytes, first.history_bytes) == (2 * FILE_BYTES, 4 * FILE_BYTES)
     assert first.growth_bytes_per_day == 8000  # 1000 bytes in the three hours since the first
     assert accounting.latest is not None
     total = accounting.latest.total
-    assert total.unique_bytes + total.shared_bytes == 4 * SIZE
+    assert total.unique_bytes + total.shared_bytes == 4 * FILE_BYTES
     reached = set()
     for volume in (1, 2):
         for record in store.snapshots(volume):
             walk = Walk(StoreObjects(store).nodes)
-            reached |= {each.digest for each in walk.objects(bytes.fromhex(record.root))}
+            reached |= {each.digest for each in walk.objects(record.root)}
     assert total.stored_bytes == sum(map(store.stored_bytes, reached))
     assert total.stored_bytes == (first.unique_stored_bytes + second.stored_bytes), (
         "what the second has not alone is counted there"
@@ -89,26 +60,26 @@ def test_unique_and_shared_bytes_are_exact(store: Store) -> None:
 
 
 def test_it_is_counted_anew_only_after_a_change(store: Store) -> None:
-    snapshot(store, 1, 1, [os.urandom(SIZE)])
-    accounting = Accounting(store)
+    stored(store, 1, 1, [os.urandom(FILE_BYTES)])
+    accounting = UsageWalk(store)
     first = accounting.refresh()
     assert accounting.refresh() is first
-    snapshot(store, 1, 2, [os.urandom(SIZE)])
+    stored(store, 1, 2, [os.urandom(FILE_BYTES)])
     assert accounting.refresh() is not first
-    assert counted(accounting)[1].unique_bytes == 2 * SIZE
+    assert counted(accounting)[1].unique_bytes == 2 * FILE_BYTES
 
 
 def test_a_damaged_snapshot_is_told(store: Store) -> None:
-    made = snapshot(store, 1, 1, [b"x"])
+    made = stored(store, 1, 1, [b"x"])
     lost = SnapshotRecord(
-        1, 2, 1, chunk_digest(b"nothing").hex(), made.time_ns, "crash", "manual", 1, 1, 1, 1, 0, 0
+        1, 2, 1, Root(chunk_digest(b"nothing")), made.time_ns, "crash", "manual", 1, 1, 1, 1, 0, 0
     )
     store.commit(Batch(snapshots=[lost]))
-    found = Accounting(store).refresh()
+    found = UsageWalk(store).refresh()
     assert found is not None
     assert found.volumes[1].unique_bytes == 1
     assert found.unreadable == 1
-    accounting = Accounting(store)
+    accounting = UsageWalk(store)
     accounting.stop()
     assert accounting.refresh() is None
 

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 import pytest
 
 from diffkeeper.api import checks
-from diffkeeper.volumes.model import FeatureView, VolumeView
+from diffkeeper.volumes.views import FeatureView, VolumeView
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> checks.Places:
+def places(tmp_path: Path) -> checks.CheckedPaths:
     """A machine that has nothing at all."""
     names = ("state", "cgroup", "proc")
     for name in names:
         (tmp_path / name).mkdir()
-    return checks.Places(*(str(tmp_path / name) for name in names))
+    return checks.CheckedPaths(*(str(tmp_path / name) for name in names))
 
 
 def write(path: str, text: str) -> None:
@@ -29,23 +29,23 @@ def write(path: str, text: str) -> None:
         file.write(text)
 
 
-def inotify_limits(places: checks.Places, watches: int) -> None:
+def inotify_limits(places: checks.CheckedPaths, watches: int) -> None:
     base = f"{places.proc_root}/sys/fs/inotify"
     write(f"{base}/max_user_watches", f"{watches}\n")
     write(f"{base}/max_user_instances", "8192\n")
     write(f"{base}/max_queued_events", "16384\n")
 
 
-def test_a_bare_machine_gets_costs_and_mends(places: checks.Places) -> None:
+def test_a_bare_machine_gets_costs_and_mends(places: checks.CheckedPaths) -> None:
     found = {check.name: check for check in checks.run(places)}
     bad = {name for name, check in found.items() if check.result != "ok"}
     assert {"privileges", "freezer", "inotify"} <= bad
     for check in found.values():
-        assert bool(check.cost) == bool(check.mend) == (check.result != "ok")
+        assert bool(check.cost) == bool(check.mend) == (check.result not in ("ok", "unknown"))
 
 
 @pytest.mark.parametrize(("capabilities", "result"), [(1 << 21, "ok"), ((1 << 21) - 1, "fail")])
-def test_privileges(places: checks.Places, capabilities: int, result: str) -> None:
+def test_privileges(places: checks.CheckedPaths, capabilities: int, result: str) -> None:
     write(f"{places.proc_root}/self/status", f"Name:\tx\nCapEff:\t{capabilities:016x}\n")
     assert checks.privileges(places).result == result
 
@@ -58,19 +58,34 @@ def test_privileges(places: checks.Places, capabilities: int, result: str) -> No
         ("unified/cgroup.controllers", "hybrid"),
     ],
 )
-def test_freezers(places: checks.Places, mark: str, kind: str) -> None:
+def test_freezers(places: checks.CheckedPaths, mark: str, kind: str) -> None:
     write(f"{places.cgroup_root}/{mark}", "")
     check = checks.freezer(places)
     assert check.result == "ok"
     assert kind in check.found
 
 
-def test_low_inotify_limits_name_the_sysctl(places: checks.Places) -> None:
+def test_low_inotify_limits_name_the_sysctl(places: checks.CheckedPaths) -> None:
     inotify_limits(places, 8192)
     check = checks.inotify(places)
     assert check.result == "warn"
     assert check.mend == "sysctl -w fs.inotify.max_user_watches=65536"
     inotify_limits(places, 1 << 20)
+    assert checks.inotify(places).result == "ok"
+
+
+@pytest.mark.parametrize("what", ["watches", "instances"])
+def test_the_lower_of_two_inotify_limits_is_named(places: checks.CheckedPaths, what: str) -> None:
+    """The user namespace has limits of its own beside those of the whole machine."""
+    inotify_limits(places, 1 << 20)
+    path = f"{places.proc_root}/sys/user/max_inotify_{what}"
+    write(path, "20\n")
+    check = checks.inotify(places)
+    assert check.result == "warn"
+    wanted = checks.INOTIFY_WANTED[f"user.max_inotify_{what}"]
+    assert check.mend == f"sysctl -w user.max_inotify_{what}={wanted}"
+    assert f"user.max_inotify_{what} 20" in check.found
+    write(path, f"{wanted}\n")
     assert checks.inotify(places).result == "ok"
 
 
@@ -91,7 +106,7 @@ def test_ebpf_has_a_check_for_each_feature() -> None:
 
 def volume(name: str, asked: str, source: str) -> VolumeView:
     capture = {"source": source, "reason": f"why {source}"}
-    return VolumeView(name, "", "", {"capture": asked}, 1, {"capture": capture})
+    return VolumeView(name, "", "", "", {"capture": asked}, 1, {"capture": capture})
 
 
 def test_which_source_each_volume_has_and_why() -> None:
@@ -101,6 +116,10 @@ def test_which_source_each_volume_has_and_why() -> None:
     assert "v0: inotify, why inotify" in check.found
     assert "idle" not in check.found
     assert check.found.endswith("and 10 more")
+    partly = volume("partly", "auto", "ebpf")
+    partly.status["capture"]["scanned_directories"] = 7  # type: ignore[index]
+    check = checks.sources([*fine, partly])
+    assert (check.result, check.found.startswith("partly: ebpf, why ebpf")) == ("warn", True)
     for asked, source in (("ebpf", "inotify"), ("auto", "scan")):
         check = checks.sources([*fine, volume("fallen", asked, source)])
         assert check.result == "warn"
@@ -109,8 +128,24 @@ def test_which_source_each_volume_has_and_why() -> None:
     assert checks.sources([]).result == "ok"
 
 
-def test_space_looks_at_the_nearest_existing_parent(places: checks.Places) -> None:
-    missing = checks.Places(f"{places.state_dir}/a/b", "", "")
+def sized(name: str, size: int | None, used: int | None, mounts: int = 1) -> VolumeView:
+    return VolumeView(name, "", "", "", {}, mounts, {"size": size, "size_used": used})
+
+
+def test_which_sizes_are_nearly_reached_or_not_enforced() -> None:
+    fine = [sized("none", None, None), sized("half", 1 << 30, 1 << 29), sized("idle", 9, None, 0)]
+    assert checks.sizes([]).found == checks.sizes(fine[:1]).found == "no volume has a size"
+    check = checks.sizes(fine)
+    assert (check.result, check.found) == ("ok", "2 volumes have a size, none is nearly full")
+    check = checks.sizes([*fine, sized("full", 1 << 30, 1 << 30), sized("free", 1 << 20, None)])
+    assert check.result == "warn"
+    assert check.found == "full: 1GiB of 1GiB used; free: 1MiB is not enforced"
+    check = checks.sizes([sized(f"v{number}", 10, 9) for number in range(30)])
+    assert check.found.endswith("and 10 more")
+
+
+def test_space_looks_at_the_nearest_existing_parent(places: checks.CheckedPaths) -> None:
+    missing = checks.CheckedPaths(f"{places.state_dir}/a/b", "", "")
     assert checks.space(missing).found == checks.space(places).found
 
 

@@ -1,22 +1,31 @@
-"""Taking the socket: at once, closed to others, over a dead one, never over a live one."""
+"""Taking the socket: at once, closed to others, over a dead one, never over a live one.
+
+And connections to the port that say nothing, or never end what they say.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import stat
 import tempfile
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
+from diffkeeper.api import server
+from diffkeeper.api.health import Health
 from diffkeeper.api.server import claim_socket
 from diffkeeper.errors import ConflictError, InvalidInputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from diffkeeper.api.checks import CheckedPaths
+    from diffkeeper.api.contract import Service
 
 
 @pytest.fixture
@@ -84,3 +93,23 @@ def test_nothing_but_a_socket_is_taken_away(path: str, kind: str) -> None:
 def test_a_path_that_the_kernel_refuses(path: str) -> None:
     with pytest.raises(InvalidInputError):
         claim_socket(f"{os.path.dirname(path)}/{'x' * 120}")
+
+
+@pytest.mark.parametrize("said", [b"", b"GET /healthz HTTP/1.1\r\nHost: x\r\n", b"PUT"])
+async def test_a_connection_is_ended_that_asks_nothing(
+    said: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "IDLE_SECONDS_MAX", 0.1)
+    service = cast("Service", None)  # nothing asks it
+    health = Health(service)
+    made = server.Server(service, health, cast("CheckedPaths", None))
+    await made.serve_tcp(("127.0.0.1", 0))
+    try:
+        host, port = health.listen.rsplit(":", 1)
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(said)
+        async with asyncio.timeout(10):
+            assert await reader.read() == b""
+        writer.close()
+    finally:
+        await made.close()

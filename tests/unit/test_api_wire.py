@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from diffkeeper import limits
 from diffkeeper.api import wire
+from diffkeeper.api.wire import OBJECTS_PER_REQUEST_MAX
 from diffkeeper.errors import InvalidInputError
-from diffkeeper.volumes.model import VolumeView
+from diffkeeper.volumes.views import VolumeView
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
@@ -28,18 +29,18 @@ def body(**message: object) -> bytes:
 @pytest.mark.parametrize(
     ("call", "message", "expected"),
     [
-        ("Create", {"Name": "v"}, wire.Create("v", {})),
-        ("Create", {"Name": "v", "Opts": None}, wire.Create("v", {})),
+        ("Create", {"Name": "v"}, wire.CreateRequest("v", {})),
+        ("Create", {"Name": "v", "Opts": None}, wire.CreateRequest("v", {})),
         (
             "Create",
             {"Name": "v", "Opts": {"interval": "1s"}},
-            wire.Create("v", {"interval": "1s"}),
+            wire.CreateRequest("v", {"interval": "1s"}),
         ),
-        ("Remove", {"Name": "v"}, wire.Remove("v")),
-        ("Mount", {"Name": "v", "ID": "1f"}, wire.Mount("v", "1f")),
-        ("Unmount", {"Name": "v", "ID": "1f"}, wire.Unmount("v", "1f")),
-        ("Path", {"Name": "v"}, wire.Path("v")),
-        ("Get", {"Name": "v", "Later": [1]}, wire.Get("v")),
+        ("Remove", {"Name": "v"}, wire.RemoveRequest("v")),
+        ("Mount", {"Name": "v", "ID": "1f"}, wire.MountRequest("v", "1f")),
+        ("Unmount", {"Name": "v", "ID": "1f"}, wire.UnmountRequest("v", "1f")),
+        ("Path", {"Name": "v"}, wire.PathRequest("v")),
+        ("Get", {"Name": "v", "Later": [1]}, wire.GetRequest("v")),
     ],
 )
 def test_good_calls(call: str, message: dict[str, object], expected: wire.Request) -> None:
@@ -48,9 +49,9 @@ def test_good_calls(call: str, message: dict[str, object], expected: wire.Reques
 
 @pytest.mark.parametrize("text", [b"", b"{}", b"null", b"\xff"])
 def test_calls_without_arguments_take_any_body(text: bytes) -> None:
-    assert wire.parse_call("VolumeDriver.List", text) == wire.List()
-    assert wire.parse_call("VolumeDriver.Capabilities", text) == wire.Capabilities()
-    assert wire.parse_call("Plugin.Activate", text) == wire.Activate()
+    assert wire.parse_call("VolumeDriver.List", text) == wire.ListRequest()
+    assert wire.parse_call("VolumeDriver.Capabilities", text) == wire.CapabilitiesRequest()
+    assert wire.parse_call("Plugin.Activate", text) == wire.ActivateRequest()
 
 
 @pytest.mark.parametrize("call", wire.CALLS)
@@ -87,8 +88,8 @@ def test_any_message(call: str, message: dict[str, object]) -> None:
 
 
 def test_a_volume_for_dockerd() -> None:
-    view = VolumeView("v", "2026-01-01T00:00:00Z", "/mnt/v", status={"trouble": ""})
-    plain = {"Name": "v", "Mountpoint": "/mnt/v", "CreatedAt": "2026-01-01T00:00:00Z"}
+    view = VolumeView("v", "2026-01-01T00:00:00Z", "/mnt/v", "/live", status={"trouble": ""})
+    plain = {"Name": "v", "Mountpoint": "/live", "CreatedAt": "2026-01-01T00:00:00Z"}
     assert wire.volume_message(view, status=False) == plain
     assert wire.volume_message(view, status=True) == {**plain, "Status": {"trouble": ""}}
 
@@ -114,7 +115,7 @@ def test_objects() -> None:
         [["chunk", "0X" + "00" * 31]],
         [["chunk", "AA" * 32]],
         [[["chunk"], "00" * 32]],
-        [["chunk", "00" * 32]] * (limits.OBJECTS_PER_REQUEST_MAX + 1),
+        [["chunk", "00" * 32]] * (OBJECTS_PER_REQUEST_MAX + 1),
     ],
 )
 def test_bad_objects(objects: object) -> None:

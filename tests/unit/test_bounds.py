@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from diffkeeper import failpoint, limits
-from diffkeeper.engine.content import Content, Reader
-from diffkeeper.engine.look import Looker
-from diffkeeper.engine.snapshotter import Policy
-from diffkeeper.engine.verify import Verifier
-from diffkeeper.engine.worktree import Directory
 from diffkeeper.errors import FreezeError
 from diffkeeper.format import filetree
 from diffkeeper.format.entry import EMPTY, Entry, Kind
 from diffkeeper.fsio import inode, linux
-from diffkeeper.fsio.descent import Descent
+from diffkeeper.fsio.descent import DESCENT_STEP, Descent
 from diffkeeper.hashing import node_digest
+from diffkeeper.integrity.verify import Verifier
+from diffkeeper.snapshot.chunker import HASH_THREADS, SEGMENT_BYTES, Chunker, Content
+from diffkeeper.snapshot.context import CapturePolicy
+from diffkeeper.snapshot.name_scanner import NameScanner
+from diffkeeper.snapshot.worktree import Directory
 from tests.support.harness import Engine
 from tests.support.trees import describe, difference
 
@@ -32,8 +32,8 @@ CHUNK = 1 << BITS
 
 
 @pytest.fixture
-def reader() -> Iterator[Reader]:
-    made = Reader()
+def reader() -> Iterator[Chunker]:
+    made = Chunker()
     yield made
     made.close()
 
@@ -56,7 +56,7 @@ def recorded(nodes: Nodes, count: int) -> Entry:
 
 
 @pytest.mark.parametrize("size", [0, 1], ids=["holes alone", "then data"])
-def test_a_file_that_became_holes(size: int, reader: Reader, tmp_path: Path) -> None:
+def test_a_file_that_became_holes(size: int, reader: Chunker, tmp_path: Path) -> None:
     """Its chunks are forgotten in parts."""
     nodes, most = Nodes(), 0
     count = 3 * limits.CONTENT_CHANGES_MAX
@@ -74,14 +74,14 @@ def test_a_file_that_became_holes(size: int, reader: Reader, tmp_path: Path) -> 
         os.pwrite(file.fileno(), b"x" * size, old.size - CHUNK)
         content = reader.read(file.fileno(), old.size, BITS, old, nodes.__getitem__, spill)
     spill(content)
-    assert most <= limits.CONTENT_CHANGES_MAX + (limits.SEGMENT_BYTES >> BITS)
+    assert most <= limits.CONTENT_CHANGES_MAX + (SEGMENT_BYTES >> BITS)
     found = [number for number, _ in filetree.runs(content.root, count, nodes.__getitem__)]
     assert found == [count - 1][:size]
 
 
 def test_a_verification_of_a_file_that_became_holes(tmp_path: Path) -> None:
     """One difference is enough: the rest is not looked for."""
-    with Engine(tmp_path, Policy(source="scan", chunk_bits=BITS)) as engine:
+    with Engine(tmp_path, CapturePolicy(source="scan", chunk_bits=BITS)) as engine:
         path = engine.live / "file"
         path.write_bytes(os.urandom(64 * CHUNK))
         snapshot = engine.capture()
@@ -91,12 +91,12 @@ def test_a_verification_of_a_file_that_became_holes(tmp_path: Path) -> None:
             file.truncate(64 * CHUNK)
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
         verifier = Verifier(engine.store, engine.reader)
-        found = verifier.live(str(engine.live), bytes.fromhex(snapshot.root)).mismatches
+        found = verifier.live(str(engine.live), snapshot.root).mismatches
         assert [each.problem for each in found] == [f"content differs from byte {CHUNK}"]
 
 
 def test_a_freeze_that_is_over_ends_the_reading(
-    reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    reader: Chunker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever reads on after the guard has thawed takes time and processors from the writers."""
     path = tmp_path / "large"
@@ -122,7 +122,7 @@ def test_a_freeze_that_is_over_ends_the_reading(
         reader.read(
             file.fileno(), path.stat().st_size, 14, None, Nodes().__getitem__, lambda _: None, check
         )
-    assert reads <= left + 3 + 2 * limits.HASH_THREADS
+    assert reads <= left + 3 + 2 * HASH_THREADS
 
 
 @pytest.fixture
@@ -157,24 +157,24 @@ def nested(top: Path, depth: int, leaves: int) -> None:
 
 def test_what_a_first_capture_remembers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of files that it is done with neither a name, nor a number, nor a signature."""
-    monkeypatch.setattr(limits, "SIGNATURES_EARLY", 100)
+    monkeypatch.setattr("diffkeeper.snapshot.stat_cache.SIGNATURES_EARLY", 100)
     monkeypatch.setattr(limits, "OBSERVE_NAMES_MAX", 50)
     most = 0
-    with Engine(tmp_path, Policy(source="inotify")) as engine:
+    with Engine(tmp_path, CapturePolicy(source="inotify")) as engine:
         for number in range(2_000):
             directory = engine.live / f"d{number // 50}"
             directory.mkdir(exist_ok=True)
             (directory / f"f{number}").write_bytes(b"%d" % number)
-        real = Looker._file
+        real = NameScanner._file
 
-        def counted(looker: Looker, *args: Any) -> Any:
+        def counted(looker: NameScanner, *args: Any) -> Any:
             nonlocal most
             names = sum(map(len, looker._seen.values()))
             numbers = len(looker._read) + len(looker._places) + len(looker._index)
             most = max(most, names + numbers)
             return real(looker, *args)
 
-        monkeypatch.setattr(Looker, "_file", counted)
+        monkeypatch.setattr(NameScanner, "_file", counted)
         snapshot = engine.capture()
         assert snapshot.files == 2_000
         assert 100 < most < 400
@@ -189,9 +189,9 @@ def test_a_first_capture_that_fails_after_signatures_were_stored(
     again: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """None of them proves anything, nor names a link that another file may get."""
-    monkeypatch.setattr(limits, "SIGNATURES_EARLY", 10)
+    monkeypatch.setattr("diffkeeper.snapshot.stat_cache.SIGNATURES_EARLY", 10)
     monkeypatch.setattr(limits, "OBSERVE_NAMES_MAX", 4)
-    engine = Engine(tmp_path, Policy(source="scan"))
+    engine = Engine(tmp_path, CapturePolicy(source="scan"))
     try:
         for number in range(60):
             path = engine.live / f"{number:02}"
@@ -210,7 +210,7 @@ def test_a_first_capture_that_fails_after_signatures_were_stored(
             os.link(path, engine.live / f"new{number}-again")
         if again == "another daemon":
             engine.close()
-            engine = Engine(tmp_path, Policy(source="scan"))
+            engine = Engine(tmp_path, CapturePolicy(source="scan"))
         snapshot = engine.capture()
         replayed = engine.replay(snapshot, "replayed")
         assert difference(describe(replayed), describe(engine.live)) == []
@@ -223,8 +223,8 @@ def test_a_first_capture_that_fails_after_signatures_were_stored(
 def test_directories_beyond_the_bound_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "DIRECTORIES_MAX", 20)
-    with Engine(tmp_path, Policy(source="inotify")) as engine:
+    monkeypatch.setattr("diffkeeper.snapshot.name_scanner.DIRECTORIES_MAX", 20)
+    with Engine(tmp_path, CapturePolicy(source="inotify")) as engine:
         for number in range(30):
             (engine.live / f"d{number:02}").mkdir()
             (engine.live / f"f{number:02}").write_bytes(b"x")
@@ -256,8 +256,8 @@ def test_nested_directories_cost_what_there_are(
 ) -> None:
     """Not the square of it: 1,125,000 names are walked where each is opened from the root."""
     depth = 1_500
-    most = limits.DESCENT_STEP * depth * (1 + leaves)
-    with Engine(deep, Policy(source=source)) as engine:
+    most = DESCENT_STEP * depth * (1 + leaves)
+    with Engine(deep, CapturePolicy(source=source)) as engine:
         nested(engine.live, depth, leaves)
         walked[0] = 0
         snapshot = engine.capture()
@@ -266,7 +266,7 @@ def test_nested_directories_cost_what_there_are(
         target = engine.replay(snapshot, "replay")
         assert walked[0] < 2 * most
     (deep / "other").mkdir()
-    with Engine(deep / "other", Policy(source=source), live=target) as again:
+    with Engine(deep / "other", CapturePolicy(source=source), live=target) as again:
         assert again.capture().root == snapshot.root
 
 
@@ -292,7 +292,7 @@ def test_what_lies_at_another_directorys_place_is_not_kept(tmp_path: Path) -> No
 
 
 def test_exchanged_directories(tmp_path: Path) -> None:
-    with Engine(tmp_path, Policy(source="scan")) as engine:
+    with Engine(tmp_path, CapturePolicy(source="scan")) as engine:
         for name in ("a/x/y", "b/x/y", "c/x/y"):
             (engine.live / name).mkdir(parents=True)
             (engine.live / name / "file").write_bytes(name.encode())

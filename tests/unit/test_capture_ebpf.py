@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from diffkeeper import clock, limits
-from diffkeeper.capture import program as programs
-from diffkeeper.capture.ebpf import EbpfSource
-from diffkeeper.capture.probe import Place, Sources
-from diffkeeper.capture.program import Program
-from diffkeeper.capture.source import Changed, Dirty
-from diffkeeper.engine.snapshotter import Policy
 from diffkeeper.errors import UnsupportedError
-from diffkeeper.fsio import mounts
+from diffkeeper.fsio import mountinfo
+from diffkeeper.snapshot.context import CapturePolicy
+from diffkeeper.sources.base import Changed, Dirty
+from diffkeeper.sources.ebpf import program as programs
+from diffkeeper.sources.ebpf.ebpf_source import EbpfSource
+from diffkeeper.sources.ebpf.probe import Sources
+from diffkeeper.sources.ebpf.program import Program
+from diffkeeper.sources.ladder import VolumePlace
 from tests.support import disks, exchanges
 from tests.support.harness import Engine
 from tests.support.odd import leased
@@ -204,19 +205,19 @@ def test_a_file_that_takes_a_number_over_is_not_held(source: EbpfSource, disk: P
     path = disk / "first"
     path.write_bytes(b"first")
     number = path.stat().st_ino
-    assert not source.hold(number)
-    source.settle([number])
-    assert source.hold(number)
+    assert not source.all_seen(number)
+    source.mark_read([number])
+    assert source.all_seen(number)
     path.unlink()
     os.sync()
     found = Changed()
     for _ in range(100):
         found.merge(source.drain().files.get(number, Changed()))
-        if not source.hold(number):
+        if not source.all_seen(number):
             break
         subprocess.run(["sync"], check=True)
     assert found.whole
-    assert not source.hold(number)
+    assert not source.all_seen(number)
 
 
 def test_what_is_not_watched_when_it_is_settled_is_not_held(source: EbpfSource, disk: Path) -> None:
@@ -226,13 +227,13 @@ def test_what_is_not_watched_when_it_is_settled_is_not_held(source: EbpfSource, 
     number = path.stat().st_ino
     source.watch_new([number])
     source.release([number])
-    source.settle([number])
-    assert not source.hold(number)
+    source.mark_read([number])
+    assert not source.all_seen(number)
     source.escalate("lost")
-    source.settle([number])
-    assert not source.hold(number)
-    source.settle([number])
-    assert source.hold(number)
+    source.mark_read([number])
+    assert not source.all_seen(number)
+    source.mark_read([number])
+    assert source.all_seen(number)
 
 
 def test_direct_io_without_an_end_is_told_in_each_freeze(
@@ -291,7 +292,7 @@ def test_a_hole_that_is_punched_after_the_look_of_a_freeze(
     now = [time.monotonic()]
     base = disk / "late"
     base.mkdir()
-    with Engine(base, Policy(source="ebpf"), Sources.of(program)) as engine:
+    with Engine(base, CapturePolicy(source="ebpf"), Sources.of(program)) as engine:
         path = engine.live / "file"
         path.write_bytes(b"x" * SIZE)
         os.sync()
@@ -316,7 +317,7 @@ def test_a_hole_that_is_punched_after_the_look_of_a_freeze(
 def test_content_that_two_files_exchange(program: Program, way: str, tmp_path: Path) -> None:
     with (
         disks.file_system("xfs", tmp_path, 400 * limits.MIB, exchanges.allow_exchange) as base,
-        Engine(base, Policy(source="ebpf"), Sources.of(program)) as engine,
+        Engine(base, CapturePolicy(source="ebpf"), Sources.of(program)) as engine,
     ):
         if engine.snapshotter.watched.source.name != "ebpf":
             pytest.skip(engine.snapshotter.watched.reason)
@@ -387,7 +388,7 @@ def test_without_room(monkeypatch: pytest.MonkeyPatch, disk: Path, chunks: int, 
     base = disk / f"room-{chunks}-{files}"
     base.mkdir()
     try:
-        with Engine(base, Policy(source="ebpf"), Sources.of(program)) as engine:
+        with Engine(base, CapturePolicy(source="ebpf"), Sources.of(program)) as engine:
             assert engine.snapshotter.watched.source.name == "ebpf"
             for number in range(30):
                 (engine.live / f"f{number}").write_bytes(bytes([number]) * 5 * CHUNK)
@@ -412,7 +413,7 @@ def test_one_page_of_a_large_file(program: Program, disk: Path) -> None:
     """Read and stored is the chunk, whatever the file's size."""
     base = disk / "large"
     base.mkdir()
-    with Engine(base, Policy(source="ebpf"), Sources.of(program)) as engine:
+    with Engine(base, CapturePolicy(source="ebpf"), Sources.of(program)) as engine:
         path = engine.live / "large"
         with open(path, "wb") as file:
             file.truncate(200 * limits.GIB)
@@ -435,7 +436,7 @@ def test_what_changed_in_a_file_that_could_not_be_read(program: Program, disk: P
     """Its marks were taken, so that it is read as a whole when it can be."""
     base = disk / "leased"
     base.mkdir()
-    with Engine(base, Policy(source="ebpf"), Sources.of(program)) as engine:
+    with Engine(base, CapturePolicy(source="ebpf"), Sources.of(program)) as engine:
         path = engine.live / "leased"
         path.write_bytes(os.urandom(8 * CHUNK))
         first = engine.capture()
@@ -461,7 +462,7 @@ def test_a_store_into_what_was_written_before(program: Program, disk: Path, at: 
     """The page is dirty by a write that was captured; the mapping is gone before the next one."""
     base = disk / f"beside-{at}"
     base.mkdir()
-    with Engine(base, Policy(source="ebpf"), Sources.of(program)) as engine:
+    with Engine(base, CapturePolicy(source="ebpf"), Sources.of(program)) as engine:
         fd = os.open(engine.live / "file", os.O_RDWR | os.O_CREAT)
         os.pwrite(fd, b"x" * SIZE, 0)
         engine.capture()
@@ -482,7 +483,7 @@ def test_a_store_before_a_write_in_the_same_unit(
     """By one thread, through a mapping that is gone before the next capture; no fault tells."""
     base = disk / f"unit-{order[:5]}"
     base.mkdir()
-    with Engine(base, Policy(source="ebpf"), Sources.of(program_without_faults)) as engine:
+    with Engine(base, CapturePolicy(source="ebpf"), Sources.of(program_without_faults)) as engine:
         fd = os.open(engine.live / "file", os.O_RDWR | os.O_CREAT)
         os.pwrite(fd, b"x" * SIZE, 0)
         engine.capture()
@@ -503,7 +504,7 @@ def test_a_file_that_is_what_it_was_stays_watched(program: Program, disk: Path) 
     """Its signature is news, its entry is none: what waits to be stored of it is stored already."""
     base = disk / "same"
     base.mkdir()
-    with Engine(base, Policy(source="ebpf"), Sources.of(program)) as engine:
+    with Engine(base, CapturePolicy(source="ebpf"), Sources.of(program)) as engine:
         path = engine.live / "directory" / "file"
         path.parent.mkdir()
         # It stays open, so that no close hints at its name.
@@ -525,7 +526,7 @@ def test_a_file_that_changes_while_it_is_outside(program: Program, disk: Path) -
     base, outside = disk / "linked", disk / "beside"
     base.mkdir()
     outside.mkdir()
-    with Engine(base, Policy(source="ebpf"), Sources.of(program)) as engine:
+    with Engine(base, CapturePolicy(source="ebpf"), Sources.of(program)) as engine:
         one, other = engine.live / "one", engine.live / "other"
         one.mkdir()
         other.mkdir()
@@ -550,7 +551,7 @@ def test_a_store_that_was_seen_before_it_was_told(program: Program, disk: Path) 
     """A look finds the timestamp of the store already; only the next drain tells the mapping."""
     base = disk / "told-late"
     base.mkdir()
-    with Engine(base, Policy(source="ebpf"), Sources.of(program)) as engine:
+    with Engine(base, CapturePolicy(source="ebpf"), Sources.of(program)) as engine:
         fd = os.open(engine.live / "file", os.O_RDWR | os.O_CREAT)
         os.pwrite(fd, b"x" * SIZE, 0)
         engine.capture()
@@ -623,7 +624,7 @@ def test_a_mapping_from_before_its_file_was_watched(program: Program, disk: Path
     """Unknown when the capture began, there when the new file is read, gone before the end."""
     base = disk / "before-watched"
     base.mkdir()
-    with Engine(base, Policy(source="ebpf"), Sources.of(program)) as engine:
+    with Engine(base, CapturePolicy(source="ebpf"), Sources.of(program)) as engine:
         engine.capture()
         child = Child(engine.live, base / "mount")
         snapshotter = engine.snapshotter
@@ -645,7 +646,7 @@ def test_a_mapping_from_before_its_file_was_watched(program: Program, disk: Path
 def test_reading_through_a_mapping_reads_nothing_again(program: Program, disk: Path) -> None:
     base = disk / "read"
     base.mkdir()
-    with Engine(base, Policy(source="ebpf"), Sources.of(program)) as engine:
+    with Engine(base, CapturePolicy(source="ebpf"), Sources.of(program)) as engine:
         (engine.live / "file").write_bytes(b"x" * SIZE)
         time.sleep(0.05)  # for timestamps that prove something
         first = engine.capture()
@@ -707,7 +708,7 @@ def test_stores_on_partitions_are_marked(program: Program, partitions: list[Path
 
 
 def test_a_file_system_without_ranges_falls_back(program: Program) -> None:
-    place = Place(os.stat("/dev/shm").st_dev, mounts.locate("/dev/shm")[2], BITS)
+    place = VolumePlace(os.stat("/dev/shm").st_dev, mountinfo.locate("/dev/shm")[2], BITS)
     choice = Sources.of(program).choose("ebpf", place)
     choice.source.stop()
     assert choice.source.name == "inotify"
@@ -716,7 +717,7 @@ def test_a_file_system_without_ranges_falls_back(program: Program) -> None:
 
 def test_without_headers_it_falls_back() -> None:
     sources = Sources("/nonexistent")
-    choice = sources.choose("ebpf", Place(os.stat("/").st_dev, "ext4", BITS))
+    choice = sources.choose("ebpf", VolumePlace(os.stat("/").st_dev, "ext4", BITS))
     choice.source.stop()
     assert choice.source.name == "inotify"
     assert choice.reason.startswith("no eBPF: ")

@@ -29,6 +29,7 @@ def test_defaults_of_a_daemon_started_by_hand(tmp_path: Path) -> None:
         kernel_headers="",
         retention=parse_retention("10m:all,2h:1m,2d:1h,30d:1d"),
         trash_seconds=7 * 86_400.0,
+        trash_max=Share(fraction=0.1),
         store_max=Share(fraction=0.5),
         failpoints="",
     )
@@ -48,7 +49,7 @@ def test_every_setting_by_flag_and_environment(setting: str, tmp_path: Path) -> 
     good = {"listen": ("[::1]:0", "off"), "log-level": ("debug", "error"), "ebpf": ("mount", "off")}
     good["failpoints"] = ("store.before_commit=kill", "store.after_commit=error")
     good |= {"retention": ("all", "1d:1h"), "trash": ("0s", "30d")}
-    good["store-max"] = ("20GiB", "30%")
+    good["store-max"] = good["trash-max"] = ("20GiB", "30%")
     first, second = good.get(setting, ("/a", "/b"))
     name = config.variable(setting)
     by_environment = config.load({}, {name: first}, str(tmp_path))

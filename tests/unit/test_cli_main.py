@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import diffkeeper
-from diffkeeper.cli import commands, connection, discover, output, past, restore, target
+from diffkeeper.cli import commands, connection, discover, history, output, restore, target
 from diffkeeper.cli.main import HELP, main, parser
 from diffkeeper.errors import ConflictError, InvalidInputError, UnavailableError
 
@@ -114,9 +114,9 @@ def test_the_environment_names_a_socket(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_numbers_are_shown_as_ranges() -> None:
-    assert past.ranges([]) == "-"
-    assert past.ranges([1, 2, 3, 5, 7, 8]) == "1-3,5,7-8"
-    assert past.ranges(list(range(0, 100, 2))).endswith(",38,…")
+    assert history.ranges([]) == "-"
+    assert history.ranges([1, 2, 3, 5, 7, 8]) == "1-3,5,7-8"
+    assert history.ranges(list(range(0, 100, 2))).endswith(",38,…")
 
 
 def test_version_without_a_daemon(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,11 +17,13 @@ from diffkeeper.volumes.options import OPTIONS, VolumeOptions, parse_options
 REPOSITORY = Path(__file__).parents[2]
 DOCS = [
     *sorted(REPOSITORY.glob("*.md")),
-    *sorted(REPOSITORY.glob("docs/*.md")),
+    *sorted(REPOSITORY.glob("docs/**/*.md")),
     *sorted(REPOSITORY.glob("demo/*/README.md")),
 ]
 TEXTS = {path.relative_to(REPOSITORY).as_posix(): path.read_text() for path in DOCS}
 ALL = "\n".join(TEXTS.values())
+PROSE_CHARACTERS_MAX = 120
+README_LINES_MAX = 120
 VARIABLE = re.compile(r"DIFFKEEPER_[A-Z][A-Z_]*[A-Z]")
 # Files that name variables; the daemon makes the names of its own from its settings.
 READERS = ("scripts/*", "rootfs-build/*", "demo/**/*.sh", "demo/**/*.yml", "demo/**/*.py")
@@ -73,7 +75,7 @@ def test_the_option_table_is_the_code() -> None:
         if default:
             assert parse_options({name: default.strip("`")}) == fields
         else:
-            assert getattr(fields, option.field) is None
+            assert getattr(fields, option.field) in (None, ())
 
 
 @pytest.mark.parametrize("document", TEXTS)
@@ -192,8 +194,30 @@ def test_links_lead_somewhere(document: str) -> None:
 
 
 def test_the_documents_are_all_linked_from_the_readme() -> None:
+    """Those in a folder of their own from the README there."""
     linked = set(re.findall(r"\]\(([^)#\s]+)", TEXTS["README.md"]))
+    for index in [
+        name for name in TEXTS if name.endswith("/README.md") and name.startswith("docs/")
+    ]:
+        folder = index.removesuffix("README.md")
+        linked |= {folder + name for name in re.findall(r"\]\(([^)#\s]+)", TEXTS[index])}
     assert {name for name in TEXTS if name != "README.md"} <= linked
+
+
+@pytest.mark.parametrize("document", TEXTS)
+def test_prose_wraps(document: str) -> None:
+    """Tables, code and links may be longer."""
+    prose = re.sub(r"^```.*?^```", "", TEXTS[document], flags=re.MULTILINE | re.DOTALL)
+    long = [
+        line
+        for line in prose.splitlines()
+        if len(line) > PROSE_CHARACTERS_MAX and not line.startswith("|") and "](" not in line
+    ]
+    assert long == []
+
+
+def test_the_readme_is_short() -> None:
+    assert len(TEXTS["README.md"].splitlines()) <= README_LINES_MAX
 
 
 @pytest.mark.parametrize("document", TEXTS)
@@ -203,3 +227,7 @@ def test_paths_of_the_tree_exist(document: str) -> None:
     pattern = r"`((?:\./)?(?:plugin|docs|tests|scripts|demo|rootfs-build|requirements)/[\w./-]*)`"
     for path in re.findall(pattern, text):
         assert (REPOSITORY / path).exists() or (base / path).exists(), path
+    package = REPOSITORY / "plugin" / "diffkeeper"
+    folders = "|".join(path.name for path in package.iterdir() if path.is_dir())
+    for path in re.findall(rf"`((?:{folders})/\w+\.py)`", text):
+        assert (package / path).exists(), path

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from diffkeeper import counters, limits
-from diffkeeper.capture import loading, tracing
-from diffkeeper.capture.attached import Attached
-from diffkeeper.capture.heartbeat import Heartbeat
-from diffkeeper.capture.probe import Place, Sources
-from diffkeeper.capture.program import Program
-from diffkeeper.engine.snapshotter import Policy
 from diffkeeper.errors import UnsupportedError
+from diffkeeper.snapshot.context import CapturePolicy
+from diffkeeper.sources.ebpf import loading, tracing
+from diffkeeper.sources.ebpf.attached import Attached
+from diffkeeper.sources.ebpf.heartbeat import Heartbeat
+from diffkeeper.sources.ebpf.probe import EBPF_LOADS_MAX, Sources
+from diffkeeper.sources.ebpf.program import EBPF_LEFT_OUT_MAX, Program
+from diffkeeper.sources.ladder import VolumePlace
 from tests.support.harness import Engine
 from tests.support.trees import describe, difference
 
@@ -44,7 +45,7 @@ def program(tmp_path: Path) -> Iterator[Program]:
 def engine(request: pytest.FixtureRequest, program: Program, tmp_path: Path) -> Iterator[Engine]:
     """A volume with eBPF, on the disk of the tests; its parameter are seconds between beats."""
     sources = Sources.of(program, heartbeat=getattr(request, "param", BEAT_SECONDS))
-    with Engine(tmp_path, Policy(source="ebpf"), sources) as made:
+    with Engine(tmp_path, CapturePolicy(source="ebpf"), sources) as made:
         if made.snapshotter.watched.source.name != "ebpf":
             pytest.skip(made.snapshotter.watched.reason)
         yield made
@@ -109,7 +110,7 @@ def test_whole_programs_are_not_called_broken(program: Program, tmp_path: Path) 
 
 def test_the_heart_beats_for_open_volumes_only(program: Program, tmp_path: Path) -> None:
     sources = Sources.of(program, heartbeat=0.05)
-    place = Place(tmp_path.stat().st_dev, "ext4", 16, str(tmp_path))
+    place = VolumePlace(tmp_path.stat().st_dev, "ext4", 16, str(tmp_path))
     chosen = [sources.choose("ebpf", place).source for _ in range(2)]
     if chosen[0].name != "ebpf":
         pytest.skip("the disk of the tests is not ext4")
@@ -151,16 +152,87 @@ def test_runs_that_the_kernel_left_out_are_seen() -> None:
         os.putenv("BCC_KERNEL_SOURCE", str(tracing.header_sets()[0]))
         loaded = bcc.BPF(text=NESTED)
         attached = Attached(bcc.libbcc.lib, loaded)
-        before = attached.broken()
+        before = attached.left_out()
         loaded.attach_perf_event(fn_name=b"sampled", **CLOCK)
     except Exception as error:  # bcc raises nothing finer
         pytest.skip(f"no eBPF, or no sampling of the clock: {error}")
-    assert before == ""
+    assert before == {"bpf_trace:bpf_trace_printk": 0}
     deadline = time.monotonic() + NOTICE_SECONDS_MAX
-    while "left runs of bpf_trace:bpf_trace_printk out" not in attached.broken():
+    while not attached.left_out()["bpf_trace:bpf_trace_printk"]:
         assert time.monotonic() < deadline, "what was left out is not seen"
+    assert attached.broken() == ""
     loaded.cleanup()
     assert attached.broken()
+
+
+def leave_out(program: Program) -> None:
+    """As if the kernel had left out one run of a program since it was asked last."""
+    program._left_out[next(iter(program._left_out))] -= 1
+
+
+def test_runs_left_out_before_a_capture(engine: Engine, program: Program) -> None:
+    """All is compared once, and eBPF goes on."""
+    write(engine, 0)
+    engine.capture()
+    # A change whose mark was not set: it shows by its time stamp alone.
+    empty_watched(program)
+    write(engine, 1)
+    leave_out(program)
+    assert_holds_live(engine)
+    assert engine.snapshotter.watched.source.name == "ebpf"
+    for turn in (2, 3):
+        write(engine, turn)
+        assert_holds_live(engine)
+    assert not program.lost
+
+
+def test_runs_left_out_within_a_capture(
+    engine: Engine, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of that capture is kept: what it saw has no sign of what it did not see."""
+    write(engine, 0)
+    engine.capture()
+    write(engine, 1)
+    once = engine.snapshotter._round
+
+    def write_unseen(*arguments: Any) -> None:
+        monkeypatch.undo()
+        once(*arguments)
+        empty_watched(program)
+        write(engine, 2)
+        (engine.live / "after").write_bytes(b"after")
+        leave_out(program)
+
+    monkeypatch.setattr(engine.snapshotter, "_round", write_unseen)
+    before = engine.state.record.next_seq
+    assert_holds_live(engine)
+    assert engine.state.record.next_seq == before + 1
+    assert engine.snapshotter.watched.source.name == "ebpf"
+    write(engine, 3)
+    assert_holds_live(engine)
+
+
+def test_another_volume_is_told_of_it(engine: Engine, program: Program, tmp_path: Path) -> None:
+    """Whoever asks first: the marks of all are lost."""
+    sources = Sources.of(program, heartbeat=60.0)
+    other = sources.choose("ebpf", VolumePlace(tmp_path.stat().st_dev, "ext4", 16)).source
+    other.drain()
+    assert not other.missed()
+    leave_out(program)
+    assert program.check() == ""
+    assert other.missed()
+    assert other.pending()
+    assert other.drain().everything
+    assert not other.missed()
+    other.stop()
+
+
+def test_runs_left_out_time_and_again(program: Program) -> None:
+    for _ in range(EBPF_LEFT_OUT_MAX - 1):
+        leave_out(program)
+        assert program.check() == ""
+    leave_out(program)
+    assert "20 times within 10 minutes" in program.check()
 
 
 def lost_count() -> float:
@@ -280,7 +352,7 @@ def test_a_device_without_marks_is_refused(program: Program, tmp_path: Path) -> 
     """A place where a write leaves no mark is not one for eBPF, whatever its name."""
     sources = Sources.of(program)
     device = os.stat("/dev/shm").st_dev
-    choice = sources.choose("ebpf", Place(device, "ext4", 16, "/dev/shm"))
+    choice = sources.choose("ebpf", VolumePlace(device, "ext4", 16, "/dev/shm"))
     choice.source.stop()
     assert choice.source.name == "inotify"
     assert "a write left no mark" in choice.reason
@@ -294,7 +366,7 @@ def test_without_proof_for_long_it_is_not_relied_on(
     write(engine, 0)
     engine.capture()
     monkeypatch.setattr(Heartbeat, "_run", lambda _: None)
-    monkeypatch.setattr(limits, "HEARTBEAT_SILENT_SECONDS_MAX", 0.0)
+    monkeypatch.setattr("diffkeeper.sources.ebpf.heartbeat.HEARTBEAT_SILENT_SECONDS_MAX", 0.0)
     assert engine.snapshotter.pending(engine.writers())
     assert_holds_live(engine)
     assert engine.snapshotter.watched.source.name == "inotify"
@@ -305,10 +377,10 @@ def test_without_proof_for_long_it_is_not_relied_on(
 def test_lost_programs_are_loaded_anew_a_few_times(tmp_path: Path) -> None:
     """For the volumes that ask from then on; those that fell back stay so."""
     sources = Sources()
-    place = Place(tmp_path.stat().st_dev, "ext4", 16, str(tmp_path))
+    place = VolumePlace(tmp_path.stat().st_dev, "ext4", 16, str(tmp_path))
     if sources.load():
         pytest.skip(sources.load())
-    for _ in range(limits.EBPF_LOADS_MAX):
+    for _ in range(EBPF_LOADS_MAX):
         choice = sources.choose("ebpf", place)
         if choice.source.name != "ebpf":
             pytest.skip(choice.reason)

@@ -11,32 +11,32 @@ import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from diffkeeper import failpoint, limits
-from diffkeeper.capture import probe
-from diffkeeper.capture.inotify import InotifySource
-from diffkeeper.engine.snapshotter import Policy
 from diffkeeper.failpoint import FailpointError
 from diffkeeper.freeze.writers import Writers
 from diffkeeper.fsio import inode
+from diffkeeper.snapshot.context import CapturePolicy
+from diffkeeper.sources import ladder
+from diffkeeper.sources.inotify import InotifySource
 from tests.support.harness import Engine
 from tests.support.trees import Description, describe, difference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from diffkeeper.capture.source import Dirty
     from diffkeeper.format.records import SnapshotRecord
+    from diffkeeper.sources.base import Dirty
 
 SOURCES = ["inotify", "scan"]
 
 
 @pytest.fixture(params=SOURCES)
 def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
-    with Engine(tmp_path, Policy(source=request.param)) as made:
+    with Engine(tmp_path, CapturePolicy(source=request.param)) as made:
         yield made
 
 
@@ -123,27 +123,6 @@ def test_objects_are_stored_on_the_way_of_a_large_capture(engine: Engine) -> Non
 # Sources that give up
 
 
-def test_beyond_the_watches_it_scans_and_says_why(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The limit of this machine is far away; a source with room for ten directories is near it."""
-    few = InotifySource(watches_max=10)
-    monkeypatch.setattr(probe, "InotifySource", lambda: few)
-    with Engine(tmp_path, Policy(source="inotify")) as engine:
-        for number in range(9):
-            (engine.live / f"d{number}").mkdir()
-        assert_holds_live(engine, engine.capture())
-        assert engine.snapshotter.watched.source.name == "inotify"
-        (engine.live / "one-more").mkdir()
-        (engine.live / "one-more" / "file").write_bytes(b"x")
-        assert_holds_live(engine, engine.capture())
-        assert engine.snapshotter.watched.source.name == "scan"
-        assert "more than 10 directories" in engine.snapshotter.watched.reason
-        (engine.live / "one-more" / "file").write_bytes(b"y")
-        assert engine.snapshotter.pending(engine.writers())
-        assert_holds_live(engine, engine.capture())
-
-
 @pytest.fixture
 def short_queue() -> Iterator[int]:
     """An inotify queue of few events for instances made from now on."""
@@ -157,7 +136,7 @@ def short_queue() -> Iterator[int]:
 
 
 def test_a_queue_that_overflowed_leads_to_a_comparison(short_queue: int, tmp_path: Path) -> None:
-    with Engine(tmp_path, Policy(source="inotify")) as engine:
+    with Engine(tmp_path, CapturePolicy(source="inotify")) as engine:
         for number in range(5):
             (engine.live / f"d{number}").mkdir()
         engine.capture()
@@ -176,7 +155,7 @@ def test_too_many_names_lead_to_a_comparison(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "DIRTY_NAMES_MAX", 50)
-    with Engine(tmp_path, Policy(source="inotify")) as engine:
+    with Engine(tmp_path, CapturePolicy(source="inotify")) as engine:
         (engine.live / "d").mkdir()
         engine.capture()
         for number in range(200):
@@ -204,8 +183,8 @@ def test_what_is_hinted_between_rounds_is_looked_at(
 ) -> None:
     """A round that found nothing new is no reason to leave what was hinted meanwhile."""
     source = Busy()
-    monkeypatch.setattr(probe, "InotifySource", lambda: source)
-    with Engine(tmp_path, Policy(source="inotify")) as engine:
+    monkeypatch.setattr(ladder, "InotifySource", lambda: source)
+    with Engine(tmp_path, CapturePolicy(source="inotify")) as engine:
         file = engine.live / "file"
         file.write_bytes(b"1")
         engine.capture()
@@ -233,8 +212,8 @@ def test_a_directory_that_goes_and_comes_back_within_a_capture(
 ) -> None:
     """What was seen in it before it went is forgotten with it."""
     source = Busy()
-    monkeypatch.setattr(probe, "InotifySource", lambda: source)
-    with Engine(tmp_path, Policy(source="inotify")) as engine:
+    monkeypatch.setattr(ladder, "InotifySource", lambda: source)
+    with Engine(tmp_path, CapturePolicy(source="inotify")) as engine:
         directory, away = engine.live / "d" / "e", tmp_path / "away"
         directory.mkdir(parents=True)
         (directory / "file").write_bytes(b"1")
@@ -253,7 +232,7 @@ def test_a_directory_that_goes_and_comes_back_within_a_capture(
 
 def test_a_directory_that_comes_back_in_place_of_another(tmp_path: Path) -> None:
     """Its files still have the signatures that were recorded when it was there before."""
-    with Engine(tmp_path, Policy(source="inotify")) as engine:
+    with Engine(tmp_path, CapturePolicy(source="inotify")) as engine:
         directory, away = engine.live / "d", tmp_path / "away"
         directory.mkdir()
         (directory / "file").write_bytes(b"first")
@@ -282,7 +261,7 @@ def test_a_live_directory_exchanged_and_exchanged_again(
         (path / "file").write_bytes(path.name.encode())
     settled()
     for _ in range(3):
-        with Engine(tmp_path, Policy(source=source)) as engine:
+        with Engine(tmp_path, CapturePolicy(source=source)) as engine:
             assert_holds_live(engine, engine.capture())
         os.rename(live, tmp_path / "third")
         os.rename(away, live)
@@ -321,7 +300,7 @@ def test_a_mapping_that_ends_during_a_capture(
     engine.capture()
     mapping = mapped(path)
     at(monkeypatch, {"capture.precopied": lambda: changed_unseen(mapping)})
-    snapshot = engine.snapshotter.capture("manual", Writers(pids=(os.getpid(),)))
+    snapshot = engine.capture_of("manual", Writers(pids=(os.getpid(),)))
     assert snapshot is not None
     assert path.read_bytes()[0] == 2
     assert_holds_live(engine, snapshot)
@@ -340,7 +319,7 @@ def test_a_mapping_that_comes_and_goes_during_a_capture(
         "capture.precopied": lambda: changed_unseen(maps[0]),
     }
     at(monkeypatch, acts)
-    snapshot = engine.snapshotter.capture("manual", Writers(pids=(os.getpid(),)))
+    snapshot = engine.capture_of("manual", Writers(pids=(os.getpid(),)))
     assert snapshot is not None
     assert path.read_bytes()[0] == 2
     assert_holds_live(engine, snapshot)
@@ -351,11 +330,11 @@ def test_a_mapping_that_ended_leaves_no_work(engine: Engine) -> None:
     path.write_bytes(bytes(10_000))
     engine.capture()
     mapping = mapped(path)
-    engine.snapshotter.capture("manual", Writers(pids=(os.getpid(),)))
+    engine.capture_of("manual", Writers(pids=(os.getpid(),)))
     mapping.close()
-    while engine.snapshotter.capture("manual", Writers()) is not None:
+    while engine.capture_of("manual", Writers()) is not None:
         pass
-    assert not engine.snapshotter._unhinted.look(Writers())
+    assert not engine.snapshotter._unhinted.due_files(Writers())
 
 
 # Files that change while they are looked at
@@ -466,6 +445,36 @@ def test_a_file_that_grows_between_looks_at_two_of_its_names(
 
     with monkeypatch.context() as patch:
         patch.setattr(inode, "pinned", forged)
-        engine.snapshotter.capture("manual", Writers())
+        engine.capture_of("manual", Writers())
     first.write_bytes(random.Random(3).randbytes(500_000))
     assert_holds_live(engine, engine.capture())
+
+
+@pytest.mark.timeout(30)
+def test_directories_that_change_places_under_a_look(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is found in what was below it is in no circle: no look goes on for ever."""
+    live, pinned = engine.live, inode.pinned
+    (live / "a/b").mkdir(parents=True)
+    (live / "a/b/x").write_text("x")
+    engine.capture()
+    (live / "a/b/a").write_text("a name to look at")
+    (live / "a/b/a").unlink()
+    swapped: list[bytes] = []
+
+    def pinned_late(directory: int, name: bytes) -> contextlib.AbstractContextManager[Any]:
+        within = os.readlink(f"/proc/self/fd/{directory}")
+        if not swapped and within == str(live / "a/b"):
+            os.rename(live / "a/b", live / "b")
+            os.rename(live / "a", live / "b/a")
+            swapped.append(name)
+            name = b"a"
+        return pinned(directory, name)
+
+    monkeypatch.setattr(inode, "pinned", pinned_late)
+    (live / "a/b/x").write_text("y")
+    engine.capture()
+    assert swapped
+    assert_holds_live(engine, engine.capture())
+    assert sorted(each.name for each in (live / "b").iterdir()) == ["a", "x"]

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from diffkeeper.engine.snapshotter import Policy
-from diffkeeper.engine.verify import Verifier
 from diffkeeper.format import dirtree, root
 from diffkeeper.format.entry import Entry, Kind
 from diffkeeper.fsio import linux
 from diffkeeper.hashing import chunk_digest
+from diffkeeper.integrity.verify import Verifier
+from diffkeeper.snapshot.context import CapturePolicy
 from tests.support.harness import Engine
 from tests.support.trees import describe, difference
 
@@ -39,7 +39,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @pytest.fixture(params=["inotify", "scan"])
 def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
-    with Engine(tmp_path, Policy(source=request.param)) as made:
+    with Engine(tmp_path, CapturePolicy(source=request.param)) as made:
         yield made
 
 
@@ -85,7 +85,7 @@ def opens() -> Iterator[Opens]:
 
 def entries(engine: Engine, snapshot: SnapshotRecord) -> dict[bytes, Entry]:
     """Everything that a snapshot records, by path."""
-    top, _ = root.decode_root(engine.store.node(bytes.fromhex(snapshot.root)))
+    top, _ = root.decode_root(engine.store.node(snapshot.root))
     found: dict[bytes, Entry] = {}
     pending = [(b"", top)]
     while pending:
@@ -139,7 +139,7 @@ def test_only_regular_files_are_opened(
             b"link": Kind.SYMLINK,
         }
     assert entries(engine, second)[b"char"].rdev == os.makedev(1, 5)
-    Verifier(engine.store, engine.reader).live(str(engine.live), bytes.fromhex(second.root))
+    Verifier(engine.store, engine.reader).live(str(engine.live), second.root)
     assert opens.seen() == {"file"}
 
 
@@ -284,9 +284,7 @@ def test_no_mount_is_crossed(engine: Engine, outside: Path) -> None:
         assert_nothing_of_outside(engine)
         found = describe(engine.replay(snapshot, "replayed"))
         assert difference({k: v for k, v in found.items() if k != b"/new"}, before) == []
-        result = Verifier(engine.store, engine.reader).live(
-            str(engine.live), bytes.fromhex(snapshot.root)
-        )
+        result = Verifier(engine.store, engine.reader).live(str(engine.live), snapshot.root)
         # Not seen is not verified.
         assert {m.path for m in result.mismatches} == {b"bound", b"other", b"file"}
     (engine.live / "bound" / "own").write_bytes(b"changed")

@@ -11,31 +11,32 @@ from typing import TYPE_CHECKING
 import pytest
 
 import diffkeeper
-from diffkeeper.engine.content import Reader
-from diffkeeper.engine.exporting import Exporter
-from diffkeeper.engine.importing import Importer
-from diffkeeper.engine.losses import Losses
-from diffkeeper.engine.maintenance import Maintenance
-from diffkeeper.engine.objects import StoreObjects
-from diffkeeper.engine.rebuild import Live, Rebuild
-from diffkeeper.engine.replay import restore
-from diffkeeper.engine.scrub import Scrubber
-from diffkeeper.engine.stage import Stage
-from diffkeeper.engine.tarball import Tarball
-from diffkeeper.engine.verify import Verifier
-from diffkeeper.engine.walk import Walk
 from diffkeeper.errors import CorruptionError
 from diffkeeper.format import merkle
-from diffkeeper.format.archive import Decoder, Encoder, FrameKind
+from diffkeeper.format.archive import ArchiveEncoder, Decoder, FrameKind
 from diffkeeper.format.chunk import zero_digest
 from diffkeeper.format.entry import EMPTY, Kind
+from diffkeeper.format.ids import ObjectId, ObjectKind, Root, SnapshotId
 from diffkeeper.format.node import node_type
 from diffkeeper.format.records import IndexRecord
 from diffkeeper.format.root import encode_root
 from diffkeeper.hashing import chunk_digest
+from diffkeeper.integrity.missing import MissingObjects
+from diffkeeper.integrity.salvage import Salvage, SalvageSource
+from diffkeeper.integrity.scrub import Scrubber
+from diffkeeper.integrity.verify import Verifier
+from diffkeeper.replay.object_source import StoreObjects
+from diffkeeper.replay.replay import restore
+from diffkeeper.replay.tarball import Tarball
+from diffkeeper.snapshot.chunker import Chunker
+from diffkeeper.snapshot.staging import Staging
+from diffkeeper.space.maintenance import Maintenance
+from diffkeeper.space.reachable import Walk
+from diffkeeper.space.usage import UsageWalk
 from diffkeeper.store.store import Batch, Store
 from diffkeeper.store.tables import FORMAT_VERSION
-from diffkeeper.volumes.accounting import Accounting
+from diffkeeper.transfer.archive_read import Importer
+from diffkeeper.transfer.archive_write import Exporter
 from tests.support import shapes
 from tests.support.harness import Engine
 
@@ -60,8 +61,8 @@ def store(tmp_path: Path, states: dict[int, shapes.Shape]) -> Iterator[Store]:
 
 
 @pytest.fixture
-def reader() -> Iterator[Reader]:
-    made = Reader()
+def reader() -> Iterator[Chunker]:
+    made = Chunker()
     yield made
     made.close()
 
@@ -103,11 +104,11 @@ def test_a_walk(store: Store, states: dict[int, shapes.Shape]) -> None:
     assert all(each.length == len(plain[each.digest]) for each in found)
 
 
-def test_collection(store: Store, states: dict[int, shapes.Shape], reader: Reader) -> None:
+def test_collection(store: Store, states: dict[int, shapes.Shape], reader: Chunker) -> None:
     maintenance = Maintenance(store)
     assert maintenance.run_all().damage == []
     assert stored(store) == everything(states).keys()
-    store.commit(Batch(snapshots_del={(1, 1), (1, 2)}))
+    store.commit(Batch(snapshots_del={SnapshotId(1, 1), SnapshotId(1, 2)}))
     report = maintenance.run_all()
     assert (report.damage, maintenance.damage) == ([], [])
     assert report.collected
@@ -119,7 +120,7 @@ def test_collection(store: Store, states: dict[int, shapes.Shape], reader: Reade
         assert Verifier(store, reader).stored(shape.root).mismatches == []
 
 
-def test_scrubbing(store: Store, reader: Reader) -> None:
+def test_scrubbing(store: Store, reader: Chunker) -> None:
     scrubber = Scrubber(store, reader, list)
     report = scrubber.run_all()
     assert (report.damaged_objects, report.lost_snapshots, scrubber.trouble) == (0, 0, "")
@@ -133,27 +134,27 @@ def test_losses(store: Store, states: dict[int, shapes.Shape]) -> None:
         asked.update(digests)
         return set()
 
-    assert [loss for loss in Losses(store, lost).of(states[1].root) if loss] == []
+    assert [loss for loss in MissingObjects(store, lost).of(states[1].root) if loss] == []
     assert asked == states[1].objects.keys()
 
 
 def test_the_path_of_a_loss(store: Store, states: dict[int, shapes.Shape]) -> None:
     wanted = chunk_digest(b"small 1")
-    found = Losses(store, lambda digests: digests & {wanted}).of(states[1].root)
+    found = MissingObjects(store, lambda digests: digests & {wanted}).of(states[1].root)
     assert {loss.path for loss in found if loss} == {b"/small", b"/deep/er/small"}
-    whole = Losses(store, lambda digests: digests & {states[1].root}).of(states[1].root)
+    whole = MissingObjects(store, lambda digests: digests & {states[1].root}).of(states[1].root)
     assert [loss.path for loss in whole if loss] == [b"/"]
 
 
 def test_verification_of_the_store(
-    store: Store, states: dict[int, shapes.Shape], reader: Reader
+    store: Store, states: dict[int, shapes.Shape], reader: Chunker
 ) -> None:
     for shape in states.values():
         assert Verifier(store, reader).stored(shape.root).mismatches == []
 
 
 def test_replay_then_rebuild(
-    store: Store, states: dict[int, shapes.Shape], reader: Reader, tmp_path: Path
+    store: Store, states: dict[int, shapes.Shape], reader: Chunker, tmp_path: Path
 ) -> None:
     live = tmp_path / "live"
     live.mkdir()
@@ -171,10 +172,10 @@ def test_replay_then_rebuild(
         asked.update(digests)
         return digests
 
-    def take(digest: bytes, plain: bytes, _node: bool) -> None:
-        found[digest] = plain
+    def take(each: ObjectId, plain: bytes) -> None:
+        found[each.digest] = plain
 
-    rebuild = Rebuild(store, reader, Live(1, str(live), 14), wanted, take)
+    rebuild = Salvage(store, reader, SalvageSource(1, str(live), 14), wanted, take)
     for _ in rebuild.everything():
         pass
     # Chunks are cut as the volume has them now: those of another size are not looked for there.
@@ -188,15 +189,17 @@ def test_deltas(store: Store, states: dict[int, shapes.Shape]) -> None:
         old, new = states[seq], states[seq + 1]
         found = list(merkle.pairs(old.root, new.root, store.node))
         assert found
-        for before, after, node in found:
-            assert before in (old.nodes if node else old.chunks)
-            assert after in (new.nodes if node else new.chunks)
-        assert (old.root, new.root, True) in found
-        assert (chunk_digest(b"%d" % seq), chunk_digest(b"%d" % (seq + 1)), False) in found
+        for before, after in found:
+            assert before.kind is after.kind
+            assert before.digest in (old.nodes if before.is_node else old.chunks)
+            assert after.digest in (new.nodes if after.is_node else new.chunks)
+        assert (ObjectId.node(old.root), ObjectId.node(new.root)) in found
+        contents = (ObjectId.of(ObjectKind.CHUNK, b"%d" % each) for each in (seq, seq + 1))
+        assert tuple(contents) in found
 
 
 def test_accounting(store: Store, states: dict[int, shapes.Shape]) -> None:
-    found = Accounting(store).refresh()
+    found = UsageWalk(store).refresh()
     assert found is not None
     assert found.unreadable == 0
     chunks = {d: p for shape in states.values() for d, p in shape.chunks.items()}
@@ -220,7 +223,7 @@ def exported(store: Store) -> bytes:
 
 
 def test_export_and_import(
-    store: Store, states: dict[int, shapes.Shape], tmp_path: Path, reader: Reader
+    store: Store, states: dict[int, shapes.Shape], tmp_path: Path, reader: Chunker
 ) -> None:
     archive = exported(store)
     other = Store.open(str(tmp_path / "other"), reserve_bytes=0)
@@ -235,7 +238,7 @@ def test_export_and_import(
 
 def without(archive: bytes, digest: bytes) -> bytes:
     """The archive without an object, and right in everything else."""
-    encoder = Encoder()
+    encoder = ArchiveEncoder()
     parts = [encoder.preface(FORMAT_VERSION)]
     for frame in Decoder(FORMAT_VERSION).feed(archive):
         if frame.kind is not FrameKind.END and not frame.payload.startswith(digest):
@@ -251,7 +254,7 @@ def test_an_import_notices_the_end_of_a_node_in_the_middle(
     shape = shapes.Shape(9)
     parts = [b"%04d" % n * (small // 4) for n in range(300)]
     top = shape.directory({b"f": shape.file(parts, 12)})
-    shape.root = shape.put(encode_root(top, EMPTY))
+    shape.root = Root(shape.put(encode_root(top, EMPTY)))
     shape.nodes = {d: p for d, p in shape.nodes.items() if d not in states[1].nodes}
     made = Store.open(str(tmp_path / "made"), reserve_bytes=0)
     shapes.commit(made, 1, shape)
@@ -277,7 +280,7 @@ def test_a_tar(store: Store, states: dict[int, shapes.Shape]) -> None:
 def test_what_is_staged(store: Store, tmp_path: Path) -> None:
     shape = shapes.Shape(77)
     empty = Store.open(str(tmp_path / "empty"), reserve_bytes=0)
-    stage = Stage(empty, 1)
+    stage = Staging(empty, 1)
     stage.add_chunks(shape.chunks)
     for plain in shape.nodes.values():
         stage.put(plain)
@@ -292,7 +295,7 @@ def test_a_signature_of_zeros_stays(store: Store) -> None:
     record = IndexRecord(
         kind=int(Kind.FILE), size=shapes.PAGE, mtime_ns=1, ctime_ns=1, seen_ns=10, content=content
     )
-    store.commit(Batch(index_put={(1, 5): record.encode()}, snapshots_del={(1, 1)}))
+    store.commit(Batch(index_put={(1, 5): record.encode()}, snapshots_del={SnapshotId(1, 1)}))
     assert Maintenance(store).run_all().collected
     assert store.index(1, 5) == record
 
@@ -318,7 +321,7 @@ def test_pages_of_zeros_under_retention(tmp_path: Path) -> None:
             engine.capture()
         last = engine.state.head
         assert last is not None
-        forgotten = {(1, record.seq) for record in engine.store.snapshots(1)} - {(1, last.seq)}
+        forgotten = {record.id for record in engine.store.snapshots(1)} - {last.id}
         engine.store.commit(Batch(snapshots_del=forgotten))
         maintenance = Maintenance(engine.store)
         report = maintenance.run_all()

@@ -10,10 +10,7 @@ import pytest
 
 import diffkeeper
 from diffkeeper import failpoint
-from tests.crash import test_heal_kill as heal_kill
-from tests.crash import test_maintenance_kill as maintenance_kill
-from tests.crash import test_repair_kill as repair_kill
-from tests.protocol import test_moving as moving
+from tests.support import killed
 from tests.support.volume_world import LIVED
 
 if TYPE_CHECKING:
@@ -24,7 +21,7 @@ PACKAGE = Path(diffkeeper.__file__).parent
 # argument of its `commit`, and of what hands it on.
 SIDES = ("before_commit", "after_commit")
 WRITER = "store/writer.py"
-HANDED_ON = {"store/numbers.py": ("numbers", "put")}
+HANDED_ON = {"store/meta.py": ("numbers", "put")}
 
 
 def texts(call: ast.Call) -> list[str]:
@@ -62,13 +59,8 @@ def all_passed() -> set[str]:
 
 def armed() -> set[str]:
     """The failpoints at which tests kill a process; each of them fails if it survives."""
-    others = (
-        *maintenance_kill.POINTS,
-        *maintenance_kill.CARRIES,
-        *heal_kill.POINTS,
-        *repair_kill.POINTS,
-    )
-    imports = (*moving.KILLED_BEFORE, *moving.KILLED_AFTER)
+    others = (*killed.MAINTENANCE, *killed.CARRIES, *killed.HEALING, *killed.REPAIR)
+    imports = (*killed.IMPORT_UNDONE, *killed.IMPORT_DONE)
     return {point.partition("=")[0] for point in (*LIVED, *others, *imports)}
 
 

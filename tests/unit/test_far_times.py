@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from diffkeeper.engine.snapshotter import Policy
-from diffkeeper.engine.verify import Verifier
+from diffkeeper.integrity.verify import Verifier
+from diffkeeper.snapshot.context import CapturePolicy
 from tests.support import disks
 from tests.support.harness import Engine
 from tests.support.trees import describe, difference
@@ -45,7 +45,7 @@ def file_system(kind: str, base: Path) -> Iterator[Path]:
 def test_every_time_stamp_is_recorded(kind: str, source: str, tmp_path: Path) -> None:
     with (
         file_system(kind, tmp_path) as disk,
-        Engine(disk, Policy(source=source)) as engine,
+        Engine(disk, CapturePolicy(source=source)) as engine,
     ):
         stamps = {
             "last": LAST[kind] * 10**9,
@@ -69,9 +69,7 @@ def test_every_time_stamp_is_recorded(kind: str, source: str, tmp_path: Path) ->
         replayed = engine.replay(snapshot, "replayed")
         assert difference(describe(replayed), describe(engine.live)) == []
         assert (
-            Verifier(engine.store, engine.reader)
-            .live(str(engine.live), bytes.fromhex(snapshot.root))
-            .mismatches
+            Verifier(engine.store, engine.reader).live(str(engine.live), snapshot.root).mismatches
             == []
         )
         assert engine.capture() == snapshot, "it was recorded, and has not changed"

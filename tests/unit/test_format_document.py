@@ -15,6 +15,7 @@ from diffkeeper.format import (
     dirnode,
     entry,
     filetree,
+    ids,
     node,
     pack,
     records,
@@ -42,7 +43,20 @@ LINK = entry.Entry(entry.Kind.LINK, link_id=258)
 DIRECTORY = entry.Entry(entry.Kind.DIRECTORY, mode=0o755, content=bytes(31) + b"\1")
 INDEX = records.IndexRecord(1, 5, 2, 3, 4, 6, ENTRY.content, 7, b"name")
 SNAPSHOT = records.SnapshotRecord(
-    3, 2, 1, "ab" * 32, 10**18, "fuzzy", "manual", 4, 5, 6, 7, 0.5, 12.0, "no freezer"
+    3,
+    2,
+    1,
+    ids.Root.fromhex("ab" * 32),
+    10**18,
+    "fuzzy",
+    "manual",
+    4,
+    5,
+    6,
+    7,
+    0.5,
+    12.0,
+    "no freezer",
 )
 GROUPED = dataclasses.replace(SNAPSHOT, group={"3": 2, "12": 7})
 VOLUME = records.VolumeRecord(3, "pg", 1, {"interval": "1s"}, 2, 3, 4, {"a": 1}, "b", False)
@@ -84,9 +98,9 @@ def packed() -> bytes:
     """A pack of a chunk, and of another one as a delta against it."""
     builder = pack.Builder(None)
     base = hashing.chunk_digest(b"hello")
-    builder.add(base, b"hello", node=False)
+    builder.add(ids.ObjectId.chunk(base), b"hello")
     delta = pack.xor(b"hallo", b"hello")
-    builder.add_delta(hashing.chunk_digest(b"hallo"), delta, base, node=False)
+    builder.add_delta(ids.ObjectId.chunk(hashing.chunk_digest(b"hallo")), delta, base)
     return pack.encode(builder.finish())
 
 
@@ -212,7 +226,7 @@ def test_examples_are_what_the_code_writes() -> None:
 def test_examples_decode() -> None:
     given = examples()
     assert chunk.decode(given["stored-raw"], 5) == b"hello"
-    directory = pack.Directory(given["pack"])
+    directory = pack.PackDirectory(given["pack"])
     assert directory.base_digest(1) == directory.digest(0) == hashing.chunk_digest(b"hello")
     assert entry.decode_entry(given["entry-file"]) == ENTRY
     assert entry.decode_entry(given["entry-link"]) == LINK

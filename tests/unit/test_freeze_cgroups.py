@@ -19,9 +19,9 @@ import diffkeeper
 from diffkeeper import clock, limits
 from diffkeeper.errors import CorruptionError, FreezeError
 from diffkeeper.freeze.cgroups import Cgroup, Hierarchy, topmost
+from diffkeeper.freeze.control_watch import Watch
 from diffkeeper.freeze.freezer import Freezer, thaw_journal
-from diffkeeper.freeze.journal import Journal
-from diffkeeper.freeze.watch import Watch
+from diffkeeper.freeze.journal import FreezeJournal
 from tests.support.stuck import Stuck, sleeping_deeply, sleeps_deeply
 
 if TYPE_CHECKING:
@@ -123,14 +123,6 @@ def workers(parent: str, tmp_path: Path) -> Iterator[Callable[[str], Worker]]:
         worker.stop()
 
 
-@pytest.fixture
-def freezer(tmp_path: Path) -> Iterator[Freezer]:
-    instance = Freezer(ROOT, str(tmp_path / "journal"))
-    assert instance.start() == []
-    yield instance
-    instance.stop()
-
-
 def pause(directory: str, frozen: bool = True) -> None:
     """What `docker pause` and `unpause` do: open, write, close."""
     control = Path(directory, "freezer.state")
@@ -168,7 +160,10 @@ def test_freeze_stops_and_thaw_resumes(
     assert not is_paused(parent)
 
 
-def test_no_cycle_collection_inside(parent: str, freezer: Freezer) -> None:
+def test_no_cycle_collection_inside(
+    parent: str, workers: Callable[..., Worker], freezer: Freezer
+) -> None:
+    workers()
     assert gc.isenabled()
     with freezer.frozen([parent], 2.0):
         assert not gc.isenabled()
@@ -178,7 +173,10 @@ def test_no_cycle_collection_inside(parent: str, freezer: Freezer) -> None:
     assert gc.isenabled()
 
 
-def test_priority_only_inside(parent: str, freezer: Freezer) -> None:
+def test_priority_only_inside(
+    parent: str, workers: Callable[..., Worker], freezer: Freezer
+) -> None:
+    workers()
     capabilities = Path("/proc/self/status").read_text().partition("CapEff:")[2].split()[0]
     before = os.sched_getscheduler(0)
     with freezer.frozen([parent], 2.0):
@@ -482,7 +480,7 @@ def test_journal_survives_and_is_checked(parent: str, tmp_path: Path) -> None:
     frozen, running, gone = f"{parent}/frozen", f"{parent}/running", f"{parent}/gone"
     os.mkdir(frozen)
     os.mkdir(running)
-    journal = Journal(path, ROOT)
+    journal = FreezeJournal(path, ROOT)
     journal.write([frozen, running, gone])
     journal.close()
     pause(frozen)
@@ -495,7 +493,7 @@ def test_journal_survives_and_is_checked(parent: str, tmp_path: Path) -> None:
     data[:16] = struct.pack("<4sIII", b"DKFZ", 40, 1, 1)
     Path(path).write_bytes(data)
     assert thaw_journal(path, ROOT) == [], "a torn record announces nothing"
-    journal = Journal(path, "/sys")
+    journal = FreezeJournal(path, "/sys")
     journal.write(["/sys/../etc"])
     journal.close()
     with pytest.raises(CorruptionError):

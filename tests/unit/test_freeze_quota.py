@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from diffkeeper import limits
 from diffkeeper.errors import FreezeError
 from diffkeeper.freeze.cgroups import Hierarchy
-from diffkeeper.freeze.freezer import Freezer
-from diffkeeper.freeze.quota import Quotas, first_turn
+from diffkeeper.freeze.quota import QUOTA_WAIT_SECONDS_MAX, Quotas, first_turn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from diffkeeper.freeze.freezer import Freezer
 
 ROOT = "/sys/fs/cgroup"
 PERIOD_SECONDS = 0.1
@@ -73,14 +73,6 @@ def cgroups() -> Iterator[Cgroups]:
     made = Cgroups(f"diffkeeper-quota-{os.getpid()}")
     yield made
     made.stop()
-
-
-@pytest.fixture
-def freezer(tmp_path: Path) -> Iterator[Freezer]:
-    instance = Freezer(ROOT, str(tmp_path / "journal"))
-    instance.start()
-    yield instance
-    instance.stop()
 
 
 def used_up(directory: str) -> int:
@@ -162,17 +154,17 @@ def test_no_quota_no_wait(cgroups: Cgroups) -> None:
         patch.setattr("diffkeeper.freeze.quota.clock.sleep", looks.append)
         quotas.await_turn([free, idle, f"{ROOT}/freezer/that-is-gone"])
     assert looks == []
-    assert quotas.told(free) == quotas.told(idle) == ""
+    assert quotas.describe(free) == quotas.describe(idle) == ""
 
 
 def test_the_quota_of_who_holds_it_counts(cgroups: Cgroups) -> None:
     directory = cgroups.start(QUOTA_SECONDS)
     wait_for_use(directory, 1)
-    assert "used up" in Quotas(ROOT).told(f"{directory}")
+    assert "used up" in Quotas(ROOT).describe(f"{directory}")
     for controller in ("freezer", "cpu"):
         os.mkdir(f"{directory.replace('freezer', controller)}/below")
     try:
-        assert "used up" in Quotas(ROOT).told(f"{directory}/below")
+        assert "used up" in Quotas(ROOT).describe(f"{directory}/below")
     finally:
         for controller in ("freezer", "cpu"):
             os.rmdir(f"{directory.replace('freezer', controller)}/below")
@@ -193,5 +185,5 @@ def test_version_2_is_read_as_well(tmp_path: Path) -> None:
     (tmp_path / "pod" / "cpu.stat").write_text("usage_usec 5\nnr_periods 7\nnr_throttled 3\n")
     (tmp_path / "pod" / "one" / "cpu.max").write_text("max 100000\n")
     quotas = Quotas(str(tmp_path))
-    assert "3 of 7 periods of 50 ms" in quotas.told(str(tmp_path / "pod" / "one"))
-    assert limits.QUOTA_WAIT_SECONDS_MAX > 2 * PERIOD_SECONDS
+    assert "3 of 7 periods of 50 ms" in quotas.describe(str(tmp_path / "pod" / "one"))
+    assert QUOTA_WAIT_SECONDS_MAX > 2 * PERIOD_SECONDS

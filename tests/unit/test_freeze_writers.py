@@ -22,7 +22,7 @@ from diffkeeper.freeze import processes
 from diffkeeper.freeze.cgroups import Hierarchy
 from diffkeeper.freeze.mappings import MappingScanner
 from diffkeeper.freeze.writers import Survey, Target, Writers
-from diffkeeper.fsio import mounts
+from diffkeeper.fsio import mountinfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,7 +97,7 @@ def volume(tmp_path: Path) -> Path:
 
 
 def target_of(path: str) -> Target:
-    return Target(*mounts.locate(path)[:2])
+    return Target(*mountinfo.locate(path)[:2])
 
 
 def bind(volume: Path, options: str = "") -> str:
@@ -152,7 +152,7 @@ def test_a_copy_that_outlasts_its_original_makes_no_writer(
     pid = start("true", cgroup)
     subprocess.run(["umount", str(point)], check=True)
     assert str(point).encode() in Path(f"/proc/{pid}/mountinfo").read_bytes()
-    survey.mounts_in = mounts.locate(str(tmp_path / "points"))[:2]
+    survey.mounts_in = mountinfo.locate(str(tmp_path / "points"))[:2]
     assert survey.find([target])[target] == Writers()
     writer = start(bind(volume), cgroup)
     assert survey.find([target])[target].pids == (writer,)
@@ -163,8 +163,8 @@ def test_captures_share_a_pass(
 ) -> None:
     """However many ask: one pass over all processes, for as long as it holds."""
     survey, targets = Survey(), [target_of(str(volume)), target_of(str(tmp_path / "mount"))]
-    monkeypatch.setattr(limits, "SURVEY_SECONDS_LONGEST", 300.0)
-    monkeypatch.setattr(limits, "SURVEY_SECONDS_MAX", 300.0)
+    monkeypatch.setattr("diffkeeper.freeze.writers.SURVEY_SECONDS_LONGEST", 300.0)
+    monkeypatch.setattr("diffkeeper.freeze.writers.SURVEY_SECONDS_MAX", 300.0)
     first = survey.recent(targets)
     start(bind(volume))
     assert [survey.recent(targets) for _ in range(10)] == [first] * 10
@@ -183,8 +183,8 @@ def test_captures_share_a_pass(
 def test_what_costs_much_holds_longer(
     start: Start, volume: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "SURVEY_SECONDS_LONGEST", 300.0)
-    monkeypatch.setattr(limits, "SURVEY_SECONDS_MAX", 0.0)
+    monkeypatch.setattr("diffkeeper.freeze.writers.SURVEY_SECONDS_LONGEST", 300.0)
+    monkeypatch.setattr("diffkeeper.freeze.writers.SURVEY_SECONDS_MAX", 0.0)
     monkeypatch.setattr(limits, "CPU_FRACTION_MAX", 1e-9)
     survey, target = Survey(), target_of(str(volume))
     survey.recent([target])
@@ -362,10 +362,10 @@ def test_a_mount_point_of_any_name(start: Start, volume: Path, tmp_path: Path, n
     point.mkdir()
     subprocess.run(["mount", "--bind", str(volume), str(point)], check=True)
     try:
-        assert mounts.is_mounted(str(point))
-        assert mounts.locate(str(point)) == mounts.locate(str(volume))
-        mounts.bind(str(volume), str(tmp_path / "mount"))
-        mounts.unbind(str(tmp_path / "mount"))
+        assert mountinfo.is_mounted(str(point))
+        assert mountinfo.locate(str(point)) == mountinfo.locate(str(volume))
+        mountinfo.bind(str(volume), str(tmp_path / "mount"))
+        mountinfo.unbind(str(tmp_path / "mount"))
     finally:
         subprocess.run(["umount", str(point)], check=True)
     os.environ["DKTEST_POINT"] = str(point)
@@ -423,8 +423,8 @@ def test_own_cgroup_is_unfreezable(cgroup: str, start: Start, volume: Path) -> N
     script = """
 import os, sys
 from diffkeeper.freeze.writers import Survey, Target
-from diffkeeper.fsio import mounts
-target = Target(*mounts.locate(sys.argv[2])[:2])
+from diffkeeper.fsio import mountinfo
+target = Target(*mountinfo.locate(sys.argv[2])[:2])
 open(sys.argv[1] + "/cgroup.procs", "w").write(str(os.getpid()))
 print(Survey().find([target])[target])
 """
@@ -467,9 +467,9 @@ def test_parse_mountinfo() -> None:
         b"36 35 98:0 /mnt1 /mnt\\0402 rw,noatime master:1 - ext3 /dev/root rw,errors=continue\n"
         b"37 36 0:45 /@/live\\012x / ro,relatime - btrfs /dev/sda ro\n"
     )
-    first, second = mounts.parse(text)
-    assert first == mounts.Mount(36, 35, "98:0", "/mnt1", "/mnt 2", True, "ext3")
-    assert second == mounts.Mount(37, 36, "0:45", "/@/live\nx", "/", False, "btrfs")
+    first, second = mountinfo.parse(text)
+    assert first == mountinfo.Mount(36, 35, "98:0", "/mnt1", "/mnt 2", True, "ext3")
+    assert second == mountinfo.Mount(37, 36, "0:45", "/@/live\nx", "/", False, "btrfs")
 
 
 HOLDER = """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from diffkeeper.engine.maintenance import Maintenance
+from diffkeeper.space.maintenance import Maintenance
 from diffkeeper.store.store import Store
 from tests.support import golden
 

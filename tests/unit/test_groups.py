@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import threading
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
@@ -10,21 +12,30 @@ import lmdb
 import pytest
 
 from diffkeeper import clock, failpoint, limits
-from diffkeeper.engine import group
-from diffkeeper.engine.observation import LostError
-from diffkeeper.engine.snapshotter import Policy
-from diffkeeper.engine.volume import Change, VolumeState, commit_together
 from diffkeeper.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError
+from diffkeeper.format.ids import Root
 from diffkeeper.format.records import SnapshotRecord, VolumeRecord
 from diffkeeper.freeze.writers import Survey, Target, Writers
+from diffkeeper.history.snapshots import History
+from diffkeeper.service import consistency_groups
+from diffkeeper.service.captures import Captures
+from diffkeeper.service.consistency_groups import Party, bounded, groups
+from diffkeeper.service.idle_share import IdleShare
+from diffkeeper.snapshot import group_capture
+from diffkeeper.snapshot.context import CapturePolicy
+from diffkeeper.snapshot.observation import LostError
+from diffkeeper.snapshot.volume_state import Change, VolumeState, commit_together
 from diffkeeper.store import tables
 from diffkeeper.store.store import Batch, Store
-from diffkeeper.volumes import membership
-from diffkeeper.volumes.captures import Captures
-from diffkeeper.volumes.history import History
-from diffkeeper.volumes.membership import Party, bounded, groups
-from diffkeeper.volumes.pace import Cost, Pace
-from tests.support.spanning import Container, Volumes
+from diffkeeper.volumes.throttle import (
+    CAPTURE_RETRY_REST,
+    PACE_CAPTURES,
+    STRETCH_SECONDS_MAX,
+    Cost,
+    Throttle,
+)
+from tests.support.containers import Container
+from tests.support.spanning import Volumes
 from tests.support.trees import describe, difference
 
 if TYPE_CHECKING:
@@ -68,6 +79,16 @@ def test_what_nobody_writes_to_stays_with_its_last_group() -> None:
     assert groups({1: party(recorded=(1, 2))}) == [[1]], "the other one is not watched any more"
 
 
+def test_what_somebody_has_who_writes_nothing_ties_none_that_are_written() -> None:
+    """It was in a group with both of them for as long as he might have written."""
+    recorded = frozenset((1, 2, 3))
+    one, two = Party(frozenset((10,)), recorded), Party(frozenset((20,)), recorded)
+    assert groups({1: one, 2: two, 3: Party(recorded=recorded)}) == [[1, 2, 3]]
+    still = Party(recorded=recorded, still=True)
+    assert groups({1: one, 2: two, 3: still}) == [[1], [2], [3]]
+    assert groups({1: one, 2: party(recorded=(1, 2, 3)), 3: still}) == [[1, 2, 3]]
+
+
 def test_some_volumes_are_captured_apart() -> None:
     assert groups({1: party(10), 2: party(10, apart=True), 3: party(10)}) == [[1, 3], [2]]
     assert groups({1: party(recorded=(1, 2)), 2: party(apart=True)}) == [[1], [2]]
@@ -81,12 +102,12 @@ class Watched:
         self.state = SimpleNamespace(record=SimpleNamespace(id=number), head=None)
         self.snapshotter = SimpleNamespace(
             target=Target("8:1", f"/v{number}"),
-            policy=Policy(),
+            policy=CapturePolicy(),
             faulty=False,
             cpu_seconds=0.0,
             frozen_seconds=0.0,
         )
-        self.pace = Pace(1.0, 1.0)
+        self.pace = Throttle(1.0, 1.0)
 
     def capture_failed(self, error: Exception, shortest: float, cost: Cost) -> None:
         """It is told."""
@@ -100,9 +121,9 @@ def test_groups_are_made_once_for_each_survey(monkeypatch: pytest.MonkeyPatch) -
         made.append(len(parties))
         return groups(parties)
 
-    monkeypatch.setattr(membership, "groups", counted)
+    monkeypatch.setattr(consistency_groups, "groups", counted)
     volumes = [cast("Volume", Watched(number)) for number in range(100)]
-    captures = Captures(Survey(), lambda: volumes)
+    captures = Captures(Survey(), lambda: volumes, IdleShare())
     found = {t: Writers(pids=(n // 2,)) for n, t in enumerate(captures.targets())}
     for number, volume in enumerate(volumes):
         first = number // 2 * 2
@@ -117,7 +138,7 @@ def test_who_made_a_capture_fail_leaves_its_group_within_the_same_survey(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     bad, good = (cast("Volume", Watched(number)) for number in range(2))
-    captures = Captures(Survey(), lambda: [bad, good])
+    captures = Captures(Survey(), lambda: [bad, good], IdleShare())
     found = dict.fromkeys(captures.targets(), Writers(pids=(1,)))
     assert captures.together(good, found).volumes == (bad, good)
 
@@ -126,7 +147,7 @@ def test_who_made_a_capture_fail_leaves_its_group_within_the_same_survey(
         bad.snapshotter.faulty = True
         raise LostError("a test")
 
-    monkeypatch.setattr(group, "capture", failing)
+    monkeypatch.setattr(group_capture, "capture", failing)
     with pytest.raises(LostError):
         captures.capture(bad, "manual")
     assert captures.together(good, found).volumes == (good,)
@@ -141,54 +162,65 @@ def test_a_group_is_bounded() -> None:
 
 
 def test_the_interval_is_stretched_by_what_the_whole_group_takes() -> None:
-    pace = Pace(10.0, 10.0)
-    for _ in range(limits.PACE_CAPTURES):
+    pace = Throttle(10.0, 10.0)
+    for _ in range(PACE_CAPTURES):
         pace.used(Cost(cpu=0.1, frozen=0.001))
-    pace.settle(1.0, pace.needed)
+    pace.adapt(1.0, pace.needed(limits.CPU_FRACTION_MAX))
     assert pace.effective == pytest.approx(0.1 / limits.CPU_FRACTION_MAX)
     assert "100 ms of CPU" in pace.delayed
     pace.failed(1.0, Cost())
     assert pace.effective == 2.0
-    pace.settle(1.0, pace.needed)
+    pace.adapt(1.0, pace.needed(limits.CPU_FRACTION_MAX))
     assert pace.effective == 2.0, "nothing but a capture that succeeds ends the waiting"
     pace.used(Cost())
-    pace.settle(10.0, (0.0, ""))
+    pace.adapt(10.0, (0.0, ""))
     assert (pace.effective, pace.delayed) == (10.0, ""), "alone again, its own interval rules"
 
 
+def test_more_of_an_idle_core_stretches_less() -> None:
+    pace = Throttle(0.2, 0.2)
+    for _ in range(PACE_CAPTURES):
+        pace.used(Cost(cpu=0.1))
+    pace.adapt(0.2, pace.needed(0.25))
+    assert pace.effective == pytest.approx(0.4)
+    assert "100 ms of CPU" in pace.delayed
+    pace.adapt(0.2, pace.needed(0.5))
+    assert (pace.effective, pace.delayed) == (0.2, "")
+
+
 def test_the_interval_is_stretched_by_how_long_writers_stand() -> None:
-    pace = Pace(1.0, 1.0)
-    for _ in range(limits.PACE_CAPTURES):
+    pace = Throttle(1.0, 1.0)
+    for _ in range(PACE_CAPTURES):
         pace.used(Cost(cpu=0.01, frozen=0.15))
-    pace.settle(1.0, pace.needed)
+    pace.adapt(1.0, pace.needed(limits.CPU_FRACTION_MAX))
     assert pace.effective == pytest.approx(0.15 / limits.FREEZE_FRACTION_MAX)
     assert pace.delayed == "captures hold the writers for 150 ms each"
 
 
 def test_no_capture_is_too_expensive_for_the_budget() -> None:
-    pace = Pace(1.0, 1.0)
+    pace = Throttle(1.0, 1.0)
     pace.used(Cost(cpu=1000.0))
-    pace.settle(1.0, pace.needed)
-    assert pace.effective == limits.STRETCH_SECONDS_MAX, "one alone, such as the first"
-    for _ in range(limits.PACE_CAPTURES - 1):
+    pace.adapt(1.0, pace.needed(limits.CPU_FRACTION_MAX))
+    assert pace.effective == STRETCH_SECONDS_MAX, "one alone, such as the first"
+    for _ in range(PACE_CAPTURES - 1):
         pace.used(Cost(cpu=100.0))
     pace.used(Cost(cpu=100.0))
-    pace.settle(1.0, pace.needed)
+    pace.adapt(1.0, pace.needed(limits.CPU_FRACTION_MAX))
     assert pace.effective == pytest.approx(100.0 / limits.CPU_FRACTION_MAX)
 
 
 def test_a_capture_that_fails_rests_as_it_took() -> None:
     """On a full disk each one reads all of it again."""
-    pace = Pace(1.0, 1.0)
+    pace = Throttle(1.0, 1.0)
     began = clock.monotonic() - 1000.0
     pace.failed(1.0, Cost(cpu=10.0, elapsed=1000.0))
     pace.rest(began)
-    assert pace.effective == limits.CAPTURE_RETRY_REST * 1000.0
+    assert pace.effective == CAPTURE_RETRY_REST * 1000.0
     assert pace.due >= began + 1000.0 + pace.effective, "from its end on"
     pace.failed(1.0, Cost(cpu=900.0, elapsed=1000.0))
     assert pace.effective == 900.0 / limits.CPU_FRACTION_MAX
     pace.used(Cost())
-    pace.settle(1.0, pace.needed)
+    pace.adapt(1.0, pace.needed(limits.CPU_FRACTION_MAX))
     began = pace.due + 1.0
     pace.rest(began)
     assert pace.due == began + 1.0
@@ -199,8 +231,8 @@ def test_a_capture_that_fails_rests_as_it_took() -> None:
 
 def snapshot(volume_id: int, seq: int, together: dict[str, int] | None = None) -> SnapshotRecord:
     return SnapshotRecord(
-        volume_id, seq, None, "ab" * 32, seq, "crash", "manual", 1, 1, 1, 1, 0.0, 1.0, "",
-        together or {},
+        volume_id, seq, None, Root.fromhex("ab" * 32), seq, "crash", "manual", 1, 1, 1, 1, 0.0, 1.0,
+        "", together or {},
     )  # fmt: skip
 
 
@@ -332,7 +364,10 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 @needs_root
 @pytest.mark.parametrize("source", ["inotify", "scan"])
 def test_one_capture_of_two_volumes(source: str, tmp_path: Path) -> None:
-    with Volumes(tmp_path, ("a", "b"), Policy(source=source)) as volumes, Container() as container:
+    with (
+        Volumes(tmp_path, ("a", "b"), CapturePolicy(source=source)) as volumes,
+        Container() as container,
+    ):
         container.start(
             {live: tmp_path / "in" / name for name, live in volumes.live.items()}, "sleep 300"
         )
@@ -358,7 +393,7 @@ def test_one_capture_of_two_volumes(source: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["capture.drained", "capture.frozen", "capture.before_commit"])
 def test_a_capture_that_fails_loses_nothing_of_any_member(name: str, tmp_path: Path) -> None:
     """What was drained of all is due again."""
-    with Volumes(tmp_path, ("a", "b"), Policy()) as volumes, Container() as container:
+    with Volumes(tmp_path, ("a", "b"), CapturePolicy()) as volumes, Container() as container:
         container.start(
             {live: tmp_path / "in" / name for name, live in volumes.live.items()}, "sleep 300"
         )
@@ -378,18 +413,18 @@ def test_a_capture_that_fails_loses_nothing_of_any_member(name: str, tmp_path: P
 
 def test_a_closed_member_is_left_out(tmp_path: Path) -> None:
     """It was unmounted while the capture of its group waited."""
-    with Volumes(tmp_path, ("a", "b"), Policy()) as volumes:
+    with Volumes(tmp_path, ("a", "b"), CapturePolicy()) as volumes:
         members = volumes.members()
         (volumes.live["a"] / "f").write_bytes(b"1")
         volumes.snapshotters.pop("b").close()
-        closed, taken = group.capture(members, "manual")
+        closed, taken = group_capture.capture(members, "manual")
         assert closed is None
         assert taken is not None
         assert taken.group == {}
 
 
 def test_a_faulty_member_is_named(tmp_path: Path) -> None:
-    with Volumes(tmp_path, ("a", "b"), Policy()) as volumes:
+    with Volumes(tmp_path, ("a", "b"), CapturePolicy()) as volumes:
         volumes.capture()
         (volumes.live["a"] / "f").write_bytes(b"1")
         volumes.live["b"].rmdir()
@@ -397,3 +432,25 @@ def test_a_faulty_member_is_named(tmp_path: Path) -> None:
             volumes.capture()
         assert volumes.snapshotters["b"].faulty
         assert not volumes.snapshotters["a"].faulty
+
+
+def test_a_throttle_is_asked_while_captures_end() -> None:
+    """Whoever asks what captures need is not in their thread."""
+    pace = Throttle(1.0, 1.0)
+    ended = threading.Event()
+
+    def captures() -> None:
+        while not ended.is_set():
+            pace.used(Cost(1.0, 1.0, 1.0))
+
+    thread = threading.Thread(target=captures)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread.start()
+    try:
+        for _ in range(20_000):
+            pace.needed(limits.CPU_FRACTION_MAX)
+    finally:
+        ended.set()
+        thread.join()
+        sys.setswitchinterval(before)

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from diffkeeper import limits
-from diffkeeper.engine.snapshotter import Policy
 from diffkeeper.freeze.outside import Outside
+from diffkeeper.snapshot.context import CapturePolicy
 from tests.support import disks
+from tests.support.containers import Container
 from tests.support.harness import Engine
-from tests.support.spanning import Container
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,7 +53,7 @@ def test_a_container_in_a_container(source: str, tmp_path: Path) -> None:
     signals = tmp_path / "signals"
     signals.mkdir()
     with disks.file_system("ext4", tmp_path, 200 * limits.MIB) as disk:
-        policy = Policy(source=source, freeze_seconds_max=FREEZE_SECONDS)
+        policy = CapturePolicy(source=source, freeze_seconds_max=FREEZE_SECONDS)
         (disk / "live").mkdir()
         (tmp_path / "base").mkdir()
         with (
@@ -89,8 +89,8 @@ def test_a_process_of_the_host(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is not frozen, so that no snapshot is an instant while it has a file mapped."""
-    monkeypatch.setattr(limits, "OUTSIDE_SECONDS", 0.0)
-    policy = Policy(source=source, freeze_seconds_max=FREEZE_SECONDS)
+    monkeypatch.setattr("diffkeeper.freeze.outside.OUTSIDE_SECONDS", 0.0)
+    policy = CapturePolicy(source=source, freeze_seconds_max=FREEZE_SECONDS)
     (tmp_path / "live").mkdir()
     with Engine(tmp_path, policy) as engine, Container() as container:
         container.start({engine.live: tmp_path / "seen"}, "exec sleep 1000")

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from diffkeeper.engine.objects import StoreObjects
-from diffkeeper.engine.replay import restore
-from diffkeeper.engine.snapshotter import Policy
 from diffkeeper.errors import ConflictError
 from diffkeeper.fsio import tree
+from diffkeeper.replay.object_source import StoreObjects
+from diffkeeper.replay.replay import restore
+from diffkeeper.snapshot.context import CapturePolicy
 from tests.support.harness import Engine
 from tests.support.trees import describe, difference
 
@@ -29,7 +29,7 @@ USER = 4321
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:
-    with Engine(tmp_path, Policy(source="scan")) as made:
+    with Engine(tmp_path, CapturePolicy(source="scan")) as made:
         yield made
 
 
@@ -43,7 +43,7 @@ def victim(tmp_path: Path) -> Path:
 
 
 def replay(engine: Engine, snapshot: SnapshotRecord, target: Path) -> None:
-    restore(bytes.fromhex(snapshot.root), StoreObjects(engine.store), str(target))
+    restore(snapshot.root, StoreObjects(engine.store), str(target))
 
 
 def bind_socket(path: str) -> None:

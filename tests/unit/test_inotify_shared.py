@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import re
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,10 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from diffkeeper import limits
-from diffkeeper.capture import inotify, watches
-from diffkeeper.capture.inotify import InotifySource
-from diffkeeper.capture.watches import Instances, Watches
-from diffkeeper.errors import UnsupportedError
+from diffkeeper.fsio import inotify as kernel
+from diffkeeper.sources import inotify, watches
+from diffkeeper.sources.inotify import InotifySource
+from diffkeeper.sources.watches import Instances, Watches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,10 +37,18 @@ def watched(source: InotifySource, directory: Path) -> bool:
         os.close(fd)
 
 
+def assert_refused(source: InotifySource, directory: Path) -> None:
+    """It gets no watch, so that each drain has it compared."""
+    assert watched(source, directory), "hints about it are gathered"
+    assert not watched(source, directory), "it is to be looked at twice"
+    inode = directory.stat().st_ino
+    assert (source.complete, source.pending(), source.drain().compare) == (False, True, (inode,))
+
+
 @pytest.fixture(autouse=True)
 def shared(monkeypatch: pytest.MonkeyPatch) -> Watches:
     """The one instance that the sources of a test share."""
-    monkeypatch.setattr(limits, "INOTIFY_INSTANCES_MAX", 1)
+    monkeypatch.setattr("diffkeeper.sources.watches.INOTIFY_INSTANCES_MAX", 1)
     instances = Instances()
     monkeypatch.setattr(inotify, "SHARED", instances)
     return instances.least_used()
@@ -66,7 +76,8 @@ def test_any_number_of_volumes_takes_a_few_instances(
     make: Callable[[], Made], few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More than root has by default, 128. Each is told of its own changes alone."""
-    monkeypatch.setattr(limits, "INOTIFY_INSTANCES_MAX", few)
+    monkeypatch.setattr("diffkeeper.sources.watches.INOTIFY_INSTANCES_MAX", few)
+    gc.collect()  # what a test before this one has left would be closed while it is counted
     before, descriptors = instances(), len(os.listdir("/proc/self/fd"))
     made = [make() for _ in range(VOLUMES)]
     assert instances() == before + few
@@ -112,15 +123,42 @@ def test_a_directory_taken_over_is_its_new_owner_s(make: Callable[[], Made]) -> 
 def test_most_watches_are_left_to_others(
     make: Callable[[], Made], shared: Watches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watches, "_number", lambda _path: 12 * limits.WATCHES_SHARE)
+    monkeypatch.setattr(kernel, "limit", lambda _: 12 * limits.WATCHES_SHARE)
     made = [make() for _ in range(12)]
-    assert shared.share == len(shared) == 12
+    assert watches.share() == len(shared) == 12
     source, directory = made[0]
     (directory / "one-more").mkdir()
-    with pytest.raises(UnsupportedError, match=r"12 directories .*fs\.inotify\.max_user_watches"):
-        watched(source, directory / "one-more")
+    assert_refused(source, directory / "one-more")
+    assert re.match(r"12 directories .*fs\.inotify\.max_user_watches", source.why_unwatched)
     made[-1][0].stop()
+    source.drain()
     assert watched(source, directory / "one-more")
+    assert (source.complete, source.drain().compare, source.why_unwatched) == (True, (), "")
+
+
+def test_a_raised_limit_holds_at_once(
+    make: Callable[[], Made], shared: Watches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel, "limit", lambda _: limits.WATCHES_SHARE)
+    source, directory = make()
+    (directory / "one-more").mkdir()
+    assert_refused(source, directory / "one-more")
+    monkeypatch.setattr(kernel, "limit", lambda _: 2 * limits.WATCHES_SHARE)
+    source.drain()
+    assert watched(source, directory / "one-more")
+    assert len(shared) == 2
+
+
+@pytest.mark.parametrize("name", ["fs.inotify.max_user_watches", "user.max_inotify_watches"])
+def test_the_limit_that_binds_is_named(
+    name: str, make: Callable[[], Made], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = limits.WATCHES_SHARE
+    monkeypatch.setattr(kernel, "limit", lambda each: count if each == name else 10 * count)
+    source, directory = make()
+    (directory / "one-more").mkdir()
+    assert_refused(source, directory / "one-more")
+    assert f"a {count}th of {name}, and the rest" in source.why_unwatched
 
 
 def test_events_that_are_lost_widen_the_search_of_all(
@@ -142,7 +180,7 @@ def test_a_look_reads_what_was_queued_when_it_began(
 ) -> None:
     """However fast another volume's events come: here one with each that is read."""
     (_, directory), (idle, _) = make(), make()
-    monkeypatch.setattr(limits, "INOTIFY_READ_BYTES", 64)
+    monkeypatch.setattr("diffkeeper.fsio.inotify.INOTIFY_READ_BYTES", 64)
     handed = []
     hand_out = shared._hand_out
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from diffkeeper.capture import loading
-from diffkeeper.capture.features import STEPS, Attempt
-from diffkeeper.capture.program import Program
 from diffkeeper.errors import UnsupportedError
+from diffkeeper.sources.ebpf import loading
+from diffkeeper.sources.ebpf.features import STEPS, Attempt
+from diffkeeper.sources.ebpf.program import Program
 
 REPOSITORY = Path(__file__).parents[2]
 HEADERS = REPOSITORY / "build" / "headers"

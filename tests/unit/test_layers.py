@@ -20,13 +20,26 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(BASE, BASE),
     "format": BASE,
     "store": ("format", *BASE),
-    "capture": ("format", *BASE),
-    "freeze": ("format", *BASE),
-    "engine": ("store", "capture", "freeze", "format", *BASE),
-    "volumes": ("engine", "store", "capture", "freeze", "format", *BASE),
-    "api": ("volumes", *BASE),
-    "daemon": ("api", "volumes", *BASE),
-    "cli": ("daemon", "api", "volumes", "engine", "format", *BASE),
+    "sources": BASE,
+    "freeze": BASE,
+    "snapshot": ("store", "sources", "freeze", "format", *BASE),
+    "replay": ("snapshot", "store", "format", *BASE),
+    "integrity": ("snapshot", "store", "format", *BASE),
+    "space": ("replay", "snapshot", "store", "format", *BASE),
+    "transfer": ("space", "replay", "store", "format", *BASE),
+    # One volume, then all histories, then the daemon's volumes together.
+    "volumes": (
+        *("space", "integrity", "replay", "snapshot", "store", "sources", "freeze", "format"),
+        *BASE,
+    ),
+    "history": ("volumes", "snapshot", "store", "format", *BASE),
+    "service": (
+        *("history", "volumes", "transfer", "space", "integrity", "snapshot", "store", "sources"),
+        *("freeze", "format", *BASE),
+    ),
+    "api": ("service", "history", "volumes", *BASE),
+    "daemon": ("api", "service", "volumes", *BASE),
+    "cli": ("daemon", "api", "service", "volumes", "transfer", "replay", "format", *BASE),
     "__init__": (),
     "__main__": ("cli",),
 }
@@ -91,6 +104,93 @@ def problems(source: str, module: str) -> list[str]:
     return found
 
 
+def references(source: str, module: str, known: set[str], *, typing: bool) -> set[str]:
+    """The modules of `known` that one imports, by dotted names; `typing`: for annotations, too."""
+    found: set[str] = set()
+    pending: list[ast.AST] = [ast.parse(source)]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            below = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= below & known or {str(node.module)}
+        unread = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        if typing or not unread:
+            pending.extend(ast.iter_child_nodes(node))
+    return (found & known) - {module}
+
+
+def circle(imported: dict[str, set[str]]) -> list[str]:
+    """Modules that import each other round and round; none where there is no circle."""
+    left = dict(imported)
+    while done := [name for name, below in left.items() if not below & left.keys()]:
+        for name in done:
+            del left[name]
+    # What is left leads to a circle, whichever way is gone.
+    way: list[str] = []
+    at = min(left, default="")
+    while at and at not in way:
+        way.append(at)
+        at = min(left[at] & left.keys())
+    return way[way.index(at) :] if at else []
+
+
+def dotted(module: str) -> str:
+    return ".".join(("diffkeeper", *Path(module).with_suffix("").parts)).removesuffix(".__init__")
+
+
+@pytest.mark.parametrize("typing", [False, True])
+def test_no_modules_import_each_other_in_a_circle(typing: bool) -> None:
+    sources = {dotted(module): (PACKAGE / module).read_text() for module in modules()}
+    known = set(sources)
+    imported = {n: references(s, n, known, typing=typing) for n, s in sources.items()}
+    assert len(imported["diffkeeper.store.store"]) > 5
+    assert circle(imported) == []
+
+
+def test_a_circle_is_found() -> None:
+    sources = {
+        "p.a": "from p import b",
+        "p.b": "def f() -> None:\n    import p.c",
+        "p.c": "if TYPE_CHECKING:\n    from p.a import A",
+        "p.d": "from p.a import A",
+    }
+    assert (
+        circle({n: references(s, n, set(sources), typing=False) for n, s in sources.items()}) == []
+    )
+    found = circle({n: references(s, n, set(sources), typing=True) for n, s in sources.items()})
+    assert sorted(found) == ["p.a", "p.b", "p.c"]
+
+
+def classes(sources: dict[str, str]) -> dict[str, list[str]]:
+    """Each class's name, wherever it is defined, with the modules that define it."""
+    found: dict[str, list[str]] = {}
+    for module, source in sources.items():
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.ClassDef):
+                found.setdefault(node.name, []).append(module)
+    return found
+
+
+def test_a_class_name_means_one_thing() -> None:
+    found = classes({module: (PACKAGE / module).read_text() for module in modules()})
+    assert len(found) > 100
+    assert {name: where for name, where in found.items() if len(where) > 1} == {}
+
+
+def test_a_class_name_that_means_two_things_is_found() -> None:
+    assert classes({"a.py": "class A: ...", "b.py": "def f():\n    class A: ..."}) == {
+        "A": ["a.py", "b.py"]
+    }
+
+
+def test_no_package_is_above_itself() -> None:
+    """What a package may import never leads back to it."""
+    above = {name: set(below) - {name} - set(BASE) for name, below in ALLOWED.items()}
+    assert circle({name: below & set(ALLOWED) for name, below in above.items()}) == []
+
+
 @pytest.mark.parametrize("module", [m for m in modules() if m not in ALONE])
 def test_imports_go_down(module: str) -> None:
     assert layer(module) in ALLOWED, f"{module} is in no known layer"
@@ -106,13 +206,15 @@ def test_the_guard_needs_nothing_of_the_package(module: str) -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("store/store.py", "from diffkeeper.capture import scan"),
+        ("store/store.py", "from diffkeeper.sources import scan"),
+        ("volumes/volume.py", "from diffkeeper.history.trash import Trash"),
+        ("snapshot/scanner.py", "from diffkeeper.replay import replay"),
         ("format/chunk.py", "import diffkeeper.store.store"),
-        ("api/driver.py", "from diffkeeper import engine"),
+        ("api/driver.py", "from diffkeeper import snapshot"),
         ("daemon/serve.py", "from diffkeeper.cli.main import main"),
-        ("engine/replay.py", "def f():\n    from diffkeeper.volumes import model"),
-        ("engine/replay.py", "import time"),
-        ("engine/replay.py", "from time import sleep"),
+        ("replay/replay.py", "def f():\n    from diffkeeper.volumes import views"),
+        ("replay/replay.py", "import time"),
+        ("replay/replay.py", "from time import sleep"),
         ("store/store.py", "import os\nos.fsync(1)"),
         ("store/store.py", "from os import rename"),
         ("api/server.py", "import os\nos.environ['X']"),
@@ -127,7 +229,7 @@ def test_the_rules_can_fail(module: str, source: str) -> None:
     ("module", "source"),
     [
         (
-            "engine/replay.py",
+            "replay/replay.py",
             "from diffkeeper.store import store\nfrom diffkeeper import clock",
         ),
         ("clock.py", "import time"),

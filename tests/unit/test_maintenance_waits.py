@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from diffkeeper import limits
-from diffkeeper.engine.maintenance import Maintenance, Report
 from diffkeeper.errors import BusyError
 from diffkeeper.format import chunk
 from diffkeeper.hashing import chunk_digest
+from diffkeeper.space.maintenance import Maintenance, MaintenanceReport
 from diffkeeper.store.batch import ObjectMap
 from diffkeeper.store.store import Batch, Store
 from tests.support import history
@@ -51,13 +51,13 @@ def store(tmp_path: Path) -> Iterator[Counting]:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "COLLECT_WAIT_SECONDS", 0.1)
+    monkeypatch.setattr("diffkeeper.space.maintenance.COLLECT_WAIT_SECONDS", 0.1)
     monkeypatch.setattr(limits, "DELTA_SECONDS_MAX", 0.0)
 
 
 def test_maintenance_beside_an_import(store: Counting) -> None:
     maintenance = Maintenance(store)
-    reports: list[Report] = []
+    reports: list[MaintenanceReport] = []
     running = threading.Thread(target=lambda: reports.append(maintenance.run_all()))
     with store.holding():
         running.start()

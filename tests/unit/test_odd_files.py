@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from diffkeeper import clock, limits
-from diffkeeper.engine.snapshotter import Policy
-from diffkeeper.engine.verify import Verifier
 from diffkeeper.fsio import inode
+from diffkeeper.integrity.verify import Verifier
+from diffkeeper.snapshot.context import CapturePolicy
+from diffkeeper.snapshot.held_back import HELD_BACK_SECONDS_MAX, HELD_BACK_SECONDS_MIN
 from tests.support import disks
 from tests.support.harness import Engine
 from tests.support.odd import bad_disk, leased
@@ -30,7 +31,7 @@ SOURCES = ["inotify", "scan"]
 
 @pytest.fixture(params=SOURCES)
 def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
-    with Engine(tmp_path, Policy(source=request.param)) as made:
+    with Engine(tmp_path, CapturePolicy(source=request.param)) as made:
         yield made
 
 
@@ -112,19 +113,19 @@ def test_trying_again_is_bounded(engine: Engine, monkeypatch: pytest.MonkeyPatch
             if engine.snapshotter.pending(writers):
                 tries.append(now[0])
                 opened = 0
-                assert engine.snapshotter.capture("interval", writers) is None
+                assert engine.capture_of("interval", writers) is None
                 assert opened == 1
         gaps = [b - a for a, b in zip(tries, tries[1:], strict=False)]
-        assert gaps[0] <= 2 * limits.HELD_BACK_SECONDS_MIN + 1
+        assert gaps[0] <= 2 * HELD_BACK_SECONDS_MIN + 1
         assert gaps == sorted(gaps)
-        assert gaps[-1] >= limits.HELD_BACK_SECONDS_MAX
+        assert gaps[-1] >= HELD_BACK_SECONDS_MAX
     assert_whole(engine, engine.capture())
 
 
 def test_many_unreadable_names_are_counted_not_listed(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "HELD_BACK_MAX", 20)
+    monkeypatch.setattr("diffkeeper.snapshot.held_back.HELD_BACK_MAX", 20)
     (engine.live / "fine").write_bytes(b"x")
     real = inode.reading
 
@@ -154,7 +155,7 @@ def test_a_bad_block_in_a_file(kind: str, source: str, tmp_path: Path) -> None:
     base.mkdir()
     with disks.file_system(kind, tmp_path, 400 * limits.MIB) as disk:
         (disk / "live").mkdir()
-        with Engine(base, Policy(source=source), live=disk / "live") as engine:
+        with Engine(base, CapturePolicy(source=source), live=disk / "live") as engine:
             bad = engine.live / "bad"
             noise = random.Random(3).randbytes(1 << 20)
             with open(bad, "wb") as file:
@@ -186,7 +187,7 @@ def test_a_broken_directory_and_a_broken_inode(source: str, tmp_path: Path) -> N
         (live / "broken" / "below").mkdir(parents=True)
         for name in ("broken/one", "broken/below/two", "inode", "fine"):
             (live / name).write_bytes(b"old")
-        with Engine(base, Policy(source=source), live=live) as engine:
+        with Engine(base, CapturePolicy(source=source), live=live) as engine:
             engine.capture()
         image = tmp_path / "image"
         loop = subprocess.run(
@@ -206,7 +207,7 @@ def test_a_broken_directory_and_a_broken_inode(source: str, tmp_path: Path) -> N
         done = ["debugfs", "-w", "-R", f"set_inode_field <{number}> mode 0170644", str(image)]
         subprocess.run(done, check=True, capture_output=True)
         subprocess.run(["mount", "-o", "loop", str(image), str(disk)], check=True)
-        with Engine(base, Policy(source=source), live=live) as engine:
+        with Engine(base, CapturePolicy(source=source), live=live) as engine:
             (live / "fine").write_bytes(b"new")
             snapshot = engine.capture("interval")
             assert "'broken'" in snapshot.cause
@@ -229,7 +230,7 @@ def _block_size(image: Path) -> int:
 def test_attributes_beyond_the_bounds(source: str, tmp_path: Path) -> None:
     """XFS keeps more attributes than are recorded, and more names than the kernel lists."""
     with disks.file_system("xfs", tmp_path) as base:
-        with Engine(base, Policy(source=source)) as engine:
+        with Engine(base, CapturePolicy(source=source)) as engine:
             for name in ("large", "many", "fine", "directory"):
                 path = engine.live / name
                 path.mkdir() if name == "directory" else path.write_bytes(b"content")
@@ -253,10 +254,10 @@ def test_attributes_beyond_the_bounds(source: str, tmp_path: Path) -> None:
             assert len(os.listxattr(top / "large")) == len(os.listxattr(top / "directory")) == 8
             assert (top / "fine").read_bytes() == b"changed"
             verifier = Verifier(engine.store, engine.reader)
-            root = bytes.fromhex(snapshot.root)
+            root = snapshot.root
             assert verifier.live(str(engine.live), root).mismatches == []
             assert engine.capture("interval") == snapshot
-        with Engine(base, Policy(source=source)) as engine:
+        with Engine(base, CapturePolicy(source=source)) as engine:
             assert engine.capture("interval") == snapshot, "another daemon sees the same"
             for name in ("large", "directory"):
                 os.removexattr(engine.live / name, "user.0")
@@ -274,7 +275,7 @@ def test_a_subvolume_is_named(source: str, tmp_path: Path) -> None:
     base.mkdir()
     with disks.file_system("btrfs", tmp_path) as disk:
         (disk / "live").mkdir()
-        with Engine(base, Policy(source=source), live=disk / "live") as engine:
+        with Engine(base, CapturePolicy(source=source), live=disk / "live") as engine:
             (engine.live / "file").write_bytes(b"x")
             create = ["btrfs", "subvolume", "create", str(engine.live / "below")]
             subprocess.run(create, check=True, capture_output=True)
@@ -284,7 +285,7 @@ def test_a_subvolume_is_named(source: str, tmp_path: Path) -> None:
             text = "left out: 'below' (a file system of its own, such as a subvolume)"
             assert snapshot.cause == engine.snapshotter.lacking.text == text
             assert content(engine, snapshot) == {"file": b"x"}
-            root = bytes.fromhex(snapshot.root)
+            root = snapshot.root
             verifier = Verifier(engine.store, engine.reader)
             assert verifier.live(str(engine.live), root).mismatches == []
             delete = ["btrfs", "subvolume", "delete", str(engine.live / "below")]

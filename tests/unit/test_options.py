@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from diffkeeper import limits
 from diffkeeper.errors import InvalidInputError
 from diffkeeper.volumes import options as o
+from diffkeeper.volumes.options import INTERVAL_SECONDS_DEFAULT, VOLUME_OPTIONS_MAX
 
 
 def test_defaults() -> None:
     parsed = o.parse_options({})
     assert parsed == o.VolumeOptions()
-    assert parsed.interval_seconds == limits.INTERVAL_SECONDS_DEFAULT
+    assert parsed.interval_seconds == INTERVAL_SECONDS_DEFAULT
     assert parsed.chunk_bytes == 16384
     assert parsed.chunk_bits == 14
     assert parsed.compression_level == 1
@@ -31,14 +32,18 @@ def test_every_option_at_once() -> None:
             "compression": "zstd:19",
             "chunk-size": "4KiB",
             "retention": "all",
+            "trash": "1h",
+            "exclude": "cache,**/*.tmp",
+            "size": "10G",
             "uid": "999",
             "gid": "0",
             "mode": "1777",
         }
     )
     assert parsed == o.VolumeOptions(
-        0.25, "scan", "fuzzy", 0.02, "off", 19, 4096, (), 999, 0, 0o1777
-    )
+        0.25, "scan", "fuzzy", 0.02, "off", 19, 4096, (), 3600.0, ("cache", "**/*.tmp"),
+        10 * limits.GIB, 999, 0, 0o1777,
+    )  # fmt: skip
     assert set(o.OPTIONS) == {
         "interval",
         "capture",
@@ -48,6 +53,9 @@ def test_every_option_at_once() -> None:
         "compression",
         "chunk-size",
         "retention",
+        "trash",
+        "exclude",
+        "size",
         "uid",
         "gid",
         "mode",
@@ -98,6 +106,14 @@ def test_compression(text: str, level: int | None) -> None:
         ("retention", "99999d:1d"),
         ("retention", "1h:1.5s"),
         ("retention", ",".join(f"{n}d:{2**n}s" for n in range(1, 10))),
+        ("size", "1023K"),
+        ("size", "1025TiB"),
+        ("size", "-1G"),
+        ("size", "10 G"),
+        ("size", "10GB"),
+        ("size", "80%"),
+        ("size", "0"),
+        ("size", ""),
         ("uid", "-1"),
         ("uid", "root"),
         ("uid", "4294967295"),
@@ -115,6 +131,15 @@ def test_a_malformed_value_names_the_option_and_its_form(name: str, text: str) -
     assert len(str(caught.value)) < 400
 
 
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("10G", 10 << 30), ("1.5g", 3 << 29), ("512m", 1 << 29), ("2097152", 1 << 21)],
+)
+def test_sizes_are_written_as_for_docker(text: str, count: int) -> None:
+    assert o.parse_options({"size": text}).size_bytes == count
+    assert o.changed({"size": text}, {"size": None}) == {}
+
+
 @pytest.mark.parametrize("text", ["all", "10m:all,2h:1m,2d:1h,30d:1d", "1h:all", "90m:30s,1d:1h"])
 def test_retention_reads_back(text: str) -> None:
     assert o.format_retention(o.parse_retention(text)) == text
@@ -130,7 +155,7 @@ def test_an_unknown_option_lists_the_allowed_ones() -> None:
 
 def test_too_many_options() -> None:
     with pytest.raises(InvalidInputError):
-        o.parse_options({f"x{i}": "" for i in range(limits.VOLUME_OPTIONS_MAX + 1)})
+        o.parse_options({f"x{i}": "" for i in range(VOLUME_OPTIONS_MAX + 1)})
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from diffkeeper.errors import InvalidInputError
-from diffkeeper.volumes.reference import check_tag, parse_reference
+from diffkeeper.history.references import check_tag, parse_reference
 
 MORNING = 1_795_341_600_000_000_000  # 2026-11-22T10:00:00Z
 

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from diffkeeper import limits
-from diffkeeper.engine.objects import StoreObjects
-from diffkeeper.engine.refusals import Refusals
-from diffkeeper.engine.replay import Replay, restore
-from diffkeeper.engine.snapshotter import Policy
 from diffkeeper.fsio import tree
+from diffkeeper.replay.object_source import StoreObjects
+from diffkeeper.replay.refusals import Refusals
+from diffkeeper.replay.replay import Replay, restore
+from diffkeeper.snapshot.context import CapturePolicy
 from tests.support.harness import Engine
 from tests.support.trees import describe, difference
 
@@ -36,7 +35,7 @@ USER = 4321
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:
     """An engine whose volume has everything that a target may refuse."""
-    with Engine(tmp_path, Policy(source="scan")) as made:
+    with Engine(tmp_path, CapturePolicy(source="scan")) as made:
         live = made.live
         (live / "a" / "b").mkdir(parents=True)
         (live / "a" / "b" / "content").write_bytes(b"content" * 10_000)
@@ -67,7 +66,7 @@ def share(engine: Engine, *options: str) -> Iterator[Path]:
 def restored(engine: Engine, target: Path, refusals: Refusals) -> None:
     fd = tree.open_without_links(str(target))
     try:
-        root = bytes.fromhex(engine.capture().root)
+        root = engine.capture().root
         Replay(StoreObjects(engine.store), fd, refusals=refusals).run(root)
     finally:
         os.close(fd)
@@ -118,7 +117,7 @@ def test_what_is_not_wanted_is_not_refused(engine: Engine) -> None:
 
 
 def test_a_replay_for_a_mount_takes_no_refusal(engine: Engine) -> None:
-    root = bytes.fromhex(engine.capture().root)
+    root = engine.capture().root
     with share(engine, *DENYING) as target, pytest.raises(PermissionError):
         restore(root, StoreObjects(engine.store), str(target))
 
@@ -140,7 +139,7 @@ def test_names_that_cannot_be_made_leave_out_only_themselves(
 
     for act in ("link", "symlink", "mknod"):
         monkeypatch.setattr(os, act, refused)
-    monkeypatch.setattr(limits, "REFUSALS_TOLD_MAX", 2)
+    monkeypatch.setattr("diffkeeper.replay.refusals.REFUSALS_TOLD_MAX", 2)
     refusals = Refusals()
     target = engine.base / "target"
     target.mkdir()

@@ -127,7 +127,7 @@ def test_resistance_is_told_and_bounded(
     try:
         with pytest.raises(DiffKeeperError, match="and 1 more"):
             durable.remove_tree(str(tree))
-        monkeypatch.setattr(limits, "REMOVAL_LEFT_MAX", 1)
+        monkeypatch.setattr("diffkeeper.fsio.removal.REMOVAL_LEFT_MAX", 1)
         with pytest.raises(DiffKeeperError, match="something is mounted there$"):
             durable.remove_tree(str(tree))
     finally:

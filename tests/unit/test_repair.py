@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from diffkeeper import limits
-from diffkeeper.engine.damage import Damage, Live
-from diffkeeper.engine.objects import StoreObjects
-from diffkeeper.engine.repair import Journal, Repair, pending
-from diffkeeper.engine.replay import restore
-from diffkeeper.engine.snapshotter import Policy
-from diffkeeper.engine.verify import entry_at
 from diffkeeper.errors import ConflictError, CorruptionError, NotFoundError
 from diffkeeper.format import filetree
+from diffkeeper.format.ids import Root
 from diffkeeper.fsio import inode
+from diffkeeper.integrity.bit_rot import Damage, UnusedDirectory
+from diffkeeper.integrity.repair import Repair, RepairJournal, pending
+from diffkeeper.integrity.verify import entry_at
+from diffkeeper.replay.object_source import StoreObjects
+from diffkeeper.replay.replay import restore
+from diffkeeper.snapshot.context import CapturePolicy
 from diffkeeper.store.store import Batch
 from tests.support import rot
 from tests.support.harness import Engine
@@ -37,7 +38,7 @@ SIZE = 10 * CHUNK + 100
 
 def made(base: Path) -> Engine:
     """A captured directory, whose snapshotter is not used any more."""
-    engine = Engine(base, Policy(source="scan"))
+    engine = Engine(base, CapturePolicy(source="scan"))
     (engine.live / "d").mkdir()
     (engine.live / "d" / "f").write_bytes(os.urandom(SIZE))
     (engine.live / "g").write_bytes(os.urandom(100))
@@ -52,8 +53,8 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def live(engine: Engine) -> Iterator[Live]:
-    opened = Live(engine.store, 1, str(engine.live), bytes.fromhex(head(engine).root))
+def live(engine: Engine) -> Iterator[UnusedDirectory]:
+    opened = UnusedDirectory(engine.store, 1, str(engine.live), head(engine).root)
     with contextlib.closing(opened):
         yield opened
 
@@ -92,19 +93,19 @@ def spoil(engine: Engine, path: bytes, *offsets: int) -> bytes:
     return file.read_bytes()
 
 
-def mended(engine: Engine, live: Live, damages: list[Damage]) -> dict[bytes, str]:
+def mended(engine: Engine, live: UnusedDirectory, damages: list[Damage]) -> dict[bytes, str]:
     work = Repair(engine.store, engine.state, live, str(engine.base / "repair"))
-    work.keep(damages, 1, contextlib.nullcontext)
+    work.keep_found_state(damages, 1, contextlib.nullcontext)
     return work.write(damages)
 
 
-def examined(live: Live, path: bytes) -> Damage:
+def examined(live: UnusedDirectory, path: bytes) -> Damage:
     found = live.examine(path)
     assert found is not None
     return found
 
 
-def test_what_is_whole_and_what_is_not(engine: Engine, live: Live) -> None:
+def test_what_is_whole_and_what_is_not(engine: Engine, live: UnusedDirectory) -> None:
     good = (engine.live / "d" / "f").read_bytes()
     vouch(engine, b"d/f")
     assert live.examine(b"d/f") is None
@@ -122,16 +123,16 @@ def test_what_is_whole_and_what_is_not(engine: Engine, live: Live) -> None:
 
 
 def test_many_ranges_are_counted(
-    engine: Engine, live: Live, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, live: UnusedDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "REPAIR_RANGES_SHOWN_MAX", 2)
+    monkeypatch.setattr("diffkeeper.integrity.bit_rot.REPAIR_RANGES_SHOWN_MAX", 2)
     spoil(engine, b"d/f", 0, 2 * CHUNK, 4 * CHUNK, 6 * CHUNK)
     damage = examined(live, b"d/f")
     assert (len(damage.ranges), damage.ranges_left_out, damage.bytes) == (2, 2, 4 * CHUNK)
 
 
 def test_places_that_the_disk_does_not_give(
-    engine: Engine, live: Live, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, live: UnusedDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A bad sector, until it is written: what is kept of it is a hole."""
     good = (engine.live / "d" / "f").read_bytes()
@@ -158,13 +159,13 @@ def test_places_that_the_disk_does_not_give(
     target = engine.base / "kept"
     target.mkdir()
     kept = engine.store.snapshot(1, head(engine).seq - 1)
-    restore(bytes.fromhex(kept.root), StoreObjects(engine.store), str(target))
+    restore(kept.root, StoreObjects(engine.store), str(target))
     expected = rotten[: 3 * CHUNK] + bytes(CHUNK) + rotten[4 * CHUNK :]
     assert (target / "d" / "f").read_bytes() == expected
 
 
 def test_a_disk_that_does_not_take_it(
-    engine: Engine, live: Live, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, live: UnusedDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is told, of that file; the other one is repaired; both are still what is recorded."""
     good = (engine.live / "g").read_bytes()
@@ -190,21 +191,21 @@ def test_a_disk_that_does_not_take_it(
 def test_the_store_is_damaged_too(tmp_path: Path) -> None:
     with made(tmp_path) as engine:
         rotten = spoil(engine, b"d/f", 0)
-        root = bytes.fromhex(head(engine).root)
+        root = head(engine).root
         entry, _ = entry_at(engine.store, root, b"d/f")
         assert entry is not None
         chunk = next(filetree.refs(entry.content, 11, engine.store.node, 0, 1))
     rot.spoil(tmp_path / "store", [chunk])
     with (
-        Engine(tmp_path, Policy(source="scan")) as again,
-        contextlib.closing(Live(again.store, 1, str(again.live), root)) as live,
+        Engine(tmp_path, CapturePolicy(source="scan")) as again,
+        contextlib.closing(UnusedDirectory(again.store, 1, str(again.live), root)) as live,
     ):
         with pytest.raises(CorruptionError, match="'d/f': what the store has of it"):
             live.examine(b"d/f")
         assert (again.live / "d" / "f").read_bytes() == rotten
 
 
-def test_what_was_written_is_refused(engine: Engine, live: Live) -> None:
+def test_what_was_written_is_refused(engine: Engine, live: UnusedDirectory) -> None:
     with pytest.raises(ConflictError, match="too soon"):
         live.examine(b"d/f")
     vouch(engine, b"d/f")
@@ -222,7 +223,7 @@ def test_what_was_written_is_refused(engine: Engine, live: Live) -> None:
         live.examine(b"d/f")
 
 
-def test_nothing_beyond_the_volume_is_reached(engine: Engine, live: Live) -> None:
+def test_nothing_beyond_the_volume_is_reached(engine: Engine, live: UnusedDirectory) -> None:
     """A directory that was exchanged for a link since it was recorded."""
     outside = engine.base / "outside"
     outside.mkdir()
@@ -238,19 +239,23 @@ def test_nothing_beyond_the_volume_is_reached(engine: Engine, live: Live) -> Non
     assert (outside / "f").read_bytes() == b"mine"
 
 
-def test_a_written_file_is_not_overwritten_after_the_look(engine: Engine, live: Live) -> None:
+def test_a_written_file_is_not_overwritten_after_the_look(
+    engine: Engine, live: UnusedDirectory
+) -> None:
     """Somebody wrote between the look and the repair."""
     spoil(engine, b"d/f", 0)
     damage = examined(live, b"d/f")
     work = Repair(engine.store, engine.state, live, str(engine.base / "repair"))
-    work.keep([damage], 1, contextlib.nullcontext)
+    work.keep_found_state([damage], 1, contextlib.nullcontext)
     (engine.live / "d" / "f").write_bytes(b"new")
     assert "it was written" in work.write([damage])[b"d/f"]
     assert (engine.live / "d" / "f").read_bytes() == b"new"
     assert engine.capture().new_bytes == 3
 
 
-def test_no_room_for_the_tag(engine: Engine, live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_room_for_the_tag(
+    engine: Engine, live: UnusedDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rotten = spoil(engine, b"d/f", 0)
     before = head(engine)
     monkeypatch.setattr(limits, "TAGS_MAX", 0)
@@ -261,7 +266,9 @@ def test_no_room_for_the_tag(engine: Engine, live: Live, monkeypatch: pytest.Mon
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="flags need root")
-def test_one_file_that_refuses_leaves_the_others_settled(engine: Engine, live: Live) -> None:
+def test_one_file_that_refuses_leaves_the_others_settled(
+    engine: Engine, live: UnusedDirectory
+) -> None:
     """A killed repair of two files, of which one has become immutable."""
     paths = (b"d/f", b"g")
     files = {path: engine.live / os.fsdecode(path) for path in paths}
@@ -269,12 +276,12 @@ def test_one_file_that_refuses_leaves_the_others_settled(engine: Engine, live: L
     for file in files.values():
         file.write_bytes(file.read_bytes())  # put back, and not settled
     numbers = tuple((path, file.stat().st_ino) for path, file in files.items())
-    journal = Journal(head(engine).root, numbers)
+    journal = RepairJournal(head(engine).root, numbers)
     (engine.base / "repair").write_bytes(journal.encode())
     subprocess.run(["chattr", "+i", str(files[b"g"])], check=True)
     try:
         work = Repair(engine.store, engine.state, live, str(engine.base / "repair"))
-        done, failed = work.settle(journal)
+        done, failed = work.finish(journal)
     finally:
         subprocess.run(["chattr", "-i", str(files[b"g"])], check=True)
     assert done == [b"d/f"]
@@ -285,7 +292,7 @@ def test_one_file_that_refuses_leaves_the_others_settled(engine: Engine, live: L
 
 
 def test_the_journal(tmp_path: Path) -> None:
-    journal = Journal("ab" * 32, ((b"a\xff/b", 7), (b"c", 8)))
+    journal = RepairJournal(Root.fromhex("ab" * 32), ((b"a\xff/b", 7), (b"c", 8)))
     path = tmp_path / "repair"
     assert pending(str(path)) is None
     path.write_bytes(journal.encode())

@@ -2,44 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from diffkeeper import clock, failpoint, limits
-from diffkeeper.engine.volume import VolumeState
 from diffkeeper.errors import ConflictError, NotFoundError
-from diffkeeper.format.records import SnapshotRecord, VolumeRecord
-from diffkeeper.store.store import Batch, Store
-from diffkeeper.volumes.history import History
-from diffkeeper.volumes.options import VolumeOptions, parse_options, parse_retention
-from diffkeeper.volumes.retention import Retention
+from diffkeeper.history import retention as retention_module
+from diffkeeper.history.retention import RETENTION_CPU_FRACTION_MAX, Retention
+from diffkeeper.history.snapshots import History
+from diffkeeper.service.history_service import RETENTION_TURN_SECONDS
+from diffkeeper.store.store import Store
+from diffkeeper.volumes.options import parse_retention
+from diffkeeper.volumes.retention_policy import plan
+from tests.support.histories import DAY, new, seqs, take
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from diffkeeper.volumes.volume import Volume
 
 SECOND = 1_000_000_000
 DEFAULT = parse_retention("10m:all,2h:1m,2d:1h,30d:1d")
-DAY = 86_400
-
-
-@dataclass
-class Kept:
-    """What retention knows of a volume: its record, options, tags and count."""
-
-    state: VolumeState
-    tags: dict[str, int] = field(default_factory=dict)
-    forgotten: int | None = None
-    troubles: dict[str, str] = field(default_factory=dict)
-    options: VolumeOptions = field(default_factory=VolumeOptions)
-
-    @property
-    def name(self) -> str:
-        return self.state.record.name
 
 
 class Time:
@@ -71,41 +55,6 @@ def store(tmp_path: Path) -> Iterator[Store]:
     failpoint.disarm()
 
 
-def new(store: Store, name: str, **options: str) -> Volume:
-    record = VolumeRecord(store.next_volume_id(), name, 1, dict(options))
-    store.commit(Batch(volumes=[record], names_put={name: record.id}))
-    made = Kept(VolumeState(store, record), options=parse_options(options))
-    return cast("Volume", made)
-
-
-def take(volume: Volume, consistency: str = "crash", group: dict[str, int] | None = None) -> int:
-    """A snapshot of the present moment."""
-    record = volume.state.record
-    head = volume.state.head
-    snapshot = SnapshotRecord(
-        volume_id=record.id,
-        seq=record.next_seq,
-        parent=head.seq if head is not None else None,
-        root=f"{record.next_seq:064x}",
-        time_ns=clock.now_ns(),
-        consistency=consistency,
-        reason="interval",
-        files=1,
-        bytes=1,
-        new_bytes=1,
-        stored_bytes=1,
-        freeze_ms=1.0,
-        capture_ms=1.0,
-        group=group or {},
-    )
-    volume.state.commit(Batch(), snapshot)
-    return snapshot.seq
-
-
-def seqs(store: Store, volume: Volume) -> list[int]:
-    return [s.seq for s in store.snapshots(volume.state.record.id)]
-
-
 def test_sweeps_reach_a_constant_number(store: Store, time: Time) -> None:
     """Four days of a snapshot a minute, swept now and then: as many on the last as on the third."""
     volume, idle = new(store, "v"), new(store, "idle")
@@ -124,13 +73,13 @@ def test_sweeps_reach_a_constant_number(store: Store, time: Time) -> None:
     counts.append(len(left))
     assert counts[-1] - counts[-2] <= 2, counts
     assert len(left) < 260
-    assert volume.state.record.next_seq - 1 - (volume.forgotten or 0) == len(left)
+    assert volume.state.record.next_seq - 1 - (volume.status.forgotten or 0) == len(left)
     assert seqs(store, idle) == [1]
-    assert not volume.troubles
+    assert not volume.status.troubles.texts()
     fresh = Retention(store, DEFAULT, clock.now_ns)
-    volume.forgotten = None
+    volume.status.count_forgotten(None)
     assert fresh.prune(volume) == ([], len(left)), "a new daemon finds nothing to do"
-    assert volume.forgotten == volume.state.record.next_seq - 1 - len(left)
+    assert volume.status.forgotten == volume.state.record.next_seq - 1 - len(left)
 
 
 def test_nothing_goes_where_all_is_kept(store: Store, time: Time) -> None:
@@ -184,7 +133,7 @@ def test_forget_is_all_or_none(store: Store, time: Time) -> None:
     retention.forget(volume, [4, 1, 1])
     retention.forget(volume, [4])
     assert seqs(store, volume) == [2, 3, 5]
-    assert volume.forgotten == 2
+    assert volume.status.forgotten == 2
 
 
 def test_a_tag_keeps_the_instant_of_a_group(store: Store, time: Time) -> None:
@@ -228,14 +177,14 @@ def test_a_thinning_can_be_interrupted(store: Store, time: Time) -> None:
     left = seqs(store, volume)
     assert left[-2:] == [count, count + 1]
     assert len(left) < 10
-    assert volume.forgotten == count + 1 - len(left)
+    assert volume.status.forgotten == count + 1 - len(left)
 
 
 def test_a_long_history_is_thinned_in_parts(
     store: Store, time: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To the same end as at once, and a dry run says so."""
-    monkeypatch.setattr(limits, "RETENTION_READ_MAX", 7)
+    monkeypatch.setattr("diffkeeper.history.retention.RETENTION_READ_MAX", 7)
     volume = new(store, "v")
     for number in range(200):
         take(volume, "fuzzy" if number % 3 else "crash")
@@ -247,6 +196,30 @@ def test_a_long_history_is_thinned_in_parts(
     assert (sorted(found), stay) == (planned, left)
     assert len(seqs(store, volume)) == stay < 10
     assert Retention(store, DEFAULT, clock.now_ns).prune(volume) == ([], stay)
+
+
+def test_long_plans_take_a_share_of_a_core(
+    store: Store, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However short the shortest step is: here each plan takes as long as one of a long history."""
+    volume, cost, spent = new(store, "v", retention="1h:1s"), 4.0, 0.0
+
+    def slow(*facts: Any) -> list[int]:
+        nonlocal spent
+        spent += cost
+        time.seconds += cost
+        return plan(*facts)
+
+    monkeypatch.setattr(retention_module, "plan", slow)
+    monkeypatch.setattr(clock, "thread_cpu", lambda: spent)
+    retention = Retention(store, DEFAULT, clock.now_ns)
+    began = time.seconds
+    while time.seconds < began + 3600:
+        take(volume)
+        retention.sweep([volume])
+        time.seconds += RETENTION_TURN_SECONDS
+    share = RETENTION_CPU_FRACTION_MAX
+    assert 3600 * share / 2 < spent <= 3600 * share + cost
 
 
 @pytest.mark.parametrize(

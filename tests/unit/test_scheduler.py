@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -10,10 +11,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from diffkeeper import limits
-from diffkeeper.volumes.captures import Captures
-from diffkeeper.volumes.pace import Pace
-from diffkeeper.volumes.scheduler import Scheduler
+from diffkeeper.service.capture_slots import CaptureSlots
+from diffkeeper.service.captures import Captures
+from diffkeeper.service.idle_share import IdleShare
+from diffkeeper.service.scheduler import Scheduler
+from diffkeeper.volumes.throttle import Throttle
+from diffkeeper.volumes.volume_status import VolumeStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,11 +33,16 @@ class Processes:
         self.defect = False
         self.passes = 0
 
-    def recent(self, targets: list[Target], written: Target | None = None) -> dict[Target, Writers]:
+    def recent(
+        self, targets: list[Target], written: Target | None = None, *, quiet: bool = False
+    ) -> dict[Target, Writers]:
         self.passes += 1
         if self.defect:
             raise RuntimeError("a defect of the survey")
         return {}
+
+    def one_look(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
 
 class Quiet:
@@ -42,12 +50,13 @@ class Quiet:
 
     def __init__(self, name: str, defect: Exception | None = None) -> None:
         self.name, self.defect, self.looks = name, defect, 0
-        self.paced, self.troubles = Pace(0.01, 0.01), dict[str, str]()
-        self.snapshotter, self.expecting, self.fresh = None, False, False
+        self.paced, self.status = Throttle(0.01, 0.01), VolumeStatus({})
+        self.snapshotter, self.expecting = None, False
         self.unpaced = False
+        self.trusting = True
 
     @property
-    def pace(self) -> Pace:
+    def pace(self) -> Throttle:
         if self.unpaced:
             raise RuntimeError("a defect of the pace")
         return self.paced
@@ -64,9 +73,9 @@ class Bench:
 
     def __init__(self, *volumes: Quiet) -> None:
         self.processes = Processes()
-        captures = Captures(cast("Survey", self.processes), list)
+        captures = Captures(cast("Survey", self.processes), list, IdleShare())
         self.pool = ThreadPoolExecutor(2)
-        self.scheduler = Scheduler(captures, self.pool)
+        self.scheduler = Scheduler(captures, CaptureSlots(self.pool))
         for volume in volumes:
             self.scheduler.add(cast("Any", volume))
         self.task = asyncio.create_task(self.scheduler.run())
@@ -104,10 +113,28 @@ def test_a_defect_of_one_volume_holds_up_no_other(defect: Exception, told: set[s
         await bench.until(lambda: bad.looks >= 3 and good.looks >= 3)
         if not isinstance(defect, OSError):  # which its capture meets, and tells
             assert "look_failed" in told
-            assert repr(defect) in bad.troubles["look"]
-        assert not good.troubles
+            assert repr(defect) in (bad.status.troubles.get("look") or "")
+        assert not good.status.troubles.texts()
         bad.defect = None
-        await bench.until(lambda: not bad.troubles)
+        await bench.until(lambda: not bad.status.troubles.texts())
+        await bench.end()
+
+    asyncio.run(life())
+
+
+@pytest.mark.parametrize("steps", range(4))
+def test_it_ends_also_when_something_changes_in_that_moment(steps: int) -> None:
+    """However far that has come in the loop. The daemon's stop waits for it."""
+
+    async def life() -> None:
+        bench = Bench(Quiet("one"))
+        await asyncio.sleep(0.01)
+        bench.scheduler._changed.set()
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        bench.task.cancel()
+        done, _ = await asyncio.wait([bench.task], timeout=SECONDS_MAX)
+        assert done
         await bench.end()
 
     asyncio.run(life())
@@ -116,7 +143,7 @@ def test_a_defect_of_one_volume_holds_up_no_other(defect: Exception, told: set[s
 def test_a_defect_of_the_loop_itself_is_told_and_ends_nothing(
     told: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "SCHEDULE_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("diffkeeper.service.scheduler.SCHEDULE_RETRY_SECONDS", 0.01)
 
     async def life() -> None:
         volume = Quiet("volume")
@@ -136,7 +163,7 @@ def test_a_defect_of_the_loop_itself_is_told_and_ends_nothing(
 def test_a_survey_that_fails_is_told_until_one_succeeds(
     told: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "QUIET_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("diffkeeper.service.scheduler.QUIET_LOOK_SECONDS", 0.01)
 
     async def life() -> None:
         bench = Bench(Quiet("volume"))
@@ -145,6 +172,21 @@ def test_a_survey_that_fails_is_told_until_one_succeeds(
         bench.processes.defect = False
         await bench.until(lambda: not bench.scheduler.troubles())
         await bench.end()
+
+    asyncio.run(life())
+
+
+def test_one_look_at_processes_serves_all_quiet_volumes(told: set[str]) -> None:
+    """Where the source needs one at each interval, too: idle ones cost no turn of their own."""
+
+    async def life() -> None:
+        volumes = [Quiet(f"{number}") for number in range(50)]
+        for volume in volumes:
+            volume.trusting = False
+        bench = Bench(*volumes)
+        await bench.until(lambda: all(volume.looks >= 20 for volume in volumes))
+        await bench.end()
+        assert bench.processes.passes <= max(volume.looks for volume in volumes) + 1
 
     asyncio.run(life())
 

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from diffkeeper import limits
-from diffkeeper.engine.content import Reader
-from diffkeeper.engine.maintenance import Maintenance
-from diffkeeper.engine.rebuild import Live, Rebuild
-from diffkeeper.engine.scrub import Scrubber
 from diffkeeper.errors import CorruptionError, NotFoundError
 from diffkeeper.format import pack
+from diffkeeper.format.ids import SnapshotId
 from diffkeeper.fsio.durable import remove_tree
 from diffkeeper.hashing import chunk_digest
+from diffkeeper.integrity.salvage import Salvage, SalvageSource
+from diffkeeper.integrity.scrub import Scrubber
+from diffkeeper.snapshot.chunker import Chunker
+from diffkeeper.space.maintenance import Maintenance
 from diffkeeper.store import tables
-from diffkeeper.store.places import pack_of, slot_of
+from diffkeeper.store.pack_index import pack_of, slot_of
 from diffkeeper.store.store import Batch, Store
 from tests.support import history, rot
 from tests.support.harness import Engine
@@ -27,13 +27,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from diffkeeper.format.ids import ObjectId
+
 STATES = 6
 DEPTH = 1_100
 
 
 @pytest.fixture
-def reader() -> Iterator[Reader]:
-    made = Reader()
+def reader() -> Iterator[Chunker]:
+    made = Chunker()
     yield made
     made.close()
 
@@ -63,7 +65,7 @@ def bases(store: Store) -> set[bytes]:
     return found - {b""}
 
 
-def test_a_damaged_base_is_lost_with_what_needs_it_alone(path: Path, reader: Reader) -> None:
+def test_a_damaged_base_is_lost_with_what_needs_it_alone(path: Path, reader: Chunker) -> None:
     store = Store.open(str(path), reserve_bytes=0)
     newest = set(history.reachable(store))
     base = sorted(bases(store))[0]
@@ -83,13 +85,13 @@ def test_a_damaged_base_is_lost_with_what_needs_it_alone(path: Path, reader: Rea
     store.close()
 
 
-def test_another_copy_heals(path: Path, reader: Reader) -> None:
+def test_another_copy_heals(path: Path, reader: Chunker) -> None:
     store = Store.open(str(path), reserve_bytes=0)
     digests = sorted(bases(store))[:3]
     builder = pack.Builder(1)
     for digest in digests:
-        node = store.objects.is_node(digest)
-        builder.add(digest, store.objects.plain(digest, node=node), node=node)
+        each = store.objects.identify(digest)
+        builder.add(each, store.objects.plain(each))
     store.upkeep.replace(builder.finish(), None)
     store.close()
     rot.spoil(path, digests)  # the newer copies
@@ -102,7 +104,7 @@ def test_another_copy_heals(path: Path, reader: Reader) -> None:
     store.close()
 
 
-def test_a_lost_place_is_found_again(path: Path, reader: Reader) -> None:
+def test_a_lost_place_is_found_again(path: Path, reader: Chunker) -> None:
     store = Store.open(str(path), reserve_bytes=0)
     wanted = sorted(history.reachable(store))[:20]
     with store._environment.write() as txn:
@@ -126,8 +128,8 @@ def test_a_lost_place_is_found_again(path: Path, reader: Reader) -> None:
     store.close()
 
 
-def test_a_pass_in_slices(path: Path, reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "SCRUB_FIRST_SECONDS", 0.0)
+def test_a_pass_in_slices(path: Path, reader: Chunker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diffkeeper.integrity.scrub.SCRUB_FIRST_SECONDS", 0.0)
     store = Store.open(str(path), reserve_bytes=0)
     scrubber = Scrubber(store, reader, list)
     scrubber.run_slice()
@@ -144,7 +146,7 @@ def test_a_pass_in_slices(path: Path, reader: Reader, monkeypatch: pytest.Monkey
     store.close()
 
 
-def test_a_volume_that_is_purged_while_it_is_looked_at(path: Path, reader: Reader) -> None:
+def test_a_volume_that_is_purged_while_it_is_looked_at(path: Path, reader: Chunker) -> None:
     """What it misses by then is no loss any more, and ends no pass."""
     store = Store.open(str(path), reserve_bytes=0)
     history.commit(store, 1, {b"other": b"volume"}, volume=2)
@@ -152,9 +154,9 @@ def test_a_volume_that_is_purged_while_it_is_looked_at(path: Path, reader: Reade
     rot.spoil(path, [chunk_digest(b"volume")])
     store = Store.open(str(path), reserve_bytes=0)
 
-    def purge() -> list[Live]:
+    def purge() -> list[SalvageSource]:
         """Live directories are asked for once losses are known."""
-        store.commit(Batch(snapshots_del={(2, 1)}, volumes_del={2}))
+        store.commit(Batch(snapshots_del={SnapshotId(2, 1)}, volumes_del={2}))
         return []
 
     scrubber = Scrubber(store, reader, purge)
@@ -164,7 +166,7 @@ def test_a_volume_that_is_purged_while_it_is_looked_at(path: Path, reader: Reade
     store.close()
 
 
-def test_what_is_lost_is_a_trouble_until_it_is_forgotten(path: Path, reader: Reader) -> None:
+def test_what_is_lost_is_a_trouble_until_it_is_forgotten(path: Path, reader: Chunker) -> None:
     store = Store.open(str(path), reserve_bytes=0)
     history.commit(store, 1, {b"other": b"volume"}, volume=2)
     history.commit(store, 2, {b"other": b"again"}, volume=2)
@@ -208,19 +210,19 @@ def test_what_lies_deep_in_a_live_directory_heals(tmp_path: Path, deep: Path) ->
         head = engine.capture()
         found: dict[bytes, bytes] = {}
 
-        def take(digest: bytes, plain: bytes, _node: bool) -> None:
-            found[digest] = plain
+        def take(each: ObjectId, plain: bytes) -> None:
+            found[each.digest] = plain
 
-        live = Live(1, str(engine.live), engine.policy.chunk_bits)
-        rebuild = Rebuild(engine.store, engine.reader, live, lambda digests: digests, take)
+        live = SalvageSource(1, str(engine.live), engine.policy.chunk_bits)
+        rebuild = Salvage(engine.store, engine.reader, live, lambda digests: digests, take)
         for _ in rebuild.everything():
             pass
-        assert bytes.fromhex(head.root) in found
+        assert head.root in found
         assert found[chunk_digest(b"at the end")] == b"at the end"
 
 
 def test_memory_does_not_grow_with_packs(
-    path: Path, reader: Reader, monkeypatch: pytest.MonkeyPatch
+    path: Path, reader: Chunker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     packs = 40_000
     store = Store.open(str(path), reserve_bytes=0)

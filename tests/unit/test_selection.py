@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from diffkeeper.engine.objects import StoreObjects
-from diffkeeper.engine.replay import Replay
-from diffkeeper.engine.selection import Selection, require
-from diffkeeper.engine.snapshotter import Policy
 from diffkeeper.errors import NotFoundError
 from diffkeeper.format.root import decode_root
 from diffkeeper.fsio import tree
+from diffkeeper.replay.object_source import StoreObjects
+from diffkeeper.replay.replay import Replay
+from diffkeeper.replay.selection import Selection, require
+from diffkeeper.snapshot.context import CapturePolicy
 from tests.support.harness import Engine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from diffkeeper.engine.replay import Replayed
+    from diffkeeper.replay.replay import Replayed
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="owners need root")
 FILES = 2_000
@@ -43,7 +43,7 @@ class Counting(StoreObjects):
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:
-    with Engine(tmp_path, Policy(source="scan")) as made:
+    with Engine(tmp_path, CapturePolicy(source="scan")) as made:
         wide = made.live / "base" / "wide"
         wide.mkdir(parents=True, mode=0o710)
         for number in range(FILES):
@@ -63,7 +63,7 @@ def restored(engine: Engine, *paths: bytes) -> tuple[Path, Counting, Replayed]:
     fd = tree.open_without_links(str(target))
     try:
         replay = Replay(objects, fd, only=Selection.of(paths))
-        return target, objects, replay.run(bytes.fromhex(engine.capture().root))
+        return target, objects, replay.run(engine.capture().root)
     finally:
         os.close(fd)
 
@@ -106,6 +106,6 @@ def test_directories_links_and_paths_within_others(engine: Engine) -> None:
 )
 def test_paths_that_are_not_there_are_named(engine: Engine, path: bytes, told: str) -> None:
     objects = StoreObjects(engine.store)
-    top, _ = decode_root(objects.nodes([bytes.fromhex(engine.capture().root)])[0])
+    top, _ = decode_root(objects.nodes([engine.capture().root])[0])
     with pytest.raises(NotFoundError, match=told):
         require([b"base/wide/1", path], top.content, lambda digest: objects.nodes([digest])[0])

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from diffkeeper import limits
-from diffkeeper.engine.maintenance import Maintenance
+from diffkeeper.snapshot.stat_cache_expiry import SIGNATURES_STALE_MIN
+from diffkeeper.space.maintenance import Maintenance
 from tests.support.harness import Engine
+from tests.support.stored import signatures
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,8 +23,8 @@ FILES = 40
 
 @pytest.fixture
 def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
-    monkeypatch.setattr(limits, "SIGNATURES_SECONDS", 0.0)
-    monkeypatch.setattr(limits, "SIGNATURES_STALE_MIN", 10)
+    monkeypatch.setattr("diffkeeper.snapshot.stat_cache_expiry.SIGNATURES_SECONDS", 0.0)
+    monkeypatch.setattr("diffkeeper.snapshot.stat_cache_expiry.SIGNATURES_STALE_MIN", 10)
     live = Path(tempfile.mkdtemp(dir="/dev/shm"))  # a tmpfs, on every machine
     with Engine(tmp_path, live=live) as made:
         yield made
@@ -62,14 +63,14 @@ def test_signatures_do_not_add_up(engine: Engine) -> None:
         fill(engine.live, turn)
         engine.capture()
     there = numbers(engine.live)
-    stored = {number for number, _ in engine.store.index_all(1)}
+    stored = {number for number, _ in signatures(engine.store, 1)}
     assert there <= stored
     assert len(stored) > 5 * len(there)
     for _ in range(4):  # a directory that is gone tells of what was below it the next time
         maintenance.run_all()
-    stored = {number for number, _ in engine.store.index_all(1)}
+    stored = {number for number, _ in signatures(engine.store, 1)}
     assert there <= stored
-    assert len(stored) <= 2 * len(there) + limits.SIGNATURES_STALE_MIN
+    assert len(stored) <= 2 * len(there) + SIGNATURES_STALE_MIN
 
 
 def test_those_of_use_stay_and_nothing_is_looked_up_below_the_bound(
@@ -77,16 +78,18 @@ def test_those_of_use_stay_and_nothing_is_looked_up_below_the_bound(
 ) -> None:
     fill(engine.live, 1)
     engine.capture()
-    before = dict(engine.store.index_all(1))
+    before = dict(signatures(engine.store, 1))
     maintenance = Maintenance(engine.store)
     maintenance.run_all()
     assert maintenance._signatures._kept == {}  # no more than twice the files: no pass
-    monkeypatch.setattr(limits, "SIGNATURES_STALE_MIN", -1_000)
+    monkeypatch.setattr("diffkeeper.snapshot.stat_cache_expiry.SIGNATURES_STALE_MIN", -1_000)
     maintenance.run_all()
-    assert dict(engine.store.index_all(1)) == before
+    assert dict(signatures(engine.store, 1)) == before
     assert maintenance._signatures._kept == {1: len(before)}
-    monkeypatch.setattr(limits, "SIGNATURES_STALE_MIN", 10)
+    monkeypatch.setattr("diffkeeper.snapshot.stat_cache_expiry.SIGNATURES_STALE_MIN", 10)
     (engine.live / "f1").unlink()
     engine.capture()
     maintenance.run_all()
-    assert len(dict(engine.store.index_all(1))) == len(before)  # one of no use is within the bound
+    assert len(dict(signatures(engine.store, 1))) == len(
+        before
+    )  # one of no use is within the bound

@@ -20,13 +20,15 @@ from diffkeeper.errors import (
     NotFoundError,
 )
 from diffkeeper.format import chunk
+from diffkeeper.format.ids import ObjectId, Root, SnapshotId
 from diffkeeper.format.records import IndexRecord, SnapshotRecord, VolumeRecord
 from diffkeeper.fsio.room import Levels, Room
 from diffkeeper.hashing import DIGEST_BYTES, chunk_digest, node_digest
 from diffkeeper.limits import MIB, STORE_PAGE_RECORDS_MAX
 from diffkeeper.store.batch import ObjectMap
-from diffkeeper.store.cache import NodeCache
+from diffkeeper.store.lru import Lru
 from diffkeeper.store.store import Batch, Store
+from tests.support.stored import nodes_into, signatures
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,20 +49,23 @@ def with_chunks(*plains: bytes) -> Batch:
 
 def snapshot(volume_id: int, seq: int, consistency: str = "crash") -> SnapshotRecord:
     return SnapshotRecord(
-        volume_id, seq, seq - 1 or None, "0" * 64, 1, consistency, "manual", 1, 2, 3, 4, 0.5, 1.5
+        volume_id, seq, seq - 1 or None, Root(32), 1, consistency, "manual", 1, 2, 3, 4, 0.5, 1.5
     )
 
 
 def test_objects_come_back(store: Store) -> None:
     batch = with_chunks(b"one", bytes(65536))
-    digest = batch.put_node(b"\1\1node")
+    digest = nodes_into(batch)(b"\1\1node")
     assert batch.size == sum(map(len, (*batch.chunks.values(), *batch.nodes.values())))
     store.commit(batch)
     assert store.chunk(chunk_digest(b"one")) == b"one"
     assert store.chunk(chunk_digest(bytes(65536))) == bytes(65536)
     assert store.node(digest) == store.node(digest) == b"\1\1node"
-    assert store.stored(chunk_digest(b"one")) == (chunk.encode(b"one"), "chunk")
-    assert store.stored(digest) == (batch.nodes[digest], "node")
+    assert store.stored(chunk_digest(b"one")) == (
+        chunk.encode(b"one"),
+        ObjectId.chunk(chunk_digest(b"one")),
+    )
+    assert store.stored(digest) == (batch.nodes[digest], ObjectId.node(digest))
     for read in (store.chunk, store.node, store.stored):
         with pytest.raises(NotFoundError):
             read(chunk_digest(b"absent"))
@@ -149,7 +154,7 @@ def test_tags_name_stored_snapshots_and_never_move(store: Store) -> None:
     with pytest.raises(NotFoundError, match="no snapshot 3"):
         store.commit(Batch(tags_put={(1, "c"): 3}))
     with pytest.raises(NotFoundError):
-        store.commit(Batch(tags_put={(1, "c"): 2}, snapshots_del={(1, 2)}))
+        store.commit(Batch(tags_put={(1, "c"): 2}, snapshots_del={SnapshotId(1, 2)}))
     assert store.tags(1) == {"a": 1, "aä": 2}
     assert list(store.all_tags()) == [(1, "a", 1), (1, "aä", 2), (2, "a", 1)]
     store.commit(Batch(tags_put={(1, "a"): 2}, tags_del={(1, "a")}))
@@ -159,7 +164,8 @@ def test_tags_name_stored_snapshots_and_never_move(store: Store) -> None:
 def test_deletions(store: Store) -> None:
     records = [VolumeRecord(store.next_volume_id(), f"v{i}", 1) for i in (1, 2)]
     store.commit(Batch(volumes=records, snapshots=[snapshot(1, s) for s in (1, 2, 3)]))
-    deleting = Batch(snapshots_del={(1, 1), (1, 3), (1, 9), (2, 1)}, volumes_del={2, 7})
+    gone = {SnapshotId(*each) for each in ((1, 1), (1, 3), (1, 9), (2, 1))}
+    deleting = Batch(snapshots_del=gone, volumes_del={2, 7})
     assert deleting.records_only, "it needs no room"
     store.commit(deleting)
     assert [s.seq for s in store.snapshots(1)] == [2]
@@ -195,13 +201,13 @@ def test_the_index(store: Store) -> None:
     assert store.index(2, 10**9) is None
     assert store.index_many(2, [1, 2, 10**9]) == {1: record, 2: record}
     store.commit(Batch(index_del={(2, 1), (2, 10**9)}))
-    assert [ino for ino, _ in store.index_all(2)] == list(many)[1:]
+    assert [ino for ino, _ in signatures(store, 2)] == list(many)[1:]
     store.commit(Batch(drop_index={2}, index_put={(2, 7): raw}))
-    assert list(store.index_all(2)) == [(7, record)]
-    assert [ino for ino, _ in store.index_all(1)] == list(many)
-    assert [ino for ino, _ in store.index_all(3)] == list(many)
+    assert list(signatures(store, 2)) == [(7, record)]
+    assert [ino for ino, _ in signatures(store, 1)] == list(many)
+    assert [ino for ino, _ in signatures(store, 3)] == list(many)
     store.commit(Batch(drop_index={3, 9}))
-    assert list(store.index_all(3)) == []
+    assert list(signatures(store, 3)) == []
 
 
 def test_the_map_grows_while_others_read(tmp_path: Path) -> None:
@@ -306,15 +312,15 @@ def test_only_root_looks_inside(tmp_path: Path) -> None:
 
 
 def test_the_cache_is_bounded() -> None:
-    cache = NodeCache(entries_max=3, bytes_max=100)
+    cache: Lru[bytes, bytes] = Lru(entries_max=3, weight_max=100)
     for i in range(4):
         cache.put(b"%d" % i, b"n")
     assert cache.get(b"0") is None
     assert cache.get(b"1") == b"n"
-    cache.put(b"big", bytes(99))
+    cache.put(b"big", bytes(99), 99)
     assert cache.get(b"2") is None
     assert cache.get(b"1") == b"n"
-    cache.put(b"huge", bytes(101))
+    cache.put(b"huge", bytes(101), 101)
     assert cache.get(b"huge") is None
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from diffkeeper.store.environment import Transaction
-from diffkeeper.store.marks import Mark, Marks
+from diffkeeper.store.marks import Mark, ObjectMarks
 from diffkeeper.store.store import Store
 from tests.support import history
 
@@ -34,7 +34,7 @@ def test_marks_are_those_of_a_set() -> None:
     source = random.Random(5)
     sizes = {number: source.choice([1, 7, 8, 9, 64, 700]) for number in range(1, 400)}
     known = [number for number in sizes if number < 300 and number % 3]
-    marks, model = Marks(), set()
+    marks, model = ObjectMarks(), set()
     for turn in range(6_000):
         if turn % 60 == 0:  # packs become known while others mark
             marks.add_packs(known[turn // 60 * 2 : turn // 60 * 2 + 2])
@@ -54,7 +54,7 @@ def test_memory_of_a_large_store() -> None:
     packs = 20_000
     tracemalloc.start()
     try:
-        marks = Marks()
+        marks = ObjectMarks()
         for start in range(1, packs + 1, 500):
             marks.add_packs(list(range(start, start + 500)))
         for number in range(1, packs + 1):

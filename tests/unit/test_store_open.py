@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import random
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -19,9 +21,11 @@ from diffkeeper.errors import (
 from diffkeeper.format import chunk
 from diffkeeper.hashing import chunk_digest
 from diffkeeper.limits import STORE_SPARE_BYTES
+from diffkeeper.space.maintenance import Maintenance
 from diffkeeper.store import tables
 from diffkeeper.store.batch import ObjectMap
 from diffkeeper.store.store import Batch, Store
+from tests.support import history
 
 
 @pytest.fixture
@@ -132,3 +136,69 @@ def test_pages_of_a_commit_end_inside_the_file(path: str) -> None:
         env = store._environment._env
         assert store.file_bytes() >= (env.info()["last_pgno"] + 1) * env.stat()["psize"]
     store.close()
+
+
+PAGE = 4096
+
+
+def filled(path: str, packs: int) -> dict[int, history.Files]:
+    """A closed store with so many packs of many pages each, a snapshot for each."""
+    store = Store.open(path, reserve_bytes=0)
+    source = random.Random(1)
+    found = {}
+    for seq in range(1, packs + 1):
+        found[seq] = {b"f": source.randbytes(8 * history.CHUNK)}
+        history.commit(store, seq, found[seq])
+    while not store.upkeep.merge():
+        pass
+    store.close()
+    return found
+
+
+def test_opening_looks_at_no_pack(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are, each of them far from the last: only the trees are read."""
+    filled(path, 300)
+    reads = []
+    pread = os.pread
+
+    def counted(fd: int, count: int, offset: int) -> bytes:
+        reads.append(count)
+        return pread(fd, count, offset)
+
+    monkeypatch.setattr(os, "pread", counted)
+    Store.open(path).close()
+    assert len(reads) < 100
+    assert sum(reads) < 100 * PAGE
+
+
+def spoil_long_value(path: str) -> None:
+    """Damage what the first long value begins with: LMDB would give more pages back than it has."""
+    with open(f"{path}/data.mdb", "r+b") as file:
+        for at in range(2 * PAGE, os.stat(file.name).st_size, PAGE):
+            file.seek(at)
+            number, _, flags, pages = struct.unpack("<QHHI", file.read(16))
+            if number == at // PAGE and flags == 4:
+                file.seek(at + 12)
+                file.write(struct.pack("<I", pages + 1000))
+                return
+    raise AssertionError("there is none")
+
+
+def test_a_pack_that_lmdb_would_not_remove_as_a_whole_stays(path: str) -> None:
+    kept = filled(path, 40)
+    spoil_long_value(path)
+    store = Store.open(path, reserve_bytes=0)
+    assert {seq: history.files_of(store, seq) for seq in kept} == kept, "it is read as before"
+    before = store.totals()["stored_bytes"]
+    history.forget(store, *range(1, 36))
+    report = Maintenance(store).run_all()
+    assert "is not the value that belongs there" in report.damage[0]
+    assert store.totals()["stored_bytes"] < before / 3, "all others went"
+    with pytest.raises(CorruptionError, match="is not the value that belongs there"):
+        store.compact()
+    left = {seq: kept[seq] for seq in range(36, 41)}
+    assert {seq: history.files_of(store, seq) for seq in left} == left
+    history.commit(store, 41, kept[1])
+    assert history.files_of(store, 41) == kept[1]
+    store.close()
+    Store.open(path).close()

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from diffkeeper import failpoint
-from diffkeeper.engine.content import Reader
-from diffkeeper.engine.maintenance import Maintenance
-from diffkeeper.engine.scrub import Scrubber
 from diffkeeper.format import chunk, pack
+from diffkeeper.format.ids import ObjectId
 from diffkeeper.hashing import chunk_digest
-from diffkeeper.store import objects, tables, upkeep
+from diffkeeper.integrity.scrub import Scrubber
+from diffkeeper.snapshot.chunker import Chunker
+from diffkeeper.space.maintenance import Maintenance
+from diffkeeper.store import objects, repack, tables
 from diffkeeper.store.batch import ObjectMap
 from diffkeeper.store.store import Batch, Store
 from tests.support import history
@@ -69,7 +70,7 @@ def preempted(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_places_are_merged_by_many_threads(
     path: str, store: Store, many: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upkeep, "MERGE_OBJECTS", MERGED)
+    monkeypatch.setattr(repack, "MERGE_OBJECTS", MERGED)
     begin = threading.Barrier(6)
     missing: list[set[bytes]] = []
 
@@ -104,7 +105,7 @@ def test_a_pack_is_not_swept_by_what_was_before_a_merge(store: Store, many: list
     """Places may leave memory for the table while somebody reads what the table was before."""
     calls = 0
 
-    def lives(txn: Transaction, number: int, directory: pack.Directory) -> list[int]:
+    def lives(txn: Transaction, number: int, directory: pack.PackDirectory) -> list[int]:
         nonlocal calls
         calls += 1
         if calls == 1:
@@ -142,7 +143,7 @@ def test_lost_places_are_given_back_before_anything_is_swept(path: str, store: S
     for seq in (5, 6):  # what comes next makes deltas of old versions, and sweeps their packs
         history.commit(again, seq, kept[seq])
     assert again.unknown(lost)
-    reader = Reader()
+    reader = Chunker()
     scrubber = Scrubber(again, reader, list)
     report = Maintenance(again).run_all()
     assert report.damage == []
@@ -158,7 +159,7 @@ def test_lost_places_are_given_back_before_anything_is_swept(path: str, store: S
 
 def test_a_new_store_is_not_looked_through(store: Store) -> None:
     history.commit(store, 1, {b"a": b"1"})
-    reader = Reader()
+    reader = Chunker()
     scrubber = Scrubber(store, reader, list)
     scrubber.run_slice()
     assert store.places_checked()
@@ -181,7 +182,7 @@ def test_an_object_that_is_found_nowhere_is_never_swept(store: Store) -> None:
     def newer(txn: Transaction) -> list[tuple[int, list[bytes]]]:
         """Another copy of the other one, so that the pack is worth sweeping."""
         builder = pack.Builder(1)
-        builder.add(chunk_digest(b"2" * 100), b"2" * 100, node=False)
+        builder.add(ObjectId.chunk(chunk_digest(b"2" * 100)), b"2" * 100)
         return store.objects.put(txn, objects.packed(builder.finish()))
 
     store.writer.commit(newer, 1_000, "replace")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import threading
@@ -11,24 +12,26 @@ import lmdb
 import pytest
 
 from diffkeeper import failpoint, limits
-from diffkeeper.engine.content import Reader
-from diffkeeper.engine.maintenance import Maintenance
-from diffkeeper.engine.scrub import Scrubber
 from diffkeeper.errors import CorruptionError, NotFoundError
 from diffkeeper.format import chunk, pack
-from diffkeeper.format.records import IndexRecord
+from diffkeeper.format.ids import ObjectId
+from diffkeeper.format.records import IndexRecord, VolumeRecord
 from diffkeeper.hashing import chunk_digest
-from diffkeeper.store import tables, upkeep
+from diffkeeper.integrity.scrub import Scrubber
+from diffkeeper.snapshot.chunker import Chunker
+from diffkeeper.space.maintenance import Maintenance
+from diffkeeper.store import repack, tables
 from diffkeeper.store.batch import ObjectMap
-from diffkeeper.store.places import pack_of, slot_of
+from diffkeeper.store.pack_index import pack_of, slot_of
 from diffkeeper.store.store import Batch, Store
 from tests.support import history
+from tests.support.stored import signatures, thread_written_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from diffkeeper.store.environment import Transaction
+    from diffkeeper.store.environment import Copy, Transaction
 
 STATES = 9
 
@@ -74,7 +77,7 @@ def damage(path: str, store: Store, digest: bytes) -> None:
     with store._environment.read() as txn:
         raw = txn.get(tables.PACKS, tables.id_key(pack_of(at)))
         assert raw is not None
-        directory = pack.Directory(raw)
+        directory = pack.PackDirectory(raw)
         start = directory._frames[directory.frame(slot_of(at))][1]
         changed = bytearray(raw)
     store.close()
@@ -215,18 +218,38 @@ def test_signatures_of_what_is_gone_go(store: Store, kept: dict[int, history.Fil
     }
     store.commit(Batch(index_put={(1, ino): record.encode() for ino, record in records.items()}))
     run(store.collector().steps())
-    assert dict(store.index_all(1)) == {2: records[2]}
+    assert dict(signatures(store, 1)) == {2: records[2]}
     assert len(kept) == STATES
+
+
+def test_a_signature_of_a_node_that_is_only_a_base_goes(store: Store) -> None:
+    """What that node refers to goes, so no capture may build on it."""
+    source = random.Random(8)
+    versions = [source.randbytes(40 * history.CHUNK) for _ in range(2)]
+    for seq, content in enumerate(versions, 1):
+        history.commit(store, seq, {b"f": content})
+    node, base = (history.content_of(store, seq, b"f") for seq in (1, 2))
+    builder = pack.Builder(1)
+    delta = pack.xor(store.node(node), store.node(base))
+    builder.add_delta(ObjectId.node(node), delta, base)
+    store.upkeep.replace(builder.finish(), None)
+    record = IndexRecord(1, 1, 1, 40 * history.CHUNK, 1, content=base, name=b"f")
+    store.commit(Batch(index_put={(1, 7): record.encode()}))
+    history.forget(store, 2)
+    run(store.collector().steps())
+    assert history.files_of(store, 1) == {b"f": versions[0]}
+    assert store.missing([chunk_digest(versions[1][: history.CHUNK])]), "it is gone"
+    assert dict(signatures(store, 1)) == {}
 
 
 def test_captures_and_readers_beside_maintenance(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Commits, reads, maintenance and scrubs at once: every state that is kept stays readable."""
-    monkeypatch.setattr(upkeep, "MERGE_OBJECTS", 50)
+    monkeypatch.setattr(repack, "MERGE_OBJECTS", 50)
     monkeypatch.setattr("diffkeeper.store.store.RECENT_OBJECTS_MAX", 200)
     maintenance = Maintenance(store)
-    reader = Reader()
+    reader = Chunker()
     scrubber = Scrubber(store, reader, list)
     stop = threading.Event()
     failures: list[BaseException] = []
@@ -276,12 +299,12 @@ def test_a_base_that_moves_while_its_delta_is_read(
 
     def whole(content: bytes) -> pack.Builder:
         builder = pack.Builder(1)
-        builder.add(chunk_digest(content), content, node=False)
+        builder.add(ObjectId.chunk(chunk_digest(content)), content)
         return builder
 
     store.upkeep.replace(whole(below).finish(), None)
     builder = pack.Builder(1)
-    builder.add_delta(digest, pack.xor(above, below), base, node=False)
+    builder.add_delta(ObjectId.chunk(digest), pack.xor(above, below), base)
     store.upkeep.replace(builder.finish(), None)
     piece = store.objects._piece
     moved: list[int] = []
@@ -306,10 +329,75 @@ def test_a_delta_without_its_base_is_an_error(store: Store) -> None:
     above = b"changed" + below[7:]
     builder = pack.Builder(1)
     base = chunk_digest(below)
-    builder.add_delta(chunk_digest(above), pack.xor(above, below), base, node=False)
+    above_id = ObjectId.chunk(chunk_digest(above))
+    builder.add_delta(above_id, pack.xor(above, below), base)
     store.upkeep.replace(builder.finish(), None)
     with pytest.raises(CorruptionError, match=f"its base {base.hex()} is not in the store"):
         store.chunk(chunk_digest(above))
+
+
+def test_a_dead_delta_whose_base_was_collected_is_not_there(store: Store) -> None:
+    """It may stay in a pack with much that lives; what comes back to its content stores it anew."""
+    source = random.Random(9)
+    alive = [source.randbytes(history.CHUNK) for _ in range(20)]
+    history.commit(store, 1, {b"alive": b"".join(alive)})
+    below = source.randbytes(history.CHUNK)
+    above = b"changed" + below[7:]
+    digest = chunk_digest(above)
+    base = orphan(store, below)
+    builder = pack.Builder(1)
+    for content in alive:
+        builder.add(ObjectId.chunk(chunk_digest(content)), content)
+    builder.add_delta(ObjectId.chunk(digest), pack.xor(above, below), base)
+    store.upkeep.replace(builder.finish(), None)
+    assert store.chunk(digest) == above
+    run(store.collector().steps())
+    assert digest in stored(store), "its pack has too much that lives"
+    assert store.missing([base, digest]) == {base, digest}
+    history.commit(store, 2, {b"alive": b"".join(alive), b"again": above})
+    assert history.files_of(store, 2)[b"again"] == above
+    collector = store.collector()
+    run(collector.steps())
+    assert not collector.damage
+    assert history.files_of(store, 2)[b"again"] == above
+
+
+def test_an_older_copy_is_found_after_places_are_merged(store: Store) -> None:
+    """The newest copy went while nothing needed it; what came back since relies on the older."""
+    content = random.Random(11).randbytes(history.CHUNK)
+    digest = orphan(store, content)
+    assert store.upkeep.merge()
+    builder = pack.Builder(1)
+    builder.add(ObjectId.chunk(digest), content)
+    store.upkeep.replace(builder.finish(), None)
+    newest = pack_of(place_of(store, digest))
+    assert store.upkeep.sweep(newest, lambda *_: [])
+    assert not store.missing([digest])
+    history.commit(store, 1, {b"f": content})
+    while not store.upkeep.merge():
+        pass
+    run(iter([None for _ in store.upkeep.drop_places()]))
+    assert history.files_of(store, 1) == {b"f": content}
+
+
+def test_states_that_come_back_while_history_goes(store: Store) -> None:
+    """Few states of many pages, of which old ones return; collections run beside, step by step."""
+    source = random.Random(4)
+    pages = [[source.randbytes(history.CHUNK) for _ in range(4)] for _ in range(12)]
+    maintenance = Maintenance(store)
+    kept: dict[int, history.Files] = {}
+    for seq in range(1, 160):
+        for versions in pages:
+            versions.append(versions.pop(0) if source.random() < 0.2 else versions.pop())
+        files = {b"%d" % number: versions[0] for number, versions in enumerate(pages)}
+        history.commit(store, seq, files)
+        kept[seq] = files
+        for old in [each for each in kept if each < seq - 3 and source.random() < 0.5]:
+            history.forget(store, old)
+            del kept[old]
+        if seq % 4 == 0:
+            assert maintenance.run_all().damage == []
+    assert {seq: history.files_of(store, seq) for seq in kept} == kept
 
 
 def test_a_damaged_base_is_named_and_harms_no_neighbour(
@@ -359,11 +447,10 @@ def test_objects_of_an_older_format_are_carried_over(tmp_path: Path) -> None:
     history.commit(store, 1, files)
     objects = {d: store.stored(d) for d in history.reachable(store)}
     store.close()
-    names = {"chunk": tables.CHUNKS, "node": tables.NODES}
     with lmdb.open(path, max_dbs=32) as env, env.begin(write=True) as txn:
         opened = {t.name: env.open_db(t.database, txn=txn) for t in tables.TABLES}
-        for digest, (raw, kind) in objects.items():
-            txn.put(digest, raw, db=opened[names[kind].name])
+        for raw, (kind, digest) in objects.values():
+            txn.put(digest, raw, db=opened[tables.SINGLES[kind].name])
         for table in (tables.PACKS, tables.PLACES, tables.TAGS, tables.PROGRESS):
             txn.drop(opened[table.name], delete=True)
         txn.drop(opened["totals"], delete=False)
@@ -398,12 +485,46 @@ def test_compacting_gives_room_back(store: Store, kept: dict[int, history.Files]
     again.close()
 
 
+def test_records_are_written_while_it_is_compacted(
+    store: Store, kept: dict[int, history.Files], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who the engine waits for does not wait for the copy, which is made anew; captures do."""
+    history.forget(store, 1, 2, 3)
+    Maintenance(store).run_all()
+    copies: list[bool] = []
+    late: list[threading.Thread] = []
+    copied = store._environment.copied
+
+    @contextlib.contextmanager
+    def written_meanwhile() -> Iterator[Copy]:
+        with copied() as copy:
+            if not copies:
+                # In the same thread: it would wait for ever for itself if it waited at all.
+                store.commit(Batch(volumes=[VolumeRecord(7, "created", 1)]))
+                late.append(threading.Thread(target=history.commit, args=(store, 10, kept[9])))
+                late[0].start()
+                late[0].join(0.2)
+                assert late[0].is_alive()
+            copies.append(True)
+            yield copy
+
+    monkeypatch.setattr(store._environment, "copied", written_meanwhile)
+    before, after = store.compact()
+    assert after < before
+    assert len(copies) == 2
+    late[0].join(10)
+    assert [record.name for record in store.volumes()] == ["v1", "created"]
+    assert history.files_of(store, 10) == kept[9]
+    assert history.files_of(store, 4) == kept[4]
+
+
 def test_few_pages_are_written_for_a_snapshot(store: Store, kept: dict[int, history.Files]) -> None:
     Maintenance(store).run_all()
-    before = store.totals()["stored_bytes"]
+    before, written = store.totals()["stored_bytes"], thread_written_bytes()
     history.commit(store, STATES + 1, {**kept[STATES], b"one": os.urandom(10_000)})
+    written = thread_written_bytes() - written
     added = store.totals()["stored_bytes"] - before
-    assert 0 < store.writer.written_bytes < added + 24 * 4096
+    assert 0 < written < added + 24 * 4096
 
 
 def test_history_that_is_thinned_keeps_no_versions_for_their_deltas(store: Store) -> None:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from diffkeeper import failpoint, limits
-from diffkeeper.engine.volume import VolumeState
+from diffkeeper.format.ids import Root, SnapshotId
 from diffkeeper.format.records import SnapshotRecord, VolumeRecord
+from diffkeeper.snapshot.volume_state import VolumeState
 from diffkeeper.store.store import Batch, Store
 
 if TYPE_CHECKING:
@@ -30,7 +31,19 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 def snapshot(seq: int) -> SnapshotRecord:
     return SnapshotRecord(
-        1, seq, seq - 1 or None, f"{seq:064x}", seq, "crash", "interval", 1, 1, 1, seq, 0.0, 0.0
+        1,
+        seq,
+        seq - 1 or None,
+        Root(seq.to_bytes(32)),
+        seq,
+        "crash",
+        "interval",
+        1,
+        1,
+        1,
+        seq,
+        0.0,
+        0.0,
     )
 
 
@@ -72,7 +85,7 @@ def test_what_is_forgotten_counts_no_more(store: Store, state: VolumeState) -> N
 
 def forget(store: Store, state: VolumeState, seqs: list[int]) -> None:
     with state.stored.forgetting(seqs):
-        store.commit(Batch(snapshots_del={(1, seq) for seq in seqs}))
+        store.commit(Batch(snapshots_del={SnapshotId(1, seq) for seq in seqs}))
 
 
 def test_captures_and_retention_while_it_is_counted(store: Store, state: VolumeState) -> None:

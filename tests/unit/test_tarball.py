@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from diffkeeper.engine.objects import StoreObjects
-from diffkeeper.engine.snapshotter import Policy
-from diffkeeper.engine.tarball import Tarball
+from diffkeeper.replay.object_source import StoreObjects
+from diffkeeper.replay.tarball import Tarball
+from diffkeeper.snapshot.context import CapturePolicy
 from tests.support.harness import Engine
 from tests.support.trees import describe, difference
 
@@ -26,7 +26,7 @@ NAMES = [
 
 @pytest.mark.parametrize("name", NAMES)
 def test_names_of_attributes_are_the_bytes_that_they_were(tmp_path: Path, name: bytes) -> None:
-    with Engine(tmp_path, Policy(source="scan")) as engine:
+    with Engine(tmp_path, CapturePolicy(source="scan")) as engine:
         (engine.live / "file").write_bytes(b"content")
         (engine.live / os.fsdecode(b"odd\xff")).write_bytes(b"")
         for path in (engine.live / "file", engine.live):
@@ -35,7 +35,7 @@ def test_names_of_attributes_are_the_bytes_that_they_were(tmp_path: Path, name: 
         snapshot = engine.capture()
         with open(tmp_path / "tar", "wb") as file:
             tarball = Tarball(StoreObjects(engine.store), file, lambda _entries, _bytes: None)
-            tarball.write(bytes.fromhex(snapshot.root))
+            tarball.write(snapshot.root)
         read = tmp_path / "read"
         read.mkdir()
         command = ["tar", "-x", "-p", "--numeric-owner", "--xattrs", "--xattrs-include=*"]

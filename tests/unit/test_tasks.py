@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from diffkeeper import limits
-from diffkeeper.volumes.tasks import Tasks
+from diffkeeper.service.tasks import Tasks
 
 if TYPE_CHECKING:
     import pytest
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 async def test_work_that_fails_is_told_and_begun_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(limits, "BACKGROUND_RETRY_SECONDS", 0.05)
+    monkeypatch.setattr("diffkeeper.service.tasks.BACKGROUND_RETRY_SECONDS", 0.05)
     begun = 0
     again = asyncio.Event()
 
@@ -28,7 +27,7 @@ async def test_work_that_fails_is_told_and_begun_again(
         await asyncio.sleep(60)
 
     tasks = Tasks()
-    tasks.keep("work", work)
+    tasks.run_forever("work", work)
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert "a defect" in tasks.troubles()[0]

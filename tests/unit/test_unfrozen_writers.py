@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from diffkeeper import failpoint
-from diffkeeper.engine.snapshotter import Policy
-from tests.support.spanning import Container, Volumes, check_counter, counted
+from diffkeeper.snapshot.context import CapturePolicy
+from tests.support.containers import Container
+from tests.support.spanning import Volumes, check_counter, counted
 from tests.support.trees import describe, difference
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def host_writer(first: Path, second: Path) -> Iterator[None]:
 
 @pytest.mark.parametrize("names", [["one"], ["one", "two"]], ids=["alone", "group"])
 def test_a_scan_calls_no_torn_snapshot_crash(names: list[str], tmp_path: Path) -> None:
-    policy = Policy(source="scan", freeze_seconds_max=FREEZE_SECONDS)
+    policy = CapturePolicy(source="scan", freeze_seconds_max=FREEZE_SECONDS)
     with Volumes(tmp_path, names, policy) as volumes, Container() as container:
         first, second = volumes.live[names[0]] / "d1", volumes.live[names[-1]] / "d2"
         first.mkdir()
@@ -82,7 +83,7 @@ def test_names_of_one_file_that_are_met_in_another_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What changed in it is told from what the first name had; the content is the same."""
-    policy = Policy(source="scan", freeze_seconds_max=FREEZE_SECONDS)
+    policy = CapturePolicy(source="scan", freeze_seconds_max=FREEZE_SECONDS)
     with Volumes(tmp_path, ["one"], policy) as volumes, Container() as container:
         live = volumes.live["one"]
         names = [live / f"name{number}" for number in range(8)]

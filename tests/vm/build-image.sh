@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
-# usage: tests/vm/build-image.sh OUT
+# usage: tests/vm/build-image.sh OUT RELEASE
 #
 # Builds what the virtual machine boots: OUT/kernel and OUT/initramfs, and OUT/root.ext4 with Debian
-# bookworm, its stock kernel's modules and headers, bcc, and the locked Python packages. All of it
-# comes through this machine's apt and pip. OUT appears whole, or not at all.
+# bookworm, bcc and the locked Python packages, as the plugin has them, and modules and headers of the
+# stock kernel of RELEASE (bookworm, trixie, sid). All of it comes through this machine's apt and pip.
+# OUT appears whole, or not at all.
 #   DIFFKEEPER_MIRROR=ADDRESS   the Debian mirror; by default the one this machine's apt uses
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 out=$1
+kernel_of=$2
 work=$out.new
 root=$work/root
 image_megabytes=2048
@@ -26,11 +28,12 @@ packages() { sed 's/#.*//' tests/vm/packages.txt | awk 'NF { printf "%s%s", sep,
 build_root() {
     local source=${DIFFKEEPER_MIRROR:-$(mirror)} tree=usr/src/linux-headers
     [ -n "$source" ] || { echo "apt knows no Debian mirror here (set DIFFKEEPER_MIRROR)" >&2; return 1; }
-    # The guest's apt settings tell the kernel and the headers that belong to its release.
-    mmdebstrap --quiet --variant=essential --include="$(packages)" \
-        --customize-hook="APT_CONFIG=\"\$MMDEBSTRAP_APT_CONFIG\" '$PWD/tests/vm/kernel.sh' \"\$1\" ${modules[*]}" \
-        --customize-hook="APT_CONFIG=\"\$MMDEBSTRAP_APT_CONFIG\" '$PWD/rootfs-build/headers.sh' \"\$1/$tree\"" \
-        bookworm "$root" "$source"
+    mmdebstrap --quiet --variant=essential --include="$(packages)" bookworm "$root" "$source"
+    # Nothing but the settings with which apt gets what that release has.
+    mmdebstrap --quiet --variant=custom --format=null --aptopt='Acquire::Check-Valid-Until "false"' \
+        --customize-hook="APT_CONFIG=\"\$MMDEBSTRAP_APT_CONFIG\" '$PWD/tests/vm/kernel.sh' '$PWD/$root' ${modules[*]}" \
+        --customize-hook="APT_CONFIG=\"\$MMDEBSTRAP_APT_CONFIG\" '$PWD/rootfs-build/headers.sh' '$PWD/$root/$tree'" \
+        "$kernel_of" - "$source"
     ln -s "/$tree" "$root/lib/modules/$(release)/build"
 }
 
@@ -70,7 +73,7 @@ build_root
 build_wheels
 build_initramfs
 mkdir -p "$root/srv/checkout" "$root/disks/ext4" "$root/disks/xfs"
-mv "$root"/boot/vmlinuz-* "$work/kernel"
+mv "$root/boot/vmlinuz" "$work/kernel"
 truncate -s "${image_megabytes}M" "$work/root.ext4"
 mkfs.ext4 -q -d "$root" "$work/root.ext4"
 rm -rf --one-file-system "$root"

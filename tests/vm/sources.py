@@ -8,10 +8,13 @@ from __future__ import annotations
 import os
 import sys
 
-from diffkeeper.capture.probe import Place, Sources
-from diffkeeper.fsio import mounts
+from diffkeeper.fsio import mountinfo
+from diffkeeper.sources.ebpf.probe import Sources
+from diffkeeper.sources.ladder import VolumePlace
 
-BY_RANGE = ("ext4",)  # XFS takes tracepoints that this kernel lacks
+# XFS takes these tracepoints, which older kernels lack.
+FAULTS = "/sys/kernel/tracing/events/filemap/mm_filemap_fault"
+BY_RANGE = ("ext4", "xfs") if os.path.isdir(FAULTS) else ("ext4",)
 CHUNK_BITS = 16
 
 
@@ -19,8 +22,8 @@ def main(directories: list[str]) -> int:
     """The exit status."""
     sources, missing = Sources(), 0
     for directory in directories:
-        fs_type = mounts.locate(directory)[2]
-        place = Place(os.stat(directory).st_dev, fs_type, CHUNK_BITS)
+        fs_type = mountinfo.locate(directory)[2]
+        place = VolumePlace(os.stat(directory).st_dev, fs_type, CHUNK_BITS)
         for wanted in ("auto", "ebpf", "scan"):
             choice = sources.choose(wanted, place)
             choice.source.stop()

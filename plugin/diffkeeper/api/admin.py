@@ -12,14 +12,14 @@ from aiohttp import web
 
 import diffkeeper
 from diffkeeper.api import checks, wire
-from diffkeeper.api.past import PastAdmin
+from diffkeeper.api.history import PastAdmin
 from diffkeeper.api.responses import json_response, pieces, read_body
 from diffkeeper.volumes.options import check_name
 
 if TYPE_CHECKING:
     from diffkeeper.api.contract import Service
     from diffkeeper.api.health import Health
-    from diffkeeper.volumes.model import VolumeView
+    from diffkeeper.volumes.views import Json, VolumeView
 
 FRAME_LENGTH_BYTES = 4
 
@@ -27,7 +27,7 @@ FRAME_LENGTH_BYTES = 4
 class Admin:
     """Handlers of the admin API; `places` says which directories the doctor looks at."""
 
-    def __init__(self, service: Service, health: Health, places: checks.Places) -> None:
+    def __init__(self, service: Service, health: Health, places: checks.CheckedPaths) -> None:
         self._service = service
         self._health = health
         self._places = places
@@ -187,9 +187,10 @@ class Admin:
         found = await asyncio.to_thread(checks.run, self._places)
         features = await asyncio.to_thread(self._service.features, look=True)
         found += checks.ebpf(features)
-        found.append(checks.sources([self._service.view(v.name) for v in self._service.views()]))
+        views = [self._service.view(view.name) for view in self._service.views()]
+        found += [checks.sources(views), checks.sizes(views)]
         if not self._health.loading:
-            found.append(checks.clock(self._service.past.note()))
+            found.append(checks.clock(self._service.past.uncounted_time()))
             found.append(checks.pressure(self._service.past.short()))
         found.append(checks.health(self._health.troubles()))
         return json_response([asdict(check) for check in found])
@@ -200,5 +201,5 @@ class Admin:
         return name
 
 
-def _volume(view: VolumeView) -> wire.Json:
+def _volume(view: VolumeView) -> Json:
     return asdict(view)

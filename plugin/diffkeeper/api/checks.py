@@ -11,19 +11,27 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from diffkeeper import limits
+from diffkeeper.fsio import hostpath
+from diffkeeper.fsio import inotify as kernel_limits
 from diffkeeper.fsio.room import Room, Share
+from diffkeeper.service.ebpf_features import less_than_asked
 from diffkeeper.volumes.options import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from diffkeeper.volumes.model import FeatureView, VolumeView
+    from diffkeeper.volumes.views import FeatureView, VolumeView
+
+SIZE_NEAR_FRACTION = 0.9  # of it in use, from which the doctor tells of it
 
 Result = Literal["ok", "unknown", "warn", "fail"]
 
-INOTIFY_WATCHES_WANTED = 65_536
-INOTIFY_INSTANCES_WANTED = 64  # of which we take a few
-INOTIFY_EVENTS_WANTED = 16_384
+# A share of the watches is ours, and a few instances: the rest is what others may need.
+INOTIFY_WANTED: Final = {
+    **dict.fromkeys(kernel_limits.WATCHES, 65_536),
+    **dict.fromkeys(kernel_limits.INSTANCES, 64),
+    kernel_limits.QUEUED: 16_384,
+}
 FREE_BYTES_WANTED = limits.GIB
 CAP_SYS_ADMIN = 21
 SOURCES_SHOWN_MAX = 20
@@ -65,7 +73,7 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class CheckedPaths:
     """Directories that the checks look at."""
 
     state_dir: str
@@ -73,25 +81,26 @@ class Places:
     proc_root: str
 
 
-def run(places: Places) -> list[Check]:
+def run(places: CheckedPaths) -> list[Check]:
     """Every check that needs no daemon; reads a few small files, changes nothing."""
-    checks: list[Callable[[Places], Check]] = [
+    checks: list[Callable[[CheckedPaths], Check]] = [
         kernel,
         privileges,
         freezer,
         inotify,
         space,
+        state,
     ]
     return [check(places) for check in checks]
 
 
-def kernel(places: Places) -> Check:
+def kernel(places: CheckedPaths) -> Check:
     """The running kernel, for the reader's information."""
     machine = os.uname()
     return Check("kernel", "ok", f"{machine.sysname} {machine.release} {machine.machine}")
 
 
-def privileges(places: Places) -> Check:
+def privileges(places: CheckedPaths) -> Check:
     """Whether this process may mount and freeze: CAP_SYS_ADMIN in its effective set."""
     status = _read(f"{places.proc_root}/self/status")
     lines = [line for line in status.splitlines() if line.startswith("CapEff:")]
@@ -107,7 +116,7 @@ def privileges(places: Places) -> Check:
     )
 
 
-def freezer(places: Places) -> Check:
+def freezer(places: CheckedPaths) -> Check:
     """Which cgroup freezer there is, and whether it can be written."""
     root = places.cgroup_root
     candidates = (
@@ -129,15 +138,11 @@ def freezer(places: Places) -> Check:
     )
 
 
-def inotify(places: Places) -> Check:
-    """The kernel's limits on inotify."""
-    wanted = {
-        "max_user_watches": INOTIFY_WATCHES_WANTED,
-        "max_user_instances": INOTIFY_INSTANCES_WANTED,
-        "max_queued_events": INOTIFY_EVENTS_WANTED,
-    }
-    base = f"{places.proc_root}/sys/fs/inotify"
-    found = {name: _number(f"{base}/{name}") for name in wanted}
+def inotify(places: CheckedPaths) -> Check:
+    """The kernel's limits on inotify: of watches and instances there are two of each, and the
+    lower one binds. One that the kernel does not have binds nothing.
+    """
+    found = {name: kernel_limits.limit(name, places.proc_root) for name in INOTIFY_WANTED}
     if all(value is None for value in found.values()):
         return Check(
             "inotify",
@@ -146,16 +151,18 @@ def inotify(places: Places) -> Check:
             "every capture scans the whole volume",
             "use a kernel with CONFIG_INOTIFY_USER",
         )
-    low = {name: least for name, least in wanted.items() if (found[name] or 0) < least}
-    text = ", ".join(f"{name} {value}" for name, value in found.items())
+    known = {name: value for name, value in found.items() if value is not None}
+    low = [name for name, value in known.items() if value < INOTIFY_WANTED[name]]
+    text = ", ".join(f"{name} {value}" for name, value in known.items())
     if not low:
         return Check("inotify", "ok", text)
-    mend = " ".join(f"fs.inotify.{name}={least}" for name, least in low.items())
+    mend = " ".join(f"{name}={INOTIFY_WANTED[name]}" for name in low)
     return Check(
         "inotify",
         "warn",
         text,
-        "volumes with many directories or bursts of changes are scanned instead of watched",
+        f"directories beyond a {limits.WATCHES_SHARE}th of the watches in all are scanned at each"
+        " capture, and bursts of changes have all volumes compared",
         f"sysctl -w {mend}",
     )
 
@@ -176,12 +183,12 @@ def _feature(feature: FeatureView) -> Check:
 
 
 def sources(views: Sequence[VolumeView]) -> Check:
-    """Which source each mounted volume has; those that got another than they asked for first."""
+    """Which source each mounted volume has; those that got less than they asked for first."""
     found = [(view, _capture_of(view)) for view in views]
     used = [(view, capture) for view, capture in found if capture.get("source") != "none"]
     if not used:
         return Check("capture", "ok", "no volume is mounted")
-    fallen = [each for each in used if _fell_back(*each)]
+    fallen = [each for each in used if less_than_asked(*each)]
     shown = [*fallen, *(each for each in used if each not in fallen)][:SOURCES_SHOWN_MAX]
     lines = [f"{view.name}: {c.get('source')}, {c.get('reason')}" for view, c in shown]
     more = [f"and {len(used) - len(shown)} more"] if len(used) > len(shown) else []
@@ -192,8 +199,9 @@ def sources(views: Sequence[VolumeView]) -> Check:
         "capture",
         "warn",
         text,
-        "changed files of these are read whole, or all files compared",
-        "mend what the reason names, then stop the volume's containers and start them again",
+        "changed files of these are read whole, or all files compared, or those of a part",
+        "mend what the reason names; a raised limit on watches holds at once, for all else stop the"
+        " volume's containers and start them again",
     )
 
 
@@ -202,9 +210,38 @@ def _capture_of(view: VolumeView) -> dict[str, object]:
     return found if isinstance(found, dict) else {}
 
 
-def _fell_back(view: VolumeView, capture: dict[str, object]) -> bool:
-    asked, source = view.options.get("capture", "auto"), capture.get("source")
-    return source == "scan" != asked or (asked == "ebpf" != source)
+def sizes(views: Sequence[VolumeView]) -> Check:
+    """Which volumes with the option `size` are not held to it, or are nearly full."""
+    limited = [view for view in views if _bytes_of(view, "size") is not None]
+    if not limited:
+        return Check("size", "ok", "no volume has a size")
+    lines = {view.name: _fullness(view) for view in limited}
+    shown = [f"{name}: {text}" for name, text in lines.items() if text]
+    if not shown:
+        return Check("size", "ok", f"{len(limited)} volumes have a size, none is nearly full")
+    more = [f"and {len(shown) - SOURCES_SHOWN_MAX} more"] if len(shown) > SOURCES_SHOWN_MAX else []
+    return Check(
+        "size",
+        "warn",
+        "; ".join([*shown[:SOURCES_SHOWN_MAX], *more]),
+        "what is full takes no more writes, its snapshots go on; what is not enforced may fill the"
+        " disk",
+        "delete files, or `diffkeeper set VOLUME size=…`; mend what its trouble names",
+    )
+
+
+def _fullness(view: VolumeView) -> str:
+    """What is to be told of a volume with a size; "" for nothing."""
+    size, used = _bytes_of(view, "size") or 0, _bytes_of(view, "size_used")
+    if used is None:
+        return f"{format_size(size)} is not enforced" if view.mounts else ""
+    near = used >= size * SIZE_NEAR_FRACTION
+    return f"{format_size(used)} of {format_size(size)} used" if near else ""
+
+
+def _bytes_of(view: VolumeView, key: str) -> int | None:
+    found = view.status.get(key)
+    return found if isinstance(found, int) else None
 
 
 def pressure(note: str) -> Check:
@@ -220,7 +257,7 @@ def pressure(note: str) -> Check:
     )
 
 
-def space(places: Places) -> Check:
+def space(places: CheckedPaths) -> Check:
     """Room on the file system of the state directory, or of its nearest existing parent."""
     path = places.state_dir
     while not os.path.isdir(path) and path != os.path.dirname(path):
@@ -235,6 +272,22 @@ def space(places: Places) -> Check:
     cost = "history may not grow" if full else "history is thinned early, and may soon not grow"
     mend = "free some space, or put --state-dir on a larger disk"
     return Check("space", "fail" if full else "warn", text, f"{cost}; live data is safe", mend)
+
+
+def state(places: CheckedPaths) -> Check:
+    """Whether the host has the state directory where its name says, or a disk on top of it."""
+    found = hostpath.of(places.state_dir, places.proc_root)
+    if found.covered:
+        return Check(
+            "state",
+            "warn",
+            f"the host has another disk on {found.covered}; {places.state_dir} lies beneath it",
+            "volumes and history are not on that disk",
+            "stop the containers, copy the directory to that disk, set state.source to there",
+        )
+    if not found.path:
+        return Check("state", "unknown", f"the host has no name for {places.state_dir}")
+    return Check("state", "ok", f"{places.state_dir} is {found.path} on the host")
 
 
 def clock(note: str) -> Check:
@@ -274,8 +327,3 @@ def _read(path: str) -> str:
             return file.read(limits.MIB)
     except FileNotFoundError:
         return ""
-
-
-def _number(path: str) -> int | None:
-    text = _read(path).strip()
-    return int(text) if text.isdigit() else None

@@ -1,4 +1,4 @@
-"""What the API needs of the volume service; `volumes.service.VolumeService` provides it."""
+"""What the API needs of the volume service; `service.service.VolumeService` provides it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
-    from diffkeeper.volumes.model import (
+    from diffkeeper.volumes.views import (
         FeatureView,
         GroupMember,
         Json,
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     )
 
 
-class Past(Protocol):
-    """Histories and removed volumes, see `volumes.past.Past`."""
+class HistoryCalls(Protocol):
+    """Histories and removed volumes, see `service.history_service.HistoryService`."""
 
-    def note(self) -> str: ...
+    def uncounted_time(self) -> str: ...
 
     def short(self) -> str: ...
 
@@ -52,8 +52,8 @@ class Past(Protocol):
     async def empty(self, reference: str | None) -> Sequence[TrashView]: ...
 
 
-class Arrivals(Protocol):
-    """How volumes come to be, see `volumes.arrivals.Arrivals`."""
+class ProvisionCalls(Protocol):
+    """How volumes come to be, see `service.provision.Provision`."""
 
     async def create(self, name: str, options: dict[str, str]) -> None: ...
 
@@ -62,16 +62,16 @@ class Arrivals(Protocol):
     async def undelete(self, reference: str, name: str | None) -> str: ...
 
 
-class Changes(Protocol):
-    """What is changed of volumes that are there, see `volumes.changes.Changes`."""
+class ChangeCalls(Protocol):
+    """What is changed of volumes that are there, see `service.changes.Changes`."""
 
     async def set_options(self, name: str, given: Mapping[str, str | None]) -> None: ...
 
     async def rename(self, name: str, target: str) -> None: ...
 
 
-class Caretaker(Protocol):
-    """What is done for the store as a whole, see `volumes.caretaker.Caretaker`."""
+class StoreCareCalls(Protocol):
+    """Scrubs, maintenance and statistics of the store, see `service.store_care.StoreCare`."""
 
     async def counted(self) -> Mapping[str, object]: ...
 
@@ -92,7 +92,7 @@ class Service(Protocol):
 
     async def remove(self, name: str) -> None: ...
 
-    async def mount(self, name: str, mount_id: str) -> str: ...
+    async def mount(self, name: str, mount_id: str, seconds_max: float) -> str: ...
 
     async def unmount(self, name: str, mount_id: str) -> None: ...
 
@@ -111,16 +111,16 @@ class Service(Protocol):
     ) -> RepairReport: ...
 
     @property
-    def arrivals(self) -> Arrivals: ...
+    def arrivals(self) -> ProvisionCalls: ...
 
     @property
-    def changes(self) -> Changes: ...
+    def changes(self) -> ChangeCalls: ...
 
     @property
-    def past(self) -> Past: ...
+    def past(self) -> HistoryCalls: ...
 
     @property
-    def caretaker(self) -> Caretaker: ...
+    def caretaker(self) -> StoreCareCalls: ...
 
     def features(self, *, look: bool) -> Sequence[FeatureView]: ...
 

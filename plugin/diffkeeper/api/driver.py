@@ -8,17 +8,22 @@ from typing import TYPE_CHECKING, NoReturn
 
 from aiohttp import web
 
-from diffkeeper import limits
+from diffkeeper import clock, limits
 from diffkeeper.api import wire
 from diffkeeper.api.responses import json_response, read_body
 from diffkeeper.errors import BusyError, DiffKeeperError, InvalidInputError, NotFoundError
 
 if TYPE_CHECKING:
     from diffkeeper.api.contract import Service
+    from diffkeeper.volumes.views import Json
 
 log = logging.getLogger(__name__)
-# The service bounds a replay; this bounds all of a Mount, still within dockerd's 30 s.
-ANSWER_SECONDS_MAX = limits.MOUNT_SECONDS_MAX + 2
+
+MOUNT_SECONDS_SHORT = 25.0  # where the engine was seen to give up early
+MOUNT_GIVEN_UP_SECONDS = 28.0  # an engine that ends a connection sooner did not run out of patience
+MOUNT_LOOK_SECONDS = 1.0  # between two looks at whether the engine still waits
+# The service bounds a replay; this bounds all of a Mount, still within dockerd's patience.
+MARGIN_SECONDS = 2.0
 CONTENT_TYPE = "application/vnd.docker.plugins.v1.2+json"
 
 
@@ -28,6 +33,7 @@ class Driver:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._undoing: set[asyncio.Task[None]] = set()
+        self._patience = limits.MOUNT_SECONDS_MAX
 
     def routes(self) -> list[web.RouteDef]:
         """One POST route for each call; any other path below `/` is an unknown call."""
@@ -43,13 +49,13 @@ class Driver:
             _drop(request)
         message = wire.parse_call(call, body)
         match message:
-            case wire.Activate():
+            case wire.ActivateRequest():
                 answer = wire.IMPLEMENTS
-            case wire.Capabilities():
+            case wire.CapabilitiesRequest():
                 answer = wire.CAPABILITIES
-            case wire.Mount():
+            case wire.MountRequest():
                 answer = {"Mountpoint": await self._mount(request, message), "Err": ""}
-            case wire.Get():
+            case wire.GetRequest():
                 answer = await self._get(request, message)
             case _:
                 await self._service.ready()
@@ -58,24 +64,24 @@ class Driver:
         response.content_type = CONTENT_TYPE
         return response
 
-    async def _call(self, message: wire.Request) -> wire.Json:
+    async def _call(self, message: wire.Request) -> Json:
         service = self._service
         match message:
-            case wire.Create(name, options):
+            case wire.CreateRequest(name, options):
                 await service.arrivals.create(name, options)
-            case wire.Remove(name):
+            case wire.RemoveRequest(name):
                 await service.remove(name)
-            case wire.Unmount(name, mount_id):
+            case wire.UnmountRequest(name, mount_id):
                 await service.unmount(name, mount_id)
-            case wire.Path(name):
+            case wire.PathRequest(name):
                 return {"Mountpoint": service.mountpoint(name), "Err": ""}
-            case wire.List():
+            case wire.ListRequest():
                 views = service.views()
                 volumes = [wire.volume_message(view, status=False) for view in views]
                 return {"Volumes": volumes, "Err": ""}
         return {"Err": ""}
 
-    async def _get(self, request: web.Request, message: wire.Get) -> wire.Json:
+    async def _get(self, request: web.Request, message: wire.GetRequest) -> Json:
         """One volume. An error here makes dockerd forget the volume, so there is one only when it
         truly does not exist; any other trouble drops the connection, which dockerd retries.
         """
@@ -89,33 +95,57 @@ class Driver:
             _drop(request)
         return {"Volume": wire.volume_message(view, status=True), "Err": ""}
 
-    async def _mount(self, request: web.Request, message: wire.Mount) -> str:
+    async def _mount(self, request: web.Request, message: wire.MountRequest) -> str:
         """Mount within dockerd's patience. A mount whose answer reaches nobody is given back, since
         dockerd never sends the Unmount of a Mount that failed.
         """
-        mounting = asyncio.ensure_future(self._mount_when_ready(message))
-        done, _ = await asyncio.wait({mounting}, timeout=ANSWER_SECONDS_MAX)
-        if not done:
+        patience = self._patience
+        mounting = asyncio.ensure_future(self._mount_when_ready(message, patience))
+        seconds = await self._awaited(request, mounting, patience + MARGIN_SECONDS)
+        if not mounting.done():
             self._undo(mounting, message)
             raise BusyError(
-                f"volume {message.name} is not mounted after {ANSWER_SECONDS_MAX:g} s; what"
-                " delays it goes on, start the container again"
+                f"volume {message.name} is not mounted after {seconds:.0f} s; what delays it goes"
+                " on, start the container again"
             )
         mountpoint = mounting.result()
-        if request.transport is None or request.transport.is_closing():
+        if _left(request):
             self._undo(mounting, message)
         return mountpoint
 
-    async def _mount_when_ready(self, message: wire.Mount) -> str:
-        await self._service.ready()
-        return await self._service.mount(message.name, message.mount_id)
+    async def _awaited(
+        self, request: web.Request, mounting: asyncio.Future[str], seconds_max: float
+    ) -> float:
+        """Wait for a mount for as long as dockerd does; the seconds that took.
 
-    def _undo(self, mounting: asyncio.Future[str], message: wire.Mount) -> None:
+        How long dockerd waits depends on how the plugin was enabled, which nobody tells: when it
+        has given up once, it is answered sooner from then on, in words that it shows.
+        """
+        began = clock.monotonic()
+        while (waited := clock.monotonic() - began) < seconds_max:
+            if _left(request):
+                if waited >= MOUNT_GIVEN_UP_SECONDS:
+                    self._patience = MOUNT_SECONDS_SHORT
+                    log.warning("mount_given_up", extra={"seconds": round(waited, 3)})
+                break
+            left = min(MOUNT_LOOK_SECONDS, seconds_max - waited)
+            done, _ = await asyncio.wait({mounting}, timeout=left)
+            if done:
+                break
+        return clock.monotonic() - began
+
+    async def _mount_when_ready(self, message: wire.MountRequest, patience: float) -> str:
+        began = clock.monotonic()
+        await self._service.ready()
+        left = max(0.0, patience - (clock.monotonic() - began))
+        return await self._service.mount(message.name, message.mount_id, left)
+
+    def _undo(self, mounting: asyncio.Future[str], message: wire.MountRequest) -> None:
         task = asyncio.create_task(self._give_back(mounting, message))
         self._undoing.add(task)
         task.add_done_callback(self._undoing.discard)
 
-    async def _give_back(self, mounting: asyncio.Future[str], message: wire.Mount) -> None:
+    async def _give_back(self, mounting: asyncio.Future[str], message: wire.MountRequest) -> None:
         fields = {"volume": message.name, "id": message.mount_id}
         try:
             await mounting
@@ -124,6 +154,11 @@ class Driver:
             log.warning("late_mount_failed", extra={**fields, "error": str(error)})
         else:
             log.info("late_mount_given_back", extra=fields)
+
+
+def _left(request: web.Request) -> bool:
+    """Whether nobody waits for the answer any more."""
+    return request.transport is None or request.transport.is_closing()
 
 
 def _drop(request: web.Request) -> NoReturn:

@@ -22,18 +22,20 @@ if TYPE_CHECKING:
 
     from diffkeeper.api.contract import Service
     from diffkeeper.api.health import Health
-    from diffkeeper.volumes.model import FeatureView, VolumeView
+    from diffkeeper.volumes.views import FeatureView, VolumeView
 
 PREFIX: Final = "diffkeeper_"
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 COUNTERS: Final[Mapping[str, str]] = {
     "recovery_total": "Recoveries of a volume, by kind.",
+    "replay_failures_total": "Live directories that could not be had for a mount, by error.",
     "snapshots_total": "Snapshots taken since the daemon started.",
     "capture_cpu_seconds_total": "CPU seconds spent on captures.",
     "capture_errors_total": "Captures that failed, by error.",
     "capture_fallbacks_total": "Times that a volume's source was replaced by a coarser one.",
     "ebpf_programs_lost_total": "Times that the loaded eBPF programs were found lost.",
-    "ebpf_lost_total": "Times that the kernel had no room for a mark, or it could not be read.",
+    "ebpf_lost_total": "Times that a volume's marks were lost, and all of it was compared.",
+    "ebpf_left_out_total": "Times that the kernel was seen to have left runs of eBPF programs out.",
     "verification_total": "Verifications, by result.",
     "scrubs_total": "Times that the whole store was read and checked, by result.",
     "fuzzy_total": "Snapshots that are not one instant.",
@@ -68,6 +70,8 @@ STATISTICS: Final[Mapping[str, str]] = {
 PAST: Final[Mapping[str, str]] = {
     "trash_volumes": "Removed volumes that can be brought back.",
     "trash_bytes": "Bytes of all files in their newest snapshots.",
+    "trash_stored_bytes": "Bytes in the store that removed volumes alone have, as last counted.",
+    "trash_max_bytes": "Bytes in the store that removed volumes alone may have.",
     "trash_next_purge_seconds": "Time until the next one of them is deleted for good.",
     "clock_unseen_seconds": "Time that passed unseen, which histories and trash do not age by yet.",
 }
@@ -231,6 +235,11 @@ GAUGES: Final[Mapping[str, tuple[str, Callable[[object], object]]]] = {
     "mounts": ("Mounts that are counted.", lambda s: _at(s, "mounts")),
     "logical_bytes": ("Bytes of all files.", lambda s: _at(s, "logical_bytes")),
     "stored_bytes": ("Bytes stored for all snapshots.", lambda s: _at(s, "stored_bytes")),
+    "volume_size_bytes": ("What its live directory may take.", lambda s: _at(s, "size")),
+    "volume_size_used_bytes": (
+        "What that takes, when last looked at.",
+        lambda s: _at(s, "size_used"),
+    ),
     "volume_unique_bytes": (
         "Plain bytes that no other volume has, when last counted.",
         lambda s: _at(s, "accounting", "unique_bytes"),
@@ -258,6 +267,10 @@ GAUGES: Final[Mapping[str, tuple[str, Callable[[object], object]]]] = {
     "effective_interval_seconds": (
         "Interval of captures, as stretched by their CPU budget.",
         lambda s: _at(s, "capture", "effective_interval_seconds"),
+    ),
+    "scanned_directories": (
+        "Directories that cannot be watched, which each capture compares.",
+        lambda s: _at(s, "capture", "scanned_directories"),
     ),
     "group_volumes": (
         "Volumes that are captured in one instant with this one, itself among them; else 0.",

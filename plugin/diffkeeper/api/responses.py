@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from diffkeeper import limits
-from diffkeeper.errors import BusyError, DiffKeeperError, InvalidInputError, NotFoundError
+from diffkeeper.errors import BusyError, DiffKeeperError, InvalidInputError, NotFoundError, told
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 log = logging.getLogger(__name__)
+
+IMPORT_SILENT_SECONDS_MAX = 600.0
 
 
 def json_response(value: object, status: int = 200) -> web.Response:
@@ -29,7 +31,7 @@ def json_response(value: object, status: int = 200) -> web.Response:
 
 def error_response(error: DiffKeeperError, status: int | None = None) -> web.Response:
     """`{"Err", "code", "error"}` with the HTTP status of the exception's class, or `status`."""
-    body = {"Err": str(error), "code": error.exit_code, "error": type(error).__name__}
+    body = {"Err": told(error), "code": error.exit_code, "error": type(error).__name__}
     return json_response(body, status or error.http_status)
 
 
@@ -52,7 +54,7 @@ async def pieces(request: web.Request) -> AsyncIterator[bytes]:
     waiting = bytearray()
     while True:
         try:
-            async with asyncio.timeout(limits.IMPORT_SILENT_SECONDS_MAX):
+            async with asyncio.timeout(IMPORT_SILENT_SECONDS_MAX):
                 part = await request.content.readany()
         except TimeoutError:
             raise BusyError("the sender has been silent for too long") from None
@@ -92,7 +94,7 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     except DiffKeeperError as error:
         # dockerd asks for every volume before it creates it: not finding one is no event.
         level = logging.DEBUG if isinstance(error, NotFoundError) else logging.INFO
-        fields = {"path": request.path[:128], "error": str(error), "kind": type(error).__name__}
+        fields = {"path": request.path[:128], "error": told(error), "kind": type(error).__name__}
         log.log(level, "request_refused", extra=fields)
         return error_response(error, 500 if driver else None)
     except web.HTTPException as error:

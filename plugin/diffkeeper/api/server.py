@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import logging
@@ -20,7 +21,7 @@ from diffkeeper.api.responses import errors_as_json
 from diffkeeper.errors import ConflictError, InvalidInputError
 
 if TYPE_CHECKING:
-    from diffkeeper.api.checks import Places
+    from diffkeeper.api.checks import CheckedPaths
     from diffkeeper.api.contract import Service
     from diffkeeper.api.health import Health
 
@@ -30,6 +31,12 @@ PROBE_SECONDS_MAX = 2.0
 STALE_SECONDS_MAX = 1.0
 STALE_POLL_SECONDS = 0.02
 DRAIN_SECONDS_MAX = 1.0
+# Any local user reaches the port: what it takes of the daemon's descriptors is bounded. A monitor
+# whose connection is ended between two requests opens another.
+CONNECTIONS_MAX = 64
+IDLE_SECONDS_MAX = 15.0
+# The engine keeps its connections, and a call that meets the end of one fails.
+ENGINE_IDLE_SECONDS_MAX = 3600.0
 
 
 def claim_socket(path: str) -> socket.socket:
@@ -89,10 +96,47 @@ def _listens(path: str) -> bool:
     return True
 
 
+class _BoundedSite(web.BaseSite):
+    """A TCP port with at most CONNECTIONS_MAX connections: the oldest goes for one too many."""
+
+    __slots__ = ("_address",)
+
+    def __init__(self, runner: web.AppRunner, address: tuple[str, int]) -> None:
+        super().__init__(runner, backlog=BACKLOG)
+        self._address = address
+
+    @property
+    def name(self) -> str:
+        """The URL."""
+        return f"http://{self._address[0]}:{self._address[1]}"
+
+    async def start(self) -> None:
+        """Listen. Raises OSError when the port can't be had."""
+        await super().start()
+        server = self._runner.server
+        if server is None:
+            raise RuntimeError("the runner is not set up")
+        loop = asyncio.get_running_loop()
+
+        def accept() -> web.RequestHandler:
+            # Runs before the new connection counts, and after those that came with it do.
+            loop.call_soon(_make_room, server)
+            return server()
+
+        self._server = await loop.create_server(accept, *self._address, backlog=BACKLOG)
+
+
+def _make_room(server: web.Server) -> None:
+    """End the oldest connections, so that there is room for one more."""
+    alive = [handler for handler in server.connections if handler.transport is not None]
+    for handler in alive[: max(0, len(alive) - CONNECTIONS_MAX + 1)]:
+        handler.force_close()
+
+
 class Server:
     """Serves one volume service; `health` is what /healthz, the doctor and metrics report."""
 
-    def __init__(self, service: Service, health: Health, places: Places) -> None:
+    def __init__(self, service: Service, health: Health, places: CheckedPaths) -> None:
         self._service = service
         self._health = health
         self._places = places
@@ -108,7 +152,7 @@ class Server:
         app.add_routes(Admin(self._service, self._health, self._places).routes())
         self._path = listener.getsockname()
         self._inode = os.stat(self._path).st_ino
-        runner = await self._runner(app)
+        runner = await self._runner(app, ENGINE_IDLE_SECONDS_MAX)
         await self._site(web.SockSite(runner, listener, backlog=BACKLOG))
 
     async def serve_tcp(self, address: tuple[str, int]) -> None:
@@ -118,9 +162,9 @@ class Server:
         app = web.Application(middlewares=[errors_as_json])
         page = web.get("/metrics", self._metrics)
         app.add_routes([page, web.get("/healthz", self._healthz)])
-        runner = await self._runner(app)
+        runner = await self._runner(app, IDLE_SECONDS_MAX)
         try:
-            await self._site(web.TCPSite(runner, *address, backlog=BACKLOG))
+            await self._site(_BoundedSite(runner, address))
         except OSError as error:
             where = f"{address[0]}:{address[1]}"
             self._health.listener_trouble = f"metrics are not served on {where}: {error.strerror}"
@@ -143,9 +187,13 @@ class Server:
         for runner in self._runners:
             await runner.cleanup()
 
-    async def _runner(self, app: web.Application) -> web.AppRunner:
+    async def _runner(self, app: web.Application, idle_max: float) -> web.AppRunner:
         runner = web.AppRunner(
-            app, access_log=None, handle_signals=False, shutdown_timeout=DRAIN_SECONDS_MAX
+            app,
+            access_log=None,
+            handle_signals=False,
+            shutdown_timeout=DRAIN_SECONDS_MAX,
+            keepalive_timeout=idle_max,
         )
         await runner.setup()
         self._runners.append(runner)

@@ -11,23 +11,26 @@ from typing import TYPE_CHECKING, Final, cast
 
 from diffkeeper import hashing, limits
 from diffkeeper.errors import InvalidInputError
+from diffkeeper.history.references import FORMS, check_tag, parse_reference
 from diffkeeper.volumes.options import check_mount_id, check_name, parse_options, shown
-from diffkeeper.volumes.paths import check_path
-from diffkeeper.volumes.reference import FORMS, check_tag, parse_reference
+from diffkeeper.volumes.path_arguments import check_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from diffkeeper.volumes.model import VolumeView
+    from diffkeeper.volumes.views import Json, VolumeView
 
-Json = dict[str, object]
+REPAIR_PATHS_MAX = 100  # in one request; as many as a verification finds
+OBJECTS_PER_REQUEST_MAX = 256
+FORGET_PER_REQUEST_MAX = 1_000
+
 IMPLEMENTS: Final[Json] = {"Implements": ["VolumeDriver"]}
 CAPABILITIES: Final[Json] = {"Capabilities": {"Scope": "local"}, "Err": ""}
 OBJECT_KINDS: Final = ("chunk", "node")
 
 
 @dataclass(frozen=True, slots=True)
-class Create:
+class CreateRequest:
     """Make a volume; the options are known to be valid."""
 
     name: str
@@ -35,14 +38,14 @@ class Create:
 
 
 @dataclass(frozen=True, slots=True)
-class Remove:
+class RemoveRequest:
     """Remove a volume that nothing has mounted."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
-class Mount:
+class MountRequest:
     """Mount for one container start, known by its ID."""
 
     name: str
@@ -50,7 +53,7 @@ class Mount:
 
 
 @dataclass(frozen=True, slots=True)
-class Unmount:
+class UnmountRequest:
     """Give one mount of this ID back."""
 
     name: str
@@ -58,35 +61,45 @@ class Unmount:
 
 
 @dataclass(frozen=True, slots=True)
-class Path:
+class PathRequest:
     """Ask for the mountpoint alone."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
-class Get:
+class GetRequest:
     """Ask for one volume with its status."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
-class List:
+class ListRequest:
     """Ask for all volumes."""
 
 
 @dataclass(frozen=True, slots=True)
-class Capabilities:
+class CapabilitiesRequest:
     """Ask for the driver's scope; answered even while the state loads."""
 
 
 @dataclass(frozen=True, slots=True)
-class Activate:
+class ActivateRequest:
     """The handshake of a legacy plugin; answered even while the state loads."""
 
 
-Request = Create | Remove | Mount | Unmount | Path | Get | List | Capabilities | Activate
+Request = (
+    CreateRequest
+    | RemoveRequest
+    | MountRequest
+    | UnmountRequest
+    | PathRequest
+    | GetRequest
+    | ListRequest
+    | CapabilitiesRequest
+    | ActivateRequest
+)
 
 
 def parse_object(body: bytes) -> Json:
@@ -143,17 +156,17 @@ def _mount_id(message: Json) -> str:
 
 
 _CALLS: Final[dict[str, Callable[[Json], Request]]] = {
-    "VolumeDriver.Create": lambda m: Create(_name(m), _options(m)),
-    "VolumeDriver.Remove": lambda m: Remove(_name(m)),
-    "VolumeDriver.Mount": lambda m: Mount(_name(m), _mount_id(m)),
-    "VolumeDriver.Unmount": lambda m: Unmount(_name(m), _mount_id(m)),
-    "VolumeDriver.Path": lambda m: Path(_name(m)),
-    "VolumeDriver.Get": lambda m: Get(_name(m)),
+    "VolumeDriver.Create": lambda m: CreateRequest(_name(m), _options(m)),
+    "VolumeDriver.Remove": lambda m: RemoveRequest(_name(m)),
+    "VolumeDriver.Mount": lambda m: MountRequest(_name(m), _mount_id(m)),
+    "VolumeDriver.Unmount": lambda m: UnmountRequest(_name(m), _mount_id(m)),
+    "VolumeDriver.Path": lambda m: PathRequest(_name(m)),
+    "VolumeDriver.Get": lambda m: GetRequest(_name(m)),
 }
 _BODILESS: Final[dict[str, Request]] = {
-    "VolumeDriver.List": List(),
-    "VolumeDriver.Capabilities": Capabilities(),
-    "Plugin.Activate": Activate(),
+    "VolumeDriver.List": ListRequest(),
+    "VolumeDriver.Capabilities": CapabilitiesRequest(),
+    "Plugin.Activate": ActivateRequest(),
 }
 CALLS: Final = (*_CALLS, *_BODILESS)
 
@@ -177,7 +190,8 @@ def volume_message(view: VolumeView, *, status: bool) -> Json:
     """A volume as dockerd decodes it; only Get carries `Status`."""
     message: Json = {
         "Name": view.name,
-        "Mountpoint": view.mountpoint,
+        # For people: the engine mounts what Mount answers.
+        "Mountpoint": view.on_host or view.mountpoint,
         "CreatedAt": view.created_at,
     }
     if status:
@@ -232,8 +246,8 @@ def parse_repair(body: bytes) -> tuple[list[bytes] | None, bool]:
         return None, _flag(message, "dry_run")
     if not isinstance(paths, list) or not paths or not all(isinstance(p, str) for p in paths):
         raise InvalidInputError("paths must be null, or a list of at least one string")
-    if len(paths) > limits.REPAIR_PATHS_MAX:
-        raise InvalidInputError(f"more than {limits.REPAIR_PATHS_MAX} paths")
+    if len(paths) > REPAIR_PATHS_MAX:
+        raise InvalidInputError(f"more than {REPAIR_PATHS_MAX} paths")
     return [check_path(path) for path in paths], _flag(message, "dry_run")
 
 
@@ -255,8 +269,8 @@ def parse_forget(body: bytes) -> list[str]:
     items = _known_keys(parse_object(body), "snapshots").get("snapshots")
     if not isinstance(items, list) or not items or not all(isinstance(i, str) for i in items):
         raise InvalidInputError("snapshots must be a list of at least one string")
-    if len(items) > limits.FORGET_PER_REQUEST_MAX:
-        raise InvalidInputError(f"more than {limits.FORGET_PER_REQUEST_MAX} snapshots")
+    if len(items) > FORGET_PER_REQUEST_MAX:
+        raise InvalidInputError(f"more than {FORGET_PER_REQUEST_MAX} snapshots")
     return [parse_reference(item).text for item in items]
 
 
@@ -297,8 +311,8 @@ def parse_objects(body: bytes) -> list[tuple[str, bytes]]:
     items = _known_keys(parse_object(body), "objects").get("objects")
     if not isinstance(items, list):
         raise InvalidInputError("objects is missing or not a list")
-    if len(items) > limits.OBJECTS_PER_REQUEST_MAX:
-        raise InvalidInputError(f"more than {limits.OBJECTS_PER_REQUEST_MAX} objects")
+    if len(items) > OBJECTS_PER_REQUEST_MAX:
+        raise InvalidInputError(f"more than {OBJECTS_PER_REQUEST_MAX} objects")
     return [_object(item) for item in items]
 
 

@@ -13,7 +13,7 @@ from diffkeeper.volumes.options import check_name
 if TYPE_CHECKING:
     import argparse
 
-Json = dict[str, object]
+    from diffkeeper.volumes.views import Json
 
 
 def set_options(arguments: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, cast
 
 import diffkeeper
-from diffkeeper.cli import changes, discover, doctor, moving, output, past, repair, restore
+from diffkeeper.cli import changes, discover, doctor, history, output, repair, restore, transfer
 from diffkeeper.cli.client import volume_path
 from diffkeeper.cli.connection import ask, connect, socket_path
 from diffkeeper.daemon import config
@@ -18,13 +18,13 @@ from diffkeeper.errors import (
     VerificationError,
 )
 from diffkeeper.volumes.options import check_name, format_size
-from diffkeeper.volumes.paths import check_path
+from diffkeeper.volumes.path_arguments import check_path
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-Json = dict[str, object]
+    from diffkeeper.volumes.views import Json
 
 
 def volumes(arguments: argparse.Namespace) -> int:
@@ -170,13 +170,13 @@ def export_volume(arguments: argparse.Namespace) -> int:
     """Export one snapshot as a tar, or a volume with its history as an archive."""
     client = connect(arguments)
     try:
-        result = moving.export(client, arguments.volume, arguments.to, history=arguments.history)
+        result = transfer.export(client, arguments.volume, arguments.to, history=arguments.history)
     finally:
         client.close()
-    if arguments.json and arguments.to != moving.STANDARD:
+    if arguments.json and arguments.to != transfer.STANDARD:
         output.print_json(result)
     else:
-        moving.show_export(result)
+        transfer.show_export(result)
     return 0
 
 
@@ -184,13 +184,13 @@ def import_volume(arguments: argparse.Namespace) -> int:
     """Import an archive as a new volume."""
     client = connect(arguments)
     try:
-        result = moving.import_volume(client, arguments.file, arguments.name)
+        result = transfer.import_volume(client, arguments.file, arguments.name)
     finally:
         client.close()
     if arguments.json:
         output.print_json(result)
     else:
-        moving.show_import(result)
+        transfer.show_import(result)
     return 0
 
 
@@ -348,13 +348,13 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "restore": restore_volume,
     "export": export_volume,
     "import": import_volume,
-    "tag": past.tag,
-    "untag": past.untag,
-    "forget": past.forget,
-    "prune": past.prune,
-    "trash": past.trash,
-    "undelete": past.undelete,
-    "empty-trash": past.empty_trash,
+    "tag": history.tag,
+    "untag": history.untag,
+    "forget": history.forget,
+    "prune": history.prune,
+    "trash": history.trash,
+    "undelete": history.undelete,
+    "empty-trash": history.empty_trash,
     "maintain": maintain,
     "scrub": scrub,
     "compact": compact,

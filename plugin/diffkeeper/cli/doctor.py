@@ -9,7 +9,7 @@ from diffkeeper.api import checks
 from diffkeeper.cli import output
 from diffkeeper.cli.client import Client
 from diffkeeper.errors import DiffKeeperError
-from diffkeeper.volumes.features import of_machine
+from diffkeeper.service.ebpf_features import of_machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +27,7 @@ def examine(find_socket: Callable[[], str], config: Config) -> list[Finding]:
         path = find_socket()
         found = _ask(path)
     except DiffKeeperError as error:
-        places = checks.Places(config.state_dir, config.cgroup_root, config.proc_root)
+        places = checks.CheckedPaths(config.state_dir, config.cgroup_root, config.proc_root)
         here = [*checks.run(places), *checks.ebpf(of_machine(config.kernel_headers))]
         return [*findings, asdict(_no_daemon(error)), *map(asdict, here)]
     return [*findings, asdict(checks.Check("daemon", "ok", f"answers on {path}")), *found]

@@ -20,8 +20,9 @@ EXIT_CODES: Final = """\
 exit codes:
   0 done, 1 other error, 2 invalid input, 3 not found, 4 conflict, 5 corruption, 6 no space,
   7 unsupported, 8 busy, 9 store locked, 10 store too new, 11 no daemon, 12 verification failed,
-  13 freeze failed, 14 restored but for what the target refused, 130 interrupted,
-  141 broken pipe
+  13 freeze failed, 14 restored but for what the target refused,
+  15 the store is not where it was, 16 a live directory cannot be looked at,
+  17 mounts do not reach the host, 130 interrupted, 141 broken pipe
 """
 HELP: Final = {
     "serve": "run the daemon",

@@ -9,10 +9,10 @@ import itertools
 import threading
 from typing import TYPE_CHECKING, Final
 
-from diffkeeper import hashing, limits
 from diffkeeper.cli.client import Client
 from diffkeeper.errors import CorruptionError
 from diffkeeper.format import chunk
+from diffkeeper.format.ids import PLAIN_BYTES_MAX, ObjectId, ObjectKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,14 +24,8 @@ CHUNKS_PER_REQUEST: Final = 32
 NODES_PER_REQUEST: Final = 128
 
 
-_CHECKS: Final = {
-    "node": (limits.NODE_BYTES_MAX, hashing.node_digest),
-    "chunk": (limits.CHUNK_BYTES_MAX, hashing.chunk_digest),
-}
-
-
 class RemoteObjects:
-    """An object source for `engine.replay` and `engine.exporting` over `POST /v1/objects`."""
+    """An object source for `replay.replay` and `transfer.archive_write` over `POST /v1/objects`."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -53,23 +47,22 @@ class RemoteObjects:
 
     def nodes(self, digests: list[bytes]) -> list[bytes]:
         """Plain bytes of Merkle nodes, in order; raises CorruptionError, NotFoundError."""
-        found = self._fetch("node", digests, NODES_PER_REQUEST)
+        found = self._fetch(ObjectKind.NODE, digests, NODES_PER_REQUEST)
         return [plain for _, plain in found]
 
     def chunks(self, digests: list[bytes]) -> list[bytes]:
         """Plain content of chunks, in order; raises CorruptionError, NotFoundError."""
-        found = self._fetch("chunk", digests, CHUNKS_PER_REQUEST)
+        found = self._fetch(ObjectKind.CHUNK, digests, CHUNKS_PER_REQUEST)
         return [plain for _, plain in found]
 
     def stored_chunks(self, digests: list[bytes]) -> list[bytes]:
         """Chunks as they were sent, in order, checked; raises CorruptionError, NotFoundError."""
-        return [stored for stored, _ in self._fetch("chunk", digests, CHUNKS_PER_REQUEST)]
+        return [stored for stored, _ in self._fetch(ObjectKind.CHUNK, digests, CHUNKS_PER_REQUEST)]
 
     def _fetch(
-        self, kind: str, digests: list[bytes], batch_max: int
+        self, kind: ObjectKind, digests: list[bytes], batch_max: int
     ) -> Iterator[tuple[bytes, bytes]]:
         """(as it was sent, plain bytes) of each object, in order."""
-        plain_max, digest_of = _CHECKS[kind]
         for start in range(0, len(digests), batch_max):
             batch = digests[start : start + batch_max]
             message = {"objects": [[kind, digest.hex()] for digest in batch]}
@@ -79,8 +72,8 @@ class RemoteObjects:
                     raise CorruptionError(
                         "the daemon sent another number of objects than asked for"
                     )
-                plain = chunk.decode(stored, plain_max)
-                if digest_of(plain) != wanted:
+                plain = chunk.decode(stored, PLAIN_BYTES_MAX[kind])
+                if ObjectId.of(kind, plain).digest != wanted:
                     raise CorruptionError(f"{kind} {wanted.hex()} has other content than its hash")
                 yield stored, plain
 

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, cast
 from diffkeeper.cli import output
 from diffkeeper.cli.client import volume_path
 from diffkeeper.cli.connection import ask
-from diffkeeper.cli.past import confirm
+from diffkeeper.cli.history import confirm
 from diffkeeper.errors import VerificationError
 from diffkeeper.volumes.options import check_name, format_size
-from diffkeeper.volumes.paths import check_path
+from diffkeeper.volumes.path_arguments import check_path
 
 if TYPE_CHECKING:
     import argparse
 
-Json = dict[str, object]
+    from diffkeeper.volumes.views import Json
 
 
 def repair(arguments: argparse.Namespace) -> int:

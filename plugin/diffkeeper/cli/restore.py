@@ -19,14 +19,14 @@ from diffkeeper.errors import (
     InvalidInputError,
     NoSpaceError,
 )
+from diffkeeper.format.ids import Root
 from diffkeeper.volumes.options import check_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from diffkeeper.cli.client import Client
-
-Json = dict[str, object]
+    from diffkeeper.volumes.views import Json
 
 
 def split_reference(text: str) -> tuple[str, str | None]:
@@ -96,8 +96,8 @@ def _require(socket: str, snapshot: Json, wanted: Wanted) -> None:
     if not wanted.paths:
         return
     from diffkeeper.cli.remote import RemoteObjects  # no other command needs the engine
-    from diffkeeper.engine import selection
     from diffkeeper.format.root import decode_root
+    from diffkeeper.replay import selection
 
     objects = RemoteObjects(socket)
 
@@ -111,8 +111,8 @@ def _require(socket: str, snapshot: Json, wanted: Wanted) -> None:
         objects.close()
 
 
-def _root(snapshot: Json) -> bytes:
-    return bytes.fromhex(cast("str", snapshot["root"]))
+def _root(snapshot: Json) -> Root:
+    return Root.fromhex(cast("str", snapshot["root"]))
 
 
 def _restore(
@@ -130,12 +130,12 @@ def _restore(
 
 
 def _replay(
-    socket: str, root: bytes, directory: int, wanted: Wanted, show_bytes: Callable[[int], None]
+    socket: str, root: Root, directory: int, wanted: Wanted, show_bytes: Callable[[int], None]
 ) -> Json:
     from diffkeeper.cli.remote import RemoteObjects
-    from diffkeeper.engine.refusals import Refusals
-    from diffkeeper.engine.replay import Replay
-    from diffkeeper.engine.selection import Selection
+    from diffkeeper.replay.refusals import Refusals
+    from diffkeeper.replay.replay import Replay
+    from diffkeeper.replay.selection import Selection
 
     objects = RemoteObjects(socket)
     refusals = Refusals(owner=wanted.owner, xattrs=wanted.xattrs)

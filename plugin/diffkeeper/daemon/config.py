@@ -13,20 +13,22 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from diffkeeper import limits
 from diffkeeper.errors import InvalidInputError
 from diffkeeper.fsio.room import Share
+from diffkeeper.limits import MIB
 from diffkeeper.volumes.options import (
     RETENTION_FORM,
-    format_duration,
     format_size,
-    parse_duration,
     parse_retention,
     parse_size,
+    parse_trash,
 )
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Mapping
 
-    from diffkeeper.volumes.thinning import Tiers
+    from diffkeeper.volumes.retention_policy import Tiers
+
+STORE_MAX_BYTES_MIN = 8 * MIB
 
 T = TypeVar("T")
 SOCKET_PATH_BYTES_MAX: Final = 107  # sun_path of the kernel, less its final zero
@@ -44,7 +46,9 @@ SETTINGS: Final[Mapping[str, str]] = {
     " asks for them (mount), or never (off)",
     "kernel-headers": "a folder of kernel headers to compile eBPF programs with",
     "retention": "history of volumes that set none: " + RETENTION_FORM,
-    "trash": "how long removed volumes can be brought back, such as 7d; 0s deletes them at once",
+    "trash": "how long removed volumes can be brought back, such as 7d; off deletes them at once",
+    "trash-max": "what the history of removed volumes alone may take, the first removed go before"
+    " their time: a size such as 20GiB, or a share of the file system such as 10%",
     "store-max": "what history may take at most: a size such as 20GiB, or a share of the file"
     " system such as 50%",
     "failpoints": "for crash tests: NAME=kill|error[:COUNT], comma-separated",
@@ -66,6 +70,7 @@ class Config:
     kernel_headers: str  # empty: this kernel's, else those that are shipped
     retention: Tiers
     trash_seconds: float
+    trash_max: Share
     store_max: Share
     failpoints: str
 
@@ -100,6 +105,7 @@ def defaults(host: str = "/host") -> dict[str, str]:
         "kernel-headers": "",
         "retention": "10m:all,2h:1m,2d:1h,30d:1d",
         "trash": "7d",
+        "trash-max": f"{limits.TRASH_MAX_FRACTION_DEFAULT:.0%}",
         "store-max": f"{limits.STORE_MAX_FRACTION_DEFAULT:.0%}",
         "failpoints": "",
     }
@@ -137,7 +143,8 @@ def load(
         ebpf=values["ebpf"],
         kernel_headers=_absolute("kernel-headers", values) if values["kernel-headers"] else "",
         retention=_named("retention", values, parse_retention),
-        trash_seconds=_named("trash", values, _trash_seconds),
+        trash_seconds=_named("trash", values, parse_trash),
+        trash_max=_named("trash-max", values, _share),
         store_max=_named("store-max", values, _store_max),
         failpoints=values["failpoints"],
     )
@@ -161,22 +168,17 @@ def _named(setting: str, values: Mapping[str, str], parse: Callable[[str], T]) -
         raise InvalidInputError(f"{setting}: {error}; {SETTINGS[setting]}") from error
 
 
-def _trash_seconds(text: str) -> float:
-    seconds = parse_duration(text)
-    if seconds > limits.TRASH_SECONDS_MAX:
-        raise InvalidInputError(
-            f"{text} is longer than {format_duration(limits.TRASH_SECONDS_MAX)}"
-        )
-    return seconds
-
-
 def _store_max(text: str) -> Share:
+    return _share(text, STORE_MAX_BYTES_MIN)
+
+
+def _share(text: str, bytes_min: int = 1) -> Share:
     percent = re.fullmatch(r"([0-9]{1,2})%", text)
     if percent is not None and int(percent[1]):
         return Share(fraction=int(percent[1]) / 100)
     size = 0 if text.endswith("%") else parse_size(text)
-    if size < limits.STORE_MAX_BYTES_MIN:
-        least = format_size(limits.STORE_MAX_BYTES_MIN)
+    if size < bytes_min:
+        least = format_size(bytes_min)
         raise InvalidInputError(f"{text!r} is neither 1% to 99% nor at least {least}")
     return Share(bytes=size)
 

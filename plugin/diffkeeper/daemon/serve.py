@@ -13,12 +13,19 @@ from typing import TYPE_CHECKING
 
 import diffkeeper
 from diffkeeper import clock, failpoint
-from diffkeeper.api.checks import Places
+from diffkeeper.api.checks import CheckedPaths
 from diffkeeper.api.health import Health
 from diffkeeper.api.server import Server, claim_socket
 from diffkeeper.daemon import logs
-from diffkeeper.errors import CorruptionError, DiffKeeperError
-from diffkeeper.volumes.service import VolumeService
+from diffkeeper.errors import (
+    CorruptionError,
+    DiffKeeperError,
+    MountUnseenError,
+    StoreMissingError,
+)
+from diffkeeper.fsio import propagation
+from diffkeeper.service import restart
+from diffkeeper.service.service import VolumeService
 
 if TYPE_CHECKING:
     from diffkeeper.daemon.config import Config
@@ -37,6 +44,11 @@ HOW_TO_GO_ON = (
 def serve(config: Config) -> int:
     """Run the daemon until SIGTERM or SIGINT; returns the exit code."""
     logs.configure(config.log_level)
+    # Before the engine finds the socket, and hands out what containers would not see.
+    if not propagation.is_seen(config.mount_dir, config.proc_root):
+        log.error("mounts_unseen", extra={"mount_dir": config.mount_dir})
+        if restart.may_end(config.state_dir):
+            return MountUnseenError.exit_code
     # A thread that holds the interpreter's lock for the default 5 ms would stretch a freeze.
     sys.setswitchinterval(SWITCH_SECONDS)
     failpoint.arm(config.failpoints)
@@ -61,10 +73,11 @@ async def _serve(config: Config) -> int:
         kernel_headers=config.kernel_headers,
         retention=config.retention,
         trash_seconds=config.trash_seconds,
+        trash_max=config.trash_max,
         store_max=config.store_max,
     )
     health = Health(service)
-    places = Places(config.state_dir, config.cgroup_root, config.proc_root)
+    places = CheckedPaths(config.state_dir, config.cgroup_root, config.proc_root)
     server = Server(service, health, places)
     stopping = _stop_event()
     await server.serve_socket(listener)
@@ -128,9 +141,10 @@ async def _load(service: VolumeService, health: Health, stopping: asyncio.Event)
         return
     try:
         await starting
-    except CorruptionError as error:
+    except (CorruptionError, StoreMissingError) as error:
         # To end would have the engine start it again and again, and forget its volumes meanwhile.
-        health.refusal = f"{error}; {HOW_TO_GO_ON}"
+        damaged = isinstance(error, CorruptionError)
+        health.refusal = f"{error}; {HOW_TO_GO_ON}" if damaged else str(error)
         log.error("store_refused", extra={"error": health.refusal})
         return
     finally:

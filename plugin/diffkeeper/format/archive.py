@@ -52,7 +52,7 @@ _COUNTED: Final = (FrameKind.CHUNK, FrameKind.NODE, FrameKind.SNAPSHOT)
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class ArchiveFrame:
     """One frame whose own digest was checked; of objects the payload is digest, stored object."""
 
     kind: FrameKind
@@ -71,7 +71,7 @@ def decode_tag(payload: bytes) -> tuple[str, int]:
     return payload[TAG.size :].decode("ascii"), TAG.unpack_from(payload)[0]
 
 
-class Encoder:
+class ArchiveEncoder:
     """Makes the bytes of one archive, in order; keeps the counts and the digest of all of them."""
 
     def __init__(self) -> None:
@@ -116,7 +116,7 @@ class Decoder:
         self.ended = False
         self.counts: dict[FrameKind, int] = dict.fromkeys(_COUNTED, 0)
 
-    def feed(self, data: bytes) -> Iterator[Frame]:
+    def feed(self, data: bytes) -> Iterator[ArchiveFrame]:
         """The frames that are complete now; to be taken to the end before the next piece."""
         self._buffer += data
         if not self._begun:
@@ -155,7 +155,7 @@ class Decoder:
         self._hash.update(data)
         return data
 
-    def _next(self) -> Frame | None:
+    def _next(self) -> ArchiveFrame | None:
         """The next frame if all of it is there."""
         if self.ended:
             if self._buffer:
@@ -170,7 +170,7 @@ class Decoder:
         whole = self._take(FRAME.size + length + DIGEST_BYTES)
         if chunk_digest(whole[:-DIGEST_BYTES]) != whole[-DIGEST_BYTES:]:
             raise CorruptionError(f"frame {self._frames} of the archive is damaged")
-        frame = Frame(kind, whole[FRAME.size : -DIGEST_BYTES])
+        frame = ArchiveFrame(kind, whole[FRAME.size : -DIGEST_BYTES])
         if kind in self.counts:
             self.counts[kind] += 1
         if kind is FrameKind.END:

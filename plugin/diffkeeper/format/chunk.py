@@ -14,10 +14,11 @@ import zstandard
 
 from diffkeeper.errors import CorruptionError, InvalidInputError
 from diffkeeper.hashing import DIGEST_BYTES, chunk_digest
-from diffkeeper.limits import ZERO_DIGESTS_MAX
 
 if TYPE_CHECKING:
     from diffkeeper.hashing import BytesLike
+
+ZERO_DIGESTS_MAX = 4_096  # lengths, up to a chunk's, whose zeros have their digest remembered
 
 HOLE = bytes(DIGEST_BYTES)  # reference to a chunk-sized hole, which is stored nowhere
 KIND_RAW = 0

@@ -24,15 +24,12 @@ from diffkeeper.format.dirnode import (
 from diffkeeper.format.entry import EMPTY, Entry, decode_entry, encode_entry
 from diffkeeper.format.node import Get, NodeType, Put, node_type
 from diffkeeper.hashing import chunk_digest
-from diffkeeper.limits import (
-    DECODED_NODES_MAX,
-    DIRECTORY_DEPTH_MAX,
-    DIRECTORY_FANOUT,
-    DIRECTORY_LEAF_ENTRIES_MAX,
-)
+from diffkeeper.limits import DIRECTORY_DEPTH_MAX, DIRECTORY_FANOUT, DIRECTORY_LEAF_ENTRIES_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+DECODED_NODES_MAX = 1_024
 
 Raws = dict[bytes, bytes]  # name to encoded entry
 Change = tuple[str, bytes, bytes | None]  # hex of the name's hash, name, encoded entry or removal

@@ -37,15 +37,6 @@ RDEV = struct.Struct("<Q")
 LINK = struct.Struct("<QI")
 TARGET = struct.Struct("<H")
 TIME = struct.Struct("<I")
-ENTRY_BYTES_MAX = (
-    FIXED.size
-    + 2 * DIGEST_BYTES
-    + RDEV.size
-    + LINK.size
-    + TARGET.size
-    + LINK_TARGET_BYTES_MAX
-    + TIME.size
-)
 
 
 class Kind(IntEnum):

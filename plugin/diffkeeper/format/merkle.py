@@ -16,6 +16,7 @@ from diffkeeper.format import filetree, xattrs
 from diffkeeper.format.chunk import HOLE, zero_digest
 from diffkeeper.format.dirnode import decode_inner, decode_leaf
 from diffkeeper.format.entry import EMPTY, Entry, Kind, chunk_count, decode_entry
+from diffkeeper.format.ids import ObjectId, Root
 from diffkeeper.format.node import Get, NodeType, node_type
 from diffkeeper.format.root import decode_root
 from diffkeeper.limits import CHUNK_BYTES_MAX, FILE_NODE_FANOUT
@@ -60,13 +61,18 @@ class Ref(NamedTuple):
         """Whether it is a node; else it is a chunk."""
         return self.role is not Role.CHUNK
 
+    @property
+    def id(self) -> ObjectId:
+        """The object that is referred to."""
+        return ObjectId.node(self.digest) if self.is_node else ObjectId.chunk(self.digest)
 
-Pair = tuple[bytes, bytes, bool]  # old, new, whether they are nodes
+
+Pair = tuple[ObjectId, ObjectId]  # old and new, of one kind
 
 
-def snapshot_root(digest: bytes) -> Ref:
+def snapshot_root(root: Root) -> Ref:
     """The root of a snapshot, from which all else is reached."""
-    return Ref(Role.ROOT, digest)
+    return Ref(Role.ROOT, root)
 
 
 def is_implied(digest: bytes, length: int) -> bool:
@@ -186,6 +192,35 @@ def certain(encoded: bytes) -> Iterator[Ref]:
             yield Ref(Role.FILE if level > 1 else Role.CHUNK, digest)
 
 
+class Shape(NamedTuple):
+    """What a node stands for: nodes of directories and files below it, once for each way, names
+    that it holds itself, and chunks that it refers to itself and that are no holes.
+    """
+
+    below: list[bytes]
+    names: int
+    chunks: int
+
+
+def shape(encoded: bytes) -> Shape:
+    """What a node stands for in whatever place it has; CorruptionError when it is no node."""
+    kind = node_type(encoded)
+    if kind is NodeType.FILE:
+        level, digests = filetree.decode(encoded)
+        kept = [digest for digest in digests if digest != HOLE]
+        return Shape([], 0, len(kept)) if level == 1 else Shape(kept, 0, 0)
+    refs = references(Ref(_ROLES[kind], b""), encoded)
+    below = [ref.digest for ref in refs if ref.role in (Role.DIRECTORY, Role.FILE)]
+    entries = entries_of(encoded)
+    return Shape(below, len(entries), sum(_is_one_chunk(entry) for _, entry in entries))
+
+
+def _is_one_chunk(entry: Entry) -> bool:
+    """Whether an entry refers to a chunk itself, which is no hole."""
+    one = entry.kind is Kind.FILE and chunk_count(entry.size, entry.chunk_bits) == 1
+    return one and entry.content not in (EMPTY, HOLE)
+
+
 def children_of_file(encoded: bytes) -> list[bytes]:
     """Nodes below a node of a file's tree, HOLE among them; none of other nodes, nor of the lowest
     ones. CorruptionError.
@@ -212,14 +247,14 @@ _WHOLE_ZEROS: Final = frozenset(
 # Two snapshots beside each other
 
 
-def pairs(old: bytes, new: bytes, get: Get) -> Iterator[Pair]:
+def pairs(old: Root, new: Root, get: Get) -> Iterator[Pair]:
     """What differs between two snapshots' roots at the same place, in the order of the tree."""
     stack = [] if EMPTY in (old, new) else [(snapshot_root(old), snapshot_root(new))]
     while stack:
         before, after = stack.pop()
         if before.digest == after.digest:
             continue
-        yield before.digest, after.digest, before.is_node
+        yield before.id, after.id
         if before.is_node:
             stack += reversed(_between(before, get(before.digest), after, get(after.digest)))
 

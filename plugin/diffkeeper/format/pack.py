@@ -18,11 +18,10 @@ from typing import TYPE_CHECKING
 
 from diffkeeper.errors import CorruptionError, InvalidInputError
 from diffkeeper.format import chunk
+from diffkeeper.format.ids import ObjectId, ObjectKind
 from diffkeeper.hashing import DIGEST_BYTES
 from diffkeeper.limits import (
     CHUNK_BYTES_MAX,
-    DELTA_SAME_FRACTION_MIN,
-    DELTA_SAME_FRACTION_NODE_MIN,
     FRAME_BYTES,
     FRAME_BYTES_MAX,
     PACK_FRAMES_MAX,
@@ -34,6 +33,9 @@ if TYPE_CHECKING:
 
     from diffkeeper.hashing import BytesLike
 
+DELTA_SAME_FRACTION_MIN = 0.8  # of a chunk's bytes, for a delta to pay
+DELTA_SAME_FRACTION_NODE_MIN = 0.2
+
 PACK_VERSION = 1
 HEADER = struct.Struct("<BIHI")  # version, objects, frames, bytes of the compressed table
 FRAME = struct.Struct("<BHI")  # kind as of a stored object, objects, bytes
@@ -44,11 +46,10 @@ _TABLE_BYTES_MAX = PACK_OBJECTS_MAX * (1 + 4 + 2 + DIGEST_BYTES) + PACK_FRAMES_M
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class FrameMember:
     """One object of a frame. `base`: digest of what a delta was made against, else empty."""
 
-    digest: bytes
-    node: bool
+    id: ObjectId
     length: int  # plain bytes
     base: bytes = b""
 
@@ -59,7 +60,7 @@ class Frame:
 
     kind: int
     payload: BytesLike
-    members: list[Member]
+    members: list[FrameMember]
 
     @property
     def stored_bytes(self) -> int:
@@ -67,18 +68,18 @@ class Frame:
         return len(self.payload) + DIGEST_BYTES * len(self.members)
 
 
-def frame_of(digest: bytes, node: bool, stored: BytesLike) -> Frame:
+def frame_of(wanted: ObjectId, stored: BytesLike) -> Frame:
     """A frame of one object that is encoded already, see `chunk.encode`; CorruptionError."""
     length, kind = chunk.plain_length(stored), stored[0]
     if kind not in (chunk.KIND_RAW, chunk.KIND_ZSTD) or length > CHUNK_BYTES_MAX:
-        raise CorruptionError(f"{digest.hex()} of kind {kind} and {length} bytes fits in no pack")
-    return Frame(kind, memoryview(stored)[chunk.HEADER_BYTES :], [Member(digest, node, length)])
+        raise CorruptionError(f"{wanted} of kind {kind} and {length} bytes fits in no pack")
+    return Frame(kind, memoryview(stored)[chunk.HEADER_BYTES :], [FrameMember(wanted, length)])
 
 
 @dataclass(slots=True)
 class _Open:
     parts: list[BytesLike] = field(default_factory=list)
-    members: list[Member] = field(default_factory=list)
+    members: list[FrameMember] = field(default_factory=list)
     size: int = 0
 
 
@@ -92,15 +93,15 @@ class Builder:
         self._frames: list[Frame] = []
         self.stored_bytes = 0
 
-    def add(self, digest: bytes, plain: BytesLike, *, node: bool) -> None:
+    def add(self, each: ObjectId, plain: BytesLike) -> None:
         """One more object, whole."""
-        self._append(self._whole, Member(digest, node, len(plain)), plain)
+        self._append(self._whole, FrameMember(each, len(plain)), plain)
 
-    def add_delta(self, digest: bytes, delta: bytes, base: bytes, *, node: bool) -> None:
+    def add_delta(self, each: ObjectId, delta: bytes, base: bytes) -> None:
         """One more object as what `xor` made of it and its base, whose digest is given."""
-        self._append(self._deltas, Member(digest, node, len(delta), base), delta)
+        self._append(self._deltas, FrameMember(each, len(delta), base), delta)
 
-    def _append(self, to: _Open, member: Member, content: BytesLike) -> None:
+    def _append(self, to: _Open, member: FrameMember, content: BytesLike) -> None:
         to.parts.append(content)
         to.members.append(member)
         to.size += member.length
@@ -116,7 +117,7 @@ class Builder:
         self._frames.append(made)
         frame.parts, frame.members, frame.size = [], [], 0
 
-    def take(self, bytes_min: int = 0) -> list[Frame]:
+    def full_frames(self, bytes_min: int = 0) -> list[Frame]:
         """The frames that are full, if they have as many bytes; the others go on."""
         if sum(frame.stored_bytes for frame in self._frames) < bytes_min:
             return []
@@ -127,7 +128,7 @@ class Builder:
         """All frames that were not taken."""
         self._close(self._whole)
         self._close(self._deltas)
-        return self.take()
+        return self.full_frames()
 
 
 def xor(plain: BytesLike, base: BytesLike) -> bytes:
@@ -137,9 +138,9 @@ def xor(plain: BytesLike, base: BytesLike) -> bytes:
     return mixed.to_bytes(length, "little") + plain[length:]
 
 
-def pays(delta: bytes, *, node: bool) -> bool:
+def pays(delta: bytes, kind: ObjectKind) -> bool:
     """Whether a delta is worth keeping one; else the object is better stored whole."""
-    share = DELTA_SAME_FRACTION_NODE_MIN if node else DELTA_SAME_FRACTION_MIN
+    share = DELTA_SAME_FRACTION_NODE_MIN if kind is ObjectKind.NODE else DELTA_SAME_FRACTION_MIN
     return delta.count(0) >= share * len(delta)
 
 
@@ -164,8 +165,8 @@ def encode(frames: Sequence[Frame]) -> bytes:
     members = [member for frame in frames for member in frame.members]
     if not members or len(members) > PACK_OBJECTS_MAX or len(frames) > PACK_FRAMES_MAX:
         raise InvalidInputError(f"{len(members)} objects in {len(frames)} frames make no pack")
-    slots = {member.digest: slot for slot, member in enumerate(members)}
-    flags = bytes(FLAG_NODE * m.node + FLAG_DELTA * bool(m.base) for m in members)
+    slots = {member.id.digest: slot for slot, member in enumerate(members)}
+    flags = bytes(FLAG_NODE * m.id.is_node + FLAG_DELTA * bool(m.base) for m in members)
     bases = [slots.get(m.base, OUTSIDE) for m in members if m.base]
     table = b"".join(
         (
@@ -180,7 +181,7 @@ def encode(frames: Sequence[Frame]) -> bytes:
     return b"".join(
         (
             HEADER.pack(PACK_VERSION, len(members), len(frames), len(stored)),
-            *(m.digest for m in members),
+            *(m.id.digest for m in members),
             stored,
             *(f.payload for f in frames),
         )
@@ -194,7 +195,7 @@ def _packed(code: str, values: list[int]) -> bytes:
     return packed.tobytes()
 
 
-class Directory:
+class PackDirectory:
     """What a pack holds, decoded and checked; the frames stay where they are."""
 
     __slots__ = ("_bases", "_digests", "_ends", "_first", "_flags", "_frames", "lengths", "objects")
@@ -270,13 +271,17 @@ class Directory:
         """All digests in the order of the slots."""
         return (self.digest(slot) for slot in range(self.objects))
 
-    def kinds(self) -> Iterator[tuple[bytes, bool]]:
-        """(digest, whether it is a node) of every object."""
-        return ((self.digest(slot), self.is_node(slot)) for slot in range(self.objects))
+    def id(self, slot: int) -> ObjectId:
+        """Kind and digest of an object."""
+        return ObjectId(self.kind(slot), self.digest(slot))
 
-    def is_node(self, slot: int) -> bool:
-        """Whether the object is a node."""
-        return bool(self._flags[slot] & FLAG_NODE)
+    def ids(self) -> Iterator[ObjectId]:
+        """All objects in the order of the slots."""
+        return (self.id(slot) for slot in range(self.objects))
+
+    def kind(self, slot: int) -> ObjectKind:
+        """Whether the object is a chunk or a node."""
+        return ObjectKind.NODE if self._flags[slot] & FLAG_NODE else ObjectKind.CHUNK
 
     def base(self, slot: int) -> int | bytes | None:
         """None of a whole object; of a delta the slot of its base, or the digest of one outside."""

@@ -15,6 +15,7 @@ from typing import Final, TypeAlias
 from diffkeeper.errors import CorruptionError, InvalidInputError
 from diffkeeper.format import times
 from diffkeeper.format.entry import EMPTY, SIZE_MAX
+from diffkeeper.format.ids import Root, SnapshotId
 from diffkeeper.hashing import DIGEST_BYTES, chunk_digest
 from diffkeeper.limits import GROUP_VOLUMES_MAX, NAME_BYTES_MAX, RECORD_BYTES_MAX
 
@@ -114,11 +115,11 @@ class _Fields:
             raise self._wrong("group")
         return found
 
-    def digest(self, name: str) -> str:
+    def root(self, name: str) -> Root:
         value = self.text(name)
         if len(value) != 2 * DIGEST_BYTES or not set(value) <= set("0123456789abcdef"):
             raise self._wrong(name)
-        return value
+        return Root.fromhex(value)
 
     def end(self) -> None:
         if self._fields:
@@ -142,7 +143,7 @@ class SnapshotRecord:
     volume_id: int
     seq: int
     parent: int | None  # seq of the snapshot before it
-    root: str  # Merkle root, 64 hexadecimal digits
+    root: Root  # 64 hexadecimal digits in JSON
     time_ns: int  # since the epoch
     consistency: str  # "crash" or "fuzzy"
     reason: str
@@ -156,13 +157,18 @@ class SnapshotRecord:
     group: dict[str, int] = field(default_factory=dict)  # volume id to seq at the same instant
 
     @property
+    def id(self) -> SnapshotId:
+        """What names it."""
+        return SnapshotId(self.volume_id, self.seq)
+
+    @property
     def group_id(self) -> str:
         """Names the instant that volumes captured together share; "" for a volume alone."""
         return chunk_digest(_encode(dict(self.group))).hex()[:GROUP_ID_DIGITS] if self.group else ""
 
     def encode(self) -> Encoded:
         """Canonical JSON; InvalidInputError when a field does not read back."""
-        fields = {**asdict(self), "freeze_ms": float(self.freeze_ms)}
+        fields = {**asdict(self), "root": self.root.hex(), "freeze_ms": float(self.freeze_ms)}
         fields["capture_ms"] = float(self.capture_ms)
         if not self.group:
             del fields["group"]
@@ -176,7 +182,7 @@ class SnapshotRecord:
             volume_id=f.number("volume_id"),
             seq=f.number("seq"),
             parent=f.optional_number("parent"),
-            root=f.digest("root"),
+            root=f.root("root"),
             time_ns=f.number("time_ns"),
             consistency=f.text("consistency"),
             reason=f.text("reason"),
@@ -213,7 +219,7 @@ class VolumeRecord:
     clean: bool = True  # whether the live directory equals the head
     verified_seq: int | None = None
     removed_ns: int | None = None  # when it went to the trash
-    live_id: str = ""  # "device:inode" of the live directory last seen
+    live_id: str = ""  # "device:inode" of it where it is not on the store's disk
 
     def encode(self) -> bytes:
         """Canonical JSON; InvalidInputError when a field does not read back."""

@@ -12,11 +12,13 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from diffkeeper import clock, limits
+from diffkeeper import clock
 from diffkeeper.errors import FreezeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+FREEZE_POLL_SECONDS = 0.000_05
 
 _STATE_BYTES = 256
 _VANISHED = frozenset({errno.ENODEV, errno.ENOENT})
@@ -117,7 +119,7 @@ class Cgroup:
         while not self.frozen():
             if clock.monotonic() >= deadline:
                 return False
-            clock.sleep(limits.FREEZE_POLL_SECONDS)
+            clock.sleep(FREEZE_POLL_SECONDS)
         return True
 
     def _read(self, descriptor: int) -> bytes:

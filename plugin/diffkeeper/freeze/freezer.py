@@ -4,7 +4,8 @@ Order of one freeze: journal, guard armed, every cgroup told to freeze, all awai
 thawed, guard disarmed, journal cleared. A kill of this process at any point in between makes the
 guard thaw within milliseconds; a kill of both leaves the journal, which the next start obeys. A
 cgroup that somebody else had paused before is left alone, and so is one that somebody else pauses
-during the freeze.
+during the freeze. So is one whose container has not begun yet: its runtime refuses to start what is
+frozen, and there is no program in it that writes.
 """
 
 from __future__ import annotations
@@ -18,17 +19,21 @@ from typing import TYPE_CHECKING
 
 from diffkeeper import clock, limits
 from diffkeeper.errors import FreezeError
+from diffkeeper.freeze import processes
 from diffkeeper.freeze.cgroups import Cgroup, Hierarchy, control_path, topmost
+from diffkeeper.freeze.control_watch import Watch, written_after_open
 from diffkeeper.freeze.guard import Guard
-from diffkeeper.freeze.journal import Journal, thaw_by_name, thaw_journal
+from diffkeeper.freeze.journal import FreezeJournal, thaw_by_name, thaw_journal
 from diffkeeper.freeze.quota import Quotas
 from diffkeeper.freeze.stuck import Stuck
-from diffkeeper.freeze.watch import Watch, written_after_open
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 __all__ = ["Freezer", "Frozen", "thaw_journal"]
+
+FREEZE_CGROUPS_IDLE_SECONDS_MAX = 60.0
+GUARD_RETRY_SECONDS = 1.0
 
 _PRIORITY = 1
 
@@ -85,11 +90,12 @@ class Freezer:
     def __init__(self, cgroup_root: str, journal_path: str, proc_root: str = "/proc") -> None:
         self._cgroup_root = cgroup_root
         self._journal_path = journal_path
+        self._proc_root = proc_root
         self._hierarchy = Hierarchy(cgroup_root, proc_root)
         self.urgent = False
         self._lock = threading.Lock()
         self._guard = Guard()
-        self._journal: Journal | None = None
+        self._journal: FreezeJournal | None = None
         self._watch: Watch | None = None
         self._cached: dict[str, _Cached] = {}
         self._owed: set[str] = set()  # cgroups whose thaw failed: every record names them again
@@ -101,6 +107,11 @@ class Freezer:
         """Number of the guard process; 0 while there is none."""
         return self._guard.pid
 
+    @property
+    def guard_stays(self) -> bool:
+        """Whether the guard is kept in memory, so that it is on time while others are swapped."""
+        return self._guard.stays
+
     def start(self) -> list[str]:
         """Thaw what the journal names, start the guard; what was thawed.
 
@@ -109,7 +120,9 @@ class Freezer:
         with self._lock:
             thawed = thaw_journal(self._journal_path, self._cgroup_root)
             try:
-                self._journal = self._journal or Journal(self._journal_path, self._cgroup_root)
+                self._journal = self._journal or FreezeJournal(
+                    self._journal_path, self._cgroup_root
+                )
                 self._watch = self._watch or Watch()
             except OSError as error:
                 raise FreezeError(f"freezing is not possible here: {error}") from error
@@ -133,11 +146,11 @@ class Freezer:
     def frozen(self, cgroups: Sequence[str], limit_seconds: float) -> Iterator[Frozen]:
         """Hold the cgroups (directories, as the survey names them) frozen for the block.
 
-        Only the topmost ones are written to; those that are gone are skipped. Raises FreezeError,
-        with everything thawed again, when one is not frozen within `limit_seconds` or must not be,
-        or is let alone for a while because it did not freeze before. The limit counts from the
-        first freeze, not from the wait for another freeze to end, or for a moment at which all may
-        run that have a quota of CPU.
+        Only the topmost ones are written to; those that are gone, or are without a program yet, are
+        skipped. Raises FreezeError, with everything thawed again, when one is not frozen within
+        `limit_seconds` or must not be, or is let alone for a while because it did not freeze
+        before. The limit counts from the first freeze, not from the wait for another freeze to end,
+        or for a moment at which all may run that have a quota of CPU.
         """
         with self._lock:
             self._stuck.check(topmost(cgroups))
@@ -145,13 +158,13 @@ class Freezer:
         with self._lock:
             if self._journal is None or self._watch is None:
                 raise FreezeError("the freezer is not started")
-            self._settle()
-            held = self._select(cgroups)
+            self._retry_thaws()
+            held = [cgroup for cgroup in self._select(cgroups) if self._has_begun(cgroup)]
             self._watch.drain()
             paused = [cgroup for cgroup in held if cgroup.requested()]
             ours = [cgroup for cgroup in held if cgroup not in paused]
             if not ours:
-                yield from self._hold(Frozen(held, paused, limit_seconds), held, [])
+                yield from self._freeze_and_thaw(Frozen(held, paused, limit_seconds), held, [])
                 return
             self._guard.ensure()
             self._refuse_own(ours)
@@ -159,7 +172,7 @@ class Freezer:
             self._announce(frozen, ours)
             try:
                 with _uncollected(), self._hurry():
-                    yield from self._hold(frozen, held, ours)
+                    yield from self._freeze_and_thaw(frozen, held, ours)
             except FreezeError as error:
                 raise self._told(frozen, error) from error
 
@@ -169,10 +182,12 @@ class Freezer:
             self._stuck.failed(c.directory, self._hierarchy.below(c.directory), frozen.seconds)
             for c in frozen.late
         ]
-        named += [text for c in frozen.late if (text := self._quotas.told(c.directory))]
+        named += [text for c in frozen.late if (text := self._quotas.describe(c.directory))]
         return FreezeError("; ".join([str(error), *named]), held_seconds=frozen.seconds)
 
-    def _hold(self, frozen: Frozen, held: list[Cgroup], ours: list[Cgroup]) -> Iterator[Frozen]:
+    def _freeze_and_thaw(
+        self, frozen: Frozen, held: list[Cgroup], ours: list[Cgroup]
+    ) -> Iterator[Frozen]:
         """Freeze, wait, yield, thaw."""
         watch = self._watch
         assert watch is not None  # noqa: S101  # `frozen` checks it
@@ -217,7 +232,7 @@ class Freezer:
             return [str(error)]
         return []
 
-    def _settle(self) -> None:
+    def _retry_thaws(self) -> None:
         """Try again to thaw what could not be: by its name, as guard and next start do."""
         for directory in list(self._owed):
             with contextlib.suppress(FreezeError):
@@ -265,9 +280,9 @@ class Freezer:
 
     def _retract(self) -> None:
         assert self._journal is not None  # noqa: S101  # `frozen` checks it
-        self._settle()
+        self._retry_thaws()
         if self._owed:
-            self._record(clock.monotonic() + limits.GUARD_RETRY_SECONDS, {})
+            self._record(clock.monotonic() + GUARD_RETRY_SECONDS, {})
             return
         self._guard.disarm()
         self._journal.clear()
@@ -285,7 +300,7 @@ class Freezer:
             raise FreezeError(f"more than {limits.FREEZE_CGROUPS_MAX} cgroups to freeze")
         now = clock.monotonic()
         for directory, cached in list(self._cached.items()):
-            if now - cached.used > limits.FREEZE_CGROUPS_IDLE_SECONDS_MAX:
+            if now - cached.used > FREEZE_CGROUPS_IDLE_SECONDS_MAX:
                 self._forget(directory)
         return [cgroup for path in topmost(directories) if (cgroup := self._opened(path, now))]
 
@@ -311,6 +326,15 @@ class Freezer:
         self._cached[directory] = _Cached(cgroup, watch, now)
         return cgroup
 
+    def _has_begun(self, cgroup: Cgroup) -> bool:
+        """Whether a program runs in it; once one did, there is one until the cgroup ends."""
+        cached = self._cached[cgroup.directory]
+        cached.begun = cached.begun or not all(
+            processes.is_runtimes(self._proc_root, pid)
+            for pid in self._hierarchy.below(cgroup.directory)
+        )
+        return cached.begun
+
     def _forget(self, directory: str) -> None:
         cached = self._cached.pop(directory)
         if self._watch is not None:
@@ -323,6 +347,7 @@ class _Cached:
     cgroup: Cgroup
     watch: int
     used: float
+    begun: bool = False
 
 
 @contextlib.contextmanager

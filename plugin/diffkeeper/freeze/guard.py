@@ -9,11 +9,14 @@ import socket
 import sys
 from typing import TYPE_CHECKING
 
-from diffkeeper import limits
 from diffkeeper.errors import FreezeError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+GUARD_START_SECONDS_MAX = 10.0
+GUARD_SEND_SECONDS_MAX = 0.1
+GUARD_STOP_SECONDS_MAX = 2.0
 
 _PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "guard_main.py")
 
@@ -26,6 +29,7 @@ class Guard:
 
     def __init__(self) -> None:
         self.pid = 0
+        self.stays = False  # in memory, whatever is swapped out
         self._channel: socket.socket | None = None
 
     def ensure(self) -> None:
@@ -36,12 +40,14 @@ class Guard:
         ours, theirs = socket.socketpair()
         self._channel = ours
         try:
-            ours.settimeout(limits.GUARD_START_SECONDS_MAX)
+            ours.settimeout(GUARD_START_SECONDS_MAX)
             with theirs:
                 self.pid = _spawn(theirs.fileno())
-            if ours.recv(1) != b"r":
+            answer = ours.recv(1)
+            if answer not in (b"r", b"s"):
                 raise FreezeError("the freeze guard ended at its start")
-            ours.settimeout(limits.GUARD_SEND_SECONDS_MAX)
+            self.stays = answer == b"r"
+            ours.settimeout(GUARD_SEND_SECONDS_MAX)
         except OSError as error:
             self.stop()
             raise FreezeError(f"the freeze guard did not start: {error}") from error
@@ -132,4 +138,4 @@ def _wait(pid: int, options: int) -> bool:
 def _ended(descriptor: int) -> bool:
     poller = select.poll()
     poller.register(descriptor, select.POLLIN)
-    return bool(poller.poll(limits.GUARD_STOP_SECONDS_MAX * 1000))
+    return bool(poller.poll(GUARD_STOP_SECONDS_MAX * 1000))

@@ -19,12 +19,14 @@ import struct
 import zlib
 from typing import TYPE_CHECKING
 
-from diffkeeper import limits
 from diffkeeper.errors import CorruptionError, FreezeError
 from diffkeeper.freeze.cgroups import Cgroup
+from diffkeeper.limits import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+FREEZE_JOURNAL_BYTES_MAX = 1 * MIB
 
 _HEAD = struct.Struct("<4sIII")
 _MAGIC = b"DKFZ"
@@ -32,7 +34,7 @@ _CLEARED = bytes(_HEAD.size)
 _PREALLOCATED_BYTES = 16 * 1024
 
 
-class Journal:
+class FreezeJournal:
     """The open journal at `path`, naming directories below `cgroup_root`. Not thread-safe."""
 
     def __init__(self, path: str, cgroup_root: str) -> None:
@@ -53,7 +55,7 @@ class Journal:
         head = _HEAD.pack(_MAGIC, len(body), zlib.crc32(body), self._number)
         record = head + body
         try:
-            if len(record) > limits.FREEZE_JOURNAL_BYTES_MAX:
+            if len(record) > FREEZE_JOURNAL_BYTES_MAX:
                 raise FreezeError("too many cgroups for the freeze journal")
             if os.pwrite(self._descriptor, record, 0) != len(record):
                 raise FreezeError("the freeze journal was cut short: is its disk full?")
@@ -89,7 +91,7 @@ def thaw_journal(journal_path: str, cgroup_root: str) -> list[str]:
     except FileNotFoundError:
         return []
     try:
-        names = _decode(os.pread(descriptor, limits.FREEZE_JOURNAL_BYTES_MAX, 0))
+        names = _decode(os.pread(descriptor, FREEZE_JOURNAL_BYTES_MAX, 0))
         thawed = [d for name in names if thaw_by_name(d := f"{cgroup_root.rstrip('/')}/{name}")]
         os.pwrite(descriptor, _CLEARED, 0)
     finally:

@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from diffkeeper.freeze.processes import read_all, vanished
+from diffkeeper.freeze.processes import directories, read_all, vanished
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,6 +26,7 @@ _QUERY_IOCTL = (3 << 30) | (_QUERY.size << 16) | (ord("f") << 8) | 17
 _WRITABLE = 0x02
 _QUERY_FLAGS = 0x08 | 0x10 | 0x20  # shared, at the address or next, file-backed
 _NO_QUERY = frozenset({errno.ENOTTY, errno.EINVAL, errno.E2BIG})
+_Mapping = tuple[tuple[int, int], int, bytes]  # device, inode, name
 _ADDRESS_MAX = 2**64 - 1
 _NAME_BYTES = 4096
 # Address range, permissions, offset, device (in hexadecimal, unlike mountinfo's), inode, name.
@@ -36,7 +37,7 @@ _LINE = re.compile(
 
 
 @dataclass(slots=True)
-class Mapped:
+class Mappings:
     """`inodes`: what is mapped of one file system; `rings`: processes with asynchronous I/O;
     `foreign`: files of other file systems, which may be overlays of it.
     """
@@ -57,53 +58,45 @@ class MappingScanner:
         self._name = ctypes.create_string_buffer(_NAME_BYTES)
         self.by_query = True
 
-    def scan(self, pids: Iterable[int], dev: str, *, writable: bool = True) -> Mapped:
+    def scan(self, pids: Iterable[int], dev: str, *, writable: bool = True) -> Mappings:
         """Mappings of `pids` on the file system `dev` ("major:minor"); vanished ones have none.
 
         writable: only those that need no mprotect(2) to be stored to. Raises UnsupportedError when
         we may not look.
         """
         major, minor = map(int, dev.split(":"))
-        mapped = Mapped()
+        mapped = Mappings()
         for pid in pids:
-            try:
-                descriptor = os.open(f"{self._proc_root}/{pid}/maps", os.O_RDONLY | os.O_CLOEXEC)
-            except OSError as error:
-                vanished(error)
-                continue
-            try:
-                for device, inode, name in self._mappings(descriptor, writable):
-                    if device == (major, minor):
-                        mapped.inodes.add(inode)
-                    elif name.startswith((b"/[aio]", b"anon_inode:[io_uring]")):
-                        mapped.rings.add(pid)
-                    elif device[0] == 0 and name.startswith(b"/"):
-                        # No disk's: an overlay's, or of memory.
-                        mapped.foreign.add((pid, f"{device[0]}:{device[1]}", name))
-            except OSError as error:
-                vanished(error)
-            finally:
-                os.close(descriptor)
+            for device, inode, name in self._of(pid, writable=writable):
+                if device == (major, minor):
+                    mapped.inodes.add(inode)
+                elif name.startswith((b"/[aio]", b"anon_inode:[io_uring]")):
+                    mapped.rings.add(pid)
+                elif device[0] == 0 and name.startswith(b"/"):
+                    # No disk's: an overlay's, or of memory.
+                    mapped.foreign.add((pid, f"{device[0]}:{device[1]}", name))
         return mapped
 
     def everything(self, pid: int) -> set[tuple[str, int]]:
         """Device ("major:minor") and inode number of all that a process may store to so."""
-        try:
-            descriptor = os.open(f"{self._proc_root}/{pid}/maps", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            vanished(error)
-            return set()
-        try:
-            found = self._mappings(descriptor, writable=True)
-            return {(f"{major}:{minor}", inode) for (major, minor), inode, _ in found if inode}
-        except OSError as error:
-            vanished(error)
-            return set()
-        finally:
-            os.close(descriptor)
+        found = self._of(pid, writable=True)
+        return {(f"{major}:{minor}", inode) for (major, minor), inode, _ in found if inode}
 
-    def _mappings(self, maps: int, writable: bool) -> list[tuple[tuple[int, int], int, bytes]]:
-        """(device, inode, name) of each."""
+    def _of(self, pid: int, *, writable: bool) -> list[_Mapping]:
+        """Those of a process; none when it is ending."""
+        for directory in directories(self._proc_root, pid):
+            try:
+                maps = os.open(f"{directory}/maps", os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    return self._mappings(maps, writable)
+                finally:
+                    os.close(maps)
+            except OSError as error:
+                vanished(error)
+        return []
+
+    def _mappings(self, maps: int, writable: bool) -> list[_Mapping]:
+        """All of one `maps`; ProcessLookupError when what it tells of has ended."""
         if self.by_query:
             try:
                 return self._query(maps, _QUERY_FLAGS | _WRITABLE if writable else _QUERY_FLAGS)
@@ -111,14 +104,17 @@ class MappingScanner:
                 if error.errno not in _NO_QUERY:
                     raise
                 self.by_query = False
+        text = read_all(maps)
+        if not text:
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
         return [
             ((int(major, 16), int(minor, 16)), int(inode), name)
-            for may, major, minor, inode, name in _LINE.findall(read_all(maps))
+            for may, major, minor, inode, name in _LINE.findall(text)
             if may == b"w" or not writable
         ]
 
-    def _query(self, maps: int, flags: int) -> list[tuple[tuple[int, int], int, bytes]]:
-        found: list[tuple[tuple[int, int], int, bytes]] = []
+    def _query(self, maps: int, flags: int) -> list[_Mapping]:
+        found: list[_Mapping] = []
         address = 0
         while address < _ADDRESS_MAX:
             query = self._next(maps, address, flags)

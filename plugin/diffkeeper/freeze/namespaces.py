@@ -11,17 +11,19 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from diffkeeper import clock, limits
-from diffkeeper.freeze.processes import read_all
-from diffkeeper.fsio import mounts
+from diffkeeper.freeze.processes import directories, read_of
+from diffkeeper.fsio import mountinfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _Key = tuple[int, int]
 _JITTER = 8
+_LOCAL = frozenset({"btrfs", "ext4", "overlay", "tmpfs", "xfs", "zfs"})
 
 
 @dataclass(slots=True)
@@ -32,7 +34,7 @@ class _Process:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class MountPlace:
     """A directory `root` of the file system `device`, mounted on another directory.
 
     on: device and path of that one. A copy of a mount, by a recursive bind or by propagation, is
@@ -44,29 +46,45 @@ class Place:
     on: tuple[str, str]
 
 
-class Table:
+class MountTable:
     """What one process has mounted: `by_device`, in order."""
 
-    def __init__(self, found: list[mounts.Mount]) -> None:
+    def __init__(self, found: list[mountinfo.Mount]) -> None:
         self._by_id = {mount.id: mount for mount in found}
-        self.by_device: dict[str, list[mounts.Mount]] = {}
+        self.by_device: dict[str, list[mountinfo.Mount]] = {}
         for mount in found:
             self.by_device.setdefault(mount.device, []).append(mount)
 
-    def place(self, mount: mounts.Mount) -> Place | None:
+    @cached_property
+    def places(self) -> frozenset[MountPlace]:
+        """Where all of them are, as far as the process sees that."""
+        places = map(self.place, self._by_id.values())
+        return frozenset(place for place in places if place is not None)
+
+    def within(self, mount: mountinfo.Mount) -> bool:
+        """Whether the way to a mount leads over file systems alone that need no other process."""
+        at = self._by_id.get(mount.parent)
+        while at is not None and at.fs_type in _LOCAL:
+            if at.point == "/":
+                return True
+            at = self._by_id.get(at.parent)
+        return False
+
+    def place(self, mount: mountinfo.Mount) -> MountPlace | None:
         """Where the mount is; None when what it is mounted on is out of the process's sight."""
         parent = self._by_id.get(mount.parent)
         if parent is None:
             return None
-        on = parent.device, mounts.inside(parent, mount.point)
-        return Place(mount.device, mount.root, on)
+        on = parent.device, mountinfo.inside(parent, mount.point)
+        return MountPlace(mount.device, mount.root, on)
 
 
 class View:
     """What one mount namespace has mounted, as each of its members with a root of its own sees."""
 
-    def __init__(self, tables: list[Table], witness: _Key, first: float, now: float) -> None:
+    def __init__(self, tables: list[MountTable], witness: _Key, first: float, now: float) -> None:
         self.members: frozenset[_Key] = frozenset()
+        self.namespace = ""
         self.tables = tables
         self.witness = witness
         self.first = first
@@ -80,6 +98,7 @@ class Namespaces:
         self._proc_root = proc_root
         self._processes: dict[_Key, _Process] = {}
         self._views: dict[str, View] = {}
+        self._hosts: dict[int | str, tuple[bytes, MountTable]] = {}
 
     def views(self, afresh: bool) -> Iterator[tuple[View, list[int]]]:
         """Each namespace with its processes; `afresh` asks all of them for their mounts again."""
@@ -91,17 +110,24 @@ class Namespaces:
                 view = self._look(members, now, now)
             elif afresh or now >= view.due or not view.members.issuperset(members):
                 view = self._look(members, view.first, now)
-            view.members = frozenset(members)
+            view.members, view.namespace = frozenset(members), namespace
             self._views[namespace] = view
             yield view, [pid for pid, _ in members]
 
-    def table(self, pid: int | str) -> Table:
+    def table(self, pid: int | str) -> MountTable:
         """What a process sees mounted; nothing when it is ending, for it writes no more."""
-        try:
-            with open(f"{self._proc_root}/{pid}/mountinfo", "rb", buffering=0) as file:
-                return Table(mounts.parse(read_all(file.fileno())))
-        except OSError:
-            return Table([])
+        return MountTable(mountinfo.parse(self._mountinfo(pid)))
+
+    def host_tables(self) -> list[MountTable]:
+        """The same of process 1, and of us; made anew only where it has changed."""
+        for pid in (1, "self"):
+            text = self._mountinfo(pid)
+            if pid not in self._hosts or self._hosts[pid][0] != text:
+                self._hosts[pid] = text, MountTable(mountinfo.parse(text))
+        return [table for _, table in self._hosts.values()]
+
+    def _mountinfo(self, pid: int | str) -> bytes:
+        return read_of(self._proc_root, pid, "mountinfo")
 
     def _groups(self, now: float) -> dict[str, list[_Key]]:
         groups: dict[str, list[_Key]] = {}
@@ -130,30 +156,26 @@ class Namespaces:
         return current
 
     def _namespace(self, pid: str) -> str:
-        """Name of the process's mount namespace; empty for one that is ending.
-
-        Where we may not look, the process is taken for a namespace of its own: its mounts are
-        readable all the same.
-        """
-        try:
-            return os.readlink(f"{self._proc_root}/{pid}/ns/mnt")
-        except PermissionError:
-            return f"of process {pid}"
-        except OSError:
-            return ""
+        found = map(mountinfo.namespace_of, directories(self._proc_root, pid))
+        return next(filter(None, found), "")
 
     def _look(self, members: list[_Key], first: float, now: float) -> View:
         """The mounts of a namespace. A process that has changed its root sees only those below."""
         roots: dict[str, _Key] = {}
         for key in members:
-            try:
-                root = os.readlink(f"{self._proc_root}/{key[0]}/root")
-            except OSError:
-                root = f"of process {key[0]}"
+            root = self._root(key[0])
             if root == "/" and (table := self.table(key[0])).by_device:
                 return View([table], key, first, now)
             roots.setdefault(root, key)
         return View([self.table(key[0]) for key in roots.values()], members[0], first, now)
+
+    def _root(self, pid: int) -> str:
+        for directory in directories(self._proc_root, pid):
+            try:
+                return os.readlink(f"{directory}/root")
+            except OSError:
+                continue
+        return f"of process {pid}"
 
 
 def _due(first: float, now: float, number: int) -> float:

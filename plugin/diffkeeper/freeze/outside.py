@@ -10,9 +10,12 @@ import contextlib
 import os
 import threading
 
-from diffkeeper import clock, limits
+from diffkeeper import clock
 from diffkeeper.errors import UnsupportedError
 from diffkeeper.freeze.mappings import MappingScanner
+
+OUTSIDE_SECONDS = 30.0  # between two looks at what all processes have mapped
+OUTSIDE_FILES_MAX = 100_000
 
 
 class Outside:
@@ -33,7 +36,7 @@ class Outside:
             now = clock.monotonic()
             if now >= self._due:
                 self._found = self._look()
-                self._due = now + limits.OUTSIDE_SECONDS
+                self._due = now + OUTSIDE_SECONDS
             return self._found.setdefault(dev, {})
 
     def _look(self) -> dict[str, dict[int, int]]:
@@ -45,6 +48,6 @@ class Outside:
                 for dev, inode in self._scanner.everything(pid):
                     found.setdefault(dev, {})[inode] = pid
                     count += 1
-            if count > limits.OUTSIDE_FILES_MAX:
+            if count > OUTSIDE_FILES_MAX:
                 break
         return found

@@ -10,12 +10,14 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from diffkeeper import limits
-from diffkeeper.freeze.processes import read_all
-from diffkeeper.fsio import linux, mounts
+from diffkeeper.freeze.processes import directories, read_of
+from diffkeeper.fsio import linux, mountinfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+OVERLAID_MAX = 500  # files mapped through overlays that are looked for, of one volume at a time
+OVERLAY_WITNESSES_MAX = 8
 
 _DELETED = b" (deleted)"
 Foreign = tuple[int, str, bytes]  # process, device of the mapping, path in its namespace
@@ -29,35 +31,29 @@ def upper_inodes(
     witnesses: processes that may see the upper directory. Raises nothing for what is gone.
     """
     inodes: set[int] = set()
-    tables: dict[int, list[mounts.Mount]] = {}
-    for pid, dev, name in sorted(found)[: limits.OVERLAID_MAX]:
+    tables: dict[int, list[mountinfo.Mount]] = {}
+    for pid, dev, name in sorted(found)[:OVERLAID_MAX]:
         if pid not in tables:
             tables[pid] = _overlays(proc_root, pid)
         for mount in tables[pid]:
             if mount.device == dev and mount.upper:
                 path = os.fsdecode(name.removesuffix(_DELETED))
-                where = mount.upper + mounts.inside(mount, path)
-                inodes |= _located(
-                    proc_root, where, witnesses[: limits.OVERLAY_WITNESSES_MAX], device
-                )
+                where = mount.upper + mountinfo.inside(mount, path)
+                inodes |= _located(proc_root, where, witnesses[:OVERLAY_WITNESSES_MAX], device)
                 break
     return inodes
 
 
-def _overlays(proc_root: str, pid: int) -> list[mounts.Mount]:
+def _overlays(proc_root: str, pid: int) -> list[mountinfo.Mount]:
     """The overlays that a process sees, the newest first; none when it is ending."""
-    try:
-        with open(f"{proc_root}/{pid}/mountinfo", "rb", buffering=0) as file:
-            table = mounts.parse(read_all(file.fileno()))
-    except OSError:
-        return []
+    table = mountinfo.parse(read_of(proc_root, pid, "mountinfo"))
     return [mount for mount in reversed(table) if mount.fs_type == "overlay"]
 
 
 def _located(proc_root: str, path: str, witnesses: Sequence[int], device: int) -> set[int]:
-    for pid in witnesses:
+    for directory in (path for pid in witnesses for path in directories(proc_root, pid)):
         try:
-            root = os.open(f"{proc_root}/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            root = os.open(f"{directory}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError:
             continue
         try:

@@ -9,18 +9,44 @@ import stat
 from typing import TYPE_CHECKING
 
 from diffkeeper.errors import UnsupportedError
-from diffkeeper.fsio import mounts
+from diffkeeper.fsio import mountinfo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 _GONE = frozenset({errno.ENOENT, errno.ESRCH})
 
 # Of /proc/PID/stat, after the name: proc_pid_stat(5).
 _STAT_STATE, _STAT_FLAGS, _STAT_THREADS = 0, 6, 17
 _PF_EXITING = 0x4
+_PF_FORKNOEXEC = 0x40
 _READ_BYTES = 8192  # The kernel hands out a page of such a file at a time.
 _INFO = re.compile(rb"^(mnt_id|ino):\s*(\d+)", re.MULTILINE)
+
+
+def directories(proc_root: str, pid: int | str) -> Iterator[str]:
+    """Where /proc tells of a process: its own directory, then that of another thread of it.
+
+    Once its first thread has ended, the kernel tells there alone what the others still have:
+    mounts, mappings, descriptors.
+    """
+    yield f"{proc_root}/{pid}"
+    try:
+        threads = os.listdir(f"{proc_root}/{pid}/task")
+    except OSError:
+        return
+    yield from (f"{proc_root}/{pid}/task/{number}" for number in threads if number != str(pid))
+
+
+def read_of(proc_root: str, pid: int | str, name: str) -> bytes:
+    """A file of a process in /proc; nothing when it is ending."""
+    for directory in directories(proc_root, pid):
+        try:
+            with open(f"{directory}/{name}", "rb", buffering=0) as file:
+                return read_all(file.fileno())
+        except OSError:
+            continue
+    return b""
 
 
 def open_for_write(proc_root: str, pids: Iterable[int], dev: str) -> set[int]:
@@ -32,20 +58,26 @@ def open_for_write(proc_root: str, pids: Iterable[int], dev: str) -> set[int]:
     """
     found: set[int] = set()
     for pid in pids:
-        try:
-            directory = os.open(f"{proc_root}/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
-            vanished(error)
-            continue
-        try:
-            mounted = mounts.parse(_slurp("mountinfo", directory))
-            devices = {mount.id: mount.device for mount in mounted}
-            for name in _names("fd", directory):
-                found |= _written(directory, name, devices, dev)
-        except OSError as error:
-            vanished(error, errno.EINVAL)
-        finally:
-            os.close(directory)
+        for path in directories(proc_root, pid):
+            try:
+                found |= _opened(path, dev)
+                break
+            except OSError as error:
+                vanished(error, errno.EINVAL)
+    return found
+
+
+def _opened(path: str, dev: str) -> set[int]:
+    """The same of one process or thread; OSError when it is ending."""
+    found: set[int] = set()
+    directory = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        mounted = mountinfo.parse(_slurp("mountinfo", directory))
+        devices = {mount.id: mount.device for mount in mounted}
+        for name in _names("fd", directory):
+            found |= _written(directory, name, devices, dev)
+    finally:
+        os.close(directory)
     return found
 
 
@@ -96,13 +128,40 @@ def exiting(proc_root: str, pid: int) -> bool:
     Its first thread may have ended before others: that is no end.
     """
     try:
-        with open(f"{proc_root}/{pid}/stat", "rb", buffering=0) as file:
-            fields = read_all(file.fileno()).rpartition(b")")[2].split()
+        fields = _stat(proc_root, pid)
     except OSError as error:
         vanished(error)
         return True
     ending = fields[_STAT_STATE] in (b"Z", b"X") or int(fields[_STAT_FLAGS]) & _PF_EXITING
     return bool(ending) and int(fields[_STAT_THREADS]) <= 1
+
+
+def is_runtimes(proc_root: str, pid: int) -> bool:
+    """Whether a process is still its container runtime's, and no program of the container yet.
+
+    It was forked and has executed nothing since (PF_FORKNOEXEC of linux/sched.h), and what it runs
+    is not there in its own root. One that is gone is no program either.
+    """
+    base = f"{proc_root}/{pid}"
+    try:
+        if not int(_stat(proc_root, pid)[_STAT_FLAGS]) & _PF_FORKNOEXEC:
+            return False
+        program = os.stat(f"{base}/exe")
+        path = os.readlink(f"{base}/exe")
+    except OSError as error:
+        vanished(error)
+        return True
+    try:
+        there = os.stat(f"{base}/root{path}")
+    except OSError:
+        return True
+    return (there.st_dev, there.st_ino) != (program.st_dev, program.st_ino)
+
+
+def _stat(proc_root: str, pid: int) -> list[bytes]:
+    """What stands after the name in a process's stat; OSError."""
+    with open(f"{proc_root}/{pid}/stat", "rb", buffering=0) as file:
+        return read_all(file.fileno()).rpartition(b")")[2].split()
 
 
 def read_all(descriptor: int) -> bytes:

@@ -15,6 +15,11 @@ from diffkeeper import clock, limits
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+QUOTA_LOOK_SECONDS = 0.000_5
+QUOTA_EARLY_SECONDS = 0.003  # around the moment at which a period is expected to begin
+QUOTA_BEAT_SECONDS = 10.0  # for which the beat of periods is remembered
+QUOTA_WAIT_SECONDS_MAX = 0.3  # for the beginning of a period of CPU quota: most last 0.1 s
+
 _STAT_BYTES = 4096
 _V1_CONTROLLERS = ("cpu", "cpu,cpuacct")
 
@@ -32,7 +37,7 @@ class _Quota:
     throttled: int = 0
     ticked: float = 0.0
 
-    def look(self) -> bool:
+    def period_began(self) -> bool:
         """Whether another period has begun since the last look."""
         before, numbers = self.periods, _numbers(f"{self.path}/cpu.stat")
         self.periods = numbers.get("nr_periods", 0)
@@ -68,15 +73,15 @@ class Quotas:
             return
         first = ticking[first_turn([quota.ticked for quota in ticking], period)]
         due = first.next_tick(clock.monotonic())
-        clock.sleep(max(0.0, due - limits.QUOTA_EARLY_SECONDS - clock.monotonic()))
+        clock.sleep(max(0.0, due - QUOTA_EARLY_SECONDS - clock.monotonic()))
         # On a busy machine it may have begun meanwhile.
-        if not (first.look() and clock.monotonic() < due + limits.QUOTA_EARLY_SECONDS):
-            _await([first], began + limits.QUOTA_WAIT_SECONDS_MAX)
+        if not (first.period_began() and clock.monotonic() < due + QUOTA_EARLY_SECONDS):
+            _await([first], began + QUOTA_WAIT_SECONDS_MAX)
 
-    def told(self, directory: str) -> str:
+    def describe(self, directory: str) -> str:
         """What keeps a cgroup from running, for a person; empty where no quota does."""
         for quota in self._found([directory]):
-            quota.look()
+            quota.period_began()
             if quota.throttled:
                 return (
                     f"its CPU quota was used up in {quota.throttled} of {quota.periods} periods of"
@@ -86,9 +91,9 @@ class Quotas:
 
     def _is_short(self, quota: _Quota) -> bool:
         """Whether the quota was used up since the last call, or ever at the first one."""
-        quota.look()
+        quota.period_began()
         before = self._known.get(quota.path, _Quota(quota.path))
-        if clock.monotonic() - before.ticked < limits.QUOTA_BEAT_SECONDS:
+        if clock.monotonic() - before.ticked < QUOTA_BEAT_SECONDS:
             quota.ticked = before.ticked
         if len(self._known) >= limits.FREEZE_CGROUPS_MAX:
             self._known.clear()
@@ -132,8 +137,8 @@ def _await(quotas: Sequence[_Quota], deadline: float) -> None:
     """Note when each one's next period begins, as far as it does before the deadline."""
     left = list(quotas)
     while left and clock.monotonic() < deadline:
-        clock.sleep(limits.QUOTA_LOOK_SECONDS)
-        for quota in [quota for quota in left if quota.look()]:
+        clock.sleep(QUOTA_LOOK_SECONDS)
+        for quota in [quota for quota in left if quota.period_began()]:
             quota.ticked = clock.monotonic()
             left.remove(quota)
 

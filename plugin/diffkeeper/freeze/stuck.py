@@ -19,6 +19,12 @@ from diffkeeper.errors import FreezeError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+FREEZE_RETRY_SECONDS_MAX = 60.0  # for which one that does not freeze is let alone
+STUCK_LOOK_SECONDS = 0.002
+STUCK_LOOKS_MAX = 10
+STUCK_TASKS_LOOKED_MAX = 1024
+STUCK_TASKS_SHOWN_MAX = 3
+
 _READ_BYTES = 4096
 _WAITS = "D"  # the state in /proc/PID/stat of an uninterruptible sleep
 
@@ -58,7 +64,7 @@ class Rest:
         beyond = self.times - limits.FREEZE_ATTEMPTS_MAX
         if beyond >= 0:
             now, share = clock.monotonic(), self.held / limits.FREEZE_FRACTION_MAX
-            longest = max(share, limits.FREEZE_RETRY_SECONDS_MAX)
+            longest = max(share, FREEZE_RETRY_SECONDS_MAX)
             self.earliest, self.until = (
                 now + share,
                 now + min(share * 2 ** min(beyond, 16), longest),
@@ -122,8 +128,8 @@ class Stuck:
         A thaw may wake them: they are looked at when they have had time to fall asleep again.
         """
         pids, found = list(pids), []
-        for _ in range(limits.STUCK_LOOKS_MAX):
-            clock.sleep(limits.STUCK_LOOK_SECONDS)
+        for _ in range(STUCK_LOOKS_MAX):
+            clock.sleep(STUCK_LOOK_SECONDS)
             found = self._asleep(pids)
             if found and all(task.waits for task in found):
                 break
@@ -131,7 +137,7 @@ class Stuck:
 
     def _asleep(self, pids: Iterable[int]) -> list[Task]:
         found: list[Task] = []
-        for pid, number in islice(self._threads(pids), limits.STUCK_TASKS_LOOKED_MAX):
+        for pid, number in islice(self._threads(pids), STUCK_TASKS_LOOKED_MAX):
             base = f"{self._proc_root}/{pid}/task/{number}"
             if _state(base) == _WAITS:
                 found.append(
@@ -142,7 +148,7 @@ class Stuck:
                         _function(base),
                     )
                 )
-                if len(found) >= limits.STUCK_TASKS_SHOWN_MAX:
+                if len(found) >= STUCK_TASKS_SHOWN_MAX:
                     break
         return found
 

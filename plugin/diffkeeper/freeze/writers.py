@@ -10,20 +10,28 @@ import contextlib
 import os
 import threading
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 from diffkeeper import clock, limits
 from diffkeeper.errors import UnsupportedError
 from diffkeeper.freeze import overlays, processes
 from diffkeeper.freeze.cgroups import Hierarchy, topmost
-from diffkeeper.freeze.mappings import Mapped, MappingScanner
-from diffkeeper.freeze.namespaces import Namespaces, Place, Table, View
+from diffkeeper.freeze.mappings import Mappings, MappingScanner
+from diffkeeper.freeze.namespaces import MountPlace, MountTable, Namespaces, View
+from diffkeeper.freeze.observers import Namespace, Observers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 
+    from diffkeeper.fsio.mountinfo import Mount
+
+T = TypeVar("T")
 _READ_BYTES = 256
-__all__ = ["Mapped", "Survey", "Target", "Writers"]
+__all__ = ["Mappings", "Survey", "Target", "Writers"]
+
+SURVEY_SECONDS_MAX = 0.25  # for which a survey holds that costs little
+SURVEY_SECONDS_LONGEST = 5.0  # the same for one that costs much, and while no process begins
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +52,8 @@ class Writers:
 
     `cgroups`: directories to freeze, topmost only; `pids`: all writing processes; `unfreezable`: a
     sentence for each process that no freeze can stop: a snapshot is fuzzy while there is one;
-    `readers`: processes that have it mounted read-only; `containers`: how many containers have it
+    `readers`: processes that have it mounted read-only, or write nothing; `observed`: there are
+    such as write nothing; `containers`: how many containers have it
     mounted in any way, as told by their cgroups; `at`: when the look for them began, on the
     monotonic clock.
     """
@@ -53,6 +62,7 @@ class Writers:
     pids: tuple[int, ...] = ()
     unfreezable: tuple[str, ...] = ()
     readers: tuple[int, ...] = ()
+    observed: bool = False
     containers: int = field(default=0, compare=False)
     at: float = field(default=float("-inf"), compare=False)
 
@@ -63,21 +73,24 @@ class Writers:
 
 
 class Survey:
-    """Finds the writers of volumes. Thread-safe; keeps no descriptor between calls.
+    """Finds the writers of volumes. Thread-safe; keeps no descriptor of a process between calls.
 
     One serves all volumes, since a pass over all processes does. `passes` counts those.
 
     A mount that is at the same place as one of the host's, or of ours, is a copy of it: a system
     service has those, and a monitor that has the host's whole tree mounted. Whoever sees a volume
     through such a copy alone is no writer and no user; if he writes all the same, he writes as a
-    process of the host does, which is not frozen. A read-only mount makes a user, no writer.
+    process of the host does, which is not frozen. A read-only mount makes a user, no writer; so
+    does a namespace of several volumes that nothing is written from, see `observers`.
     """
 
     def __init__(self, proc_root: str = "/proc", cgroup_root: str = "/sys/fs/cgroup") -> None:
         self._proc_root = proc_root
         self._hierarchy = Hierarchy(cgroup_root, proc_root)
         self._scanners = threading.local()
+        self._looks = threading.local()
         self._namespaces = Namespaces(proc_root)
+        self._observers = Observers(proc_root, self._stores)
         self._asked: dict[Target, float] = {}  # when last, on the monotonic clock
         self._lock = threading.Lock()
         self._last = _Pass()
@@ -94,26 +107,49 @@ class Survey:
         scanner: MappingScanner = self._scanners.own
         return scanner
 
+    @contextlib.contextmanager
+    def one_look(self) -> Iterator[None]:
+        """Within it this thread reads of each process once what it has mapped, and what follows.
+
+        For many volumes that are asked about in one moment.
+        """
+        self._looks.known = {}
+        try:
+            yield
+        finally:
+            del self._looks.known
+
+    def _once(self, key: Hashable, read: Callable[[], T]) -> T:
+        """What `read` returns, or returned in the look that this thread is in."""
+        known: dict[Hashable, T] | None = getattr(self._looks, "known", None)
+        if known is None:
+            return read()
+        if key not in known:
+            known[key] = read()
+        return known[key]
+
     def find(self, targets: Sequence[Target]) -> dict[Target, Writers]:
         """The writers of each target, in one pass over all processes (a few ms for hundreds)."""
         with self._lock:
             return self._find(targets)
 
     def recent(
-        self, targets: Sequence[Target], written: Target | None = None
+        self, targets: Sequence[Target], written: Target | None = None, *, quiet: bool = False
     ) -> dict[Target, Writers]:
         """The same as the last pass told it, if that is young enough.
 
         It is for a moment, which is the longer the more a pass costs, so that passes keep to a
         share of one core; and for longer while no process begins. Not if it saw nobody write to
         `written`, which somebody did. It is the same object for as long as it tells the same.
+        `quiet`: nobody is seen to write, for which one of the last seconds does.
         """
         with self._lock:
             last, age = self._last, clock.monotonic() - self._last.began
             young = age < last.holds or (
-                age < limits.SURVEY_SECONDS_LONGEST and self._newest() == last.newest
+                age < SURVEY_SECONDS_LONGEST and (quiet or self._newest() == last.newest)
             )
             unseen = written in last.found and not last.found[written].pids
+            unseen = unseen or self._observers.news()
             if young and not unseen and all(target in last.found for target in targets):
                 if len(targets) == len(last.found):
                     return last.found
@@ -129,8 +165,8 @@ class Survey:
         began, cpu, newest = clock.monotonic(), clock.thread_cpu(), self._newest()
         found = self._pass(targets, began)
         cost = clock.thread_cpu() - cpu
-        holds = max(limits.SURVEY_SECONDS_MAX, cost / limits.CPU_FRACTION_MAX)
-        self._last = _Pass(found, began, min(holds, limits.SURVEY_SECONDS_LONGEST), newest)
+        holds = max(SURVEY_SECONDS_MAX, cost / limits.CPU_FRACTION_MAX)
+        self._last = _Pass(found, began, min(holds, SURVEY_SECONDS_LONGEST), newest)
         self.passes += 1
         return found
 
@@ -138,16 +174,31 @@ class Survey:
         by_dev: dict[str, dict[str, Target]] = {}
         for target in targets:
             by_dev.setdefault(target.dev, {})[target.root] = target
-        found: dict[Target, _Found] = {target: _Found() for target in targets}
+        found: dict[Target, _TargetProcesses] = {target: _TargetProcesses() for target in targets}
         if targets:
             # A new volume may have been mounted into namespaces that were there before.
             views = list(self._namespaces.views(afresh=self._asks_anew(targets, now)))
             host = _Host(self._namespaces, self.mounts_in)
-            for view, pids in views:
-                for target, writable in _seen(view, by_dev, host).items():
-                    (found[target].writing if writable else found[target].reading).extend(pids)
+            seen = [(view, pids, _seen(view, by_dev, host)) for view, pids in views]
+            observing = self._observers.without_writes(
+                {view.namespace: _namespace(view, targets) for view, _, targets in seen}
+            )
+            for view, pids, targets_seen in seen:
+                for target, held in targets_seen.items():
+                    writable = any(mount.writable for mount in held)
+                    observed = writable and view.namespace in observing
+                    writes = writable and not observed
+                    (found[target].writing if writes else found[target].reading).extend(pids)
+                    found[target].observed |= observed
         places = _Cgroups(self._proc_root, self._hierarchy)
         return {target: places.writers(pids, now) for target, pids in found.items()}
+
+    def _stores(self, pids: Sequence[int], devices: Collection[str]) -> bool:
+        """Whether one of them may write to a file without a trace, or has one open for it."""
+        return any(
+            self._mapped(frozenset(pids), dev) != Mappings() or self.open_for_write(pids, dev)
+            for dev in devices
+        )
 
     def _asks_anew(self, targets: Sequence[Target], now: float) -> bool:
         """Whether one of the targets was not asked for in the last seconds."""
@@ -156,23 +207,37 @@ class Survey:
         self._asked = known | dict.fromkeys(targets, now)
         return not all(target in known for target in targets)
 
-    def hidden_writes(self, pids: Iterable[int], dev: str) -> Mapped:
+    def hidden_writes(self, pids: Iterable[int], dev: str) -> Mappings:
         """Files on `dev` that one of `pids` can store into unseen, and who has asynchronous I/O.
 
         Fit for the inside of a freeze: about 0.1 ms for each process with PROCMAP_QUERY (Linux
         6.11), several times that without. It misses an io_uring instance whose rings are in
         memory that the process brought itself.
         """
-        return self._mappings.scan(pids, dev)
+        pids = frozenset(pids)
+        return self._once(("mapped", pids, dev), lambda: self._mapped(pids, dev))
 
-    def overlaid(self, found: Mapped, pids: Sequence[int], device: int) -> set[int]:
+    def _mapped(self, pids: frozenset[int], dev: str) -> Mappings:
+        mapped = Mappings()
+        for pid in pids:
+            found = self._once(("of", pid, dev), partial(self._mappings.scan, (pid,), dev))
+            mapped.inodes |= found.inodes
+            mapped.rings |= found.rings
+            mapped.foreign |= found.foreign
+        return mapped
+
+    def overlaid(self, found: Mappings, pids: Sequence[int], device: int) -> set[int]:
         """Inodes on `device` (as in st_dev) that were found mapped through an overlay.
 
         pids: processes that have the volume mounted.
         """
         if not found.foreign:
             return set()
-        return overlays.upper_inodes(self._proc_root, found.foreign, pids, device)
+        foreign = frozenset(found.foreign)
+        return self._once(
+            ("overlaid", foreign, tuple(pids), device),
+            lambda: overlays.upper_inodes(self._proc_root, foreign, pids, device),
+        )
 
     def mapped_by_anybody(self, dev: str) -> set[int]:
         """Inodes on `dev` that any process of this machine has mapped, shared, writable or not.
@@ -188,7 +253,13 @@ class Survey:
 
     def members(self, cgroups: Iterable[str]) -> set[int]:
         """The processes in these cgroups and below."""
-        return {pid for directory in cgroups for pid in self._hierarchy.below(directory)}
+        found: set[int] = set()
+        for directory in cgroups:
+            found |= self._once(("below", directory), partial(self._below, directory))
+        return found
+
+    def _below(self, directory: str) -> frozenset[int]:
+        return frozenset(self._hierarchy.below(directory))
 
     def open_for_write(self, pids: Iterable[int], dev: str) -> set[int]:
         """Inodes on the file system `dev` that one of `pids` has open for writing."""
@@ -208,11 +279,12 @@ class _Pass:
 
 
 @dataclass(slots=True)
-class _Found:
+class _TargetProcesses:
     """The processes that have one target mounted."""
 
     writing: list[int] = field(default_factory=list)
     reading: list[int] = field(default_factory=list)
+    observed: bool = False
 
 
 class _Host:
@@ -224,21 +296,17 @@ class _Host:
     def __init__(self, namespaces: Namespaces, mounts_in: tuple[str, str] | None) -> None:
         self._namespaces = namespaces
         self._mounts_in = mounts_in
-        self._tables: list[Table] = []
+        self._tables: list[MountTable] = []
 
-    def has(self, place: Place | None) -> bool:
+    def has(self, place: MountPlace | None) -> bool:
         """Whether one of the host's own mounts, or of ours, is there, or one of ours was."""
         if place is None:
             return False
         device, above = place.on[0], os.path.dirname(place.on[1])
         if (device, above) == self._mounts_in:
             return True
-        self._tables = self._tables or [self._namespaces.table(pid) for pid in (1, "self")]
-        return any(
-            mount.root == place.root and table.place(mount) == place
-            for table in self._tables
-            for mount in table.by_device.get(place.device, [])
-        )
+        self._tables = self._tables or self._namespaces.host_tables()
+        return any(place in table.places for table in self._tables)
 
 
 class _Cgroups:
@@ -249,9 +317,19 @@ class _Cgroups:
         self._hierarchy = hierarchy
         self._own = hierarchy.own()
         self._known: dict[int, str] = {}
+        self._told: dict[tuple[tuple[int, ...], tuple[int, ...], bool], Writers] = {}
 
-    def writers(self, found: _Found, at: float) -> Writers:
-        """Raises nothing for processes that vanish: they write no more."""
+    def writers(self, found: _TargetProcesses, at: float) -> Writers:
+        """Raises nothing for processes that vanish: they write no more.
+
+        Those of many volumes of one container are told once.
+        """
+        key = tuple(found.writing), tuple(found.reading), found.observed
+        if key not in self._told:
+            self._told[key] = self._tell(found, at)
+        return self._told[key]
+
+    def _tell(self, found: _TargetProcesses, at: float) -> Writers:
         alive: list[int] = []
         cgroups: set[str] = set()
         unfreezable: list[str] = []
@@ -276,6 +354,7 @@ class _Cgroups:
             tuple(alive),
             tuple(unfreezable),
             tuple(readers),
+            found.observed,
             self._containers((*alive, *readers)),
             at,
         )
@@ -306,19 +385,31 @@ class _Cgroups:
             return "ended"
 
 
-def _seen(view: View, by_dev: dict[str, dict[str, Target]], host: _Host) -> dict[Target, bool]:
-    """The targets that a namespace has mounted, and whether it can write to them.
+_Seen = dict[Target, list["Mount"]]
+
+
+def _namespace(view: View, targets: _Seen) -> Namespace:
+    """A namespace with what it can write to."""
+    writable = [[mount for mount in held if mount.writable] for held in targets.values()]
+    mounted = {mount.id: mount for held in writable for mount in held}
+    within = len(view.tables) == 1 and all(map(view.tables[0].within, mounted.values()))
+    several = sum(map(bool, writable)) > 1
+    return Namespace(view.members, view.witness[0], mounted, several=several, within=within)
+
+
+def _seen(view: View, by_dev: dict[str, dict[str, Target]], host: _Host) -> _Seen:
+    """The targets that a namespace has mounted, each with the mounts of it.
 
     `by_dev`: file system to root to target.
     """
-    seen: dict[Target, bool] = {}
+    seen: _Seen = {}
     for table in view.tables:
         for dev, roots in by_dev.items():
             for mount in table.by_device.get(dev, []):
                 held = [roots[above] for above in _at_and_above(mount.root) if above in roots]
                 if held and not host.has(table.place(mount)):
                     for target in held:
-                        seen[target] = seen.get(target, False) or mount.writable
+                        seen.setdefault(target, []).append(mount)
     return seen
 
 

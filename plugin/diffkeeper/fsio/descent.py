@@ -10,11 +10,13 @@ import os
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Protocol, Self
 
-from diffkeeper import limits
 from diffkeeper.fsio import linux
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+DESCENT_STEP = 64  # directories between two that stay open
+DESCENT_OPEN_MAX = 32
 
 
 class Node(Protocol):
@@ -55,10 +57,10 @@ class Descent:
         `linux.open_directory_beneath` does.
         """
         base, names = self._from(node)
-        if len(names) > limits.DESCENT_STEP:
+        if len(names) > DESCENT_STEP:
             # What follows is likely to be near: its way is walked but once.
-            above = linux.open_directory_beneath(base, names[: -limits.DESCENT_STEP])
-            self._keep(self._above(node, limits.DESCENT_STEP), above)
+            above = linux.open_directory_beneath(base, names[:-DESCENT_STEP])
+            self._keep(self._above(node, DESCENT_STEP), above)
             base, names = self._from(node)
         found = linux.open_directory_beneath(base, names)
         if node.parent is not None and node not in self._open:
@@ -90,7 +92,7 @@ class Descent:
             os.close(fd)
             return
         self._open[node] = fd
-        if len(self._open) > limits.DESCENT_OPEN_MAX:
+        if len(self._open) > DESCENT_OPEN_MAX:
             os.close(self._open.popitem(last=False)[1])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 
 from diffkeeper.errors import DiffKeeperError
 from diffkeeper.fsio.removal import Removal
@@ -112,26 +113,46 @@ def _left(removal: Removal, above: str) -> str:
     return f"{os.path.join(above, name)}: {reason}" + (f", and {more} more" if more else "")
 
 
+def is_there(path: str) -> bool:
+    """Whether a directory is there; false only where nothing at all is.
+
+    OSError where that cannot be told (EIO, EACCES, ESTALE, a link to nowhere), NotADirectoryError
+    where it, or what should hold it, is something else.
+    """
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        if not os.path.islink(path):
+            return False
+        raise
+    if not stat.S_ISDIR(found.st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+    return True
+
+
+def device_of(path: str) -> int:
+    """The file system that a directory is on, or would be if it were made; OSError."""
+    while not is_there(path):
+        path = os.path.dirname(path)
+    return os.stat(path).st_dev
+
+
 def free_bytes(path: str) -> int:
-    """Bytes that root may still write on the file system that holds `path`."""
+    """Bytes that anybody may still write on the file system that holds `path`."""
     status = os.statvfs(path)
     return status.f_bavail * status.f_frsize
+
+
+def free_bytes_of_root(path: str) -> int:
+    """The same with what the file system keeps for root."""
+    status = os.statvfs(path)
+    return status.f_bfree * status.f_frsize
 
 
 def boot_id() -> str:
     """Identity of the present boot of the kernel. Source: random(4)."""
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         return file.read().strip()
-
-
-def thread_written_bytes() -> int:
-    """Bytes that the calling thread has written so far; 0 where the kernel does not count them."""
-    try:
-        with open("/proc/thread-self/io", "rb") as file:
-            fields = dict(line.split(b": ") for line in file.read().splitlines())
-    except OSError:
-        return 0
-    return int(fields.get(b"wchar", 0))
 
 
 def highest_number(path: str) -> int:

@@ -20,6 +20,8 @@ from diffkeeper.fsio import linux
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+MMAP_HORIZON_CENTISECONDS_MAX = 60_000
+
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 # Labels that belong to the host's policy, not to the data.
 _XATTRS_OF_THE_SYSTEM = (
@@ -190,16 +192,21 @@ def status(directory: int, name: bytes) -> os.stat_result | None:
 
 
 def statuses(
-    directory: int, before: Callable[[list[int]], None] | None = None
+    directory: int,
+    before: Callable[[list[int]], None] | None = None,
+    skip: Callable[[bytes], bool] | None = None,
 ) -> Iterator[tuple[bytes, os.stat_result | None]]:
     """Name and lstat of everything in a directory; names that vanish meanwhile are left out.
 
     None instead of the lstat where a name's inode cannot be read. `before` is called with the inode
-    numbers of all but directories before any is looked at. Raises OSError where the directory
+    numbers of all but directories before any is looked at; names that `skip` tells are passed over
+    in both. Raises OSError where the directory
     cannot be read.
     """
     with os.scandir(directory) as entries:
         while window := list(itertools.islice(entries, limits.OBSERVE_NAMES_MAX)):
+            if skip is not None:
+                window = [entry for entry in window if not skip(os.fsencode(entry.name))]
             if before is not None:
                 before([entry.inode() for entry in window if not _is_directory(entry)])
             for entry in window:
@@ -229,7 +236,7 @@ def mmap_dirty_horizon_ns() -> int:
     for name in ("dirty_expire_centisecs", "dirty_writeback_centisecs"):
         with open(f"/proc/sys/vm/{name}", encoding="ascii") as file:
             total += int(file.read())
-    return min(2 * total, limits.MMAP_HORIZON_CENTISECONDS_MAX) * 10_000_000
+    return min(2 * total, MMAP_HORIZON_CENTISECONDS_MAX) * 10_000_000
 
 
 def proven_ns() -> int:

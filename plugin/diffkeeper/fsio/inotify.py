@@ -1,4 +1,6 @@
-"""One inotify instance: its watches, and its events as the kernel queued them."""
+"""One inotify instance: its watches, and its events as the kernel queued them; and the kernel's
+limits, of which there are two for the same: of the user, and of the user namespace.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +8,24 @@ import fcntl
 import os
 import struct
 import termios
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from diffkeeper import limits
 from diffkeeper.fsio import linux
+from diffkeeper.limits import MIB
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+INOTIFY_READ_BYTES = 1 * MIB
 
 _EVENT = struct.Struct("=iIII")
 _QUEUED = struct.Struct("=i")
+WATCHES: Final = ("fs.inotify.max_user_watches", "user.max_inotify_watches")
+INSTANCES: Final = ("fs.inotify.max_user_instances", "user.max_inotify_instances")
+QUEUED: Final = "fs.inotify.max_queued_events"
 
 
-class Event(NamedTuple):
+class InotifyEvent(NamedTuple):
     """What happened (`mask`, inotify's bits) to the watch `watch`, or to `name` in it.
 
     Of an overflow of the queue the watch is -1.
@@ -50,7 +57,7 @@ class Instance:
         """Forget a watch; the kernel may have done so before us. It queues IN_IGNORED."""
         linux.inotify_rm_watch(self.descriptor, watch)
 
-    def events(self) -> Iterator[Event]:
+    def events(self) -> Iterator[InotifyEvent]:
         """What was queued when the call began, however fast more comes; never blocks.
 
         An event that repeats the one before it is given once.
@@ -65,7 +72,7 @@ class Instance:
 
     def _read(self) -> bytes:
         try:
-            return os.read(self.descriptor, limits.INOTIFY_READ_BYTES)
+            return os.read(self.descriptor, INOTIFY_READ_BYTES)
         except BlockingIOError:
             return b""
 
@@ -74,7 +81,7 @@ class Instance:
         os.close(self.descriptor)
 
 
-def _decoded(buffer: bytes) -> Iterator[Event]:
+def _decoded(buffer: bytes) -> Iterator[InotifyEvent]:
     offset, last = 0, b""
     while offset < len(buffer):
         watch, mask, _, length = _EVENT.unpack_from(buffer, offset)
@@ -82,5 +89,25 @@ def _decoded(buffer: bytes) -> Iterator[Event]:
         event = buffer[offset:end]
         if event != last:
             last = event
-            yield Event(watch, mask, event[_EVENT.size :].rstrip(b"\0"))
+            yield InotifyEvent(watch, mask, event[_EVENT.size :].rstrip(b"\0"))
         offset = end
+
+
+def limit(name: str, proc_root: str = "/proc") -> int | None:
+    """A limit of the kernel's by its name; None for one that it lacks, which binds nothing."""
+    try:
+        with open(f"{proc_root}/sys/{name.replace('.', '/')}", encoding="ascii") as file:
+            return int(file.read())
+    except FileNotFoundError:
+        return None
+
+
+def lowest(names: Sequence[str]) -> int | None:
+    """The one of these limits that binds."""
+    return min((found for name in names if (found := limit(name)) is not None), default=None)
+
+
+def binding(names: Sequence[str]) -> str:
+    """The names of those to raise for more: most machines have the same number for both."""
+    least = lowest(names)
+    return " and ".join(name for name in names if limit(name) == least)

@@ -1,6 +1,6 @@
 """System calls that Python's os module lacks, by ctypes on libc.
 
-Sources: openat2(2), syncfs(2), mount(2), inotify(7).
+Sources: openat2(2), syncfs(2), mount(2), inotify(7), fanotify(7), quotactl(2).
 
 ctypes releases the GIL around each call, and every failure is raised as OSError with its errno.
 """
@@ -15,6 +15,8 @@ import struct
 _libc = ctypes.CDLL(None, use_errno=True)
 
 _SYS_OPENAT2 = 437
+_SYS_QUOTACTL_FD = 443
+_PROJECTS = 2  # PRJQUOTA
 _RESOLVE_NO_XDEV = 0x01
 _RESOLVE_NO_MAGICLINKS = 0x02
 _RESOLVE_NO_SYMLINKS = 0x04
@@ -25,7 +27,6 @@ _BENEATH = _IN_PLACE | _RESOLVE_BENEATH
 _PATH_BYTES_MAX = 4000
 
 MS_BIND = 4096
-MS_PRIVATE = 1 << 18
 MNT_DETACH = 2
 
 IN_MODIFY = 0x2
@@ -40,7 +41,11 @@ IN_UNMOUNT = 0x2000
 IN_Q_OVERFLOW = 0x4000
 IN_IGNORED = 0x8000
 IN_ONLYDIR = 0x01000000
-IN_ISDIR = 0x40000000
+FAN_MODIFY = 0x2
+FAN_CLOSE_WRITE = 0x8
+_FAN_NONBLOCK_CLOEXEC = 0x3
+_FAN_REPORT_FID = 0x200  # an event names a file, and holds none
+_FAN_MARK_ADD_MOUNT = 0x1 | 0x10
 _IN_NONBLOCK_CLOEXEC = os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -49,6 +54,13 @@ def _check(result: int, path: str | bytes | None = None) -> int:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), path)
     return result
+
+
+def file_system_type(path: str) -> int:
+    """Its magic number, such as 0xef53; OSError. Source: statfs(2)."""
+    found = ctypes.create_string_buffer(256)  # more than any struct statfs
+    _check(_libc.statfs(os.fsencode(path), found), path)
+    return int(ctypes.c_ulong.from_buffer(found).value)
 
 
 def _openat2(directory: int, path: bytes, flags: int, resolve: int = _BENEATH) -> int:
@@ -102,6 +114,14 @@ def open_in_root(root: int, path: str) -> int:
     how = struct.pack("=QQQ", flags, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
     where = os.fsencode(path)
     return _check(_libc.syscall(_SYS_OPENAT2, root, where, how, ctypes.c_size_t(len(how))), where)
+
+
+def quotactl(fd: int, command: int, number: int, data: bytes) -> bytes:
+    """quotactl_fd(2) on the project quotas of the file system of `fd`: what `data` became."""
+    buffer = ctypes.create_string_buffer(data, len(data))
+    what = ctypes.c_uint32(command << 8 | _PROJECTS)
+    _check(_libc.syscall(_SYS_QUOTACTL_FD, fd, what, ctypes.c_uint32(number), buffer))
+    return buffer.raw
 
 
 def syncfs(fd: int) -> None:
@@ -161,3 +181,22 @@ def inotify_rm_watch(fd: int, watch: int) -> None:
     """Remove a watch; EINVAL (the kernel removed it first) is not an error here."""
     if _libc.inotify_rm_watch(fd, watch) < 0 and ctypes.get_errno() != errno.EINVAL:
         _check(-1)
+
+
+def fanotify_init() -> int:
+    """A group that reports files by what they are, non-blocking. OSError."""
+    return _check(_libc.fanotify_init(_FAN_NONBLOCK_CLOEXEC | _FAN_REPORT_FID, 0))
+
+
+def fanotify_mark_mount(fd: int, path: str, mask: int) -> None:
+    """Have a group told what happens through the mount that `path` is in. OSError."""
+    where = os.fsencode(path)
+    marked = _libc.fanotify_mark(fd, _FAN_MARK_ADD_MOUNT, ctypes.c_uint64(mask), -1, where)
+    _check(marked, path)
+
+
+def mount_id(fd: int) -> int:
+    """The id, as in mountinfo, of the mount that a descriptor was opened through."""
+    with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
+        fields = dict(line.split(":", 1) for line in file)
+    return int(fields["mnt_id"])

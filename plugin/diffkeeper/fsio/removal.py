@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 from diffkeeper import limits
 from diffkeeper.fsio import linux
 
+# A removal that more than so many names resist ends there; of each path so much is told.
+REMOVAL_LEFT_MAX = 1_000
+
 _Identity = tuple[int, int]  # device and inode number
 
 
 @dataclass(slots=True)
-class _Level:
+class _DirectoryLevel:
     """A directory on the way from the top to the one that is being emptied."""
 
     name: bytes
@@ -30,14 +33,14 @@ class Removal:
 
     def __init__(self) -> None:
         self.left: list[tuple[str, OSError]] = []  # path below the parent, and why it stays
-        self._levels: list[_Level] = []
+        self._levels: list[_DirectoryLevel] = []
 
     def run(self, parent: int, name: bytes) -> None:
         """Remove `name` in the directory `parent`, whatever it is; absent is not an error.
 
         Raises OSError when the tree moves meanwhile, or more stays than `limits` lets be told.
         """
-        top = _Level(b"", _identity(parent), below=[name])
+        top = _DirectoryLevel(b"", _identity(parent), below=[name])
         self._levels = [top]
         current = os.dup(parent)
         try:
@@ -61,7 +64,7 @@ class Removal:
         except OSError as error:
             self._unlink(current, name, error)
             return os.dup(current)
-        self._levels.append(_Level(name, _identity(following)))
+        self._levels.append(_DirectoryLevel(name, _identity(following)))
         self._list(following)
         return following
 
@@ -121,7 +124,7 @@ class Removal:
         self._levels[-1].stuck.add(name)
         path = b"/".join([*(level.name for level in self._levels[1:]), name])
         self.left.append((os.fsdecode(path[: limits.TOLD_PATH_BYTES_MAX]), error))
-        if len(self.left) >= limits.REMOVAL_LEFT_MAX:
+        if len(self.left) >= REMOVAL_LEFT_MAX:
             raise error
 
 

@@ -6,14 +6,12 @@ import os
 from dataclasses import dataclass
 
 from diffkeeper.fsio import durable
-from diffkeeper.limits import (
-    STORE_EASE_FRACTION,
-    STORE_MAX_FRACTION_DEFAULT,
-    STORE_PRESSURE_FRACTION,
-    STORE_RESERVE_BYTES_MAX,
-    STORE_RESERVE_FRACTION,
-    STORE_SPARE_BYTES,
-)
+from diffkeeper.limits import GIB, STORE_MAX_FRACTION_DEFAULT, STORE_SPARE_BYTES
+
+STORE_RESERVE_BYTES_MAX = 4 * GIB  # for live data, whatever the size of the disk
+STORE_RESERVE_FRACTION = 0.05  # of the disk, and of live data once more
+STORE_PRESSURE_FRACTION = 0.9  # of its bound, from which history is thinned early
+STORE_EASE_FRACTION = 0.8  # down to which
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,8 @@ def apply(txn: Transaction, batch: Batch) -> None:
         txn.delete(tables.INDEX, tables.pair_key(*pair))
     for pair in sorted(batch.index_put):
         txn.put(tables.INDEX, tables.pair_key(*pair), batch.index_put[pair])
-    for pair in sorted(batch.snapshots_del):
-        txn.delete(tables.SNAPSHOTS, tables.pair_key(*pair))
+    for gone in sorted(batch.snapshots_del):
+        txn.delete(tables.SNAPSHOTS, tables.pair_key(*gone))
     for snapshot in batch.snapshots:
         key = tables.pair_key(snapshot.volume_id, snapshot.seq)
         if not txn.add(tables.SNAPSHOTS, key, snapshot.encode()):

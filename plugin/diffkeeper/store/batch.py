@@ -6,10 +6,8 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from diffkeeper.format import chunk
-from diffkeeper.hashing import node_digest
-
 if TYPE_CHECKING:
+    from diffkeeper.format.ids import SnapshotId
     from diffkeeper.format.pack import Frame
     from diffkeeper.format.records import SnapshotRecord, VolumeRecord
 
@@ -64,7 +62,7 @@ class Batch:
     names_put: dict[str, int] = field(default_factory=dict)
     names_del: set[str] = field(default_factory=set)
     drop_index: set[int] = field(default_factory=set)  # volume ids
-    snapshots_del: set[tuple[int, int]] = field(default_factory=set)  # (volume, seq)
+    snapshots_del: set[SnapshotId] = field(default_factory=set)
     tags_put: dict[tuple[int, str], int] = field(default_factory=dict)  # (volume, tag) to seq
     tags_del: set[tuple[int, str]] = field(default_factory=set)
     volumes_del: set[int] = field(default_factory=set)
@@ -85,7 +83,7 @@ class Batch:
 
     def holds(self) -> set[bytes]:
         """Digests of all objects in it."""
-        framed = {member.digest for frame in self.frames for member in frame.members}
+        framed = {member.id.digest for frame in self.frames for member in frame.members}
         return framed.union(self.chunks, self.nodes)
 
     @property
@@ -116,13 +114,6 @@ class Batch:
         self.tags_put.update(other.tags_put)
         self.tags_del |= other.tags_del
         self.volumes_del |= other.volumes_del
-
-    def put_node(self, encoded: bytes, level: int | None = chunk.LEVEL_DEFAULT) -> bytes:
-        """Add a plain node; its digest. Fits `put` of the tree builders."""
-        digest = node_digest(encoded)
-        if digest not in self.nodes:
-            self.nodes[digest] = chunk.encode(encoded, level)
-        return digest
 
 
 def _sized(objects: MutableMapping[bytes, bytes]) -> ObjectMap:

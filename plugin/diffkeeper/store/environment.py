@@ -10,37 +10,35 @@ import errno
 import os
 import threading
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import lmdb
 
 from diffkeeper import failpoint
 from diffkeeper.errors import (
-    BusyError,
     CorruptionError,
     DiffKeeperError,
     NoSpaceError,
     NotFoundError,
 )
 from diffkeeper.fsio import durable, linux
-from diffkeeper.limits import (
-    MIB,
-    STORE_BALLAST_BYTES_MAX,
-    STORE_BALLAST_FRACTION,
-    STORE_LOCK_FILE_BYTES,
-    STORE_MAP_BYTES_MAX,
-    STORE_MAP_BYTES_MIN,
-    STORE_PUNCH_PAGES_MIN,
-    STORE_READERS_MAX,
-    STORE_SPARE_BYTES,
-)
-from diffkeeper.store import pages
-from diffkeeper.store.tables import unpack_u64
+from diffkeeper.limits import KIB, MIB, STORE_MAP_BYTES_MAX, STORE_MAP_BYTES_MIN, STORE_SPARE_BYTES
+from diffkeeper.store import clean_end, page_check
+from diffkeeper.store.gate import Gate
+from diffkeeper.store.tables import PACKS, PLACES, unpack_u64
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from diffkeeper.store.tables import Table
+
+STORE_READERS_MAX = 126
+STORE_BALLAST_BYTES_MAX = 16 * MIB  # given up for records when the disk is full
+STORE_BALLAST_FRACTION = 1 / 64  # of the file system, if that is less
+STORE_CHECK_PAGES = 256  # that are looked at in one transaction
+STORE_PUNCH_PAGES_MIN = 16  # shorter runs of free pages stay where they are
+STORE_LOCK_FILE_BYTES = 32 * KIB
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _DAMAGED = (
@@ -61,56 +59,6 @@ _BALLAST = "ballast"
 
 class MapFull(Exception):
     """The map has no room for the transaction; the environment's owner grows it and repeats."""
-
-
-class Gate:
-    """Lets many transactions in, or one resize."""
-
-    def __init__(self, inside_max: int) -> None:
-        self._condition = threading.Condition()
-        self._inside, self._inside_max = 0, inside_max
-        self._closed = False
-        self._finished = False
-
-    @contextmanager
-    def shared(self) -> Iterator[None]:
-        """Hold the gate open; waits while it is closed. BusyError once it is shut for good."""
-        with self._condition:
-            while self._closed or self._inside >= self._inside_max:
-                if self._finished:
-                    break
-                self._condition.wait()
-            if self._finished:
-                raise BusyError("the store is closed")
-            self._inside += 1
-        try:
-            yield
-        finally:
-            with self._condition:
-                self._inside -= 1
-                self._condition.notify_all()
-
-    @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """Close the gate, and go on when nobody is inside; never enter it from inside."""
-        with self._condition:
-            while self._closed:
-                self._condition.wait()
-            self._closed = True
-            while self._inside:
-                self._condition.wait()
-        try:
-            yield
-        finally:
-            with self._condition:
-                self._closed = False
-                self._condition.notify_all()
-
-    def finish(self) -> bool:
-        """Shut the gate for good when nobody is inside; false when it was shut before."""
-        with self.exclusive(), self._condition:
-            first, self._finished = not self._finished, True
-            return first
 
 
 class Transaction:
@@ -196,6 +144,14 @@ class Transaction:
         return stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
 
 
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A copy of the data file, and the number of the last transaction that is in it."""
+
+    path: str
+    transaction: int
+
+
 class Environment:
     """An open LMDB environment with its tables."""
 
@@ -209,12 +165,14 @@ class Environment:
         self.data_path = os.path.join(path, "data.mdb")
         self._gate = Gate(_TRANSACTIONS_MAX)
         self._databases: dict[str, lmdb._Database] = {}
+        self._checking = threading.Lock()
+        self._unchecked: bytes | None = None  # keys of places from here on were not looked at yet
         with self._translated():
             self._allocate_lock_file()
             # What a compaction left that a crash ended: it never became the store.
             durable.remove_tree(os.path.join(path, _COPY))
             if os.path.exists(self.data_path) and os.stat(self.data_path).st_size:
-                pages.check(self.data_path)
+                self._check()
             self._env = self._open(map_bytes)
         try:
             self.was_cut = self._extend_cut_file()
@@ -224,6 +182,27 @@ class Environment:
         except BaseException:
             self._env.close()
             raise
+
+    def _check(self) -> None:
+        """All pages, but for those that a clean end tells of and that can be looked at later."""
+        spared = ""
+        if clean_end.take(self.path) == page_check.transaction(self.data_path):
+            spared, self._unchecked = PLACES.name, b""
+        page_check.check(self.data_path, but_values_of=PACKS.name, but_leaves_of=spared)
+
+    def check_places(self) -> bool:
+        """Look at some more pages of the table of places; true when none is left to look at.
+
+        Before that nobody may write there. CorruptionError, each time, for a damaged one.
+        """
+        with self._checking:
+            if self._unchecked is None:
+                return True
+            with self._gate.shared(), self._translated(), self._env.begin():
+                self._unchecked = page_check.check_leaves(
+                    self.data_path, PLACES.name, self._unchecked, STORE_CHECK_PAGES
+                )
+            return self._unchecked is None
 
     def _open(self, map_bytes: int) -> lmdb.Environment:
         while True:
@@ -298,6 +277,13 @@ class Environment:
         ):
             yield Transaction(txn, self._databases)
 
+    def require_removable(self, table: Table, key: bytes) -> None:
+        """CorruptionError where LMDB would remove more or less than the value of the key.
+
+        Call it before the removal, in a write transaction that has not changed the key.
+        """
+        page_check.check_value(self.data_path, table.name, key)
+
     def grow(self, more_bytes: int) -> None:
         """Enlarge the map by at least `more_bytes`; waits until no transaction is open."""
         with self._gate.exclusive(), self._translated():
@@ -314,7 +300,7 @@ class Environment:
         """
         with self._gate.exclusive(), self._translated():
             before = os.stat(self.data_path).st_blocks
-            size, runs = pages.free_runs(self.data_path, STORE_PUNCH_PAGES_MIN)
+            size, runs = page_check.free_runs(self.data_path, STORE_PUNCH_PAGES_MIN)
             fd = os.open(self.data_path, os.O_RDWR | os.O_CLOEXEC)
             try:
                 for start, count in runs:
@@ -355,25 +341,43 @@ class Environment:
             return False
         return True
 
-    def compact(self, tables: Iterable[Table]) -> None:
-        """Put a copy without free pages in the place of the data file.
+    @contextmanager
+    def copied(self) -> Iterator[Copy]:
+        """A copy without free pages, for `switch`; it is gone after the block.
 
-        The caller sees to it that nobody writes, and that there is room for a copy of what is in
-        use. Readers go on but for a moment. A crash leaves the old file or the new one.
+        The caller sees to it that there is room for a copy of what is in use. Others read and
+        write meanwhile: what they write is not in it, see `is_as`.
         """
-        copy = os.path.join(self.path, _COPY)
-        new = os.path.join(copy, "data.mdb")
+        directory = os.path.join(self.path, _COPY)
+        new = os.path.join(directory, "data.mdb")
         try:
             with self._gate.shared(), self._translated():
-                durable.make_directory(copy, 0o700)
-                self._env.copy(copy, compact=True)
+                copy = Copy(new, self._env.info()["last_txnid"])
+                with self._env.begin():
+                    # LMDB copies what it would not look at to read it.
+                    page_check.check(self.data_path)
+                durable.make_directory(directory, 0o700)
+                self._env.copy(directory, compact=True)
                 os.chmod(new, 0o600)
                 durable.sync_file(new)
             failpoint.hit("compact.copied")
-            with self._gate.exclusive(), self._translated():
-                self._switch(new, tables)
+            yield copy
         finally:
-            durable.remove_tree(copy)
+            durable.remove_tree(directory)
+
+    def is_as(self, copy: Copy) -> bool:
+        """Whether nothing was written since the copy was begun; nobody may write meanwhile."""
+        with self._gate.shared():
+            return self._env.info()["last_txnid"] == copy.transaction
+
+    def switch(self, copy: Copy, tables: Iterable[Table]) -> None:
+        """Put the copy in the place of the data file.
+
+        The caller sees to it that nobody writes, and that it `is_as` the file. Readers wait for
+        that moment. A crash leaves the old file or the new one.
+        """
+        with self._gate.exclusive(), self._translated():
+            self._switch(copy.path, tables)
         self.keep_spare()
 
     def _switch(self, new: str, tables: Iterable[Table]) -> None:
@@ -421,7 +425,10 @@ class Environment:
     def close(self) -> None:
         """Wait for open transactions, then close; closing twice is no error."""
         if self._gate.finish():
+            transaction = self._env.info()["last_txnid"]
             self._env.close()
+            if self._unchecked is None:
+                clean_end.write(self.path, transaction)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

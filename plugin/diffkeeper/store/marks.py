@@ -19,7 +19,7 @@ class Mark(IntEnum):
     ENTERED = 2  # a node whose references are marked, or wait to be
 
 
-class Marks:
+class ObjectMarks:
     """Not thread safe. `objects` tells how many objects a pack has; it is asked once for each pack
     that has a mark.
     """

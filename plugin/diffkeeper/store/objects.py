@@ -15,27 +15,23 @@ from typing import TYPE_CHECKING
 
 from diffkeeper.errors import CorruptionError, InvalidInputError, NotFoundError
 from diffkeeper.format import chunk, pack
-from diffkeeper.hashing import DIGEST_BYTES, chunk_digest, node_digest
-from diffkeeper.limits import (
-    BASES_MAX,
-    CHUNK_BYTES_MAX,
-    DIRECTORY_CACHE_OBJECTS_MAX,
-    FRAME_CACHE_BYTES_MAX,
-    NODE_BYTES_MAX,
-    NODE_CACHE_BYTES_MAX,
-    NODE_CACHE_ENTRIES_MAX,
-    PACK_BYTES,
-)
+from diffkeeper.format.ids import PLAIN_BYTES_MAX, ObjectId, ObjectKind, digest_of
+from diffkeeper.hashing import DIGEST_BYTES
+from diffkeeper.limits import MIB, NODE_CACHE_ENTRIES_MAX, PACK_BYTES
 from diffkeeper.store import tables
-from diffkeeper.store.cache import NodeCache
-from diffkeeper.store.caches import Bounded
-from diffkeeper.store.places import Places, pack_of, place, slot_of
+from diffkeeper.store.lru import Lru
+from diffkeeper.store.pack_index import PackIndex, pack_of, place, slot_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from diffkeeper.hashing import BytesLike
     from diffkeeper.store.environment import Environment, Transaction
+
+NODE_CACHE_BYTES_MAX = 32 * MIB
+FRAME_CACHE_BYTES_MAX = 24 * MIB
+DIRECTORY_CACHE_OBJECTS_MAX = 131_072
+BASES_MAX = 65_536  # from a delta to a whole object
 
 _ATTEMPTS_MAX = 8
 
@@ -62,10 +58,12 @@ class Objects:
 
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
-        self._nodes = NodeCache(NODE_CACHE_ENTRIES_MAX, NODE_CACHE_BYTES_MAX)
-        self._frames: Bounded[tuple[int, int], bytes] = Bounded(FRAME_CACHE_BYTES_MAX)
-        self._directories: Bounded[int, pack.Directory] = Bounded(DIRECTORY_CACHE_OBJECTS_MAX)
-        self.places = Places(self.directory)
+        self._nodes: Lru[bytes, bytes] = Lru(NODE_CACHE_ENTRIES_MAX, NODE_CACHE_BYTES_MAX)
+        self._frames: Lru[tuple[int, int], bytes] = Lru(weight_max=FRAME_CACHE_BYTES_MAX)
+        self._directories: Lru[int, pack.PackDirectory] = Lru(
+            weight_max=DIRECTORY_CACHE_OBJECTS_MAX
+        )
+        self.places = PackIndex(self.directory)
         self.lock = threading.Lock()
         self._moves = 0  # odd while something moves
         # Those tables of older formats, of single objects, that had any: nothing is added to them.
@@ -77,8 +75,7 @@ class Objects:
         with self._environment.read() as txn:
             raw = txn.get(tables.META, tables.META_PLACES_UPTO)
             at = int.from_bytes(raw, "little") + 1 if raw is not None else 1
-            both = tables.CHUNKS, tables.NODES
-            self._singles = [table for table in both if txn.first(table, b"\0")]
+            self._singles = [t for t in tables.SINGLES.values() if txn.first(t, b"\0")]
         self.places.next_pack = at
         while True:
             with self._environment.read() as txn:
@@ -89,42 +86,43 @@ class Objects:
                 self.places.next_pack = at + 1
                 # The objects of a damaged one are absent, and a scrub names what needs them.
                 with suppress(CorruptionError):
-                    self.places.add(at, pack.Directory(found[1]).digests())
+                    self.places.add(at, pack.PackDirectory(found[1]).digests())
             at += 1
 
     # Reading
 
-    def plain(self, digest: bytes, *, node: bool) -> bytes:
+    def plain(self, wanted: ObjectId) -> bytes:
         """Plain content, checked against its digest; NotFoundError, CorruptionError."""
-        if node:
+        kind, digest = wanted
+        if kind is ObjectKind.NODE:
             cached = self._nodes.get(digest)
             if cached is not None:
                 return cached
-        plain = self._looked_up(digest, node)
-        found = node_digest(plain) if node else chunk_digest(plain)
+        plain = self._looked_up(wanted)
+        found = digest_of(kind, plain)
         if found != digest:
             self._blame(digest)
-            raise CorruptionError(f"{_named(digest, node)} holds content of {found.hex()}")
-        if node:
-            self._nodes.put(digest, plain)
+            raise CorruptionError(f"{wanted} holds content of {found.hex()}")
+        if kind is ObjectKind.NODE:
+            self._nodes.put(digest, plain, len(plain))
         return plain
 
-    def _looked_up(self, digest: bytes, node: bool) -> bytes:
+    def _looked_up(self, wanted: ObjectId) -> bytes:
         for attempt in range(_ATTEMPTS_MAX):
             with self._settled(attempt > 0), self._environment.read() as txn:
                 try:
-                    plain = self._plain_in(txn, digest, node)
+                    plain = self._plain_in(txn, wanted)
                 except _BaseMoved as error:
                     if attempt == 0:
                         continue
-                    raise CorruptionError(f"{_named(digest, node)}: {error}") from None
+                    raise CorruptionError(f"{wanted}: {error}") from None
                 except _Moved:
                     continue
                 if plain is not None:
                     return plain
                 if not self._moves & 1 and attempt:
                     break
-        raise NotFoundError(f"{_named(digest, node)} is not in the store")
+        raise NotFoundError(f"{wanted} is not in the store")
 
     @contextmanager
     def _settled(self, wanted: bool) -> Iterator[None]:
@@ -135,18 +133,18 @@ class Objects:
         else:
             yield
 
-    def _plain_in(self, txn: Transaction, digest: bytes, node: bool) -> bytes | None:
-        at = self.places.find(txn, digest)
+    def _plain_in(self, txn: Transaction, wanted: ObjectId) -> bytes | None:
+        at = self.places.find(txn, wanted.digest)
         if at is None:
-            stored = txn.get(tables.NODES if node else tables.CHUNKS, digest)
-            return None if stored is None else _decoded(digest, stored, node)
+            stored = txn.get(tables.SINGLES[wanted.kind], wanted.digest)
+            return None if stored is None else _decoded(wanted, stored)
         directory = self._require(txn, pack_of(at))
-        if directory.is_node(slot_of(at)) != node:
+        if directory.kind(slot_of(at)) is not wanted.kind:
             return None
         try:
             return self._resolved(txn, at)
         except CorruptionError as error:
-            raise CorruptionError(f"{_named(digest, node)}: {error}") from None
+            raise CorruptionError(f"{wanted}: {error}") from None
 
     def _resolved(self, txn: Transaction, at: int) -> bytes:
         """The object at a place: its piece, and those of its bases down to a whole one."""
@@ -187,7 +185,7 @@ class Objects:
             self._frames.put((number, frame), content, len(content))
         return directory.piece(slot, content)
 
-    def directory(self, txn: Transaction, number: int) -> pack.Directory | None:
+    def directory(self, txn: Transaction, number: int) -> pack.PackDirectory | None:
         """The directory of a pack; None when there is none, or none that can be read."""
         found = self._directories.get(number)
         if found is None:
@@ -195,13 +193,13 @@ class Objects:
             if raw is None:
                 return None
             try:
-                found = pack.Directory(raw)
+                found = pack.PackDirectory(raw)
             except CorruptionError:
                 return None
             self._directories.put(number, found, found.objects)
         return found
 
-    def _require(self, txn: Transaction, number: int) -> pack.Directory:
+    def _require(self, txn: Transaction, number: int) -> pack.PackDirectory:
         found = self.directory(txn, number)
         if found is None:
             if txn.get(tables.PACKS, tables.id_key(number)) is not None:
@@ -218,12 +216,12 @@ class Objects:
                 base = self._require(txn, pack_of(at)).base_digest(slot_of(at))
         if base is None:
             return
-        node = self.is_node(base)
+        below = self.identify(base)
         try:
-            plain = self._looked_up(base, node)
+            plain = self._looked_up(below)
         except (CorruptionError, NotFoundError) as error:
             raise CorruptionError(f"{digest.hex()} is a delta, and its base {error}") from None
-        if (node_digest(plain) if node else chunk_digest(plain)) != base:
+        if ObjectId.of(below.kind, plain) != below:
             raise CorruptionError(f"{digest.hex()} is a delta whose base {base.hex()} is damaged")
 
     def bases(self, txn: Transaction, digest: bytes) -> Iterator[bytes]:
@@ -238,15 +236,15 @@ class Objects:
             yield base
             at = self.places.find(txn, base)
 
-    def is_node(self, digest: bytes) -> bool:
-        """Whether an object is a node; NotFoundError."""
+    def identify(self, digest: bytes) -> ObjectId:
+        """The object that has a digest, of whatever kind; NotFoundError."""
         with self.lock, self._environment.read() as txn:
             at = self.places.find(txn, digest)
             if at is not None:
-                return self._require(txn, pack_of(at)).is_node(slot_of(at))
-            for table in (tables.NODES, tables.CHUNKS):
+                return ObjectId(self._require(txn, pack_of(at)).kind(slot_of(at)), digest)
+            for kind, table in tables.SINGLES.items():
                 if txn.get(table, digest) is not None:
-                    return table is tables.NODES
+                    return ObjectId(kind, digest)
         raise NotFoundError(f"object {digest.hex()} is not in the store")
 
     def home(self, digest: bytes) -> int | None:
@@ -257,9 +255,9 @@ class Objects:
                 return None
             return pack_of(at)
 
-    def stored(self, digest: bytes, *, node: bool) -> bytes:
+    def stored(self, wanted: ObjectId) -> bytes:
         """The object in an encoding of its own, see `chunk.encode`; checked."""
-        return chunk.encode(self.plain(digest, node=node), 1)
+        return chunk.encode(self.plain(wanted), 1)
 
     def stored_bytes(self, digest: bytes) -> int:
         """Bytes that an object takes at rest: its share of its frame, and what names it."""
@@ -268,7 +266,7 @@ class Objects:
                 at = self.places.find(txn, digest)
                 if at is not None:
                     return self._require(txn, pack_of(at)).share(slot_of(at))
-                for table in (tables.NODES, tables.CHUNKS):
+                for table in tables.SINGLES.values():
                     stored = txn.get(table, digest)
                     if stored is not None:
                         return len(stored)
@@ -294,18 +292,38 @@ class Objects:
             return {digest for digest in digests if not self.is_there(txn, digest)}
 
     def is_there(self, txn: Transaction, digest: bytes) -> bool:
-        """Whether an object has this digest; while garbage is collected, it is relied on then."""
+        """Whether an object has this digest; while garbage is collected, it is relied on then.
+
+        A delta that nothing needed may be left in its pack while its base is collected: it is not
+        there any more than that is.
+        """
         at = self.places.find(txn, digest)
-        if at is None:
+        if at is None or not self._stands(txn, at):
             return any(txn.get(table, digest) is not None for table in self._singles)
         if self.relied is not None:
             self.relied(txn, at)
         return True
 
+    def _stands(self, txn: Transaction, at: int) -> bool:
+        """Whether the object at a place is whole, or stands on bases that are there."""
+        below: int | None = at
+        for _ in range(BASES_MAX + 1):
+            directory = self.directory(txn, pack_of(below)) if below is not None else None
+            if below is None or directory is None:
+                return False
+            base = directory.base(slot_of(below))
+            if base is None:
+                return True
+            if isinstance(base, bytes):
+                below = self.places.find(txn, base)
+            else:
+                below = place(pack_of(below), base)
+        return False
+
     # Writing
 
     def put(self, txn: Transaction, packs: Sequence[Packed]) -> list[tuple[int, list[bytes]]]:
-        """Store packs; (number, digests) of each, for `settle` once it is durable."""
+        """Store packs; (number, digests) of each, for `mark_durable` once it is durable."""
         made: list[tuple[int, list[bytes]]] = []
         for number, each in enumerate(packs, self.next_pack):
             if not txn.add(tables.PACKS, tables.id_key(number), each.raw):
@@ -321,19 +339,24 @@ class Objects:
         """Number of the next pack."""
         return self.places.next_pack
 
-    def settle(self, made: list[tuple[int, list[bytes]]]) -> None:
+    def mark_durable(self, made: list[tuple[int, list[bytes]]]) -> None:
         """The packs are durable: their objects are found there from now on."""
         for number, digests in made:
             self.places.add(number, digests)
 
-    def remove(self, txn: Transaction, number: int, directory: pack.Directory) -> None:
+    def remove(self, txn: Transaction, number: int, directory: pack.PackDirectory) -> None:
         """Remove a pack; whoever looks for one of its objects finds another copy, or none."""
-        raw = txn.get(tables.PACKS, tables.id_key(number))
+        self.drop(txn, number, directory.counts())
+
+    def drop(self, txn: Transaction, number: int, counts: tuple[int, int, int] = (0, 0, 0)) -> None:
+        """The same with what it adds to the totals, as far as that is known; CorruptionError."""
+        key = tables.id_key(number)
+        raw = txn.get(tables.PACKS, key)
         if raw is None:
             return
-        chunks, plain, nodes = directory.counts()
-        self.count(txn, [-chunks, -plain, -nodes, -len(raw)])
-        txn.delete(tables.PACKS, tables.id_key(number))
+        self._environment.require_removable(tables.PACKS, key)
+        self.count(txn, [*(-count for count in counts), -len(raw)])
+        txn.delete(tables.PACKS, key)
 
     def count(self, txn: Transaction, more: Sequence[int]) -> None:
         """Add to the totals, in the order of their names."""
@@ -361,10 +384,10 @@ def packed(frames: Sequence[pack.Frame]) -> list[Packed]:
 def _packed(frames: list[pack.Frame]) -> Packed:
     members = [member for frame in frames for member in frame.members]
     raw = pack.encode(frames)
-    nodes = sum(member.node for member in members)
-    plain = sum(member.length for member in members if not member.node)
+    nodes = sum(member.id.is_node for member in members)
+    plain = sum(member.length for member in members if not member.id.is_node)
     counts = len(members) - nodes, plain, nodes, len(raw)
-    return Packed(raw, [member.digest for member in members], counts)
+    return Packed(raw, [member.id.digest for member in members], counts)
 
 
 def check_key(digest: bytes) -> None:
@@ -373,12 +396,8 @@ def check_key(digest: bytes) -> None:
         raise InvalidInputError(f"{digest.hex()!r} is not the digest of an object")
 
 
-def _decoded(digest: bytes, stored: BytesLike, node: bool) -> bytes:
+def _decoded(wanted: ObjectId, stored: BytesLike) -> bytes:
     try:
-        return chunk.decode(stored, NODE_BYTES_MAX if node else CHUNK_BYTES_MAX)
+        return chunk.decode(stored, PLAIN_BYTES_MAX[wanted.kind])
     except CorruptionError as error:
-        raise CorruptionError(f"{_named(digest, node)}: {error}") from None
-
-
-def _named(digest: bytes, node: bool) -> str:
-    return f"{'node' if node else 'chunk'} {digest.hex()}"
+        raise CorruptionError(f"{wanted}: {error}") from None

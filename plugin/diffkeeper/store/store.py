@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Self
 
 from diffkeeper import failpoint
 from diffkeeper.errors import (
+    BusyError,
     CorruptionError,
     FormatVersionError,
     InvalidInputError,
@@ -20,32 +21,30 @@ from diffkeeper.errors import (
     NotFoundError,
 )
 from diffkeeper.format import chunk, pack
+from diffkeeper.format.ids import ObjectId, ObjectKind, SnapshotId
 from diffkeeper.format.records import IndexRecord, SnapshotRecord, VolumeRecord
 from diffkeeper.fsio import durable
 from diffkeeper.fsio.room import Levels, Room, Share
-from diffkeeper.limits import (
-    MIB,
-    RECENT_OBJECTS_MAX,
-    STORE_MAP_BYTES_MAX,
-    STORE_MAP_BYTES_MIN,
-    STORE_PAGE_RECORDS_MAX,
-)
+from diffkeeper.limits import MIB, STORE_MAP_BYTES_MAX, STORE_MAP_BYTES_MIN, STORE_PAGE_RECORDS_MAX
 from diffkeeper.store import lock, tables
 from diffkeeper.store.applying import apply
 from diffkeeper.store.batch import Batch
-from diffkeeper.store.collector import Collector
 from diffkeeper.store.environment import Environment, Transaction
-from diffkeeper.store.inspection import Inspection
-from diffkeeper.store.numbers import Numbers
+from diffkeeper.store.gc import Collector
+from diffkeeper.store.heal import Healer
+from diffkeeper.store.meta import Meta
 from diffkeeper.store.objects import Objects, Packed, check_key, packed
+from diffkeeper.store.repack import Repack
 from diffkeeper.store.upgrade import upgrade
-from diffkeeper.store.upkeep import Upkeep
 from diffkeeper.store.writer import Made, Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 __all__ = ["Batch", "Store"]
+
+COMPACT_ATTEMPTS_MAX = 8  # copies that are made of a store that is written to meanwhile
+RECENT_OBJECTS_MAX = 65_536
 
 
 class Store:
@@ -59,12 +58,12 @@ class Store:
         self._next_id = 1
         self.objects = Objects(environment)
         self.writer = Writer(environment, self.objects)
-        self.upkeep = Upkeep(environment, self.objects, self.writer)
-        self.inspection = Inspection(environment, self.objects, self.writer)
-        self.numbers = Numbers(environment, self.writer)
-        # (volume, seq) to paths that the last scrub found lost, of snapshots that are stored;
+        self.upkeep = Repack(environment, self.objects, self.writer)
+        self.inspection = Healer(environment, self.objects, self.writer)
+        self.numbers = Meta(environment, self.writer)
+        # Snapshots to paths that the last scrub found lost, of snapshots that are stored;
         # replaced as a whole.
-        self.damaged: dict[tuple[int, int], tuple[bytes, ...]] = {}
+        self.damaged: dict[SnapshotId, tuple[bytes, ...]] = {}
         self._flushed = 0  # batches of objects that nothing refers to yet
         self._holders: set[object] = set()
         self._holders_changed = threading.Condition()
@@ -150,13 +149,14 @@ class Store:
     def _read_everything(self) -> None:
         """Visit every item, so that a missing page is found at once; CorruptionError."""
         for table in tables.TABLES:
-            for key, value in self._items(table, b"", b"\xff" * 512, count=16):
+            for key, value in self._items(table, b"", tables.END, count=16):
                 if table is tables.PACKS:
-                    directory = pack.Directory(value)
-                    for digest, node in directory.kinds():
-                        self.objects.plain(digest, node=node)
-                elif table in (tables.CHUNKS, tables.NODES):
-                    self.objects.plain(key, node=table is tables.NODES)
+                    directory = pack.PackDirectory(value)
+                    for each in directory.ids():
+                        self.objects.plain(each)
+                for kind, singles in tables.SINGLES.items():
+                    if table is singles:
+                        self.objects.plain(ObjectId(kind, key))
 
     # Objects
 
@@ -165,22 +165,22 @@ class Store:
 
         NotFoundError when it is absent, CorruptionError when its content is not that.
         """
-        return self.objects.plain(digest, node=False)
+        return self.objects.plain(ObjectId.chunk(digest))
 
     def node(self, digest: bytes) -> bytes:
         """Plain node, checked against its digest, from memory where it was used lately.
 
         NotFoundError when it is absent, CorruptionError when its content is not that.
         """
-        return self.objects.plain(digest, node=True)
+        return self.objects.plain(ObjectId.node(digest))
 
-    def stored(self, digest: bytes) -> tuple[bytes, str]:
-        """(object in an encoding of its own, "chunk" or "node"), see `format.chunk.encode`.
+    def stored(self, digest: bytes) -> tuple[bytes, ObjectId]:
+        """The object of a digest in an encoding of its own (see `format.chunk.encode`), and which.
 
-        NotFoundError when there is neither, CorruptionError when it is damaged.
+        NotFoundError when there is none, CorruptionError when it is damaged.
         """
-        node = self.objects.is_node(digest)
-        return self.objects.stored(digest, node=node), "node" if node else "chunk"
+        found = self.objects.identify(digest)
+        return self.objects.stored(found), found
 
     def stored_bytes(self, digest: bytes) -> int:
         """Bytes that an object takes at rest, its share of a frame; NotFoundError when absent."""
@@ -219,28 +219,41 @@ class Store:
 
     def collector(self) -> Collector:
         """A collection of garbage to be run; one at a time, and by the thread of the upkeep."""
-        return Collector(self, self._environment)
+        return Collector(self._environment, self.objects, self.writer, self.upkeep, self.holders)
 
     def compact(self) -> tuple[int, int]:
         """Give free pages back to the file system; (bytes of the file on the disk before, after).
 
-        Commits wait meanwhile. Long runs of free pages become holes first, for which a full disk
-        has room; what is in use is copied together if there is room for that then. NoSpaceError
-        where there is not, and the holes gave nothing.
+        Captures and maintenance wait meanwhile; records, which the engine waits for, are written
+        all the same, and have the copy begin anew. Long runs of free pages become holes first, for
+        which a full disk has room; what is in use is copied together if there is room for that
+        then. NoSpaceError where there is not, and the holes gave nothing. BusyError where records
+        were written each time.
         """
-        with self.writer.turn(upkeep=True):
-            before = self.file_bytes()
-            given = self._environment.give_back()
+        with self.writer.copying():
+            with self.writer.turn(upkeep=True):
+                before = self.file_bytes()
+                given = self._environment.give_back()
             # Besides the tables there are the lists of free pages, which the copy has not.
             needed, free = self.used_bytes() + MIB, durable.free_bytes(self._environment.path)
             if free >= needed:
-                self._environment.compact(tables.TABLES)
+                self._replace_by_copy()
             elif not given:
                 raise NoSpaceError(
                     f"{free} bytes are free in {self._environment.path}; a copy of what is in use"
                     f" needs {needed}"
                 )
             return before, self.file_bytes()
+
+    def _replace_by_copy(self) -> None:
+        for _ in range(COMPACT_ATTEMPTS_MAX):
+            with self._environment.copied() as copy, self.writer.turn(upkeep=True):
+                if self._environment.is_as(copy):
+                    self._environment.switch(copy, tables.TABLES)
+                    return
+        raise BusyError(
+            "volumes were created, mounted or removed each time the store was copied; try again"
+        )
 
     def give_back(self) -> int:
         """Make holes of the file's free room, without a copy; bytes that the disk got."""
@@ -315,11 +328,11 @@ class Store:
     def tags(self, volume_id: int) -> dict[str, int]:
         """Tag to sequence number of all tagged snapshots of the volume."""
         low = tables.id_key(volume_id)
-        return {name: seq for _, name, seq in self._tags(low, low + b"\xff")}
+        return {name: seq for _, name, seq in self._tags(low, tables.tags_end(volume_id))}
 
     def all_tags(self) -> Iterator[tuple[int, str, int]]:
         """(volume id, tag, sequence number) of every tag, by volume id."""
-        return self._tags(b"", b"\xff" * 9)
+        return self._tags(b"", tables.END)
 
     def _tags(self, low: bytes, high: bytes) -> Iterator[tuple[int, str, int]]:
         for key, raw in self._items(tables.TAGS, low, high):
@@ -360,12 +373,6 @@ class Store:
             [(tables.pair_key(volume_id, ino), record.encode()) for ino, record in stale.items()]
         )
 
-    def index_all(self, volume_id: int) -> Iterator[tuple[int, IndexRecord]]:
-        """(inode number, record) of a whole volume by inode number, in pages."""
-        low, high = tables.pair_key(volume_id, 0), tables.pair_end(volume_id, None)
-        for key, raw in self._items(tables.INDEX, low, high):
-            yield tables.pair_of(key)[1], IndexRecord.decode(raw)
-
     def _items(
         self,
         table: tables.Table,
@@ -384,7 +391,7 @@ class Store:
             low, high = (low, page[-1][0]) if reverse else (page[-1][0] + b"\0", high)
 
     def places_checked(self) -> bool:
-        """Whether places that an older release lost were given back: `Upkeep.restore_places`."""
+        """Whether places that an older release lost were given back: `Repack.restore_places`."""
         with self._environment.read() as txn:
             return bool(txn.number(tables.META, tables.META_PLACES_CHECKED))
 
@@ -434,7 +441,8 @@ class Store:
         if batch.objects_only:
             self._flushed += 1
             failpoint.hit("store.objects_flushed")
-        while len(self.objects.places) > RECENT_OBJECTS_MAX:
+        # Records add none, and whoever waits for them does not wait for a copy that is made.
+        while not batch.records_only and len(self.objects.places) > RECENT_OBJECTS_MAX:
             self.upkeep.merge()
 
     def _refuse_without_room(self, batch: Batch) -> None:
@@ -453,11 +461,12 @@ class Store:
     def _new_objects(self, txn: Transaction, batch: Batch) -> list[pack.Frame]:
         """A frame for each object that is encoded by itself, and not known."""
         frames: list[pack.Frame] = []
-        for objects, node in ((batch.chunks, False), (batch.nodes, True)):
+        both = (batch.chunks, ObjectKind.CHUNK), (batch.nodes, ObjectKind.NODE)
+        for objects, kind in both:
             for digest in sorted(objects):
                 check_key(digest)
                 if not self.objects.is_there(txn, digest):
-                    frames.append(pack.frame_of(digest, node, objects[digest]))
+                    frames.append(pack.frame_of(ObjectId(kind, digest), objects[digest]))
         return frames
 
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
+from diffkeeper.format.ids import ObjectKind
+
 FORMAT_VERSION = 3
 
 _U64 = struct.Struct("<Q")
 _ID = struct.Struct(">Q")  # big-endian, so that LMDB's byte order is the order of the numbers
 _PAIR = struct.Struct(">QQ")
 ID_MAX = (1 << 64) - 1
+END = b"\xff" * 512  # past every key, since LMDB's have 511 bytes at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +135,7 @@ TAGS = Table(
 TABLES = (
     META, CHUNKS, NODES, SNAPSHOTS, VOLUMES, NAMES, INDEX, TOTALS, TAGS, PACKS, PLACES, PROGRESS,
 )  # fmt: skip
+SINGLES = {ObjectKind.NODE: NODES, ObjectKind.CHUNK: CHUNKS}  # what formats before 3 left
 PLACE_KEY_BYTES = 8
 
 # The option of a volume, and what it was by default before format 3.
@@ -182,6 +186,11 @@ def tag_key(volume_id: int, name: str) -> bytes:
 def tag_of(key: bytes) -> tuple[int, str]:
     """(volume id, tag) of a key that `tag_key` made."""
     return int.from_bytes(key[: _ID.size], "big"), key[_ID.size :].decode("utf-8", "replace")
+
+
+def tags_end(volume_id: int) -> bytes:
+    """The key that ends the tags of a volume: UTF-8 has no such byte."""
+    return id_key(volume_id) + b"\xff"
 
 
 def pair_end(first: int, stop: int | None) -> bytes:

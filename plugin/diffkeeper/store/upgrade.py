@@ -22,8 +22,8 @@ def upgrade(txn: Transaction) -> None:
 
 def _pin_chunk_sizes(txn: Transaction) -> None:
     """Volumes of older formats keep the chunks that they have: the default was another one."""
-    at, stop = tables.id_key(0), b"\xff" * 9
-    while page := txn.scan(tables.VOLUMES, at, stop, STORE_PAGE_RECORDS_MAX):
+    at = tables.id_key(0)
+    while page := txn.scan(tables.VOLUMES, at, tables.END, STORE_PAGE_RECORDS_MAX):
         for key, raw in page:
             record = VolumeRecord.decode(raw)
             if tables.CHUNK_SIZE not in record.options:

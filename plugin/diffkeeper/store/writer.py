@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from diffkeeper import clock, failpoint
 from diffkeeper.errors import NoSpaceError
-from diffkeeper.fsio import durable
 from diffkeeper.store.environment import MapFull
 
 if TYPE_CHECKING:
@@ -30,8 +29,9 @@ class Writer:
         self._objects = objects
         self._turn = threading.Lock()
         self._upkeep = False  # the turn is maintenance's
+        self._copies = threading.Condition()
+        self._copying = False  # only what the engine waits for is written
         self.wait_seconds_max = 0.0  # that a commit waited for maintenance
-        self.written_bytes = 0  # by the last commit; 0 where the kernel does not count
 
     @contextmanager
     def turn(self, *, upkeep: bool = False) -> Iterator[None]:
@@ -47,6 +47,19 @@ class Writer:
             finally:
                 self._upkeep = False
 
+    @contextmanager
+    def copying(self) -> Iterator[None]:
+        """Inside the block commits wait that are not `urgent`: a copy of the store is made."""
+        with self._copies:
+            self._copies.wait_for(lambda: not self._copying)
+            self._copying = True
+        try:
+            yield
+        finally:
+            with self._copies:
+                self._copying = False
+                self._copies.notify_all()
+
     def commit(
         self,
         act: Callable[[Transaction], Made],
@@ -58,20 +71,20 @@ class Writer:
     ) -> None:
         """Run `act` in a durable transaction in turn; the packs that it returns are known then.
 
-        `size`: bytes that it may add; `name`: of the failpoints. `urgent`: the ballast is given up
-        where it has no room, as for all upkeep, which is what makes room. `settled` follows once
-        what `act` wrote is durable, before anybody else has the turn. NoSpaceError, and whatever
-        `act` raises:
+        `size`: bytes that it may add; `name`: of the failpoints. `urgent`: it does not wait for a
+        copy that is made, and the ballast is given up where it has no room, as for all upkeep,
+        which is what makes room. `settled` follows once what `act` wrote is durable, before anybody
+        else has the turn. NoSpaceError, and whatever `act` raises:
         nothing is changed then.
         """
         upkeep = name != "store"
+        if not urgent:
+            with self._copies:
+                self._copies.wait_for(lambda: not self._copying)
         with self.turn(upkeep=upkeep), self._objects.moving():
-            before = durable.thread_written_bytes()
             while not self._written(act, name, urgent=urgent or upkeep):
                 self._environment.grow(4 * size)
             settled()
-            if not upkeep:
-                self.written_bytes = durable.thread_written_bytes() - before
         failpoint.hit(f"{name}.after_commit")
 
     def _written(self, act: Callable[[Transaction], Made], name: str, *, urgent: bool) -> bool:
@@ -88,6 +101,6 @@ class Writer:
             if urgent and self._environment.drop_ballast():
                 return self._written(act, name, urgent=False)
             raise
-        self._objects.settle(made)
+        self._objects.mark_durable(made)
         self._environment.keep_spare()
         return True

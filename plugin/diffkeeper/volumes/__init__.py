@@ -1,1 +1,1 @@
-"""Volumes: options, registry, mount counts and the lifecycle state machine."""
+"""One volume: options, states, mounts, its live directory, what is told of it."""

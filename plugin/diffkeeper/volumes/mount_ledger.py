@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from diffkeeper import limits
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+MOUNT_SETTLE_SECONDS = 300.0  # from a mount to its container's start, at most
 
 
 class MountLedger:
@@ -29,7 +29,7 @@ class MountLedger:
         """These are from before this daemon: their containers started long ago, if at all."""
         self._inherited = dict(counts)
 
-    def hold(self, mount_id: str, now: float) -> None:
+    def add(self, mount_id: str, now: float) -> None:
         """One more mount of this id: its container is about to start."""
         self._held[mount_id] = now
         self._arrived.discard(mount_id)
@@ -48,12 +48,12 @@ class MountLedger:
         return {i: n for i, n in left.items() if n > 0}
 
     def _gone(self, mount_id: str, count: int, now: float) -> int:
-        settled = now - limits.MOUNT_SETTLE_SECONDS
+        settled = now - MOUNT_SETTLE_SECONDS
         if mount_id in self._arrived or self._held.get(mount_id, settled) <= settled:
             return count
         return min(count, self._inherited.get(mount_id, 0))
 
-    def keep(self, counts: Mapping[str, int], *, nobody: bool = False) -> None:
+    def retain(self, counts: Mapping[str, int], *, nobody: bool = False) -> None:
         """These are counted from now on; `nobody`: the containers of all others are gone."""
         old = {} if nobody else self._inherited
         self._inherited = {i: min(n, counts[i]) for i, n in old.items() if i in counts}

@@ -2,24 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from diffkeeper import limits
 from diffkeeper.errors import InvalidInputError
-from diffkeeper.volumes.thinning import Tier, Tiers
+from diffkeeper.limits import MIB
+from diffkeeper.sources import ladder
+from diffkeeper.volumes.retention_policy import Tier, Tiers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-Capture = Literal["auto", "ebpf", "inotify", "scan"]
+INTERVAL_SECONDS_MIN = 0.1
+INTERVAL_SECONDS_MAX = 30 * 86400.0
+INTERVAL_SECONDS_DEFAULT = 1.0
+FREEZE_SECONDS_MIN = 0.001
+RETENTION_TIERS_MAX = 8
+RETENTION_SECONDS_MIN = 1.0  # of an age or a step
+RETENTION_SECONDS_MAX = 36_500 * 86_400.0
+TRASH_SECONDS_MAX = 3_650 * 86_400.0
+EXCLUDE_GLOBS_MAX = 32
+TRASH_ANONYMOUS_SECONDS = 3_600.0  # volumes whose name the engine made up
+SIZE_BYTES_MIN = MIB
+SIZE_BYTES_MAX = 1 << 50
+VOLUME_NAME_BYTES_MAX = 255
+VOLUME_OPTIONS_MAX = 64
+MOUNT_ID_BYTES_MAX = 256
+
 Consistency = Literal["crash", "fuzzy"]
 Verify = Literal["unmount", "off"]
 
 ZSTD_LEVEL_DEFAULT: Final = 1
 ZSTD_LEVEL_MAX: Final = 19
 RETENTION_FORM: Final = "all, or AGE:STEP,… such as 10m:all,2h:1m,2d:1h,30d:1d"
+TRASH_FORM: Final = "0s to 3650d, or off"
+SIZE_FORM: Final = "1MiB to 1024TiB, such as 10G or 500MiB"
+EXCLUDE_FORM: Final = "GLOB[,GLOB…] such as cache,**/*.tmp"
 ID_MAX: Final = 2**32 - 2  # the kernel takes 2**32 - 1 for "leave as it is"
 OPTION_VALUE_CHARACTERS_MAX: Final = 256
 _SHOWN_CHARACTERS_MAX: Final = 64
@@ -29,8 +50,10 @@ _MOUNT_ID = re.compile(r"[!-~]+")
 _NUMBER = r"([0-9]{1,15}(?:\.[0-9]{1,9})?)"
 _DURATION = re.compile(_NUMBER + r"(ms|s|m|h|d)")
 _SIZE = re.compile(_NUMBER + r"(B|KiB|MiB|GiB|TiB)?")
+_ANONYMOUS = re.compile(r"[0-9a-f]{64}")
 _MODE = re.compile(r"0?[0-7]{3,4}")
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZE_AS_DOCKER = re.compile(_NUMBER + r"[kKmMgGtT]")  # it takes them for powers of 1024
 _BYTES: Final = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 
 
@@ -38,14 +61,17 @@ _BYTES: Final = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 
 class VolumeOptions:
     """All options of one volume, checked; `None` keeps what the file system would give."""
 
-    interval_seconds: float = limits.INTERVAL_SECONDS_DEFAULT
-    capture: Capture = "auto"
+    interval_seconds: float = INTERVAL_SECONDS_DEFAULT
+    capture: str = ladder.AUTO
     consistency: Consistency = "crash"  # "fuzzy" never freezes the writers
     freeze_seconds_max: float = limits.FREEZE_SECONDS_DEFAULT
     verify: Verify = "unmount"
     compression_level: int | None = ZSTD_LEVEL_DEFAULT  # zstd level; None stores chunks raw
     chunk_bytes: int = limits.CHUNK_BYTES_DEFAULT  # a power of two
     retention: Tiers | None = None  # None: the daemon's default; empty keeps everything
+    trash_seconds: float | None = None  # None: the daemon's default, see `kept_seconds`
+    exclude: tuple[str, ...] = ()  # globs of paths that are neither captured nor restored
+    size_bytes: int | None = None  # what the live directory may take; None: no limit
     uid: int | None = None  # of the new volume's root directory, as are gid and mode
     gid: int | None = None
     mode: int | None = None
@@ -104,7 +130,7 @@ def check_name(name: str) -> str:
     """The volume name itself if it is allowed; raises InvalidInputError."""
     if _NAME.fullmatch(name) is None:
         raise InvalidInputError(
-            f"volume name {shown(name)}: use 1 to {limits.VOLUME_NAME_BYTES_MAX} of the characters"
+            f"volume name {shown(name)}: use 1 to {VOLUME_NAME_BYTES_MAX} of the characters"
             " a-z A-Z 0-9 _ . - and begin with a letter or digit"
         )
     return name
@@ -112,9 +138,9 @@ def check_name(name: str) -> str:
 
 def check_mount_id(mount_id: str) -> str:
     """The mount ID itself (dockerd sends 64 hex digits); raises InvalidInputError if it is bad."""
-    if len(mount_id) > limits.MOUNT_ID_BYTES_MAX or _MOUNT_ID.fullmatch(mount_id) is None:
+    if len(mount_id) > MOUNT_ID_BYTES_MAX or _MOUNT_ID.fullmatch(mount_id) is None:
         raise InvalidInputError(
-            f"mount ID {shown(mount_id)}: use 1 to {limits.MOUNT_ID_BYTES_MAX} printable ASCII"
+            f"mount ID {shown(mount_id)}: use 1 to {MOUNT_ID_BYTES_MAX} printable ASCII"
             " characters without spaces"
         )
     return mount_id
@@ -172,8 +198,8 @@ def parse_retention(text: str) -> Tiers:
     if text == "all":
         return ()
     items = text.split(",")
-    if len(items) > limits.RETENTION_TIERS_MAX:
-        raise InvalidInputError(f"more than {limits.RETENTION_TIERS_MAX} tiers of retention")
+    if len(items) > RETENTION_TIERS_MAX:
+        raise InvalidInputError(f"more than {RETENTION_TIERS_MAX} tiers of retention")
     tiers: list[Tier] = []
     for item in items:
         tiers.append(_tier(item, tiers))
@@ -198,7 +224,7 @@ def _tier(item: str, younger: list[Tier]) -> Tier:
 
 
 def _whole_ns(text: str) -> int:
-    seconds = _between(limits.RETENTION_SECONDS_MIN, limits.RETENTION_SECONDS_MAX)(text)
+    seconds = _between(RETENTION_SECONDS_MIN, RETENTION_SECONDS_MAX)(text)
     if seconds != int(seconds):
         raise InvalidInputError(f"{shown(text)} is not a whole number of seconds")
     return int(seconds) * 1_000_000_000
@@ -211,6 +237,51 @@ def format_retention(tiers: Tiers) -> str:
     steps = [format_duration(tier.step_ns / 1e9) if tier.step_ns else "all" for tier in tiers]
     ages = [format_duration(tier.until_ns / 1e9) for tier in tiers]
     return ",".join(f"{age}:{step}" for age, step in zip(ages, steps, strict=True))
+
+
+def parse_trash(text: str) -> float:
+    """Seconds that a removed volume can be brought back, from a duration, `0` or `off`."""
+    return 0.0 if text in ("0", "off") else _between(0.0, TRASH_SECONDS_MAX)(text)
+
+
+def kept_seconds(name: str, options: Mapping[str, str], default: float) -> float:
+    """How long a removed volume can be brought back: by its own option, else by the default.
+
+    One whose name was made up by the engine goes sooner: nobody knows it. Options that this release
+    cannot read count as none.
+    """
+    text = options.get("trash")
+    if text is not None:
+        with contextlib.suppress(InvalidInputError):
+            return parse_trash(text)
+    anonymous = _ANONYMOUS.fullmatch(name) is not None
+    return min(default, TRASH_ANONYMOUS_SECONDS) if anonymous else default
+
+
+def _exclude(text: str) -> tuple[str, ...]:
+    globs = text.split(",")
+    if len(globs) > EXCLUDE_GLOBS_MAX:
+        raise InvalidInputError(f"more than {EXCLUDE_GLOBS_MAX} globs")
+    for glob in globs:
+        parts = glob.split("/")
+        if not all(parts) or {".", ".."} & set(parts) or not glob.isprintable():
+            raise InvalidInputError(
+                f"{shown(glob)} is not a path below the volume's top directory: it has no / at its"
+                " begin or end, and no empty, . or .. part"
+            )
+        if not glob.strip("*/"):
+            raise InvalidInputError(f"{shown(glob)} leaves nothing to keep a history of")
+        if any("**" in part and part != "**" for part in parts):
+            raise InvalidInputError(f"{shown(glob)}: ** is a part of its own, as in **/*.tmp")
+    return tuple(globs)
+
+
+def _size(text: str) -> int:
+    size = parse_size(text.upper() + "iB" if _SIZE_AS_DOCKER.fullmatch(text) else text)
+    if not SIZE_BYTES_MIN <= size <= SIZE_BYTES_MAX:
+        low, high = format_size(SIZE_BYTES_MIN), format_size(SIZE_BYTES_MAX)
+        raise InvalidInputError(f"{shown(text)} is outside {low} to {high}")
+    return size
 
 
 def _id(text: str) -> int:
@@ -249,21 +320,22 @@ OPTIONS: Final[Mapping[str, OptionForm]] = {
     "interval": OptionForm(
         "interval_seconds",
         "100ms to 30d",
-        _between(limits.INTERVAL_SECONDS_MIN, limits.INTERVAL_SECONDS_MAX),
+        _between(INTERVAL_SECONDS_MIN, INTERVAL_SECONDS_MAX),
     ),
-    "capture": OptionForm(
-        "capture", "auto|ebpf|inotify|scan", _one_of("auto", "ebpf", "inotify", "scan")
-    ),
+    "capture": OptionForm("capture", "|".join(ladder.NAMES), _one_of(*ladder.NAMES)),
     "consistency": OptionForm("consistency", "crash|fuzzy", _one_of("crash", "fuzzy")),
     "freeze-max": OptionForm(
         "freeze_seconds_max",
         "1ms to 5s",
-        _between(limits.FREEZE_SECONDS_MIN, limits.FREEZE_SECONDS_MAX),
+        _between(FREEZE_SECONDS_MIN, limits.FREEZE_SECONDS_MAX),
     ),
     "verify": OptionForm("verify", "unmount|off", _one_of("unmount", "off")),
     "compression": OptionForm("compression_level", "none|zstd|zstd:1..19", _compression),
     "chunk-size": OptionForm("chunk_bytes", "power of two, 4KiB to 1MiB", _chunk_bytes, _CHUNKS),
     "retention": OptionForm("retention", RETENTION_FORM, parse_retention),
+    "trash": OptionForm("trash_seconds", TRASH_FORM, parse_trash),
+    "exclude": OptionForm("exclude", EXCLUDE_FORM, _exclude),
+    "size": OptionForm("size_bytes", SIZE_FORM, _size),
     "uid": OptionForm("uid", "number", _id, _OWN),
     "gid": OptionForm("gid", "number", _id, _OWN),
     "mode": OptionForm("mode", "octal, such as 0750", _mode, _OWN),
@@ -281,8 +353,8 @@ def parse_options(options: Mapping[str, str]) -> VolumeOptions:
 
     Raises InvalidInputError naming the first unknown or malformed option and what is allowed.
     """
-    if len(options) > limits.VOLUME_OPTIONS_MAX:
-        raise InvalidInputError(f"more than {limits.VOLUME_OPTIONS_MAX} volume options")
+    if len(options) > VOLUME_OPTIONS_MAX:
+        raise InvalidInputError(f"more than {VOLUME_OPTIONS_MAX} volume options")
     fields: dict[str, Any] = {}  # each parser returns its own field's type
     for name, text in options.items():
         option = OPTIONS.get(name)

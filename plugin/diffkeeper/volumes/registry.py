@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from diffkeeper.volumes.volume import Volume
 
+VOLUMES_MAX = 10_000
+
 
 class Slot:
     """One volume. `lock` is held by a step of its lifecycle, and waited for by every Mount.
@@ -93,5 +95,5 @@ class Registry:
         """ConflictError for a name that a volume has, or one volume too many."""
         if name in self.slots:
             raise ConflictError(f"a volume {name} exists; {advice}")
-        if len(self.slots) >= limits.VOLUMES_MAX:
+        if len(self.slots) >= VOLUMES_MAX:
             raise ConflictError(f"there are {len(self.slots)} volumes already")

@@ -5,25 +5,36 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from diffkeeper import clock, limits
-from diffkeeper.volumes.model import Fault, Json, SnapshotView, VerifyReport, VolumeView
+from diffkeeper import clock
 from diffkeeper.volumes.options import format_duration
+from diffkeeper.volumes.views import (
+    Fault,
+    Json,
+    SnapshotView,
+    VerifyReport,
+    VolumeView,
+    repair_command,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from diffkeeper.engine.snapshotter import Snapshotter
-    from diffkeeper.engine.verify import Result
-    from diffkeeper.engine.work import Figures
+    from diffkeeper.format.ids import Root, SnapshotId
     from diffkeeper.format.records import SnapshotRecord
-    from diffkeeper.volumes.volume import Verification, Volume
+    from diffkeeper.integrity.verify import Result
+    from diffkeeper.snapshot.capture_state import Figures
+    from diffkeeper.snapshot.volume_capture import VolumeCapture
+    from diffkeeper.volumes.volume import Volume
+    from diffkeeper.volumes.volume_status import Verification
+
+DAMAGED_PATHS_SHOWN_MAX = 10
 
 
 def snapshot_view(
     record: SnapshotRecord,
     names: Mapping[int, str],
     tags: Mapping[str, int],
-    damaged: Mapping[tuple[int, int], Sequence[bytes]],
+    damaged: Mapping[SnapshotId, Sequence[bytes]],
 ) -> SnapshotView:
     """A stored snapshot as it is shown; `names`: of all volumes by id; `tags`: of its volume;
     `damaged`: see `Store.damaged`.
@@ -31,7 +42,7 @@ def snapshot_view(
     return SnapshotView(
         seq=record.seq,
         time=clock.rfc3339(record.time_ns),
-        root=record.root,
+        root=record.root.hex(),
         parent=record.parent,
         consistency=record.consistency,
         reason=record.reason,
@@ -44,13 +55,13 @@ def snapshot_view(
         group=record.group_id,
         members={names.get(int(n), f"#{n}"): seq for n, seq in record.group.items()},
         tags=sorted(tag for tag, seq in tags.items() if seq == record.seq),
-        damaged=shown_paths(damaged.get((record.volume_id, record.seq), ())),
+        damaged=shown_paths(damaged.get(record.id, ())),
     )
 
 
 def shown_paths(paths: Sequence[bytes]) -> list[str]:
     """Some of the paths; bytes that are no text are escaped."""
-    return [p.decode("utf-8", "backslashreplace") for p in paths[: limits.DAMAGED_PATHS_SHOWN_MAX]]
+    return [p.decode("utf-8", "backslashreplace") for p in paths[:DAMAGED_PATHS_SHOWN_MAX]]
 
 
 def faults(result: Result) -> tuple[Fault, ...]:
@@ -61,17 +72,12 @@ def faults(result: Result) -> tuple[Fault, ...]:
     )
 
 
-def repair_command(volume: str, result: Result) -> str:
-    """The command that repairs what the verification found; "" where that is nothing."""
-    return f"diffkeeper repair {volume}" if any(m.damaged for m in result.mismatches) else ""
-
-
-def verify_report(volume: str, seq: int | None, root: str, result: Result) -> VerifyReport:
+def verify_report(volume: str, seq: int | None, root: Root, result: Result) -> VerifyReport:
     """A verification as it is answered."""
     return VerifyReport(
         volume=volume,
         seq=seq,
-        root=root,
+        root=root.hex(),
         ok=not result.mismatches,
         complete=result.complete,
         files=result.files,
@@ -89,6 +95,7 @@ def volume_view(volume: Volume, past: Json | None = None) -> VolumeView:
         name=record.name,
         created_at=clock.rfc3339(record.created_ns),
         mountpoint=volume.mountpoint if record.mounts else "",
+        on_host=volume.paths.on_host,
         options=dict(record.options),
         mounts=sum(record.mounts.values()),
         status=_status(volume, past) if past is not None else {},
@@ -103,50 +110,55 @@ def _status(volume: Volume, past: Json) -> Json:
         "mounts": sum(record.mounts.values()),
         "capture": _capture(volume),
         "snapshots": volume.stored_snapshots,
-        "tags": dict(volume.tags),
+        "tags": dict(volume.status.tags),
         **past,
         "damaged_snapshots": volume.damaged_snapshots,
         "last_snapshot": _last(head) if head is not None else None,
-        "root": head.root if head is not None else "",
+        "root": head.root.hex() if head is not None else "",
         "files": head.files if head is not None else 0,
         "logical_bytes": head.bytes if head is not None else 0,
         "stored_bytes": volume.stored_bytes,
+        "size": volume.options.size_bytes,
+        "size_used": volume.directory.limit.used,
         "accounting": account_view(volume),
         "last_recovery": _recovery(volume),
-        "last_verification": _verification(record.name, volume.verification),
-        "trouble": list(volume.troubles.values()),
+        "replay": _replay(volume),
+        "last_verification": _verification(record.name, volume.status.verification),
+        "trouble": volume.status.troubles.texts(),
     }
     return status
 
 
 def account_view(volume: Volume) -> Json | None:
     """What the volume took when it was last counted; None before."""
-    if volume.account is None:
+    counted = volume.status.account
+    if counted is None:
         return None
-    account, accounts = volume.account
+    account, accounts = counted
     return {**account.shown(), **accounts.about()}
 
 
 def _capture(volume: Volume) -> Json:
     snapshotter = volume.snapshotter
-    pace = volume.pace
+    pace, group = volume.pace, volume.status.group
     return {
         "source": snapshotter.watched.source.name if snapshotter is not None else "none",
         "reason": snapshotter.watched.reason if snapshotter is not None else "not mounted",
+        "scanned_directories": snapshotter.watched.source.unwatched if snapshotter else 0,
         **_ebpf(snapshotter),
         "consistency": volume.options.consistency,
         "interval": format_duration(pace.interval),
         "effective_interval": format_duration(round(pace.effective, 3)),
         "effective_interval_seconds": round(pace.effective, 3),
         "delayed": pace.delayed,
-        "group": list(volume.group),
-        "group_note": volume.group_note,
+        "group": list(group.names),
+        "group_note": group.note,
         "last": _figures(snapshotter.figures) if snapshotter is not None else None,
         "cpu_seconds": round(snapshotter.cpu_seconds, 3) if snapshotter is not None else 0.0,
     }
 
 
-def _ebpf(snapshotter: Snapshotter | None) -> Json:
+def _ebpf(snapshotter: VolumeCapture | None) -> Json:
     """What of eBPF matters to the volume, where that was considered."""
     found = snapshotter.watched.features if snapshotter is not None else ()
     if not found:
@@ -178,7 +190,7 @@ def _last(head: SnapshotRecord) -> Json:
 
 
 def _recovery(volume: Volume) -> Json | None:
-    recovery = volume.recovery
+    recovery = volume.status.recovery
     if recovery is None:
         return None
     return {
@@ -191,6 +203,20 @@ def _recovery(volume: Volume) -> Json | None:
     }
 
 
+def _replay(volume: Volume) -> Json | None:
+    now = volume.directory.replaying
+    if now is None:
+        return None
+    return {
+        "seq": now.snapshot.seq,
+        "since": clock.rfc3339(now.since_ns),
+        "files": now.files,
+        "files_in_all": now.snapshot.files,
+        "bytes": now.bytes,
+        "bytes_in_all": now.snapshot.bytes,
+    }
+
+
 def _verification(name: str, found: Verification | None) -> Json | None:
     if found is None:
         return None
@@ -199,7 +225,7 @@ def _verification(name: str, found: Verification | None) -> Json | None:
         "repair": repair_command(name, found.result),
         "complete": found.result.complete,
         "seq": found.seq,
-        "root": found.root,
+        "root": found.root.hex(),
         "files": found.result.files,
         "bytes": found.result.bytes,
         "ms": round(found.result.seconds * 1000, 3),

@@ -115,6 +115,10 @@ class Actor:
         """For the log, too: names move."""
         self.notes.append(f"#{os.fstat(fd).st_ino}")
 
+    def link(self, source: str, target: str) -> None:
+        """Another name for what is at a name; the log tells of what, as `+inode`."""
+        self.notes.append(f"+{syscalls.link(source, target)}")
+
     # Data and positions
 
     def data(self, large: bool = False) -> bytes:

@@ -125,7 +125,7 @@ def map_unlinked(actor: Actor) -> None:
     with actor.opened(path) as fd:
         actor.maps.append(_map(actor, fd, path))
     if actor.random.random() < 0.5:
-        os.link(path, actor.small(), follow_symlinks=False)
+        actor.link(path, actor.small())
     os.unlink(path)
     _store(actor, actor.maps[-1])
     if len(actor.maps) > MAPS_MAX:

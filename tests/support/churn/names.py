@@ -25,7 +25,7 @@ def _vacant(actor: Actor) -> str:
 
 @kind(3)
 def link(actor: Actor) -> None:
-    os.link(actor.name(), _vacant(actor), follow_symlinks=False)
+    actor.link(actor.name(), _vacant(actor))
 
 
 @kind(2)

@@ -1,0 +1,88 @@
+"""The admin API's routes for tags, retention and the trash."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from diffkeeper.api import wire
+from diffkeeper.api.responses import json_response, read_body
+from diffkeeper.history.references import check_tag
+from diffkeeper.volumes.options import check_name
+
+if TYPE_CHECKING:
+    from diffkeeper.api.contract import Service
+
+
+class PastAdmin:
+    """Handlers of these routes."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def routes(self) -> list[web.RouteDef]:
+        """Every one of them."""
+        volume = "/v1/volumes/{name}"
+        return [
+            web.post(f"{volume}/tags", self.tag),
+            web.delete(f"{volume}/tags/{{tag}}", self.untag),
+            web.post(f"{volume}/forget", self.forget),
+            web.post("/v1/prune", self.prune),
+            web.get("/v1/trash", self.trash, allow_head=False),
+            web.delete("/v1/trash", self.empty),
+            web.delete("/v1/trash/{name}", self.empty),
+            web.post("/v1/trash/{name}/undelete", self.undelete),
+        ]
+
+    async def tag(self, request: web.Request) -> web.Response:
+        """Tag a snapshot, the newest `crash` one by default; answers 201 and the snapshot."""
+        tag, reference = wire.parse_tag(await read_body(request))
+        name = await self._named(request)
+        return json_response(asdict(await self._service.past.tag(name, reference, tag)), 201)
+
+    async def untag(self, request: web.Request) -> web.Response:
+        """Take a tag away; answers the number of its snapshot."""
+        tag = check_tag(request.match_info["tag"])
+        name = await self._named(request)
+        return json_response({"tag": tag, "seq": await self._service.past.untag(name, tag)})
+
+    async def forget(self, request: web.Request) -> web.Response:
+        """Forget snapshots, all of them or none; answers their numbers."""
+        references = wire.parse_forget(await read_body(request))
+        name = await self._named(request)
+        return json_response({"forgotten": await self._service.past.forget(name, references)})
+
+    async def prune(self, request: web.Request) -> web.Response:
+        """Forget what retention lets go now, or only tell it; answers that for each volume."""
+        volume, dry_run = wire.parse_prune(await read_body(request))
+        await self._service.ready()
+        found = await self._service.past.prune(volume, dry_run=dry_run)
+        return json_response([asdict(each) for each in found])
+
+    async def trash(self, _request: web.Request) -> web.Response:
+        """The removed volumes, the first removed one first."""
+        await self._service.ready()
+        return json_response([asdict(each) for each in await self._service.past.removed()])
+
+    async def empty(self, request: web.Request) -> web.Response:
+        """Delete one removed volume for good, or all; answers what they were."""
+        wire.parse_empty(await read_body(request))
+        reference = None
+        if "name" in request.match_info:
+            reference = check_name(request.match_info["name"])
+        await self._service.ready()
+        return json_response([asdict(each) for each in await self._service.past.empty(reference)])
+
+    async def undelete(self, request: web.Request) -> web.Response:
+        """Bring a removed volume back; answers the volume."""
+        target = wire.parse_undelete(await read_body(request))
+        reference = await self._named(request)
+        name = await self._service.arrivals.undelete(reference, target)
+        return json_response(asdict(self._service.view(name)))
+
+    async def _named(self, request: web.Request) -> str:
+        name = check_name(request.match_info["name"])
+        await self._service.ready()
+        return name

@@ -1,0 +1,233 @@
+"""`diffkeeper export` and `import`: volumes between hosts, through the daemon's socket.
+
+What is written to a file has its name only when it is whole. An import is checked by the daemon.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import IO, TYPE_CHECKING, cast
+
+from diffkeeper import clock, limits
+from diffkeeper.cli import output
+from diffkeeper.cli.client import volume_path
+from diffkeeper.cli.restore import resolve, split_reference
+from diffkeeper.cli.target import failed, parent
+from diffkeeper.errors import ConflictError, DiffKeeperError, InvalidInputError, NotFoundError
+from diffkeeper.format.ids import Root
+from diffkeeper.format.records import SnapshotRecord, VolumeRecord
+from diffkeeper.fsio import durable
+from diffkeeper.fsio.tree import held
+from diffkeeper.volumes.options import check_name, format_size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from diffkeeper.cli.client import Client
+    from diffkeeper.transfer.archive_write import Exporter
+    from diffkeeper.volumes.views import Json
+
+STANDARD = "-"  # standard output or input
+
+
+@contextlib.contextmanager
+def _target(path: str) -> Iterator[IO[bytes]]:
+    """What is exported into: standard output, or a new file that is whole or absent.
+
+    ConflictError for a file that exists, InvalidInputError for a terminal or a path without a
+    directory, NoSpaceError when it is full.
+    """
+    if path == STANDARD:
+        if sys.stdout.isatty():
+            raise InvalidInputError("an archive is not written to a terminal; use --to FILE")
+        yield sys.stdout.buffer
+        return
+    target = os.path.abspath(path)
+    if os.path.lexists(target):
+        raise ConflictError(f"{target} exists; nothing was exported")
+    with parent(target) as above:
+        published = os.path.join(held(above), os.path.basename(target))
+        partial = f"{published}.partial"
+        try:
+            # Another user may have put a link there: what has the name goes, and is not written to.
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(partial)
+            with open(partial, "xb") as file:
+                try:
+                    yield file
+                    file.flush()
+                    durable.publish_file(file.fileno(), partial, published)
+                except BaseException:
+                    os.unlink(partial)
+                    raise
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise failed(target, error) from error
+
+
+def export(client: Client, volume: str, path: str, *, history: bool) -> Json:
+    """Export VOL@SNAP as a tar, or with `history` VOL as an archive; returns what was written."""
+    name, reference = split_reference(volume)
+    check_name(name)
+    if history and reference is not None:
+        raise InvalidInputError(
+            f"--history takes the whole volume: give {name} without @{reference}"
+        )
+    began = clock.monotonic()
+    act = _history if history else _tar
+    result = act(client, name, reference, path)
+    seconds = round(clock.monotonic() - began, 3)
+    return {"volume": name, "to": path, **result, "seconds": seconds}
+
+
+def _tar(client: Client, name: str, reference: str | None, path: str) -> Json:
+    from diffkeeper.cli.remote import RemoteObjects  # few commands need the engine
+    from diffkeeper.replay.tarball import Tarball
+
+    snapshot = resolve(client, name, reference)
+    label = f"exporting {name}@{snapshot['seq']}"
+    objects = RemoteObjects(client.path)
+    total = cast("int", snapshot["bytes"])
+    try:
+        with _target(path) as target, output.progress_bar(label, total) as show:
+            tarball = Tarball(objects, target, lambda entries, done: show(done, entries))
+            tarball.write(Root.fromhex(cast("str", snapshot["root"])))
+    finally:
+        objects.close()
+    return {
+        "format": "tar",
+        "snapshot": snapshot,
+        "entries": tarball.entries,
+        "bytes": tarball.bytes,
+        "sockets_left_out": tarball.sockets,
+    }
+
+
+def _history(client: Client, name: str, _reference: str | None, path: str) -> Json:
+    from diffkeeper.cli.remote import RemoteObjects
+    from diffkeeper.transfer.archive_write import Exporter
+
+    objects = RemoteObjects(client.path)
+    try:
+        with _target(path) as target, output.progress_bar(f"exporting {name}", 0) as show:
+            exporter = Exporter(objects, target.write, show)
+            skipped = _snapshots(client, name, exporter)
+    finally:
+        objects.close()
+    return {
+        "format": "history",
+        "snapshots": exporter.snapshots,
+        "forgotten_meanwhile": skipped,
+        "objects": exporter.objects,
+        "bytes": exporter.bytes,
+    }
+
+
+def _snapshots(client: Client, name: str, exporter: Exporter) -> int:
+    """Everything from the oldest snapshot to the one that is the newest now; how many were
+    forgotten before they were reached. NotFoundError when there is none."""
+    page = _page(client, name, 0)
+    volume = VolumeRecord.decode(cast("str", page["volume"]).encode())
+    exporter.begin(volume, cast("int", page["format"]))
+    tags = cast("dict[str, int]", page["tags"])
+    skipped: set[int] = set()
+    last, head = 0, volume.head or 0
+    while records := [r for r in _records(page) if r.seq <= head]:
+        for record in records:
+            try:
+                exporter.snapshot(record)
+            except NotFoundError:
+                if record.seq == head or _is_there(client, name, record.seq):
+                    raise
+                skipped.add(record.seq)
+            last = record.seq
+        page = _page(client, name, last)
+    if not exporter.snapshots:
+        raise NotFoundError(f"volume {name} has no snapshot")
+    for tag in sorted(tags):
+        if tags[tag] not in skipped and tags[tag] <= head:
+            exporter.tag(tag, tags[tag])
+    exporter.end()
+    return len(skipped)
+
+
+def _page(client: Client, name: str, after: int) -> Json:
+    return cast("Json", client.get(volume_path(name, "records") + f"?after={after}"))
+
+
+def _records(page: Json) -> list[SnapshotRecord]:
+    return [SnapshotRecord.decode(text.encode()) for text in cast("list[str]", page["snapshots"])]
+
+
+def _is_there(client: Client, name: str, seq: int) -> bool:
+    try:
+        resolve(client, name, str(seq))
+    except NotFoundError:
+        return False
+    return True
+
+
+def show_export(result: Json) -> None:
+    """Say in one line what was exported; on standard error if the archive went to the other."""
+    size = format_size(cast("int", result["bytes"]))
+    if result["format"] == "tar":
+        seq = cast("Json", result["snapshot"])["seq"]
+        what = f"{result['volume']}@{seq} as tar: {result['entries']} entries, {size} of content"
+        if result["sockets_left_out"]:
+            what += f"; {result['sockets_left_out']} sockets left out: a tar has none"
+    else:
+        what = (
+            f"{result['volume']} with {result['snapshots']} snapshots:"
+            f" {result['objects']} objects, {size}"
+        )
+        if result["forgotten_meanwhile"]:
+            what += f"; {result['forgotten_meanwhile']} were forgotten meanwhile"
+    line = f"exported {what} to {result['to']} in {result['seconds']} s"
+    if result["to"] == STANDARD:
+        sys.stderr.write(output.printable(line) + "\n")
+    else:
+        output.print_line(line)
+
+
+def import_volume(client: Client, path: str, name: str) -> Json:
+    """Import an archive as the new volume `name`; returns what the daemon made of it."""
+    check_name(name)
+    began = clock.monotonic()
+    with contextlib.ExitStack() as stack:
+        if path == STANDARD:
+            source, total = sys.stdin.buffer, 0
+        else:
+            try:
+                source = stack.enter_context(open(path, "rb"))
+            except OSError as error:
+                raise InvalidInputError(f"{path}: {error.strerror}") from error
+            total = os.fstat(source.fileno()).st_size
+        show = stack.enter_context(output.progress_bar(f"importing {name}", total))
+
+        def pieces() -> Iterator[bytes]:
+            done = 0
+            while piece := _read(source, path):
+                yield piece
+                done += len(piece)
+                show(done)
+
+        result = cast("Json", client.upload(volume_path(name, "import"), pieces()))
+    return {**result, "seconds": round(clock.monotonic() - began, 3)}
+
+
+def _read(source: IO[bytes], path: str) -> bytes:
+    try:
+        return source.read(limits.TRANSFER_PIECE_BYTES)
+    except OSError as error:
+        raise DiffKeeperError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def show_import(result: Json) -> None:
+    """Say in one line what was imported."""
+    output.print_line(
+        f"imported {result['volume']}: {result['snapshots']} snapshots, {result['objects']} objects"
+        f" in {result['seconds']} s; the newest is {result['volume']}@{result['head']}"
+    )

@@ -1,1 +1,0 @@
-"""Snapshotter, replay and verification: the only place where capture meets the store."""

@@ -1,0 +1,118 @@
+"""Who could write to several volumes, and writes to none, such as a monitor or a backup.
+
+A mount namespace that has several volumes mounted for writing makes one group of them, and its
+processes are frozen for each. One from which nothing was written for a while, through none of those
+mounts, counts as if they were read-only, until it writes. What cannot be told counts as a write.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from diffkeeper import clock, limits
+from diffkeeper.errors import UnsupportedError
+from diffkeeper.fsio.fanotify import Writes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+    from diffkeeper.fsio.mountinfo import Mount
+
+OBSERVERS_MAX = 16  # of the 128 fanotify groups that root has by default
+OBSERVER_PROCESSES_MAX = 64  # of one, which are looked at in each survey
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """A mount namespace as one pass saw it.
+
+    members: its processes, each with the inode number of its directory in /proc; witness: one
+    that sees all of it; mounts: the writable ones of volumes that the pass was for, by id;
+    several: whether they are of more than one; within: whether nothing but file systems of this
+    machine's own is met on the way to them.
+    """
+
+    members: frozenset[tuple[int, int]]
+    witness: int
+    mounts: Mapping[int, Mount]
+    several: bool
+    within: bool
+
+
+@dataclass(slots=True)
+class _Watched:
+    members: frozenset[tuple[int, int]]
+    mounts: Mapping[int, Mount]
+    since: float  # on the monotonic clock
+    writes: Writes | None  # None: it wrote, or may have written
+
+    def end(self) -> None:
+        if self.writes is not None:
+            self.writes.close()
+            self.writes = None
+
+    def is_as(self, found: Namespace) -> bool:
+        """Whether it is that namespace, and no mount of a volume came to it."""
+        return found.mounts.keys() <= self.mounts.keys() and bool(self.members & found.members)
+
+
+class Observers:
+    """Not thread-safe. `stores`: whether one of these processes may store unseen to a file on one
+    of these devices, or has one open for writing; UnsupportedError where that cannot be told.
+    """
+
+    def __init__(
+        self, proc_root: str, stores: Callable[[Sequence[int], Collection[str]], bool]
+    ) -> None:
+        self._proc_root = proc_root
+        self._stores = stores
+        self._watched: dict[str, _Watched] = {}
+
+    def news(self) -> bool:
+        """Whether one has written that counted as one who does not."""
+        return any(each.writes is not None and each.writes.any() for each in self._watched.values())
+
+    def without_writes(self, namespaces: Mapping[str, Namespace]) -> set[str]:
+        """Those, of all that there are, that write nothing."""
+        now = clock.monotonic()
+        for name in self._watched.keys() - namespaces.keys():
+            self._watched.pop(name).end()
+        return {name for name, found in namespaces.items() if self._observes(name, found, now)}
+
+    def _observes(self, name: str, found: Namespace, now: float) -> bool:
+        watched = self._watched.get(name)
+        if watched is not None and not watched.is_as(found):
+            self._watched.pop(name).end()
+            watched = None
+        if watched is None:
+            if found.several:
+                writes = self._begin(found)
+                self._watched[name] = _Watched(found.members, found.mounts, now, writes)
+            return False
+        watched.members = found.members
+        if watched.writes is not None and (watched.writes.any() or self._may_store(watched)):
+            watched.end()
+        return watched.writes is not None and now - watched.since >= limits.OBSERVER_SECONDS
+
+    def _may_store(self, watched: _Watched) -> bool:
+        devices = {mount.device for mount in watched.mounts.values()}
+        if len(watched.members) > OBSERVER_PROCESSES_MAX:
+            return True
+        try:
+            return self._stores([pid for pid, _ in watched.members], devices)
+        except UnsupportedError:
+            return True
+
+    def _begin(self, found: Namespace) -> Writes | None:
+        """See writes from now on; None where that is not to be had."""
+        watching = sum(each.writes is not None for each in self._watched.values())
+        if not found.within or watching >= OBSERVERS_MAX:
+            return None
+        try:
+            writes = Writes()
+            for mount in found.mounts.values():
+                writes.add(f"{self._proc_root}/{found.witness}/root{mount.point}", mount.id)
+        except OSError:
+            return None
+        return writes

@@ -1,0 +1,40 @@
+"""Whether anything is written through some mounts: marks of mounts, see fanotify(7)."""
+
+from __future__ import annotations
+
+import os
+import select
+import weakref
+
+from diffkeeper.fsio import linux
+
+_MASK = linux.FAN_MODIFY | linux.FAN_CLOSE_WRITE
+
+
+class Writes:
+    """Tells of the first write to any file through one of its mounts, by whomever.
+
+    Not of what is done to names alone, such as a removal, and not of stores through a mapping.
+    Holds neither mounts nor files busy. Raises OSError where the kernel has no group left, or does
+    not know how.
+    """
+
+    def __init__(self) -> None:
+        self._fd = linux.fanotify_init()
+        self._poller = select.poll()
+        self._poller.register(self._fd, select.POLLIN)
+        self.close = weakref.finalize(self, os.close, self._fd)
+
+    def add(self, path: str, mount: int) -> None:
+        """The mount with this id, which is at this path. OSError, also where another one is."""
+        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        try:
+            if linux.mount_id(fd) != mount:
+                raise OSError(f"{path} is covered by another mount")
+            linux.fanotify_mark_mount(self._fd, f"/proc/self/fd/{fd}", _MASK)
+        finally:
+            os.close(fd)
+
+    def any(self) -> bool:
+        """Whether there was one; never blocks."""
+        return bool(self._poller.poll(0))

@@ -1,0 +1,1 @@
+"""The stored snapshots of volumes: lists, references, retention, trash."""

@@ -1,0 +1,219 @@
+"""Takes the snapshots of volumes, those that are written together in one capture.
+
+Methods block and are called from worker threads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from diffkeeper import clock, limits
+from diffkeeper.errors import DiffKeeperError
+from diffkeeper.freeze.writers import Survey, Target, Writers
+from diffkeeper.service import consistency_groups
+from diffkeeper.snapshot import group_capture
+from diffkeeper.volumes.throttle import Cost
+from diffkeeper.volumes.volume_status import ShownGroup
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
+
+    from diffkeeper.format.records import SnapshotRecord
+    from diffkeeper.service.idle_share import IdleShare
+    from diffkeeper.snapshot.volume_capture import VolumeCapture
+    from diffkeeper.volumes.volume import Volume
+
+_AT_INTERVALS = ("interval", "mount")  # reasons of captures that nobody asked for
+
+
+@dataclass(frozen=True, slots=True)
+class ConsistencyGroup:
+    """Volumes that are captured together; `note` says why it is not all that are written so."""
+
+    volumes: tuple[Volume, ...]
+    note: str = ""
+
+    @property
+    def shortest(self) -> float:
+        """The shortest of the intervals, which rules."""
+        return min(volume.pace.interval for volume in self.volumes)
+
+    def watched(self) -> list[tuple[Volume, VolumeCapture]]:
+        """Those that are still watched."""
+        return [(v, s) for v in self.volumes if (s := v.snapshotter) is not None]
+
+    def apply_throttle(self, share: float) -> None:
+        """Give all the same throttle and have their status show the group; `share`: `IdleShare`."""
+        names = tuple(volume.name for volume in self.volumes) if len(self.volumes) > 1 else ()
+        needed = max(volume.pace.needed(share) for volume in self.volumes)
+        for volume in self.volumes:
+            volume.pace.adapt(self.shortest, needed)
+            volume.status.grouped(ShownGroup(names, self.note))
+
+
+@dataclass(frozen=True, slots=True)
+class _ConsistencyGroups:
+    """All teams as this survey and `state` had them; and the team of each volume."""
+
+    found: Mapping[Target, Writers]
+    state: object
+    teams: tuple[ConsistencyGroup, ...]
+    of: Mapping[Volume, ConsistencyGroup]
+
+
+class Captures:
+    """The captures of one daemon. `volumes` gives all of them."""
+
+    def __init__(
+        self, survey: Survey, volumes: Callable[[], Sequence[Volume]], spare: IdleShare
+    ) -> None:
+        self._survey = survey
+        self._spare = spare
+        self._volumes = volumes
+        self._state = object()  # another one when a capture changed what groups are made of
+        self._teams: _ConsistencyGroups | None = None
+
+    def together(self, volume: Volume, found: Mapping[Target, Writers]) -> ConsistencyGroup:
+        """The volumes that are captured with this one, itself among them."""
+        return self._of(found).of.get(volume) or ConsistencyGroup((volume,))
+
+    def teams(self, found: Mapping[Target, Writers]) -> Sequence[ConsistencyGroup]:
+        """All watched volumes, each with those that are captured with it."""
+        return self._of(found).teams
+
+    def _of(self, found: Mapping[Target, Writers]) -> _ConsistencyGroups:
+        """Made once for each survey, since all volumes are looked at for that."""
+        last, state = self._teams, self._state
+        if last is None or last.found is not found or last.state is not state:
+            teams = tuple(self._made(found))
+            of = {volume: team for team in teams for volume in team.volumes}
+            last = self._teams = _ConsistencyGroups(found, state, teams, of)
+        return last
+
+    def _made(self, found: Mapping[Target, Writers]) -> list[ConsistencyGroup]:
+        watched = {
+            v.state.record.id: (v, s) for v in self._volumes() if (s := v.snapshotter) is not None
+        }
+        parties = {n: _party(v, s, found) for n, (v, s) in watched.items()}
+        return [
+            ConsistencyGroup(
+                tuple(watched[n][0] for n in part), _note(part, whole, watched[part[0]][1])
+            )
+            for whole in consistency_groups.groups(parties)
+            for part in consistency_groups.bounded(whole)
+        ]
+
+    def apply_throttle(self, team: ConsistencyGroup) -> None:
+        """Give a team the pace that its captures may have now."""
+        team.apply_throttle(self._spare.share())
+
+    def writers(
+        self, written: Target | None = None, *, quiet: bool = False
+    ) -> dict[Target, Writers]:
+        """Who has any watched volume mounted, now or a moment ago, which captures share.
+
+        `written`: a volume that somebody is known to have written to. `quiet`: nobody is.
+        """
+        return self._survey.recent(self.targets(), written, quiet=quiet)
+
+    def one_look(self) -> AbstractContextManager[None]:
+        """Within it this thread looks at each process once, for however many volumes."""
+        return self._survey.one_look()
+
+    def targets(self) -> list[Target]:
+        """All watched volumes, as the survey knows them."""
+        return [s.target for v in self._volumes() if (s := v.snapshotter) is not None]
+
+    def capture(self, volume: Volume, reason: str, *, freeze: bool = True) -> SnapshotRecord | None:
+        """Take a snapshot of what changed in the volume, and in those that are written with it.
+
+        None when nothing changed in this one. Keeps pace and troubles of all. Without `freeze`
+        the writers of a volume alone run on; volumes of a group may only be captured frozen.
+        """
+        if (snapshotter := volume.snapshotter) is None:
+            return None
+        cpu = clock.thread_cpu()
+        if reason in _AT_INTERVALS:
+            found = self.writers(snapshotter.target)
+        else:
+            found = self._survey.find(self.targets())
+        surveyed = clock.thread_cpu() - cpu
+        team = self.together(volume, found)
+        parts = team.watched()
+        members = [group_capture.GroupVolume(s, found.get(s.target, Writers())) for _, s in parts]
+        meter = _Meter([snapshotter for _, snapshotter in parts], surveyed)
+        before = [_grouping(v, s) for v, s in parts]
+        try:
+            taken = group_capture.capture(members, reason, freeze=freeze or len(members) > 1)
+        except Exception as error:
+            for member, _ in parts:
+                member.capture_failed(error, team.shortest, meter.cost())
+            raise
+        finally:
+            if before != [_grouping(v, s) for v, s in parts]:
+                self._state = object()
+        used = meter.cost()
+        for (member, _), snapshot in zip(parts, taken, strict=True):
+            member.pace.used(used)
+            member.captured(snapshot)
+        self.apply_throttle(team)
+        return next((t for (v, _), t in zip(parts, taken, strict=True) if v is volume), None)
+
+
+class _Meter:
+    """What a capture takes of these volumes together, from now on."""
+
+    def __init__(self, snapshotters: Sequence[VolumeCapture], cpu_seconds: float) -> None:
+        """`cpu_seconds`: that it took before."""
+        self._snapshotters = snapshotters
+        self._cpu_seconds = cpu_seconds
+        self._started = clock.monotonic()
+        self._before = self._sums()
+
+    def cost(self) -> Cost:
+        """Until now."""
+        (cpu, frozen), (cpu_before, frozen_before) = self._sums(), self._before
+        elapsed = clock.monotonic() - self._started
+        cpu += self._cpu_seconds
+        return Cost(cpu - cpu_before, frozen - frozen_before, elapsed)
+
+    def _sums(self) -> tuple[float, float]:
+        """Seconds of CPU, which the members share, and frozen, which are the same for all."""
+        cpu = sum(s.cpu_seconds for s in self._snapshotters)
+        return cpu, max((s.frozen_seconds for s in self._snapshotters), default=0.0)
+
+
+def _party(
+    volume: Volume, snapshotter: VolumeCapture, found: Mapping[Target, Writers]
+) -> consistency_groups.Party:
+    recorded, apart = _grouping(volume, snapshotter)
+    writers = found.get(snapshotter.target, Writers())
+    still = writers.observed and not writers.pids and _is_quiet(snapshotter)
+    return consistency_groups.Party(frozenset(writers.pids), recorded, apart, still)
+
+
+def _is_quiet(snapshotter: VolumeCapture) -> bool:
+    """Whether nothing is hinted; not where that cannot be told, which its capture tells."""
+    try:
+        return snapshotter.quiet()
+    except (DiffKeeperError, OSError):
+        return False
+
+
+def _grouping(volume: Volume, snapshotter: VolumeCapture) -> tuple[frozenset[int], bool]:
+    """What counts of a volume, but for its writers: see `Party`."""
+    head = volume.state.head
+    recorded = frozenset(map(int, head.group)) if head is not None else frozenset()
+    return recorded, not snapshotter.policy.freeze or snapshotter.faulty
+
+
+def _note(part: Sequence[int], whole: Sequence[int], first: VolumeCapture) -> str:
+    """Why these are not all that are written together; `first`: the snapshotter of the first."""
+    if len(part) < len(whole):
+        return (
+            f"{len(whole)} volumes are written together; they are captured in parts of at most"
+            f" {limits.GROUP_VOLUMES_MAX}, each of one instant"
+        )
+    return "captured alone until its captures succeed again" if first.faulty else ""

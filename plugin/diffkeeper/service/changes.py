@@ -1,0 +1,96 @@
+"""What is changed of a volume that is there: its options, its name. In the event loop."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import TYPE_CHECKING
+
+from diffkeeper import counters
+from diffkeeper.errors import BusyError, ConflictError
+from diffkeeper.service.workers import within
+from diffkeeper.store.store import Batch
+from diffkeeper.volumes import lifecycle
+from diffkeeper.volumes import options as volume_options
+from diffkeeper.volumes.lifecycle import Event
+from diffkeeper.volumes.volume_stage import stage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from concurrent.futures import ThreadPoolExecutor
+
+    from diffkeeper.service.scheduler import Scheduler
+    from diffkeeper.volumes.registry import Registry
+    from diffkeeper.volumes.volume import Volume
+
+log = logging.getLogger(__name__)
+
+
+class Changes:
+    """`steps`: threads for what is short."""
+
+    def __init__(self, registry: Registry, scheduler: Scheduler, steps: ThreadPoolExecutor) -> None:
+        self._registry = registry
+        self._scheduler = scheduler
+        self._steps = steps
+
+    async def set_options(self, name: str, given: Mapping[str, str | None]) -> None:
+        """Set options of a volume, None for the default; durable and in force when it returns.
+
+        Containers may have it mounted. InvalidInputError for what cannot be changed; then nothing
+        is. NotFoundError.
+        """
+        slot = self._registry.slot(name)
+        async with slot.looking, slot.turn("its options are being changed"):
+            self._registry.require(name, slot)
+            volume = slot.volume
+            options = volume_options.changed(volume.state.record.options, given)
+            if options == volume.state.record.options:
+                return
+            await within(self._steps, _refuse_size, volume, options)
+            # A signature may be of a file that is not recorded, or is to be no more.
+            other = options.get("exclude") != volume.state.record.options.get("exclude")
+            batch = Batch(drop_index={volume.state.record.id} if other else set())
+            await within(self._steps, partial(volume.state.commit, batch, options=options))
+            watched = volume.snapshotter is not None
+            await self._scheduler.remove(volume)
+            await within(self._steps, volume.take_options)
+            if watched and volume.mounted:
+                self._scheduler.add(volume)
+        log.info("options_set", extra={"volume": name, "options": ",".join(sorted(given))})
+
+    async def rename(self, name: str, target: str) -> None:
+        """Give a volume another name; durable when it returns.
+
+        NotFoundError; ConflictError while it is mounted, or when the name is taken; BusyError
+        while something else is done with it.
+        """
+        volume_options.check_name(target)
+        async with self._registry.naming:
+            slot = self._registry.slot(name)
+            if target in self._registry.slots:
+                raise ConflictError(f"a volume {target} exists; choose another name")
+            if (
+                slot.lock.locked() or slot.looking.locked()
+            ):  # which may last, and nobody is to wait for a name meanwhile
+                raise BusyError(f"something else is being done with {name}; try again")
+            async with slot.lock:
+                await within(self._steps, _rename, slot.volume, target)
+                self._registry.slots[target] = self._registry.slots.pop(name)
+        counters.forget(name)
+        log.info("renamed", extra={"volume": target, "before": name})
+
+
+def _refuse_size(volume: Volume, options: Mapping[str, str]) -> None:
+    """Refuse options that limit a volume where that cannot be, see `SizeLimit.refuse`."""
+    wanted = volume_options.parse_options(options).size_bytes
+    if wanted not in (None, volume.options.size_bytes):
+        volume.directory.limit.refuse(mounted=volume.mounted)
+
+
+def _rename(volume: Volume, target: str) -> None:
+    refusal = f"volume {volume.name} is in use: stop its containers before it gets another name"
+    lifecycle.require(stage(volume, mounted=volume.mounted), Event.RENAME, refusal)
+    volume.close()
+    batch = Batch(names_del={volume.name}, names_put={target: volume.state.record.id})
+    volume.state.commit(batch, name=target)

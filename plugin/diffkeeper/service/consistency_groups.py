@@ -1,0 +1,87 @@
+"""Which volumes are written together, and so are captured together.
+
+Two volumes belong together when a process has both mounted. A volume that nobody writes to any more
+stays with those that it was last captured with: what its last writers left in all of them is one
+instant only if it is recorded as one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from diffkeeper import limits
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class Party:
+    """What counts of one volume that is watched.
+
+    pids: its writing processes; recorded: volumes in the group of its newest snapshot, by id;
+    apart: it is captured alone, whoever writes to it; still: all of it is recorded, and who has it
+    mounted writes nothing.
+    """
+
+    pids: frozenset[int] = frozenset()
+    recorded: frozenset[int] = frozenset()
+    apart: bool = False
+    still: bool = False
+
+
+def groups(parties: Mapping[int, Party]) -> list[list[int]]:
+    """The volume ids, each in one group; by id within a group, of whatever size."""
+    leaders = {number: number for number in parties}
+
+    def leader(number: int) -> int:
+        while leaders[number] != number:
+            leaders[number] = leaders[leaders[number]]
+            number = leaders[number]
+        return number
+
+    def join(numbers: Collection[int]) -> None:
+        first, *rest = map(leader, numbers)
+        for other in rest:
+            leaders[max(first, other)] = min(first, other)
+            first = min(first, other)
+
+    for numbers in _links(parties):
+        join(numbers)
+    found: dict[int, list[int]] = {}
+    for number in sorted(parties):
+        found.setdefault(leader(number), []).append(number)
+    return list(found.values())
+
+
+def _links(parties: Mapping[int, Party]) -> list[list[int]]:
+    """Sets of volumes that belong together, which may overlap."""
+    by_pid: dict[int, list[int]] = {}
+    pairs: list[list[int]] = []
+    for number, party in parties.items():
+        if party.apart:
+            continue
+        for pid in party.pids:
+            by_pid.setdefault(pid, []).append(number)
+        for other in party.recorded - {number}:
+            peer = parties.get(other)
+            if peer is not None and not peer.apart and _stay(party, peer):
+                pairs.append([number, other])
+    return [*by_pid.values(), *pairs]
+
+
+def _stay(one: Party, other: Party) -> bool:
+    """Whether two that were captured together last stay so, though no process has both.
+
+    One that is still, and was held by who turned out to write nothing, ties none that are written.
+    """
+    return not (one.pids and other.pids) and not (
+        (one.still and other.pids) or (other.still and one.pids)
+    )
+
+
+def bounded(group: list[int]) -> list[list[int]]:
+    """The same, in parts of at most as many volumes as are captured together."""
+    step = limits.GROUP_VOLUMES_MAX
+    return [group[start : start + step] for start in range(0, len(group), step)]

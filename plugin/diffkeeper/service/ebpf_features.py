@@ -1,0 +1,39 @@
+"""What this machine offers to eBPF captures, as the daemon and the doctor show it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from diffkeeper.sources import ladder
+from diffkeeper.sources.ebpf import probe
+from diffkeeper.volumes.views import FeatureView, VolumeView
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from diffkeeper.sources.ebpf.features import Feature
+    from diffkeeper.sources.ebpf.probe import Sources
+
+
+def views(found: Iterable[Feature]) -> list[FeatureView]:
+    """Features as they are shown."""
+    return [FeatureView(each.name, each.support, each.reason) for each in found]
+
+
+def of_daemon(sources: Sources, *, look: bool) -> list[FeatureView]:
+    """As far as volumes have asked; `look`: where none has, what shows without loading anything."""
+    return views(sources.preview() if look else sources.features())
+
+
+def of_machine(headers: str) -> list[FeatureView]:
+    """Without a daemon, from a process that ends soon; `headers` as in the setting, or empty."""
+    return views(probe.look(headers, own_process=True))
+
+
+def less_than_asked(view: VolumeView, capture: Mapping[str, object]) -> bool:
+    """Whether a volume has a coarser source than it may have, or one that does not watch all.
+
+    `capture`: what its status tells of that.
+    """
+    asked, used = view.options.get("capture", ladder.AUTO), str(capture.get("source"))
+    return bool(capture.get("scanned_directories")) or ladder.fell_back(asked, used)

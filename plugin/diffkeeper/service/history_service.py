@@ -1,0 +1,199 @@
+"""What the admin API does with stored histories and removed volumes; in the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING
+
+from diffkeeper import clock
+from diffkeeper.errors import DiffKeeperError, NotFoundError
+from diffkeeper.history.snapshots import History
+from diffkeeper.service.pressure import Pressure
+from diffkeeper.service.workers import Ts, Workers, within
+from diffkeeper.volumes.views import Pruning
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from diffkeeper.history.retention import Retention
+    from diffkeeper.history.retention_clock import RetentionClock
+    from diffkeeper.history.trash import Trash
+    from diffkeeper.store.store import Store
+    from diffkeeper.volumes.registry import Registry
+    from diffkeeper.volumes.views import GroupMember, Json, SnapshotView, TrashView
+    from diffkeeper.volumes.volume import Volume
+
+log = logging.getLogger(__name__)
+
+RETENTION_TURN_SECONDS = 5.0  # between two looks at what is due
+TRASH_TURN_SECONDS = 60.0
+
+
+class HistoryService:
+    """Snapshots, tags, retention and trash."""
+
+    def __init__(
+        self,
+        store: Store,
+        retention: Retention,
+        trash: Trash,
+        age: RetentionClock,
+        pools: Workers,
+        registry: Registry,
+    ) -> None:
+        self._store = store
+        self._history = History(store)
+        self.retention = retention
+        self.trash = trash
+        self._age = age
+        self._pools, self._pool = pools, pools.queries
+        self._find, self._volumes = registry.find, registry.volumes
+        self._failed: dict[str, str] = {}  # by what failed last
+        self.pressure = Pressure(store, retention, trash, registry.volumes)
+
+    async def snapshots(self, name: str) -> list[SnapshotView]:
+        """All snapshots of a volume, oldest first."""
+        return await within(self._pool, self._history.views, self._find(name).state.record)
+
+    async def records(self, name: str, after: int) -> Json:
+        """Records as they are stored: the volume's, and a page of its snapshots' past `after`."""
+        return await within(self._pool, self._history.records, self._find(name).state.record, after)
+
+    async def resolve(self, name: str, reference: str | None) -> SnapshotView:
+        """The snapshot that a reference names, see `History.resolve`."""
+        return await within(self._pool, self._resolve, self._find(name), reference)
+
+    def _resolve(self, volume: Volume, reference: str | None) -> SnapshotView:
+        return self._history.view(self._history.resolve(volume.state.record, reference))
+
+    async def group(self, name: str, reference: str | None) -> list[GroupMember]:
+        """All volumes' snapshots of one instant, see `History.group`."""
+        return await within(
+            self._pool, self._history.group, self._find(name).state.record, reference
+        )
+
+    async def objects(self, digests: list[tuple[str, bytes]]) -> list[bytes]:
+        """Objects as they rest in the store, unchecked, in order; the receiver checks them."""
+        return await within(self._pool, self._objects, digests)
+
+    def _objects(self, digests: list[tuple[str, bytes]]) -> list[bytes]:
+        return [self._store.stored(digest)[0] for _, digest in digests]
+
+    async def tag(self, name: str, reference: str | None, tag: str) -> SnapshotView:
+        """Tag the snapshot that a reference names, see `Retention.tag`."""
+        volume = self._find(name)
+        return await within(self._pool, self._tag, volume, reference, tag)
+
+    def _tag(self, volume: Volume, reference: str | None, tag: str) -> SnapshotView:
+        snapshot = self._history.resolve(volume.state.record, reference)
+        self.retention.tag(volume, snapshot, tag)
+        return self._history.view(snapshot)
+
+    async def untag(self, name: str, tag: str) -> int:
+        """Take a tag away: the number of its snapshot. NotFoundError."""
+        return await within(self._pool, self.retention.untag, self._find(name), tag)
+
+    async def forget(self, name: str, references: Sequence[str]) -> list[int]:
+        """Forget the snapshots that the references name, all or none: their numbers."""
+        return await within(self._pool, self._forget, self._find(name), references)
+
+    def _forget(self, volume: Volume, references: Sequence[str]) -> list[int]:
+        record = volume.state.record
+        seqs = sorted({self._history.resolve(record, each).seq for each in references})
+        self.retention.forget(volume, seqs)
+        return seqs
+
+    def uncounted_time(self) -> str:
+        """Which time histories and trash do not age by yet, and why; empty when they do by all."""
+        return self._age.uncounted()
+
+    def short(self) -> str:
+        """That histories are thinned for want of room, and why; empty when there is enough."""
+        return self.pressure.note
+
+    def status(self, volume: Volume) -> Json:
+        """What `Status` says of the retention of a volume."""
+        note = "; ".join(filter(None, (self.pressure.note, self.uncounted_time())))
+        return {"retention": self.retention.shown(volume), "retention_note": note}
+
+    def figures(self) -> dict[str, float]:
+        """Of the trash and of the clock, by the names of their metrics; reads memory only."""
+        return {**self.trash.figures(), "clock_unseen_seconds": self._age.unseen_seconds}
+
+    async def prune(self, name: str | None, *, dry_run: bool) -> list[Pruning]:
+        """Forget what retention lets go by the wall clock, in one volume or all; `dry_run` only
+        tells what.
+        """
+        volumes = self._volumes() if name is None else [self._find(name)]
+        return [await within(self._pool, self._prune, each, dry_run) for each in volumes]
+
+    def _prune(self, volume: Volume, dry_run: bool) -> Pruning:
+        note = self.uncounted_time()
+        forgotten, left = self.retention.prune(volume, dry_run=dry_run)
+        return Pruning(volume.name, self.retention.shown(volume), forgotten, left, note)
+
+    async def thin(self) -> None:
+        """Forget what is due by itself, in all volumes, and at once."""
+        for volume in self._volumes():
+            await within(self._pool, self._thin, volume)
+
+    def _thin(self, volume: Volume) -> None:
+        self.retention.prune(volume, now_ns=self._age.now_ns())
+
+    async def removed(self) -> list[TrashView]:
+        """The volumes in the trash, the first removed one first."""
+        return await within(self._pool, self.trash.views)
+
+    async def empty(self, reference: str | None) -> list[TrashView]:
+        """Delete one removed volume, or all, for good: what they were."""
+        return await within(self._pools.long, self._empty, reference)
+
+    def _empty(self, reference: str | None) -> list[TrashView]:
+        chosen = self.trash.records() if reference is None else [self.trash.find(reference)]
+        numbers = {record.id for record in chosen}
+        views = [view for view in self.trash.views() if view.id in numbers]
+        for record in chosen:
+            # Its time may have come at the same moment, or another request.
+            with contextlib.suppress(NotFoundError):
+                self.trash.purge(record)
+        self.retention.purged()
+        return views
+
+    async def run_forever(self) -> None:
+        """Thin histories and empty the trash as it falls due; for ever."""
+        purge_at = 0.0
+        while True:
+            await self._told(self.pressure.relieve)
+            await self._told(self.retention.sweep, self._volumes())
+            if clock.monotonic() >= purge_at:
+                purge_at = clock.monotonic() + TRASH_TURN_SECONDS
+                await self._told(self._purge_due)
+            # The last: what went before may have made the room for it.
+            await self._told(self._age.save)
+            await asyncio.sleep(RETENTION_TURN_SECONDS)
+
+    async def _told(self, function: Callable[[*Ts], object], *arguments: *Ts) -> None:
+        """What fails shows, keeps nothing else from being done, and is tried again."""
+        work = function.__name__
+        try:
+            await within(self._pools.history, function, *arguments)
+        except (DiffKeeperError, OSError) as error:
+            self._failed[work] = f"history is not kept as it should be: {error}"
+            log.error("history_failed", extra={"error": str(error)})
+        except Exception as error:
+            # A defect must not end it either.
+            self._failed[work] = f"history is not kept as it should be: {error!r}"
+            log.exception("history_failed", extra={"error": str(error)})
+        else:
+            self._failed.pop(work, None)
+
+    def troubles(self) -> list[str]:
+        """What of the work in the background failed last."""
+        return [*self._failed.values(), *list(self.trash.left.values())]
+
+    def _purge_due(self) -> None:
+        if self.trash.purge_due():
+            self.retention.purged()
+        self.trash.measure()

@@ -1,0 +1,67 @@
+"""How much of a core captures may take: more of it where processors have nothing to do."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+
+from diffkeeper import clock, limits
+
+# Of what is idle, captures of a volume may take half: several share it without using it up.
+CPU_IDLE_PART = 0.5
+CPU_FRACTION_IDLE_MAX = 0.25
+IDLE_SECONDS = 10.0  # that are looked back on
+IDLE_LOOK_SECONDS = 1.0
+
+_LINE_BYTES = 512
+_IDLE = 3  # proc_stat(5): user, nice, system, idle, iowait, …
+
+
+class IdleShare:
+    """Looks at the idle time of the machine's processors. Any thread may call.
+
+    Time in which a processor waits for a disk is not idle here: what captures read would wait for
+    the same disk.
+    """
+
+    def __init__(self, proc_root: str = "/proc", processors: int | None = None) -> None:
+        self._path = os.path.join(proc_root, "stat")
+        self._processors = processors or os.cpu_count() or 1
+        self._lock = threading.Lock()
+        # When, on the monotonic clock, and what the kernel had counted: idle time, all time.
+        self._looks: deque[tuple[float, int, int]] = deque()
+
+    def share(self) -> float:
+        """Seconds of CPU that the captures of one volume, or group, may take in a second.
+
+        At least what they may always take; half of what has been idle of late, up to a bound.
+        """
+        idle = self._idle() * self._processors
+        most = min(idle * CPU_IDLE_PART, CPU_FRACTION_IDLE_MAX)
+        return max(limits.CPU_FRACTION_MAX, most)
+
+    def _idle(self) -> float:
+        """The part of the last seconds in which a processor was idle; 0 where that is not known."""
+        now = clock.monotonic()
+        with self._lock:
+            if not self._looks or now - self._looks[-1][0] >= IDLE_LOOK_SECONDS:
+                try:
+                    self._looks.append((now, *self._counted()))
+                except (OSError, ValueError):
+                    self._looks.clear()
+            while len(self._looks) > 2 and now - self._looks[1][0] >= IDLE_SECONDS:
+                self._looks.popleft()
+            if len(self._looks) < 2:
+                return 0.0
+            (_, idle, total), (_, idle_now, total_now) = self._looks[0], self._looks[-1]
+            return max(0, idle_now - idle) / max(1, total_now - total)
+
+    def _counted(self) -> tuple[int, int]:
+        with open(self._path, "rb", buffering=0) as file:
+            line = file.read(_LINE_BYTES).split(b"\n", 1)[0]
+        # Time of guests, at the end, is part of what comes first.
+        fields = [int(field) for field in line.split()[1:9]]
+        if len(fields) <= _IDLE:
+            raise ValueError
+        return fields[_IDLE], sum(fields)

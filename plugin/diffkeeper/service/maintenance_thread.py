@@ -1,0 +1,83 @@
+"""The thread that runs maintenance while nobody waits for it, within its share of a core."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING
+
+from diffkeeper import clock, limits
+from diffkeeper.errors import BusyError, DiffKeeperError
+from diffkeeper.memory import trim_heap
+
+if TYPE_CHECKING:
+    from diffkeeper.integrity.scrub import Scrubber
+    from diffkeeper.space.maintenance import Maintenance
+
+log = logging.getLogger(__name__)
+
+MAINTENANCE_CPU_FRACTION_MAX = 0.05
+MAINTENANCE_URGENT_CPU_FRACTION_MAX = 0.5  # while room is short
+MAINTENANCE_SLICE_SECONDS = 0.02
+MAINTENANCE_TURN_SECONDS = 5.0
+TRIM_SECONDS = 60.0
+
+
+class MaintenanceThread:
+    """Runs slices from `start` to `stop`. `trouble` says why the last one failed, or nothing."""
+
+    def __init__(self, maintenance: Maintenance, scrubber: Scrubber) -> None:
+        self.maintenance = maintenance
+        self.scrubber = scrubber
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
+        self.trouble = ""
+        self._trimmed = 0.0
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End; waits for the slice under way."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self.maintenance.stop()
+        self.scrubber.stop()
+
+    def _run(self) -> None:
+        # At no lower priority than captures: they would wait for it when it holds the interpreter's
+        # lock, or the store's turn, and other processes the processor.
+        pause = MAINTENANCE_TURN_SECONDS
+        while not self._stop.wait(pause):
+            pause = self._slice()
+            if clock.monotonic() - self._trimmed >= TRIM_SECONDS:
+                # Chunks come and go by the thousand, between others that stay.
+                trim_heap()
+                self._trimmed = clock.monotonic()
+
+    def _slice(self) -> float:
+        """Run one slice; the seconds to wait after it."""
+        cpu = clock.thread_cpu()
+        try:
+            more = self.maintenance.run_slice(MAINTENANCE_SLICE_SECONDS)
+            if not more:
+                more = self.scrubber.run_slice()
+            self.trouble = "; ".join(self.maintenance.damage)
+        except BusyError:
+            return limits.MAINTENANCE_RETRY_SECONDS  # the store is closed
+        except (DiffKeeperError, OSError) as error:
+            self.trouble = f"maintenance failed: {error}"
+            log.error("maintenance_failed", extra={"error": str(error)})
+            return limits.MAINTENANCE_RETRY_SECONDS
+        except Exception as error:
+            # A defect must not end all maintenance: it shows, and is tried again.
+            self.trouble = f"maintenance failed: {error!r}"
+            log.exception("maintenance_failed", extra={"error": str(error)})
+            return limits.MAINTENANCE_RETRY_SECONDS
+        fraction = MAINTENANCE_CPU_FRACTION_MAX
+        if self.maintenance.urgent:
+            fraction = MAINTENANCE_URGENT_CPU_FRACTION_MAX
+        rest = (clock.thread_cpu() - cpu) / fraction
+        return rest if more else max(rest, MAINTENANCE_TURN_SECONDS)

@@ -1,0 +1,107 @@
+"""Live directories that are gone come back before they are needed, and while a Mount waits.
+
+In the event loop. A replay belongs to no Mount: it goes on when the one that began it has given up,
+and whoever comes later joins it, or finds it done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING
+
+from diffkeeper import counters, limits
+from diffkeeper.errors import BusyError, DiffKeeperError, told
+from diffkeeper.service.workers import Workers, within
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Container, Iterable, Iterator
+
+    from diffkeeper.service.tasks import Tasks
+    from diffkeeper.volumes.registry import Slot
+    from diffkeeper.volumes.volume import Volume
+
+log = logging.getLogger(__name__)
+
+
+class Replays:
+    """Those of one daemon. `unschedule` ends the scheduled captures of a volume."""
+
+    def __init__(
+        self, tasks: Tasks, pools: Workers, unschedule: Callable[[Volume], Awaitable[None]]
+    ) -> None:
+        self._tasks = tasks
+        self._pools = pools
+        self._unschedule = unschedule
+
+    def _begun(self, slot: Slot) -> asyncio.Task[None]:
+        """The step that has a complete live directory: the one under way, or a new one."""
+        if slot.replay_task is None or slot.replay_task.done():
+            slot.replay_task = self._tasks.spawn(self._prepare(slot))
+        return slot.replay_task
+
+    async def joined(self, slot: Slot, seconds_max: float) -> None:
+        """Return once the live directory is there. BusyError when that takes longer; it goes on."""
+        try:
+            await asyncio.wait_for(asyncio.shield(self._begun(slot)), seconds_max)
+        except TimeoutError:
+            why = slot.step or slot.volume.directory.waiting_for
+            raise BusyError(
+                f"volume {slot.volume.name} is not mounted yet: {why}; start the container again"
+            ) from None
+
+    async def _prepare(self, slot: Slot) -> None:
+        async with slot.lock:
+            if slot.volume.snapshotter is None or not slot.volume.present:
+                await self._unschedule(slot.volume)
+                await within(self._pools.steps, slot.volume.close)
+                slot.replaced += not slot.volume.present
+                with _told(slot.volume):
+                    await within(self._pools.replays, slot.volume.prepare)
+                slot.volume.status.troubles.end("live", "capture")
+
+    async def foresee(self, slots: Iterable[Slot], in_use: Container[str]) -> None:
+        """Replay what containers will ask for: first what was in use until the last daemon's end,
+        named `in_use`, small ones first.
+
+        Half of the threads are left to Mounts, which begin their own where they come first.
+        """
+
+        def order(slot: Slot) -> tuple[bool, int]:
+            head = slot.volume.state.head
+            return slot.volume.name not in in_use, head.bytes if head is not None else 0
+
+        waiting = iter(sorted(slots, key=order))
+
+        async def one_after_the_other() -> None:
+            for slot in waiting:
+                await self._foreseen(slot)
+
+        threads = max(1, limits.REPLAYS_MAX // 2)
+        await asyncio.gather(*(one_after_the_other() for _ in range(threads)))
+
+    async def _foreseen(self, slot: Slot) -> None:
+        volume = slot.volume
+        with contextlib.suppress(DiffKeeperError, OSError):  # told, and met again by a Mount
+            with _told(volume):
+                if slot.removal is not None or not await within(self._pools.steps, volume.lost):
+                    return
+            log.warning("replay_foreseen", extra={"volume": volume.name, "live": volume.live})
+            await asyncio.shield(self._begun(slot))
+            recovery = volume.status.recovery
+            fields = {"volume": volume.name, "ms": recovery and recovery.milliseconds}
+            log.info("replayed", extra=fields)
+
+
+@contextlib.contextmanager
+def _told(volume: Volume) -> Iterator[None]:
+    """What fails inside is counted, and is the volume's trouble until it succeeds."""
+    try:
+        yield
+    except (DiffKeeperError, OSError) as error:
+        counters.add("replay_failures_total", volume=volume.name, error=type(error).__name__)
+        text = f"it has no live directory to mount: {told(error)}"
+        volume.status.troubles.begin("live", text)
+        log.error("replay_failed", extra={"volume": volume.name, "error": told(error)})
+        raise

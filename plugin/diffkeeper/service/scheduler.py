@@ -1,0 +1,294 @@
+"""When which volumes are captured.
+
+One task looks at all that are quiet, which most are most of the time; a capture is one of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from diffkeeper import clock
+from diffkeeper.errors import DiffKeeperError
+from diffkeeper.freeze.writers import Target, Writers
+from diffkeeper.service.workers import within
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from diffkeeper.service.capture_slots import CaptureSlots
+    from diffkeeper.service.captures import Captures, ConsistencyGroup
+    from diffkeeper.volumes.volume import Volume
+
+log = logging.getLogger(__name__)
+
+QUIET_LOOK_SECONDS = 5.0
+SCHEDULE_RETRY_SECONDS = 1.0  # after a defect of what serves all volumes
+QUIET_STEP_SECONDS = 1.0
+MOUNT_LOOKS_SECONDS = (1.0, 5.0, 20.0, 60.0)  # waits before each look for its container
+Found = dict[Target, Writers]
+
+
+@dataclass(slots=True)
+class _Watch:
+    """One mounted volume. looked: when its processes were, on the monotonic clock; news: they tell
+    of a change that nothing hints at; fresh: nothing was looked at since it was mounted.
+    """
+
+    task: asyncio.Task[None] | None = None
+    looked: float = float("-inf")
+    news: bool = False
+    fresh: bool = True
+
+
+class Scheduler:
+    """Captures the mounted volumes of one daemon; runs in the event loop, works by `turns`."""
+
+    def __init__(self, captures: Captures, turns: CaptureSlots) -> None:
+        self._captures = captures
+        self._turns = turns
+        self._pool = turns.pool
+        self._watches: dict[Volume, _Watch] = {}
+        self._changed = asyncio.Event()
+        self._looking: asyncio.Task[None] | None = None
+        self._owed: set[Volume] = set()  # whose processes are to be looked at
+        self._expecting: asyncio.Task[None] | None = None
+        self._mounts = 0  # calls of `add`
+        self._lock = asyncio.Lock()
+        self._settled: Sequence[ConsistencyGroup] = ()  # that have the pace of their groups
+        self._troubles: dict[str, str] = {}  # by what failed last
+
+    def troubles(self) -> list[str]:
+        """What failed of the work for all volumes; each is tried again."""
+        return list(self._troubles.values())
+
+    @contextlib.contextmanager
+    def _telling(self, work: str) -> Iterator[None]:
+        """A defect of this work shows among the troubles until it succeeds, and ends nothing."""
+        try:
+            yield
+        except Exception as error:
+            text = f"{work} failed, and is tried again: {error!r}"
+            if self._troubles.get(work) != text:
+                log.exception("schedule_failed", extra={"work": work, "error": str(error)})
+            self._troubles[work] = text
+        else:
+            self._troubles.pop(work, None)
+
+    def add(self, volume: Volume) -> None:
+        """Capture the volume from now on, whenever its pace says so and something changed."""
+        if volume not in self._watches:
+            volume.pace.look_at(clock.monotonic())
+            self._watches[volume] = _Watch()
+            self._changed.set()
+        self._mounts += 1
+        if self._expecting is None or self._expecting.done():
+            self._expecting = asyncio.create_task(self._expect())
+
+    async def remove(self, volume: Volume) -> None:
+        """Begin no capture of the volume any more. One in a thread goes on to its end."""
+        watch = self._watches.pop(volume, None)
+        if watch is not None and watch.task is not None:
+            watch.task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watch.task
+
+    async def stop(self) -> None:
+        """The same for all of them."""
+        for task in (self._looking, self._expecting):
+            if task is not None:
+                task.cancel()
+        for volume in list(self._watches):
+            await self.remove(volume)
+
+    async def run(self) -> None:
+        """For ever: begin what is due. No failure ends it, or holds up more than one volume."""
+        while True:
+            self._changed.clear()
+            following: float | None = clock.monotonic() + SCHEDULE_RETRY_SECONDS
+            with self._telling("beginning captures"):
+                self._begin(clock.monotonic())
+                following = min((v.pace.due for v in self._idle()), default=None)
+            await self._until(following)
+
+    def _begin(self, now: float) -> None:
+        due = [volume for volume in self._idle() if volume.pace.due <= now]
+        quiet = {volume for volume in due if self._is_quiet(volume)}
+        for volume in due:
+            if volume not in quiet:
+                self._watches[volume].task = asyncio.create_task(self._capture_due(volume))
+        self._pass(now, list(quiet))
+
+    def _idle(self) -> list[Volume]:
+        return [volume for volume, watch in self._watches.items() if watch.task is None]
+
+    def _is_quiet(self, volume: Volume) -> bool:
+        if self._watches[volume].news:
+            return False
+        return _answer(volume, volume.quiet, unsure=False)
+
+    def _pass(self, now: float, quiet: list[Volume]) -> None:
+        """Nothing hints at a change of these. Their processes are looked at, too: at each interval
+        where the source needs that, else now and then.
+
+        In the same moments for all volumes, since one survey does for all.
+        """
+        for volume in quiet:
+            watch = self._watches[volume]
+            if not volume.trusting or _turn(now) != _turn(watch.looked):
+                watch.looked = now
+                self._owed.add(volume)
+            volume.pace.look_at(_shared(now + volume.pace.effective, volume.pace.effective))
+        if self._owed and (self._looking is None or self._looking.done()):
+            self._looking = asyncio.create_task(self._ask_processes())
+
+    async def _until(self, moment: float | None) -> None:
+        left = None if moment is None else max(0.0, moment - clock.monotonic())
+        # `wait_for` loses a cancellation that meets the end of what it waits for.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(left):
+                await self._changed.wait()
+
+    async def _ask_processes(self) -> None:
+        """Ask what the processes tell of quiet volumes; one that changed is due at once.
+
+        Until nobody is owed a look: one that takes long keeps no other from its own.
+        """
+        while self._owed:
+            volumes, self._owed = list(self._owed), set()
+            changed: list[Volume] = []
+            with self._telling("looking at the processes of quiet volumes"):
+                found = await self._writers(quiet=True)
+                changed = await within(self._pool, self._ask, volumes, found)
+            for volume in changed:
+                if volume in self._watches:
+                    self._watches[volume].news = True
+                    volume.pace.look_at(clock.monotonic())
+                    self._changed.set()
+
+    async def _expect(self) -> None:
+        """See the containers of new mounts start, however long the intervals of the volumes are.
+
+        A mount whose container was seen, and is gone, makes no use of a volume any more.
+        """
+        step = seen = 0
+        while step < len(MOUNT_LOOKS_SECONDS) and any(v.expecting for v in self._watches):
+            step, seen = (0 if seen != self._mounts else step), self._mounts
+            await asyncio.sleep(MOUNT_LOOKS_SECONDS[step])
+            step += 1
+            with self._telling("looking for the containers of new mounts"):
+                await within(self._pool, self._see)
+
+    def _see(self) -> None:
+        expecting = [(v, s) for v in list(self._watches) if v.expecting and (s := v.snapshotter)]
+        found = self._captures.writers()
+        for volume, snapshotter in expecting:
+            volume.see(found.get(snapshotter.target, Writers()))
+
+    def _ask(self, volumes: list[Volume], found: Found) -> list[Volume]:
+        """Those that changed; the others keep their pace, in the groups that they are in now."""
+        with self._captures.one_look():
+            changed = [
+                volume
+                for volume in volumes
+                if (s := volume.snapshotter) is not None
+                and _answer(
+                    volume, partial(volume.pending, found.get(s.target, Writers())), unsure=True
+                )
+            ]
+        teams = self._captures.teams(found)
+        if teams is not self._settled:
+            self._settled = teams
+            for team in teams:
+                if not any(volume in changed for volume in team.volumes):
+                    self._captures.apply_throttle(team)
+        return changed
+
+    async def _capture_due(self, volume: Volume) -> None:
+        """A capture that is due, if anything changed; what goes wrong is told, and tried again."""
+        started = clock.monotonic()
+        watch = self._watches[volume]
+        watch.news = False
+        try:
+            await self._tick(volume, watch)
+            volume.status.troubles.end("turn")
+        except (DiffKeeperError, OSError) as error:
+            log.error("capture_failed", extra={"volume": volume.name, "error": str(error)})
+        except Exception as error:
+            # A defect must not end the captures of a volume: it shows, and is tried again.
+            text = f"its turn failed, and comes again: {error!r}"
+            volume.status.troubles.begin("turn", text)
+            log.exception("capture_failed", extra={"volume": volume.name, "error": str(error)})
+        finally:
+            volume.pace.rest(started)
+            if volume in self._watches:
+                self._watches[volume].task = None
+                self._watches[volume].looked = started
+            self._changed.set()
+
+    async def _tick(self, volume: Volume, watch: _Watch) -> None:
+        """Capture what is written together with the volume, unless that is under way."""
+        found = await self._writers()
+        team = await within(self._pool, self._captures.together, volume, found)
+        started, pace = clock.monotonic(), volume.pace
+        if volume.snapshotter is None or pace.busy or pace.due > started:
+            return
+        idle = [member for member in team.volumes if not member.pace.busy]
+        for member in idle:
+            member.pace.begin()
+        try:
+            first = any(member.state.head is None for member in team.volumes)
+            await self._turns.run(self._capture, volume, watch, team, found, first=first)
+        finally:
+            for member in idle:
+                member.pace.end(started)
+
+    def _capture(self, volume: Volume, watch: _Watch, team: ConsistencyGroup, found: Found) -> None:
+        # All are asked: each notes who was seen to have it mounted.
+        pending = [v.pending(found.get(s.target, Writers())) for v, s in team.watched()]
+        if any(pending):
+            self._captures.capture(volume, "mount" if watch.fresh else "interval")
+        else:
+            self._captures.apply_throttle(team)
+        for member in team.volumes:
+            if (looked := self._watches.get(member)) is not None:
+                looked.fresh = False
+
+    async def _writers(self, *, quiet: bool = False) -> Found:
+        """Writers of all mounted volumes, from a survey that captures share."""
+        async with self._lock:
+            return await within(self._pool, partial(self._captures.writers, quiet=quiet))
+
+
+def _answer(volume: Volume, ask: Callable[[], bool], *, unsure: bool) -> bool:
+    """What a volume tells of itself; `unsure` where that fails: then its capture has to find out.
+
+    The errors that are expected are met by the capture, too, and told then.
+    """
+    try:
+        answer = ask()
+    except (DiffKeeperError, OSError):
+        return unsure
+    except Exception as error:
+        text = f"whether it changed could not be told: {error!r}"
+        if volume.status.troubles.get("look") != text:
+            log.exception("look_failed", extra={"volume": volume.name, "error": str(error)})
+        volume.status.troubles.begin("look", text)
+        return unsure
+    volume.status.troubles.end("look")
+    return answer
+
+
+def _turn(moment: float) -> float:
+    """Which one of the looks at processes that a quiet volume gets, too, is due at the moment."""
+    return moment // QUIET_LOOK_SECONDS
+
+
+def _shared(moment: float, interval: float) -> float:
+    """A moment at or before this one that quiet volumes share: one wake-up serves them all."""
+    step = min(QUIET_STEP_SECONDS, interval)
+    return moment // step * step

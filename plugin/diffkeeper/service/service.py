@@ -1,0 +1,500 @@
+"""The volumes of one daemon: what the VolumeDriver protocol and the admin API call.
+
+Lifecycle steps of one volume (mount, unmount, remove, a snapshot on request) take turns; views and
+lists answer from memory at once, whatever is under way. dockerd gives up on a call after 30 s, so
+a step that takes longer goes on behind an answer, and the next call finds its result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from diffkeeper import counters, failpoint, limits
+from diffkeeper.errors import (
+    BusyError,
+    InvalidInputError,
+    MountUnseenError,
+    NotFoundError,
+)
+from diffkeeper.freeze.freezer import Freezer
+from diffkeeper.fsio import durable, hostpath, mountinfo
+from diffkeeper.fsio.room import Share
+from diffkeeper.history.retention import Retention
+from diffkeeper.history.retention_clock import RetentionClock
+from diffkeeper.history.snapshots import History, power_cut_tag
+from diffkeeper.history.trash import Trash
+from diffkeeper.service import ebpf_features, restart, store_notes, thawing
+from diffkeeper.service.captures import Captures
+from diffkeeper.service.changes import Changes
+from diffkeeper.service.history_service import HistoryService
+from diffkeeper.service.idle_share import IdleShare
+from diffkeeper.service.import_commit import remove_unfinished
+from diffkeeper.service.provision import Provision
+from diffkeeper.service.repairs import Repairs, refuse_mounted
+from diffkeeper.service.replays import Replays
+from diffkeeper.service.scheduler import Scheduler
+from diffkeeper.service.store_care import StoreCare
+from diffkeeper.service.tasks import Tasks
+from diffkeeper.service.verifications import Verifying
+from diffkeeper.service.workers import Workers, within
+from diffkeeper.snapshot.chunker import Chunker
+from diffkeeper.snapshot.context import CaptureContext
+from diffkeeper.snapshot.volume_state import VolumeState
+from diffkeeper.sources.ebpf.probe import Sources
+from diffkeeper.store.store import Batch, Store
+from diffkeeper.volumes import lifecycle
+from diffkeeper.volumes import options as volume_options
+from diffkeeper.volumes.layout import Layout
+from diffkeeper.volumes.lifecycle import Event
+from diffkeeper.volumes.registry import Registry, Slot
+from diffkeeper.volumes.status import verify_report, volume_view
+from diffkeeper.volumes.volume import Volume
+from diffkeeper.volumes.volume_stage import in_use, stage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from diffkeeper.format.records import SnapshotRecord
+    from diffkeeper.volumes.retention_policy import Tiers
+    from diffkeeper.volumes.views import (
+        FeatureView,
+        RepairReport,
+        SnapshotView,
+        VerifyReport,
+        VolumeView,
+    )
+
+log = logging.getLogger(__name__)
+
+UNMOUNT_SECONDS_MAX = 20.0
+TRASH_SECONDS_DEFAULT = 7 * 86_400.0
+T = TypeVar("T")
+
+
+class VolumeService:
+    """All volumes. Create it in the event loop; `start` loads, `stop` ends everything."""
+
+    def __init__(
+        self,
+        state_dir: str,
+        mount_dir: str,
+        *,
+        cgroup_root: str,
+        proc_root: str,
+        ebpf: str = "start",
+        kernel_headers: str = "",
+        retention: Tiers = (),
+        trash_seconds: float = TRASH_SECONDS_DEFAULT,
+        trash_max: Share = Share(fraction=limits.TRASH_MAX_FRACTION_DEFAULT),  # noqa: B008  # it is frozen
+        store_max: Share = Share(),  # noqa: B008  # it is frozen
+    ) -> None:
+        self._state_dir = state_dir
+        self._mount_dir = mount_dir
+        self._cgroup_root = cgroup_root
+        self._proc_root = proc_root
+        self._ebpf = ebpf
+        self._sources = Sources(kernel_headers, off=ebpf == "off")
+        self._registry = Registry()
+        self._loaded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._pools = Workers()
+        self._verifying = Verifying(partial(self._capture, freeze=False))
+        self._tasks = Tasks()
+        self._replays = Replays(self._tasks, self._pools, lambda v: self._scheduled.remove(v))
+        self._tools: CaptureContext | None = None
+        self._groups: Captures | None = None
+        self._scheduler: Scheduler | None = None
+        self._caretaker: StoreCare | None = None
+        self._troubles: dict[str, str] = {}
+        self._in_use: set[str] = set()  # names of what was mounted when the last daemon ended
+        self._retention = retention
+        self._trash_seconds = trash_seconds
+        self._trash_max = trash_max
+        self._store_max = store_max
+        self._past: HistoryService | None = None
+        self._arrivals: Provision | None = None
+        self._changes: Changes | None = None
+
+    @property
+    def past(self) -> HistoryService:
+        """Histories and removed volumes; BusyError while the state loads."""
+        return _made(self._past)
+
+    @property
+    def caretaker(self) -> StoreCare:
+        """Scrubs, maintenance and statistics of the store; BusyError while the state loads."""
+        return _made(self._caretaker)
+
+    @property
+    def arrivals(self) -> Provision:
+        """How volumes come to be; BusyError while the state loads."""
+        return _made(self._arrivals)
+
+    @property
+    def changes(self) -> Changes:
+        """What is changed of volumes that are there; BusyError while the state loads."""
+        return _made(self._changes)
+
+    # Start and stop
+
+    async def start(self) -> None:
+        """Open the store, thaw what a freeze left behind, take mounted volumes over."""
+        try:
+            await within(self._pools.steps, self._open)
+        except BaseException as error:
+            self._loaded.set_exception(error)
+            self._loaded.exception()  # seen here; callers of `ready` see it again
+            raise
+        self._loaded.set_result(None)
+        self._tasks.spawn(self._scheduled.run())
+        self._tasks.spawn(self._go_on())
+        if self._ebpf == "start":
+            self._tasks.spawn(self._load_sources())
+        self._tasks.spawn(self._tidy())
+        self._tasks.run_forever("counting", self.caretaker.counting.run_forever)
+        self._tasks.run_forever("history", self.past.run_forever)
+        self.caretaker.start()
+
+    async def _load_sources(self) -> None:
+        """Compile the eBPF programs, so that no mount has to wait for that."""
+        await within(self._pools.long, self._sources.load)
+
+    def _open(self) -> None:
+        if not os.path.isdir(os.path.dirname(self._state_dir)):
+            raise InvalidInputError(
+                f"the state directory {self._state_dir} cannot be created: its parent is missing"
+            )
+        store_notes.refuse_missing(self._state_dir, self._mount_dir, self._proc_root)
+        durable.make_directory(self._state_dir, 0o700)
+        layout = Layout(self._state_dir, self._mount_dir)
+        durable.make_directory(layout.volumes, 0o700)
+        os.makedirs(self._mount_dir, mode=0o700, exist_ok=True)
+        journal = layout.freeze_journal
+        # Before anything of the store is read, which takes its time, or ends in a refusal.
+        store = Store.open(
+            layout.store,
+            share=self._store_max,
+            locked=partial(thawing.thaw_left, journal, self._cgroup_root, self._troubles),
+        )
+        store_notes.leave(self._state_dir, self._mount_dir)
+        freezer = Freezer(self._cgroup_root, journal, self._proc_root)
+        thawing.start(freezer, self._troubles)
+        self._tools = CaptureContext(
+            store, freezer, Chunker(), self._cgroup_root, self._proc_root, self._sources
+        )
+        self._tools.survey.mounts_in = mountinfo.locate(self._mount_dir)[:2]
+        spare = IdleShare(self._proc_root)
+        self._groups = Captures(self._tools.survey, self._registry.volumes, spare)
+        self._scheduler = Scheduler(self._groups, self._pools.captures)
+        layout = replace(layout, on_host=hostpath.of(layout.volumes, self._proc_root).path)
+        age = RetentionClock(store)
+        retention = Retention(store, self._retention, age.now_ns)
+        trash_max = self._trash_max.of(store.room.total_bytes)
+        trash = Trash(store, layout, self._trash_seconds, age, trash_max)
+        self._past = HistoryService(store, retention, trash, age, self._pools, self._registry)
+        self._caretaker = StoreCare(self._tools, self._registry, self._past, self._pools.long)
+        remove_unfinished(store)
+        # A store that was begun anew must not take the directories of an older one for its own.
+        store.reserve_ids(durable.highest_number(layout.volumes))
+        self._load(store, layout, trash)
+        self._changes = Changes(self._registry, self._scheduler, self._pools.steps)
+        self._arrivals = Provision(self._registry, self._tools, layout, trash, self._pools)
+
+    def _load(self, store: Store, layout: Layout, trash: Trash) -> None:
+        boot = durable.boot_id()
+        for record in store.volumes():
+            if record.removed_ns is not None:
+                trash.add(record)
+                continue
+            state = VolumeState(store, record)
+            if record.mounts:
+                self._in_use.add(record.name)
+            if record.mounts and record.boot_id != boot:
+                # After a reboot nothing is mounted, whatever was counted. A power cut may have
+                # lost data whose timestamps survived: no signature proves anything any more.
+                tags = power_cut_tag(store, record)
+                state.commit(Batch(drop_index={record.id}, tags_put=tags), mounts={})
+            self._registry.add(Volume(self._opened, state, layout.volume(record.id)))
+
+    @property
+    def _opened(self) -> CaptureContext:
+        return _made(self._tools)
+
+    @property
+    def _scheduled(self) -> Scheduler:
+        assert self._scheduler is not None  # noqa: S101  # made before any volume is served
+        return self._scheduler
+
+    def _capture(self, volume: Volume, reason: str, *, freeze: bool = True) -> None:
+        assert self._groups is not None  # noqa: S101  # made before any volume is mounted
+        self._groups.capture(volume, reason, freeze=freeze)
+
+    async def _go_on(self) -> None:
+        """Take over what is mounted, then replay what is lost."""
+        slots = list(self._registry.slots.values())
+        await self._take_over([slot for slot in slots if slot.volume.mounted])
+        await self._replays.foresee(slots, self._in_use)
+
+    async def _take_over(self, slots: list[Slot]) -> None:
+        """All are watched before the first one is captured: it may be one of a group."""
+        tasks = [self._tasks.spawn(self._watch(slot)) for slot in slots]
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for slot in slots:
+            async with slot.lock:
+                if slot.volume.snapshotter is not None:
+                    self._scheduled.add(slot.volume)
+
+    async def _watch(self, slot: Slot) -> None:
+        async with slot.lock:
+            if slot.volume.mounted and slot.volume.snapshotter is None:
+                await within(self._pools.steps, slot.volume.take_over)
+
+    async def _tidy(self) -> None:
+        """Add up what is stored, and delete what removed volumes left behind."""
+        for slot in list(self._registry.slots.values()):
+            await within(self._pools.long, slot.volume.state.stored.count)
+        async with self._registry.naming:  # no removed volume comes back meanwhile
+            removed = await within(self._pools.steps, self.past.trash.leftovers)
+        removed += [slot.volume.paths.removed for slot in self._registry.slots.values()]
+        for path in removed:
+            await within(self._pools.long, durable.remove_tree, path)
+
+    async def stop(self) -> None:
+        """End captures and close everything; mounts stay for the containers that have them."""
+        if not self._loaded.done():
+            self._loaded.set_exception(BusyError("the daemon is stopping"))
+            self._loaded.exception()
+        if self._caretaker is not None:
+            self._caretaker.counting.stop()
+        for slot in self._registry.slots.values():
+            slot.volume.end()
+        await self._tasks.stop()
+        if self._scheduler is not None:
+            await self._scheduler.stop()
+        for slot in self._registry.slots.values():
+            await within(self._pools.steps, slot.volume.close)
+        if self._tools is not None:
+            await within(self._pools.steps, self._close, self._tools)
+        self._pools.stop()
+
+    def _close(self, tools: CaptureContext) -> None:
+        self.caretaker.stop()
+        tools.freezer.stop()
+        tools.sources.close()
+        tools.reader.close()
+        tools.store.close()
+
+    async def ready(self) -> None:
+        """Return once the state is loaded; raises what made loading fail."""
+        await asyncio.shield(self._loaded)
+
+    # Views
+
+    def view(self, name: str) -> VolumeView:
+        """One volume with its status; raises NotFoundError."""
+        volume = self._registry.slot(name).volume
+        return volume_view(volume, self.past.status(volume))
+
+    def views(self) -> list[VolumeView]:
+        """All volumes by name, without status."""
+        return [volume_view(self._registry.slots[n].volume) for n in sorted(self._registry.slots)]
+
+    def mountpoint(self, name: str) -> str:
+        """Where a volume is mounted; "" while it is not."""
+        return self.view(name).mountpoint
+
+    def features(self, *, look: bool) -> list[FeatureView]:
+        """What of eBPF is supported, as far as it was tried; `look`: what shows without trying."""
+        return ebpf_features.of_daemon(self._sources, look=look)
+
+    def ebpf_counts(self) -> dict[str, int]:
+        """What the loaded eBPF programs count; nothing while there are none."""
+        return self._sources.counts()
+
+    def troubles(self) -> list[str]:
+        """What needs a person's attention."""
+        found = [*self._troubles.values(), *self._tasks.troubles()]
+        found += self._past.troubles() if self._past is not None else []
+        if self._caretaker is not None:
+            found += self._caretaker.troubles()
+        if self._scheduler is not None:
+            found += self._scheduler.troubles()
+        for name, slot in sorted(self._registry.slots.items()):
+            found.extend(f"{name}: {text}" for text in slot.volume.status.troubles.texts())
+        return found
+
+    # Lifecycle
+
+    async def mount(
+        self, name: str, mount_id: str, seconds_max: float = limits.MOUNT_SECONDS_MAX
+    ) -> str:
+        """Mount for one container; the path to bind. BusyError when a replay takes longer."""
+        volume_options.check_mount_id(mount_id)
+        slot = self._registry.slot(name)
+        await self._replays.joined(slot, seconds_max)
+        async with slot.lock:
+            self._registry.require(name, slot)
+            try:
+                await within(self._pools.steps, slot.volume.mount, mount_id)
+            except MountUnseenError:
+                restart.end(self._state_dir)
+                raise
+            self._scheduled.add(slot.volume)
+        recovery = slot.volume.status.recovery
+        log.info(
+            "mounted",
+            extra={
+                "volume": name,
+                "mounts": sum(slot.volume.state.record.mounts.values()),
+                "recovery": recovery.kind if recovery else "",
+                "ms": recovery.milliseconds if recovery else 0,
+            },
+        )
+        return slot.volume.mountpoint
+
+    async def unmount(self, name: str, mount_id: str) -> None:
+        """Unmount for one container; the last one captures and verifies. Unknown ids succeed."""
+        slot = self._registry.slots.get(name)
+        if slot is None:
+            return
+        task = self._tasks.spawn(self._unmount(slot, mount_id))
+        try:
+            await asyncio.wait_for(asyncio.shield(task), UNMOUNT_SECONDS_MAX)
+        except TimeoutError:
+            log.warning("unmount_continues", extra={"volume": name})
+
+    async def _unmount(self, slot: Slot, mount_id: str) -> None:
+        """The last look takes no turn: a Mount that comes meanwhile takes the volume over again."""
+        volume = slot.volume
+        async with slot.lock:
+            last = await within(self._pools.steps, volume.release, mount_id)
+            if not last:
+                return
+            await self._scheduled.remove(volume)
+            failpoint.hit("unmount.before_capture")
+            await within(self._pools.steps, self._verifying.begin, volume)
+        async with slot.looking:
+            await within(self._pools.looks, self._verifying.last_look, volume)
+            async with slot.lock:
+                if not volume.leaving or self._registry.slots.get(volume.name) is not slot:
+                    return
+                await within(self._pools.steps, volume.released)
+                await within(self._pools.steps, volume.close)
+        log.info("unmounted", extra={"volume": volume.name})
+
+    async def remove(self, name: str) -> None:
+        """Take the last state, forget the name, delete the live directory; the rest is trash.
+
+        The live directory stays where its state could not be captured at one instant. BusyError
+        when it takes longer than dockerd waits: it goes on then, and Create waits for its end.
+        """
+        slot = self._registry.slot(name)
+        if slot.removal is None:
+            slot.removal = self._tasks.spawn(self._take_away(name, slot))
+        try:
+            await asyncio.wait_for(asyncio.shield(slot.removal), limits.REMOVE_SECONDS_MAX)
+        except TimeoutError:
+            raise BusyError(
+                f"volume {name} is being removed; this goes on, and its name is free when it is"
+                " listed no more"
+            ) from None
+
+    async def _take_away(self, name: str, slot: Slot) -> None:
+        try:
+            await self._removed(name, slot)
+        finally:
+            slot.removal = None
+
+    async def _removed(self, name: str, slot: Slot) -> None:
+        async with slot.looking, slot.turn("it is being removed"):
+            self._registry.require(name, slot)
+            await within(self._pools.steps, self._refuse_in_use, slot.volume)
+            slot.replaced += 1
+            await self._scheduled.remove(slot.volume)
+            removed = await within(self._pools.looks, self._remove, slot.volume)
+            del self._registry.slots[name]
+        counters.forget(name)
+        log.info("removed", extra={"volume": name, "id": slot.volume.state.record.id})
+        if removed is not None:
+            self._tasks.spawn(within(self._pools.long, durable.remove_tree, removed))
+
+    def _refuse_in_use(self, volume: Volume) -> None:
+        refusal = f"volume {volume.name} is in use"
+        lifecycle.require(stage(volume, mounted=in_use(volume)), Event.REMOVE, refusal)
+
+    def _remove(self, volume: Volume) -> str | None:
+        return self.past.trash.remove(volume, lambda: self._capture(volume, "remove", freeze=False))
+
+    # Captures
+
+    async def snapshot(self, name: str) -> SnapshotView:
+        """Take a snapshot now; the newest one where nothing changed. Durable when it returns."""
+        slot = self._registry.slot(name)
+        head = await self._newest(slot)
+        return await within(self._pools.queries, History(self._opened.store).view, head)
+
+    async def _newest(self, slot: Slot) -> SnapshotRecord:
+        """The newest snapshot, after a capture; one of a mounted volume takes no turn."""
+        volume = slot.volume
+        first = volume.state.head is None
+        if volume.snapshotter is not None:
+            return await self._pools.captures.run(self._snapshot, volume, first=first)
+        async with slot.turn("a snapshot of it is being taken"):
+            self._registry.require(volume.name, slot)
+            return await self._pools.captures.run(self._snapshot, volume, first=first)
+
+    def _snapshot(self, volume: Volume) -> SnapshotRecord:
+        if volume.snapshotter is not None:
+            self._capture(volume, "manual")
+        elif volume.present:
+            volume.open()
+            try:
+                self._capture(volume, "manual")
+            finally:
+                volume.close()
+        head = volume.state.head
+        if head is None:
+            raise NotFoundError(f"volume {volume.name} has no snapshot")
+        return head
+
+    async def verify(self, name: str, snapshot: str | None) -> VerifyReport:
+        """Verify the live directory and the newest snapshot's objects, or one named snapshot's."""
+        slot = self._registry.slot(name)
+        volume = slot.volume
+        if snapshot is not None:
+            history = History(self._opened.store)
+            record = await within(
+                self._pools.queries, history.resolve, volume.state.record, snapshot
+            )
+            result = await within(self._pools.long, volume.verify_stored, record)
+            return verify_report(name, record.seq, record.root, result)
+        head = await self._newest(slot)
+        before = slot.replaced
+        return await within(
+            self._pools.long, self._verifying.report, volume, head, lambda: slot.replaced != before
+        )
+
+    async def repair(
+        self, name: str, paths: Sequence[bytes] | None, *, dry_run: bool
+    ) -> RepairReport:
+        """Put recorded bytes back into damaged files, see `Repairs.run`."""
+        slot = self._registry.slot(name)
+        async with slot.looking, slot.turn("it is being repaired"):
+            self._registry.require(name, slot)
+            slot.replaced += 1
+            await within(self._pools.steps, refuse_mounted, slot.volume)
+            await self._scheduled.remove(slot.volume)
+            repairs = Repairs(self._opened.store, self.past.retention, self._snapshot)
+            act = partial(repairs.run, slot.volume, paths, dry_run=dry_run)
+            return await within(self._pools.long, act)
+
+
+def _made(part: T | None) -> T:
+    """A part of the service; BusyError while it is still to be made."""
+    if part is None:
+        raise BusyError("the daemon is still loading its state")
+    return part

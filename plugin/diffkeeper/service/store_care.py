@@ -1,0 +1,100 @@
+"""Scrubs, maintenance, compacting and statistics of the store, on request and in the background."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from diffkeeper.integrity.salvage import SalvageSource
+from diffkeeper.integrity.scrub import Scrubber
+from diffkeeper.service.maintenance_thread import MaintenanceThread
+from diffkeeper.service.usage_schedule import UsageSchedule
+from diffkeeper.service.workers import within
+from diffkeeper.space.maintenance import Maintenance
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from diffkeeper.service.history_service import HistoryService
+    from diffkeeper.snapshot.context import CaptureContext
+    from diffkeeper.volumes.registry import Registry
+
+
+class StoreCare:
+    """Maintenance, scrubbing and counting of one store. `start` begins, `stop` ends it all."""
+
+    def __init__(
+        self,
+        tools: CaptureContext,
+        registry: Registry,
+        past: HistoryService,
+        pool: ThreadPoolExecutor,
+    ) -> None:
+        self._store = tools.store
+        self._registry = registry
+        self._past = past
+        self._pool = pool
+        self.counting = UsageSchedule(tools.store, registry.volumes, past.trash.counted)
+        scrubber = Scrubber(tools.store, tools.reader, self._live_directories)
+        self._background = MaintenanceThread(Maintenance(tools.store), scrubber)
+
+    def start(self) -> None:
+        """Begin what goes on by itself, but for `counting.run_forever`."""
+        self._background.start()
+
+    def stop(self) -> None:
+        """End it; waits for the step under way."""
+        self._background.stop()
+
+    def _live_directories(self) -> list[SalvageSource]:
+        return [
+            SalvageSource(
+                each.state.record.id, each.live, each.options.chunk_bits, each.options.exclude
+            )
+            for each in self._registry.volumes()
+            if each.directory.readable
+        ]
+
+    def troubles(self) -> list[str]:
+        """What needs a person's attention."""
+        told = self._background.trouble, self._background.scrubber.trouble
+        return [text for text in (*told, self._past.pressure.trouble) if text]
+
+    async def counted(self) -> dict[str, object]:
+        """As `stats`, with figures counted now; older ones where that takes too long."""
+        await self.counting.now()
+        return self.stats()
+
+    def stats(self) -> dict[str, object]:
+        """Sizes of the store and of all volumes, in bytes."""
+        volumes = self._registry.volumes()
+        heads = [volume.state.head for volume in volumes]
+        totals = self._store.totals()
+        return {
+            "volumes": len(volumes),
+            "snapshots": sum(volume.stored_snapshots for volume in volumes),
+            "logical_bytes": sum(head.bytes for head in heads if head is not None),
+            "unique_bytes": totals["chunk_plain_bytes"],
+            "stored_bytes": totals["stored_bytes"],
+            "store_used_bytes": self._store.used_bytes(),
+            "store_file_bytes": self._store.file_bytes(),
+            "store_max_bytes": self._store.room.bound_bytes,
+            **{k: int(v) for k, v in self._past.trash.stored().items()},
+            "store_reserve_bytes": self._store.room.reserve_bytes,
+            "maintenance_wait_ms_max": round(self._store.writer.wait_seconds_max * 1000, 3),
+            "scrub": self._background.scrubber.shown(),
+            "accounting": self.counting.shown(),
+        }
+
+    async def maintain(self) -> dict[str, object]:
+        """Thin out, then do all maintenance that is due; what was done."""
+        await self._past.thin()
+        return (await within(self._pool, self._background.maintenance.run_all)).as_json()
+
+    async def scrub(self) -> dict[str, object]:
+        """Read every stored object again and heal what is damaged; what was found."""
+        return (await within(self._pool, self._background.scrubber.run_all)).as_json()
+
+    async def compact(self) -> dict[str, object]:
+        """Give free room of the store back to the file system; bytes of its file."""
+        before, after = await within(self._pool, self._store.compact)
+        return {"store_file_bytes_before": before, "store_file_bytes": after}

@@ -1,0 +1,58 @@
+"""From the event loop into threads, for everything that blocks; by purposes that never meet.
+
+What takes long has threads of its own, so that however much of it there is, it keeps nothing
+waiting that is short, or that must go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
+
+from diffkeeper import limits
+from diffkeeper.limits import CAPTURES_MAX, LONG_CAPTURES_MAX
+from diffkeeper.service.capture_slots import CaptureSlots
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+STEP_THREADS = 8
+LAST_LOOKS_MAX = 4  # of Unmounts and Removes, at once
+CAPTURE_THREADS = CAPTURES_MAX + LONG_CAPTURES_MAX + 2  # and for questions that are short
+QUERY_THREADS = 4
+LONG_THREADS = 4  # for verifications, scrubs, maintenance and compacting by command
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+
+async def within(pool: ThreadPoolExecutor, function: Callable[[*Ts], T], *arguments: *Ts) -> T:
+    """What the function returns or raises, called on a thread of the pool."""
+    return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
+
+
+class Workers:
+    """The threads of one daemon. What finds no free thread waits for one of its own purpose."""
+
+    def __init__(self) -> None:
+        self._all: list[ThreadPoolExecutor] = []
+        self.steps = self._pool("step", STEP_THREADS)  # of a lifecycle, all short
+        self.replays = self._pool("replay", limits.REPLAYS_MAX)
+        self.looks = self._pool("look", LAST_LOOKS_MAX)  # last ones, of Unmount and Remove
+        self.captures = CaptureSlots(self._pool("capture", CAPTURE_THREADS))
+        self.queries = self._pool("query", QUERY_THREADS)  # what somebody waits for
+        self.history = self._pool("history", 1)  # retention and trash, as they fall due
+        # One at a time. It waits for nothing that is long: maintenance may be waiting for its end.
+        self.imports = self._pool("import", 1)
+        self.long = self._pool("long", LONG_THREADS)  # reads or deletes without a bound
+
+    def _pool(self, purpose: str, threads: int) -> ThreadPoolExecutor:
+        pool = ThreadPoolExecutor(threads, thread_name_prefix=purpose)
+        self._all.append(pool)
+        return pool
+
+    def stop(self) -> None:
+        """Begin nothing more."""
+        for pool in self._all:
+            pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,46 @@
+"""How a volume is captured, and what all volumes share for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from diffkeeper import limits
+from diffkeeper.freeze.outside import Outside
+from diffkeeper.freeze.writers import Survey
+from diffkeeper.sources.ebpf import probe
+
+if TYPE_CHECKING:
+    from diffkeeper.freeze.freezer import Freezer
+    from diffkeeper.snapshot.chunker import Chunker
+    from diffkeeper.store.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class CapturePolicy:
+    """How one volume is captured; from its options."""
+
+    source: str = "auto"
+    freeze: bool = True
+    freeze_seconds_max: float = limits.FREEZE_SECONDS_DEFAULT
+    level: int | None = 1  # zstd; None stores chunks raw
+    exclude: tuple[str, ...] = ()  # see `snapshot.exclusions`
+    chunk_bits: int = limits.CHUNK_BYTES_DEFAULT.bit_length() - 1
+
+
+@dataclass(slots=True)
+class CaptureContext:
+    """What all volumes share."""
+
+    store: Store
+    freezer: Freezer
+    reader: Chunker
+    cgroup_root: str
+    proc_root: str
+    sources: probe.Sources = field(default_factory=probe.Sources)
+    survey: Survey = field(init=False)
+    outside: Outside = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.survey = Survey(self.proc_root, self.cgroup_root)
+        self.outside = Outside(self.proc_root)

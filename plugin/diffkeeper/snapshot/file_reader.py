@@ -1,0 +1,197 @@
+"""Reads the content of files that are looked at: all of it, or the parts that changed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from diffkeeper.format.entry import Entry, Kind
+from diffkeeper.fsio import inode
+from diffkeeper.snapshot.entries import kind_of
+from diffkeeper.snapshot.observation import Hidden, Trust
+from diffkeeper.sources.base import Changed
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable
+
+    from diffkeeper.format.records import IndexRecord
+    from diffkeeper.snapshot.chunker import Chunker, Content
+    from diffkeeper.snapshot.mapped_files import MappedFiles
+    from diffkeeper.snapshot.stat_cache import StatCache
+    from diffkeeper.snapshot.worktree import Directory, Worktree
+    from diffkeeper.sources.base import Source
+
+LINKED_MAX = 10_000  # files with several names of which one look remembers the content
+
+
+class Why(Enum):
+    """What brought about a look at a file."""
+
+    NAME = "its name was hinted"
+    PLACE = "its inode was hinted, or it belongs to something that was"
+    LISTING = "its directory is compared"
+
+
+class FileReader:
+    """The files of one round of looking. `changed`, `hidden`, `came` are what the round was told.
+
+    deep: everything is compared, so that what is not hinted proves nothing.
+    """
+
+    def __init__(
+        self,
+        worktree: Worktree,
+        source: Source,
+        reader: Chunker,
+        index: StatCache,
+        chunk_bits: int,
+        trust: Trust,
+        spill: Callable[[Content], None],
+        mapped: MappedFiles,
+        looked: dict[int, Changed],
+        survey: Callable[[], frozenset[int]],
+        check: Callable[[], None],
+    ) -> None:
+        """looked: what was read of each file since the signatures that `index` has.
+
+        survey: the files that are mapped now, and of which stores may be unseen. check: may raise
+        while a file is read, to end the round.
+        """
+        self._tree = worktree
+        self._source = source
+        self._reader = reader
+        self._index = index
+        self._chunk_bits = chunk_bits
+        self.trust = trust
+        self._spill = spill
+        self._mapped = mapped
+        self._looked = looked
+        self._survey = survey
+        self._check = check
+        self._window_bits = max(source.window_bits, chunk_bits)
+        self._contents: dict[int, tuple[int, Content]] = {}
+        self.changed: dict[int, Changed] = {}
+        self.hidden = Hidden()
+        self.came: set[tuple[int, bytes]] = set()
+        self.deep = False
+
+    def see_mappings(self) -> None:
+        """Files are watched from now on that may have been mapped before."""
+        self.hidden = replace(self.hidden, mapped=self.hidden.mapped | self._survey())
+
+    def content(
+        self,
+        directory: Directory,
+        name: bytes,
+        pin: int,
+        status: os.stat_result,
+        why: Why,
+        *,
+        held: bool,
+    ) -> Content:
+        """What the regular file `pin` holds; `held`: the source has seen all changes of it."""
+        number = status.st_ino
+        base = self._base(status, why) if held else None
+        done = self._contents.get(number)
+        # A write under way has moved the timestamp before it moves the size.
+        if done is not None and (done[0], done[1].size) == (status.st_ctime_ns, status.st_size):
+            return done[1]
+        with inode.reading(pin) as fd:
+            looked = self._looked.setdefault(number, Changed())
+            ways = self._tree.stage.get, self._spill, self._check
+            if base is not None:
+                looked.chunks |= self._parts(number, fd, status.st_size, why)
+                content = self._reader.read_parts(fd, status.st_size, base, looked.chunks, *ways)
+            else:
+                looked.whole = True
+                self._mapped.read_whole(number, fd, mapped=self._is_mapped(status))
+                old = self._recorded(directory, name, number)
+                content = self._reader.read(fd, status.st_size, self._chunk_bits, old, *ways)
+        if status.st_nlink > 1:
+            if len(self._contents) >= LINKED_MAX:
+                self._contents.clear()  # a further name is read again
+            self._contents[number] = (status.st_ctime_ns, content)
+        return content
+
+    def _base(self, status: os.stat_result, why: Why) -> Entry | None:
+        """What the file held when it was last read, if all that changed since is hinted."""
+        number = status.st_ino
+        changed = self.changed.get(number)
+        if changed is not None and changed.whole:
+            return None
+        if number in self._looked and self._looked[number].whole:
+            return None
+        if number not in self._mapped.armed and self._is_mapped(status):
+            return None
+        if changed is None and (why is Why.LISTING or self.deep):
+            return None
+        record = self._index.get(number)
+        if record is None or record.kind != Kind.FILE:
+            return None
+        return Entry(
+            Kind.FILE, size=record.size, content=record.content, chunk_bits=self._chunk_bits
+        )
+
+    def _is_mapped(self, status: os.stat_result) -> bool:
+        """Whether someone may have stored to pages of it that were dirty already.
+
+        Through a mapping that came and went, only if a timestamp moved after a look from before it.
+        """
+        changed = self.changed.get(status.st_ino)
+        if status.st_ino in self.hidden.mapped or (changed is not None and changed.windows):
+            return True
+        since_ns = self._mapped.mapped_since(status.st_ino)
+        if since_ns is None:
+            return False
+        record = self._index.get(status.st_ino)
+        if record is None or record.seen_ns > since_ns:
+            return True
+        return not unmoved(record, status, self.trust.granule_ns)
+
+    def _parts(self, number: int, fd: int, size: int, why: Why) -> set[int]:
+        """Numbers of the chunks to read of a file whose changes are hinted."""
+        changed = self.changed.get(number) or Changed()
+        windows = set(changed.windows)
+        armed = number in self._mapped.armed
+        between = self._window_bits - self._chunk_bits
+        if armed or (why is not Why.PLACE and not self._source.sees_mappings):
+            # Who has a file mapped, or had it until a close just now, may have stored beside what
+            # was written, without a hint: a page that is dirty already gives none.
+            windows.update(chunk >> between for chunk in changed.chunks)
+        if armed and windows:
+            self._mapped.read_windows(number, fd, windows)
+        count = -(-size >> self._chunk_bits)
+        parts = set(changed.chunks)
+        for window in windows:
+            first = window << between
+            parts.update(range(first, min(first + (1 << between), count)))
+        return parts
+
+    def _recorded(self, directory: Directory, name: bytes, number: int) -> Entry | None:
+        """What the file's content was when it was last captured."""
+        record = self._index.get(number)
+        if record is not None and record.kind == Kind.FILE and is_at(record, directory, name):
+            # The signature belongs to what the tree has at this name, and is found faster.
+            return Entry(
+                Kind.FILE, size=record.size, content=record.content, chunk_bits=self._chunk_bits
+            )
+        old = self._tree.file_entry(self._tree.lookup(directory, name))
+        return old if old is not None and old.kind is Kind.FILE else None
+
+
+def is_at(record: IndexRecord, directory: Directory, name: bytes) -> bool:
+    """Whether the name that a signature was taken at is this one."""
+    return record.parent_ino == directory.inode and record.name == name
+
+
+def unmoved(record: IndexRecord, status: os.stat_result, unsure_ns: int) -> bool:
+    """Whether a signature is the recorded one, and old enough when it was taken to prove it."""
+    return (
+        record.ctime_ns == status.st_ctime_ns
+        and record.mtime_ns == status.st_mtime_ns
+        and record.size == status.st_size
+        and record.kind == kind_of(status)
+        and record.seen_ns - record.ctime_ns > unsure_ns
+    )

@@ -1,0 +1,74 @@
+"""Files that are mapped, shared and writable, where the source sees the first store to a page.
+
+A store to a page that is dirty already leaves no trace. So what was hinted of such a file is
+written out before it is read: the next store to it is hinted again. Inside a freeze nothing may
+wait for a disk; what was read there is written out, and read once more, in the next capture.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from diffkeeper.fsio import linux
+from diffkeeper.sources.base import Changed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from diffkeeper.sources.base import Source
+
+
+class MappedFiles:
+    """The mapped files of one volume; not thread safe."""
+
+    def __init__(self, window_bits: int) -> None:
+        self.window_bits = window_bits
+        self._later: dict[int, Changed] = {}
+        # Files whose dirty pages were all hinted, or written out, since they are mapped.
+        self.armed: set[int] = set()
+        # Files that were told to be mapped in this capture and in the one before: the telling comes
+        # before the store, which may come after the look that the telling has caused. With each, a
+        # moment before that it was not mapped yet.
+        self._told: dict[int, int] = {}
+        self._told_before: dict[int, int] = {}
+        self.frozen = False
+
+    def mark_mapped(self, numbers: Iterable[int], since_ns: int) -> None:
+        """These files were mapped after `since_ns`, maybe by a process that is gone by now."""
+        for number in numbers:
+            self._told.setdefault(number, self._told_before.get(number, since_ns))
+
+    def mapped_since(self, number: int) -> int | None:
+        """A moment (clock, ns) since when this file may have been stored to; None if never."""
+        return self._told.get(number, self._told_before.get(number))
+
+    def read_whole(self, number: int, fd: int, *, mapped: bool) -> None:
+        """A file is about to be read as a whole; `mapped`: and it is, or was, mapped."""
+        if not mapped and number not in self.armed:
+            return
+        if self.frozen:
+            self.armed.discard(number)
+            self._later[number] = Changed(whole=True, mapped=True)
+        else:
+            linux.write_out(fd, 0, 0)
+            self.armed.add(number)
+
+    def read_windows(self, number: int, fd: int, windows: set[int]) -> None:
+        """These windows of an armed file are about to be read."""
+        if self.frozen:
+            self._later.setdefault(number, Changed()).windows |= windows
+            return
+        for window in windows:
+            linux.write_out(fd, window << self.window_bits, 1 << self.window_bits)
+
+    def give_back(self, source: Source) -> None:
+        """The capture is over: what was read in its freeze is hinted to the next one."""
+        for number, changed in self._later.items():
+            source.give_back_file(number, changed)
+        self._later.clear()
+        self._told_before, self._told = self._told, {}
+
+    def forget(self) -> None:
+        """Hints were lost, or are not of use any more."""
+        self.armed.clear()
+        self._later.clear()

@@ -1,0 +1,114 @@
+"""Signatures of files that are gone: removed from time to time, so that they do not add up.
+
+An inode number that comes back covers the old signature; on btrfs and tmpfs none ever does. A
+signature is stale when the directory that it names does not record the file any more. Signatures
+are hints: one that goes too much costs a look at the file.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from diffkeeper import clock
+from diffkeeper.errors import CorruptionError, NotFoundError
+from diffkeeper.format import dirtree, root
+from diffkeeper.format.entry import EMPTY, Entry, Kind, link_key
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+    from diffkeeper.format.records import IndexRecord
+    from diffkeeper.store.store import Store
+
+SIGNATURES_SECONDS = 600.0  # between counts of those that are stored
+SIGNATURES_STALE_MIN = 10_000  # that may be of no use, in each volume
+
+
+class StatCacheExpiry:
+    """Those of one store's volumes. One thread at a time."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._kept: dict[int, int] = {}  # volume id to how many the last pass left
+        self._counted_at = clock.monotonic()
+
+    def steps(self) -> Iterator[None]:
+        """Remove what is stale where there are more than twice as many as are of use, in short
+        steps.
+        """
+        if clock.monotonic() - self._counted_at < SIGNATURES_SECONDS:
+            return
+        self._counted_at = clock.monotonic()
+        volumes = self._store.volumes()
+        known = {volume.id for volume in volumes}
+        self._kept = {number: kept for number, kept in self._kept.items() if number in known}
+        for volume in volumes:
+            count = yield from self._count(volume.id)
+            kept = self._kept.get(volume.id)
+            if kept is None:
+                kept = self._files(volume.id)  # most signatures are of files
+            if count > 2 * kept + SIGNATURES_STALE_MIN:
+                self._kept[volume.id] = yield from self._pass(volume.id)
+
+    def _count(self, volume_id: int) -> Generator[None, None, int]:
+        count, at = 0, 0
+        while page := self._store.index_numbers(volume_id, at):
+            count, at = count + len(page), page[-1] + 1
+            yield
+        return count
+
+    def _pass(self, volume_id: int) -> Generator[None, None, int]:
+        """Look at every signature of a volume; generator that returns how many stay."""
+        kept = at = 0
+        while numbers := self._store.index_numbers(volume_id, at):
+            page = self._store.index_many(volume_id, numbers)
+            # What is looked up comes after the page: it is as new, or newer.
+            links_root, content = self._newest(volume_id)
+            places = self._store.index_many(volume_id, {each.parent_ino for each in page.values()})
+            stale = {
+                number: record
+                for number, record in page.items()
+                if not self._is_of_use(record, places, links_root, content)
+            }
+            if stale:
+                self._store.forget_signatures(volume_id, stale)
+            kept, at = kept + len(page) - len(stale), numbers[-1] + 1
+            yield
+        return kept
+
+    def _files(self, volume_id: int) -> int:
+        newest = next(self._store.snapshots(volume_id, reverse=True), None)
+        return newest.files if newest is not None else 0
+
+    def _newest(self, volume_id: int) -> tuple[bytes, bytes]:
+        """Roots of the links tree and of the top directory, in the newest snapshot."""
+        newest = next(self._store.snapshots(volume_id, reverse=True), None)
+        if newest is None:
+            return EMPTY, EMPTY
+        try:
+            top, links_root = root.decode_root(self._store.node(newest.root))
+        except (CorruptionError, NotFoundError):
+            return EMPTY, EMPTY
+        return links_root, top.content
+
+    def _is_of_use(
+        self, record: IndexRecord, places: dict[int, IndexRecord], links_root: bytes, top: bytes
+    ) -> bool:
+        try:
+            if record.link_id:  # any of its names may be the one that is there
+                return self._found(links_root, link_key(record.link_id)) is not None
+            if not record.parent_ino:
+                return record.content == top
+            place = places.get(record.parent_ino)
+            if place is None or place.kind != Kind.DIRECTORY:
+                return False
+            return _is_of(record, self._found(place.content, record.name))
+        except (CorruptionError, NotFoundError):
+            return True  # scrubbing tells of it
+
+    def _found(self, directory: bytes, name: bytes) -> Entry | None:
+        return dirtree.lookup(directory, name, self._store.node)
+
+
+def _is_of(record: IndexRecord, entry: Entry | None) -> bool:
+    return entry is not None and (entry.kind, entry.content) == (record.kind, record.content)

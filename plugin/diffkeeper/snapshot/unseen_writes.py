@@ -1,0 +1,197 @@
+"""Files that may change without a hint under a name that is looked at.
+
+Three things hide a write from a source that watches names: a shared mapping, asynchronous I/O, and
+a descriptor that was opened under a name which the file has lost since. The first two show in
+the writers' mappings; for the third, a file that is new or changed its name is looked at in every
+capture until nobody has it open for writing.
+
+A source that watches files sees all but the mapping, and of that the first store to each page that
+was written out. A file newly mapped is written out and read as a whole once; then it is armed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from diffkeeper import clock
+from diffkeeper.format.entry import Kind
+from diffkeeper.snapshot.observation import Hidden
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from diffkeeper.format.records import IndexRecord
+    from diffkeeper.freeze.writers import Writers
+    from diffkeeper.snapshot.context import CaptureContext
+    from diffkeeper.snapshot.watcher import Watcher
+    from diffkeeper.sources.base import Dirty
+
+ALIASED_MAX = 5_000
+FROZEN_LOOKS_MAX = 500
+ARMED_SECONDS = 60.0
+
+
+class UnseenWrites:
+    """What one volume's writers can do unseen; not thread safe."""
+
+    def __init__(self, tools: CaptureContext, watched: Watcher, volume: int) -> None:
+        self._survey = tools.survey
+        self._outside = tools.outside
+        self._store = tools.store
+        self._volume = volume
+        self.doubt = ""  # why a frozen volume may have been written to, as of the last look
+        self._watched = watched
+        self._device = watched.place[0]
+        self._armed = watched.mapped.armed  # files of which the source sees stores
+        self._mapped: set[int] = set()
+        self._mapped_now: set[int] = set()
+        self._renamed: set[int] = set()
+        self._closed: set[int] = set()
+        self._disarm_due = 0.0
+        self._below: set[int] = set()  # processes in the writers' cgroups, as of this look
+        self._around: Mapping[int, int] = {}  # what all processes had mapped at the last look
+        self._strangers: dict[int, int] = {}
+
+    @property
+    def _by_range(self) -> bool:
+        """Whether the source watches files."""
+        return self._watched.source.by_range
+
+    def due_files(self, writers: Writers) -> Hidden:
+        """The files to look at now. Fit for the inside of a freeze."""
+        if self._by_range:
+            if writers.pids:
+                self._mapped_now |= self._survey.hidden_writes(writers.pids, self._device).inodes
+            return self.known()
+        opened = set(self._renamed)
+        if writers.pids:
+            # Containers in a container have the volume by an overlay alone.
+            found = self._survey.hidden_writes(self._processes(writers), self._device)
+            self._mapped_now |= found.inodes
+            number = self._watched.number
+            self._mapped_now |= self._survey.overlaid(found, writers.pids, number)
+            if found.rings:
+                opened |= self._survey.open_for_write(found.rings, self._device)
+        return Hidden(self._maybe_mapped(), frozenset(opened))
+
+    def look_around(self, writers: Writers) -> Hidden:
+        """The same, with what others than the writers have mapped. Not fit for a freeze."""
+        self.doubt = ""
+        if self._by_range:
+            return self.due_files(writers)
+        self._below = self._survey.members(writers.cgroups)
+        hidden = self.due_files(writers)
+        around = self._outside.mapped(self._device)
+        if around is not self._around:
+            self._around, self._strangers = around, self._others(around, writers)
+        for number, pid in self._strangers.items():
+            self.doubt = f"file with inode {number} is mapped by process {pid}, which is not frozen"
+        return replace(hidden, mapped=hidden.mapped | self._strangers.keys())
+
+    def _others(self, around: Mapping[int, int], writers: Writers) -> dict[int, int]:
+        """Files of the volume that others than its writers have mapped, each with a process."""
+        pids = self._processes(writers) if around else set()
+        return {
+            number: pid
+            for number, pid in around.items()
+            if pid not in pids and self._store.index(self._volume, number) is not None
+        }
+
+    def _processes(self, writers: Writers) -> set[int]:
+        """The writers, and who is in their cgroups though it has no mount of the volume."""
+        return {*writers.pids, *self._below}
+
+    def frozen(self, writers: Writers) -> tuple[Writers, Hidden]:
+        """In a freeze: who writes now, and what they may do unseen, as far as there is time."""
+        if self._watched.source.sees_mappings:
+            # What was mapped since the survey is hinted, and what is new is looked for when seen.
+            hidden = self.known()
+        else:
+            writers = self.with_young(writers)
+            self._below = set(writers.pids)
+            hidden = self.due_files(writers)
+        if len(hidden.opened) > FROZEN_LOOKS_MAX:
+            hidden = self.only_open(hidden, writers)
+        return writers, hidden
+
+    def known(self) -> Hidden:
+        """The files to look at, of those that were seen to be mapped; looks at no process."""
+        return Hidden(self._maybe_mapped() - self._armed)
+
+    def _maybe_mapped(self) -> frozenset[int]:
+        """A mapping that ended after a look may have been stored to until its end."""
+        return frozenset(self._mapped_now | self._mapped)
+
+    def mapped_now(self, writers: Writers) -> frozenset[int]:
+        """The files that are mapped now, and of which stores may be unseen."""
+        pids = self.with_young(writers).pids
+        if pids:
+            self._mapped_now |= self._survey.hidden_writes(pids, self._device).inodes
+        return frozenset(self._mapped_now - self._armed)
+
+    def with_young(self, writers: Writers) -> Writers:
+        """With the processes that their cgroups got since; in a freeze they get no more."""
+        pids = {*writers.pids, *self._survey.members(writers.cgroups)}
+        return replace(writers, pids=tuple(sorted(pids)))
+
+    def unarmed(self) -> bool:
+        """Whether a file is known that may be written to unseen."""
+        if self._by_range:
+            return bool(self.known())
+        return bool(self._maybe_mapped() or self._renamed or self._strangers)
+
+    def with_lost(self, hidden: Hidden, dirty: Dirty, writers: Writers) -> Hidden:
+        """With what may have been written to through a descriptor whose name is gone, if one was.
+
+        It is open for writing still; or it was closed, and may have been mapped until then: it is
+        new, or another name of it is.
+        """
+        if not dirty.orphans:
+            return hidden
+        opened = self._open(writers)
+        mapped = dirty.unnamed | (self._renamed if dirty.closed else set())
+        return Hidden(hidden.mapped | mapped, hidden.opened | opened)
+
+    def _open(self, writers: Writers) -> set[int]:
+        """What is open for writing, by young processes, too."""
+        return self._survey.open_for_write(self.with_young(writers).pids, self._device)
+
+    def only_open(self, hidden: Hidden, writers: Writers) -> Hidden:
+        """Without the files that nobody has open for writing."""
+        return replace(hidden, opened=hidden.opened & self._open(writers))
+
+    def begin(self, writers: Writers) -> None:
+        """A capture begins: who is not open now, and is looked at, needs no further look."""
+        self._closed = self._renamed - self._open(writers) if self._renamed else set()
+
+    def record_seen(self, number: int, old: IndexRecord | None, new: IndexRecord) -> bool:
+        """A file was seen; false when it ought to be remembered and there is no room.
+
+        Who opened it under another name may go on to write: the hint names that other name.
+        """
+        if self._by_range:
+            return True
+        linked = new.link_id or (old is not None and old.link_id)
+        stayed = old is not None and (old.parent_ino, old.name) == (new.parent_ino, new.name)
+        if new.kind != Kind.FILE or (stayed and not linked):
+            return True
+        self._closed.discard(number)
+        if len(self._renamed) >= ALIASED_MAX:
+            return False
+        self._renamed.add(number)
+        return True
+
+    def end(self) -> None:
+        """The looks of a capture are done."""
+        self._renamed -= self._closed
+        self._closed = set()
+
+    def recorded(self) -> None:
+        """All is recorded. What was mapped meanwhile is looked at once more in the next capture."""
+        self._mapped, self._mapped_now = self._mapped_now, set()
+        now = clock.monotonic()
+        if self._by_range and self._armed and now >= self._disarm_due:
+            # Somebody who is no writer may still have one mapped, and made all his faults already.
+            self._armed &= self._mapped | self._survey.mapped_by_anybody(self._device)
+            self._disarm_due = now + ARMED_SECONDS

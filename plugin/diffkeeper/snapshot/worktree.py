@@ -1,0 +1,404 @@
+"""The directory tree of a volume between two snapshots: which Merkle root each directory has now.
+
+Only directories are kept in memory, each known by its inode number; names and files live in the
+stored trees. A change of names in one directory is applied to that directory's own tree;
+`compute_root` then carries new roots up to the volume's root.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from diffkeeper.errors import CorruptionError
+from diffkeeper.format import dirtree, root
+from diffkeeper.format.entry import EMPTY, Entry, Kind, link_key
+from diffkeeper.format.ids import Root
+from diffkeeper.fsio.descent import Descent
+from diffkeeper.snapshot.entries import files_of, size_of
+from diffkeeper.snapshot.exclusions import Exclusions, Places
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from diffkeeper.snapshot.staging import Staging
+    from diffkeeper.sources.base import Dirty
+
+
+_NONE: Mapping[bytes, Directory] = MappingProxyType({})  # most directories have none below
+
+
+@dataclass(slots=True, eq=False)
+class Directory:
+    """One directory. `entry` is what its parent's tree records; `attributes` what was last seen,
+    which may be the same object, with what it records besides.
+    """
+
+    inode: int
+    parent: Directory | None
+    name: bytes
+    content: bytes = EMPTY
+    files: int = 0
+    size: int = 0
+    entry: Entry | None = None
+    attributes: Entry | None = None
+    children: Mapping[bytes, Directory] = field(default_factory=lambda: _NONE)
+    listed: bool = False  # all its names were looked at since the volume was opened
+
+    def adopt(self, child: Directory) -> None:
+        """Have another directory below, at its name."""
+        if not isinstance(self.children, dict):
+            self.children = {}
+        self.children[child.name] = child
+
+    def release(self, child: Directory) -> None:
+        """Have it below no more."""
+        if isinstance(self.children, dict) and self.children.get(child.name) is child:
+            del self.children[child.name]
+
+    def is_above(self, other: Directory) -> bool:
+        """Whether the other one is it, or anywhere below it."""
+        at: Directory | None = other
+        while at is not None and at is not self:
+            at = at.parent
+        return at is not None
+
+    def path(self) -> list[bytes]:
+        """Path components from the volume's root."""
+        parts: list[bytes] = []
+        at: Directory = self
+        while at.parent is not None:
+            parts.append(at.name)
+            at = at.parent
+        return parts[::-1]
+
+
+def depths(directories: Iterable[Directory]) -> dict[Directory, int]:
+    """Number of directories above each, and of those above; each is visited once."""
+    found: dict[Directory, int] = {}
+    for directory in directories:
+        way: list[Directory] = []
+        at: Directory | None = directory
+        while at is not None and at not in found:
+            way.append(at)
+            at = at.parent
+        depth = found[at] if at is not None else -1
+        for each in reversed(way):
+            depth += 1
+            found[each] = depth
+    return found
+
+
+def _is_moved(directory: Directory, descent: Descent) -> bool:
+    """Whether its time stamp is not the recorded one, or it is not there at all."""
+    try:
+        fd = descent.open(directory)
+    except OSError:
+        return True
+    try:
+        status, known = os.fstat(fd), directory.attributes
+        seen = status.st_ino, status.st_mtime_ns
+        return known is None or seen != (directory.inode, known.mtime_ns)
+    finally:
+        os.close(fd)
+
+
+def _detach(directory: Directory) -> None:
+    if directory.parent is not None:
+        directory.parent.release(directory)
+
+
+def _alike(one: Entry, other: Entry | None) -> bool:
+    """Whether two entries of directories agree in what is seen of the directory itself."""
+    return other is not None and (
+        (one.mode, one.uid, one.gid, one.mtime_ns, one.xattrs)
+        == (other.mode, other.uid, other.gid, other.mtime_ns, other.xattrs)
+    )
+
+
+class Excluded:
+    """The `Exclusions` of a tree, by directory; what their paths have come to is remembered."""
+
+    def __init__(self, exclusions: Exclusions) -> None:
+        self._exclusions = exclusions
+        self._places: dict[Directory, Places] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._exclusions)
+
+    def forget(self) -> None:
+        """Directories have other paths now, or are no more."""
+        self._places.clear()
+
+    def match(self, directory: Directory, name: bytes) -> bool:
+        """Whether a name in a directory that is not left out itself is."""
+        return bool(self._exclusions) and self._exclusions.match(self._of(directory), name)
+
+    def _of(self, directory: Directory) -> Places:
+        way: list[Directory] = []
+        at: Directory | None = directory
+        while at is not None and at not in self._places:
+            way.append(at)
+            at = at.parent
+        places = self._places[at] if at is not None else self._exclusions.top
+        for each in reversed(way):
+            if each.parent is not None:
+                places = self._exclusions.below(places, each.name)
+            self._places[each] = places
+        return places
+
+
+class Worktree:
+    """Directories by inode, the links tree, and what changed since the last settle."""
+
+    def __init__(
+        self,
+        stage: Staging,
+        inode: int,
+        head: bytes | None,
+        *,
+        same: bool,
+        exclude: Sequence[str] = (),
+    ) -> None:
+        """`same`: the root directory is the very one that the snapshot `head` was taken of.
+
+        exclude: what is left out, see `snapshot.exclusions`.
+        """
+        self.stage = stage
+        self.excluded = Excluded(Exclusions(exclude))
+        self.links_root = EMPTY
+        entry: Entry | None = None
+        if head is not None:
+            entry, self.links_root = root.decode_root(stage.get(head))
+        self.root = Directory(inode, None, b"", attributes=entry)
+        self._placed: set[Directory] = {self.root}
+        if entry is not None and same:
+            self.root.content, self.root.files, self.root.size = (
+                entry.content,
+                entry.links,
+                entry.size,
+            )
+        self.links_size = sum(e.size for _, e in dirtree.entries(self.links_root, stage.get))
+        self.by_inode: dict[int, Directory] = {inode: self.root}
+        # Those that were not met at their names, and elsewhere neither, until a round of looks that
+        # comes to its end drops them.
+        self.missing: set[Directory] = set()
+        self._touched: set[Directory] = set()
+        self._link_entries: dict[int, Entry] = {}
+        # Links that a name was seen of since the last comparison of everything began.
+        self.marked: set[int] = set()
+        # Something that a comparison alone clears up: a name of a link was removed, maybe the last
+        # one; or a file may have had a name that was never seen.
+        self.lost_links = False
+        # Names of each link that were seen: directory inode number and name.
+        self.link_names: dict[int, set[tuple[int, bytes]]] = {}
+
+    def lookup(self, directory: Directory, name: bytes) -> Entry | None:
+        """The recorded entry of a name, as the directory's tree has it."""
+        return self.lookup_in(directory.content, name)
+
+    def lookup_in(self, content: bytes, name: bytes) -> Entry | None:
+        """The entry of a name in the directory tree `content`."""
+        return dirtree.lookup(content, name, self.stage.get)
+
+    def count(self, content: bytes) -> int:
+        """Number of names in the directory tree `content`."""
+        return dirtree.count(content, self.stage.get)
+
+    def names(self, content: bytes) -> Iterator[bytes]:
+        """Names in the directory tree `content`."""
+        return (name for name, _ in dirtree.entries(content, self.stage.get))
+
+    def file_entry(self, entry: Entry | None) -> Entry | None:
+        """The file's own entry: of a LINK, that in the links tree."""
+        if entry is None or entry.kind is not Kind.LINK:
+            return entry
+        pending = self._link_entries.get(entry.link_id)
+        key = link_key(entry.link_id)
+        return pending or dirtree.lookup(self.links_root, key, self.stage.get)
+
+    def attach(self, inode: int, parent: Directory, name: bytes, *, same: bool) -> Directory:
+        """A directory newly found at a name.
+
+        `same`: it is the very directory that was recorded there, so that it starts from what was
+        recorded, and signatures of its files hold; any other starts empty.
+        """
+        new = Directory(inode, parent, name)
+        old = self.lookup(parent, name) if same else None
+        if old is not None and old.kind is Kind.DIRECTORY:
+            new.content, new.files, new.size, new.entry = old.content, old.links, old.size, old
+        self.by_inode[inode] = new
+        parent.adopt(new)
+        self._touched.add(new)
+        self._placed.add(new)
+        return new
+
+    def move(self, directory: Directory, parent: Directory, name: bytes) -> None:
+        """A known directory was found under another name; its content goes with it."""
+        _detach(directory)
+        directory.parent, directory.name, directory.entry = parent, name, None
+        self.excluded.forget()
+        parent.adopt(directory)
+        self._touched.add(directory)
+        self._placed.add(directory)
+
+    def drop(self, directory: Directory) -> list[int]:
+        """Forget a directory and all below; returns the inode numbers that were forgotten."""
+        _detach(directory)
+        gone: list[int] = []
+        stack = [directory]
+        while stack:
+            at = stack.pop()
+            stack.extend(at.children.values())
+            self.by_inode.pop(at.inode, None)
+            self._touched.discard(at)
+            gone.append(at.inode)
+        return gone
+
+    def set_link(self, link_id: int, entry: Entry) -> None:
+        """Record the file that the names of `link_id` share."""
+        self._link_entries[link_id] = entry
+
+    def set_attributes(self, directory: Directory, attributes: Entry) -> None:
+        """Record mode, owner, times and attributes of a directory."""
+        if not _alike(attributes, directory.attributes) and self._known(directory):
+            directory.attributes = attributes
+            self._touched.add(directory)
+
+    def _known(self, directory: Directory) -> bool:
+        """Whether it was not dropped since it was looked at."""
+        return self.by_inode.get(directory.inode) is directory
+
+    def apply(self, directory: Directory, changes: Mapping[bytes, Entry | None]) -> None:
+        """Set or remove names in one directory; in one that is gone, nothing."""
+        if not self._known(directory):
+            return
+        get, put = self.stage.get, self.stage.put
+        before = directory.content
+        directory.content = dirtree.apply(before, changes, get, put)
+        if directory.content == before:
+            return
+        self._touched.add(directory)
+        self._placed.add(directory)
+        for _, old, new in dirtree.diff(before, directory.content, get):
+            directory.files += files_of(new) - files_of(old)
+            directory.size += size_of(new) - size_of(old)
+            self.lost_links = self.lost_links or (old is not None and old.kind is Kind.LINK)
+
+    def add_link_name(self, link_id: int, directory: Directory, name: bytes) -> None:
+        """A name of a link was seen."""
+        self.marked.add(link_id)
+        self.link_names.setdefault(link_id, set()).add((directory.inode, name))
+
+    def unlist(self) -> None:
+        """No directory was listed since its files are watched: each is to be listed anew."""
+        for directory in self.by_inode.values():
+            directory.listed = False
+
+    def leave_out(self, dirty: Dirty, root_fd: int) -> None:
+        """Take the hints of names that are left out away.
+
+        What such a name does to the directory that it is in is seen to.
+        """
+        if not self.excluded:
+            return
+        self.excluded.forget()
+        with contextlib.closing(Descent(root_fd)) as descent:
+            for number in self.by_inode.keys() & dirty.names.keys():
+                directory, names = self.by_inode[number], dirty.names[number]
+                names -= {name for name in names if self._is_left_out(directory, name)}
+                if not names:
+                    del dirty.names[number]
+                    if _is_moved(directory, descent):
+                        dirty.directories.add(number)
+
+    def _is_left_out(self, directory: Directory, name: bytes) -> bool:
+        """Whether a name is, and nothing of it is recorded or known from before it was."""
+        return (
+            self.excluded.match(directory, name)
+            and name not in directory.children
+            and self.lookup(directory, name) is None
+        )
+
+    def sweep_links(self) -> None:
+        """After everything was compared: forget the links that no name was seen of."""
+        for name, entry in list(dirtree.entries(self.links_root, self.stage.get)):
+            if int.from_bytes(name, "big") not in self.marked:
+                self._set_links({name: None})
+                self.links_size -= entry.size
+        for link_id in self.link_names.keys() - self.marked:
+            del self.link_names[link_id]
+
+    def take_placed(self) -> list[Directory]:
+        """Directories that got their place or other content since the last call."""
+        placed = [directory for directory in self._placed if self._known(directory)]
+        self._placed.clear()
+        return placed
+
+    def compute_root(self) -> Root:
+        """Carry all changes up; returns the Merkle root of the volume, staged."""
+        for level in self._levels():
+            changes: dict[Directory, dict[bytes, Entry | None]] = {}
+            for directory in level:
+                if directory.parent is None or directory.attributes is None:
+                    continue
+                entry = self._entry(directory)
+                if entry != directory.entry:
+                    directory.entry = directory.attributes = entry
+                    changes.setdefault(directory.parent, {})[directory.name] = entry
+            for parent, names in changes.items():
+                self.apply(parent, names)
+        self._touched.clear()
+        self._settle_links()
+        if self.root.attributes is None:
+            raise CorruptionError("the volume's root directory was never looked at")
+        return Root(self.stage.put(root.encode_root(self._entry(self.root), self.links_root)))
+
+    def _entry(self, directory: Directory) -> Entry:
+        assert directory.attributes is not None  # noqa: S101  # checked by both callers
+        return replace(
+            directory.attributes,
+            content=directory.content,
+            size=directory.size,
+            links=directory.files,
+        )
+
+    def _levels(self) -> Iterator[list[Directory]]:
+        """Touched directories, deepest first; a parent joins when its child was touched."""
+        found = depths(self._touched)
+        levels: dict[int, set[Directory]] = {}
+        for directory in self._touched:
+            levels.setdefault(found[directory], set()).add(directory)
+        if not levels:
+            return
+        for depth in range(max(levels), 0, -1):
+            level = levels.get(depth, set())
+            if level:
+                yield list(level)
+            above = levels.setdefault(depth - 1, set())
+            above.update(d.parent for d in level if d.parent is not None)
+
+    def _settle_links(self) -> None:
+        changes: dict[bytes, Entry | None] = {}
+        for link_id, entry in self._link_entries.items():
+            old = self.lookup_in(self.links_root, link_key(link_id))
+            self.links_size += size_of(entry) - size_of(old)
+            changes[link_key(link_id)] = entry
+        self._set_links(changes)
+        self._link_entries.clear()
+
+    def _set_links(self, changes: Mapping[bytes, Entry | None]) -> None:
+        self.links_root = dirtree.apply(self.links_root, changes, self.stage.get, self.stage.put)
+
+    @property
+    def files(self) -> int:
+        """Names of regular files in the whole volume."""
+        return self.root.files
+
+    @property
+    def size(self) -> int:
+        """Logical bytes of all files; a file with several names counts once."""
+        return self.root.size + self.links_size

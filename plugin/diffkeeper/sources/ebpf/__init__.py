@@ -1,0 +1,1 @@
+"""The source whose hints come of eBPF programs in the kernel."""

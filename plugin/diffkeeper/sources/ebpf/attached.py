@@ -1,0 +1,114 @@
+"""Whether the loaded programs, their tracepoints and their maps are still what was loaded.
+
+It asks the kernel of each by its descriptor: the same object behind it, and the program among those
+that the tracepoint runs. The kernel leaves a program out when its tracepoint is met while another
+eBPF program runs on that processor, as in an interrupt, and counts that.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import struct
+import threading
+from dataclasses import dataclass
+from typing import Any, Final
+
+# Sources: struct bpf_prog_info and bpf_map_info of linux/bpf.h, which both have the id second;
+# struct perf_event_query_bpf of linux/perf_event.h.
+_INFO_BYTES: Final = 256
+_ID_AND_MISSED: Final = struct.Struct("=4xI200xQ")
+_QUERY: Final = struct.Struct("=III")
+_QUERY_HEAD: Final = struct.Struct("=II")
+_PROGRAMS_MAX: Final = 64  # BPF_TRACE_MAX_PROGS
+_QUERY_BYTES: Final = _QUERY.size + 4 * _PROGRAMS_MAX
+_QUERY_BPF: Final = 0xC008240A  # PERF_EVENT_IOC_QUERY_BPF
+
+
+@dataclass(frozen=True, slots=True)
+class _Event:
+    """A tracepoint: its descriptor, and its program's descriptor and id."""
+
+    name: bytes
+    fd: int
+    program_fd: int
+    program_id: int
+
+
+class Attached:
+    """All that one loaded set of programs has in the kernel. Methods from any thread."""
+
+    def __init__(self, library: Any, loaded: Any) -> None:
+        self._library, self._loaded = library, loaded
+        self._lock = threading.Lock()
+        # Made once: making them takes longer than asking.
+        self._information = ctypes.create_string_buffer(_INFO_BYTES)
+        self._length = ctypes.c_uint32(_INFO_BYTES)
+        self._length_at = ctypes.byref(self._length)
+        module = ctypes.c_void_p(loaded.module)
+        tables = range(library.bpf_num_tables(module))
+        fds = [library.bpf_table_fd_id(module, ctypes.c_size_t(index)) for index in tables]
+        self._maps = [(fd, self._ask(fd)[0]) for fd in fds]
+        self._events = [self._event(name, fd) for name, fd in loaded.tracepoint_fds.items()]
+
+    def _event(self, name: bytes, fd: int) -> _Event:
+        program = self._loaded.funcs[b"tracepoint__" + name.replace(b":", b"__")].fd
+        return _Event(name, fd, program, self._ask(program)[0])
+
+    def broken(self) -> str:
+        """What is not as it was loaded; empty when all is."""
+        with self._lock:
+            if any(self._ask(fd)[0] != number for fd, number in self._maps):
+                return "one of their maps is gone"
+            return next(filter(None, map(self._broken, self._events)), "")
+
+    def _broken(self, event: _Event) -> str:
+        number = self._ask(event.program_fd)[0]
+        name = event.name.decode()
+        if number != event.program_id:
+            return f"the program of {name} is gone"
+        if number not in _programs(event.fd):
+            return f"the program of {name} is detached"
+        return ""
+
+    def left_out(self) -> dict[str, int]:
+        """Tracepoints to how many runs of their programs the kernel has left out since the load.
+
+        Older kernels count nothing, which is 0.
+        """
+        with self._lock:
+            return {each.name.decode(): self._ask(each.program_fd)[1] for each in self._events}
+
+    def release(self) -> None:
+        """Take what is not ours any more from bcc, lest it closes another's descriptors."""
+        with self._lock:
+            for event in self._events:
+                if not _programs(event.fd):
+                    self._loaded.tracepoint_fds.pop(event.name, None)
+                if self._ask(event.program_fd)[0] != event.program_id:
+                    self._loaded.funcs.pop(b"tracepoint__" + event.name.replace(b":", b"__"), None)
+
+    def _ask(self, fd: int) -> tuple[int, int]:
+        """The kernel's number of a program or map, and how often it left a program out.
+
+        Zeros when the descriptor is of none.
+        """
+        # What stands in it would tell the kernel where to write more.
+        ctypes.memset(self._information, 0, _INFO_BYTES)
+        self._length.value = _INFO_BYTES
+        if self._library.bpf_obj_get_info(fd, self._information, self._length_at) < 0:
+            return 0, 0
+        number, missed = _ID_AND_MISSED.unpack_from(self._information)
+        return number, missed
+
+
+def _programs(fd: int) -> tuple[int, ...]:
+    """Numbers of the programs that run at a tracepoint; none when the descriptor is of none."""
+    query = bytearray(_QUERY_BYTES)
+    _QUERY_HEAD.pack_into(query, 0, _PROGRAMS_MAX, 0)
+    try:
+        fcntl.ioctl(fd, _QUERY_BPF, query)
+    except OSError:
+        return ()
+    count = _QUERY_HEAD.unpack_from(query)[1]
+    return struct.unpack_from(f"={count}I", query, _QUERY_HEAD.size)

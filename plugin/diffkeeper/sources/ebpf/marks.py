@@ -1,0 +1,173 @@
+"""What the eBPF programs have marked, gathered for each volume between two drains."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from diffkeeper import limits
+from diffkeeper.limits import STARTED_SECONDS
+from diffkeeper.sources.base import Changed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+STARTED_LOOKS_SECONDS = (2.0, STARTED_SECONDS)  # when it is looked at again, from its drain on
+
+# Kinds of marks; as in bpf/marks.h.
+DONE = 0
+STARTED = 1
+STORED = 2
+REUSED = 3
+LOOK = 4
+MAPPED = 5
+UNDER_WAY = 6
+
+
+@dataclass(slots=True)
+class ChangeMarks:
+    """Marks of one volume; bounded, past the bound everything is lost."""
+
+    done: dict[int, Changed] = field(default_factory=dict)
+    started: dict[int, Changed] = field(default_factory=dict)
+    under_way: dict[int, Changed] = field(default_factory=dict)
+    reused: set[int] = field(default_factory=set)
+    lost: bool = False
+    count: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.lost or self.done or self.started or self.under_way or self.reused)
+
+    def lose(self) -> None:
+        """A mark is missing: only a comparison of the whole volume tells what changed."""
+        self.done.clear()
+        self.started.clear()
+        self.under_way.clear()
+        self.reused.clear()
+        self.lost = True
+
+    def add_chunk(self, kind: int, inode: int, number: int) -> None:
+        """A chunk, or of a STORED mark a window, was marked."""
+        if not self._room():
+            return
+        changed = self._changed(kind, inode)
+        (changed.windows if kind == STORED else changed.chunks).add(number)
+
+    def add_file(self, kind: int, inode: int) -> None:
+        """A file was marked as a whole."""
+        if not self._room():
+            return
+        if kind == REUSED:
+            self.reused.add(inode)
+        elif kind == LOOK:
+            # Told before the change, as what has STARTED; it names no part of the content.
+            self._changed(STARTED, inode)
+        elif kind == MAPPED:
+            self._changed(kind, inode).mapped = True
+        else:
+            self._changed(kind, inode).whole = True
+
+    def _changed(self, kind: int, inode: int) -> Changed:
+        table = {STARTED: self.started, UNDER_WAY: self.under_way}.get(kind, self.done)
+        found = table.get(inode)
+        if found is None:
+            found = table[inode] = Changed()
+        return found
+
+    def _room(self) -> bool:
+        self.count += 1
+        if self.count > limits.MARKS_PENDING_MAX and not self.lost:
+            self.lose()
+        return not self.lost
+
+
+class Waiting:
+    """Marks of operations that are told when they start, by the time of their drain; bounded."""
+
+    def __init__(self) -> None:
+        self._drained: deque[tuple[float, dict[int, Changed]]] = deque()
+
+    def add(self, now: float, marks: dict[int, Changed]) -> None:
+        """What a drain has brought; past the bound files are looked at as a whole."""
+        if not marks:
+            return
+        self._drained.append((now, marks))
+        _bound([changed for _, drained in self._drained for changed in drained.values()])
+
+    def due(self, ended: float) -> bool:
+        """Whether something that was drained up to then waits."""
+        first = next(iter(self._drained.copy()), None)  # another thread may take it meanwhile
+        return first is not None and first[0] <= ended
+
+    def drained_between(self, since: float, ended: float) -> Iterator[tuple[int, Changed]]:
+        """What was drained from `since` on or up to `ended`; the latter waits no more."""
+        for drained, marks in self._drained:
+            if drained >= since or drained <= ended:
+                yield from marks.items()
+        while self.due(ended):
+            self._drained.popleft()
+
+    def clear(self) -> None:
+        """Nothing waits."""
+        self._drained.clear()
+
+
+@dataclass(slots=True)
+class _Moving:
+    drained: float
+    marks: dict[int, Changed]
+    looks: int = 0  # how many of those that are due by time there were
+    told: bool = False
+    frozen: bool = False  # whether a freeze has looked since
+
+    @property
+    def due(self) -> float:
+        return self.drained + STARTED_LOOKS_SECONDS[self.looks]
+
+
+class Moving:
+    """Content that is moved or taken away, which is told when it starts; bounded.
+
+    Who is frozen has ended it, so that the first look in a freeze sees it done. Who is not, such as
+    a process of the host, may go on: all of it is looked at again when it has surely ended, and
+    once before that, since most of it takes no time.
+    """
+
+    def __init__(self) -> None:
+        self._entries: deque[_Moving] = deque()
+
+    def add(self, now: float, marks: dict[int, Changed]) -> None:
+        """What a drain has brought; past the bound files are looked at as a whole."""
+        if not marks:
+            return
+        self._entries.append(_Moving(now, marks))
+        waiting = [changed for entry in self._entries for changed in entry.marks.values()]
+        _bound(waiting)
+
+    def due(self, now: float) -> bool:
+        """Whether something is to be looked at again."""
+        return any(now >= entry.due for entry in self._entries.copy())
+
+    def look(self, now: float, *, frozen: bool) -> Iterator[tuple[int, Changed]]:
+        """What is to be looked at now: what is new, what no freeze has seen yet, what is due."""
+        for entry in self._entries:
+            due = now >= entry.due and not frozen  # in a freeze time is dear
+            if due or not entry.told or (frozen and not entry.frozen):
+                yield from entry.marks.items()
+            entry.told, entry.frozen = True, entry.frozen or frozen
+            while due and entry.looks < len(STARTED_LOOKS_SECONDS) and now >= entry.due:
+                entry.looks += 1
+        left = len(STARTED_LOOKS_SECONDS)
+        self._entries = deque(entry for entry in self._entries if entry.looks < left)
+
+    def clear(self) -> None:
+        """Nothing is under way."""
+        self._entries.clear()
+
+
+def _bound(waiting: list[Changed]) -> None:
+    if sum(len(changed.chunks) for changed in waiting) > limits.MARKS_PENDING_MAX:
+        for changed in waiting:
+            changed.whole = True
+            changed.chunks.clear()

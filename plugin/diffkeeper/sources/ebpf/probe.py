@@ -1,0 +1,150 @@
+"""The sources that this machine has: eBPF programs loaded once, and what was found of them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from diffkeeper import limits
+from diffkeeper.errors import UnsupportedError
+from diffkeeper.sources import ladder
+from diffkeeper.sources.ebpf import loading, program, tracing
+from diffkeeper.sources.ebpf.features import DIRECT_ENDS, FAULTS, MAPPED, STEPS, Attempt, Feature
+from diffkeeper.sources.ebpf.heartbeat import Heartbeat
+from diffkeeper.sources.ebpf.program import Program
+
+if TYPE_CHECKING:
+    from diffkeeper.sources.ladder import Choice, VolumePlace
+
+log = logging.getLogger(__name__)
+
+EBPF_LOADS_MAX = 3
+TURNED_OFF: Final = "turned off by the daemon's setting ebpf=off"
+
+
+class Sources:
+    """The sources that this machine has. Methods may be called from any thread."""
+
+    def __init__(
+        self, headers: str = "", heartbeat: float = limits.HEARTBEAT_SECONDS, *, off: bool = False
+    ) -> None:
+        """`headers`: kernel headers to compile with, otherwise looked for. `heartbeat`: seconds.
+        off: no eBPF, whatever a volume asks for.
+        """
+        self._headers = headers
+        self._seconds = heartbeat
+        self._lock = threading.Lock()
+        self._program: Program | None = None
+        self._heart: Heartbeat | None = None
+        self._attempt: Attempt | None = Attempt(TURNED_OFF) if off else None
+        self._lost: list[Program] = []
+        self._why_not = TURNED_OFF if off else ""
+
+    @classmethod
+    def of(cls, program: Program, heartbeat: float = limits.HEARTBEAT_SECONDS) -> Sources:
+        """With programs that are loaded, and that the caller unloads."""
+        made = cls("", heartbeat)
+        made._program, made._attempt = program, program.attempt
+        made._heart = Heartbeat(program, heartbeat)
+        return made
+
+    def load(self) -> str:
+        """Load the eBPF programs unless that was tried; returns why there are none, or nothing."""
+        with self._lock:
+            if self._program is not None and self._program.lost:
+                self._put_aside(self._program)
+            if self._program is None and not self._why_not:
+                self._load()
+            return self._why_not
+
+    def loaded(self) -> tuple[Program, Heartbeat | None]:
+        """Load the eBPF programs unless they are; raises UnsupportedError."""
+        why_not = self.load()
+        loaded, heart = self._program, self._heart
+        if why_not or loaded is None:
+            raise UnsupportedError(why_not)
+        return loaded, heart
+
+    def _load(self) -> None:
+        self._attempt = Attempt()
+        try:
+            self._program = Program.load(self._headers, self._attempt)
+        except UnsupportedError as error:
+            self._why_not = str(error)
+            log.warning("ebpf_unavailable", extra={"reason": self._why_not})
+            return
+        self._heart = Heartbeat(self._program, self._seconds)
+        assert self._program.loading is not None  # noqa: S101  # told by each load
+        log.info("ebpf_loaded", extra=self._program.loading.fields())
+
+    def _put_aside(self, lost: Program) -> None:
+        """Volumes may still have lost programs open, so that they are unloaded at the end."""
+        self._lost.append(lost)
+        self._program = self._heart = None
+        if len(self._lost) >= EBPF_LOADS_MAX:
+            self._why_not = f"{len(self._lost)} times over, {lost.lost}"
+
+    def close(self) -> None:
+        """Unload the programs; after every source was stopped."""
+        with self._lock:
+            for loaded in [*self._lost, *([self._program] if self._program else [])]:
+                loaded.close()
+            self._lost.clear()
+            self._program, self._heart, self._why_not = None, None, "the daemon stops"
+
+    def features(self) -> tuple[Feature, ...]:
+        """What was found of eBPF on this machine, as far as it was tried."""
+        attempt, loaded = self._attempt or Attempt(), self._program
+        if loaded is not None and loaded.lost:
+            attempt.lost(loaded.lost)
+        return attempt.report()
+
+    def preview(self) -> tuple[Feature, ...]:
+        """As `features`; where nothing was tried, what shows without loading anything."""
+        return self.features() if self._attempt is not None else look(self._headers)
+
+    def counts(self) -> dict[str, int]:
+        """What the loaded programs count; nothing while there are none."""
+        loaded = self._program
+        if loaded is None or loaded.lost:
+            return {}
+        try:
+            return loaded.counts()
+        except OSError as error:
+            loaded.lose(f"their counters cannot be read: {error.strerror}")
+            return {}
+
+    def choose(self, wanted: str, place: VolumePlace) -> Choice:
+        """Start the source of a volume; see `ladder.choose`."""
+        return ladder.choose(wanted, place, self)
+
+    def matter(self, fs_type: str) -> tuple[Feature, ...]:
+        """The features that a volume on this type of file system makes use of, or would."""
+        wanted = ("programs", fs_type, DIRECT_ENDS, FAULTS, MAPPED)
+        return tuple(
+            feature
+            for feature in self.features()
+            if feature.name in wanted
+            or (feature.name in STEPS and feature.support == "unsupported")
+        )
+
+
+def look(headers: str = "", *, own_process: bool = False) -> tuple[Feature, ...]:
+    """What shows without loading or mounting anything; `own_process`: bcc may be imported."""
+    attempt = Attempt("nothing was loaded")
+    if not tracing.mounted():
+        attempt.record("tracefs", "unknown", "not mounted; the daemon mounts it for itself")
+    else:
+        with suppress(UnsupportedError):  # the attempt has it
+            program.plan(attempt)
+    try:
+        found = tracing.header_sets(headers)
+        attempt.record("headers", "unknown", f"{found[0]} is there; nothing was compiled with it")
+    except UnsupportedError as error:
+        attempt.record("headers", "unsupported", str(error))
+    if own_process:
+        with suppress(UnsupportedError), attempt.trying("bcc", "imported"):
+            loading.import_bcc()
+    return attempt.report()

@@ -1,0 +1,496 @@
+"""The eBPF programs in the kernel, and their maps: which files are watched, what was marked.
+
+One set of programs serves all volumes. A volume is a number that is never given again, so that what
+the kernel still holds of one that ended means nothing to the next.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import struct
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+from diffkeeper import clock, counters, limits, memory
+from diffkeeper.errors import UnsupportedError
+from diffkeeper.fsio import mountinfo
+from diffkeeper.sources.ebpf import loading, tracing
+from diffkeeper.sources.ebpf.attached import Attached
+from diffkeeper.sources.ebpf.counters_sum import CounterSums
+from diffkeeper.sources.ebpf.features import DIRECT_ENDS, FAULTS, MAPPED, Attempt
+from diffkeeper.sources.ebpf.maps import KernelMap, Shares
+from diffkeeper.sources.ebpf.marks import UNDER_WAY, ChangeMarks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+log = logging.getLogger(__name__)
+
+EBPF_FILES_SHARE = 2  # a volume has at most one of so many of them
+EBPF_VOLUME_SLOTS = 4_096
+EBPF_RANGE_CHUNKS_MAX = 64
+EBPF_DISK_PLACES_MAX = 8
+# Each time all is compared: a volume is better off without eBPF where that comes so often.
+EBPF_LEFT_OUT_MAX = 20
+EBPF_LEFT_OUT_SECONDS = 600.0
+_FILE_KEY: Final = struct.Struct("=QII")
+_CHUNK_KEY: Final = struct.Struct("=QIIQ")
+_VOLUME: Final = struct.Struct("=I")
+_WATCHED: Final = struct.Struct("=IHH")
+_PLACE: Final = struct.Struct("=II")
+_DIRECT_KEY: Final = struct.Struct("=QQII")
+_DIRECT_WRITES: Final = struct.Struct("=QQ")
+_SINCE: Final = struct.Struct("=Q")
+_TAKEN: Final = struct.Struct("=Q")
+_STATE: Final = struct.Struct("=QQ")
+_COUNTS: Final = ("marks", "full_files", "full_volumes", "long_ranges", "full_writes")
+_PAGE_BITS: Final = os.sysconf("SC_PAGESIZE").bit_length() - 1
+
+# Sources by concern, with the tracepoints that each needs.
+_COMMON: Final = {
+    "mapped.c": ("writeback/writeback_dirty_folio",),
+}
+_FILE_SYSTEMS: Final = {
+    "ext4": {
+        "ext4_write.c": (
+            "ext4/ext4_da_write_end",
+            "ext4/ext4_write_end",
+            "ext4/ext4_journalled_write_end",
+        ),
+        "ext4_space.c": (
+            "ext4/ext4_truncate_enter",
+            "ext4/ext4_punch_hole",
+            "ext4/ext4_zero_range",
+            "ext4/ext4_collapse_range",
+            "ext4/ext4_insert_range",
+        ),
+        "ext4_inode.c": ("ext4/ext4_free_inode", "ext4/ext4_mark_inode_dirty"),
+    },
+    "xfs": {
+        "xfs_write.c": ("xfs/xfs_file_buffered_write",),
+        "xfs_space.c": (
+            "xfs/xfs_itruncate_extents_start",
+            "xfs/xfs_free_file_space",
+            "xfs/xfs_zero_file_space",
+            "xfs/xfs_collapse_file_space",
+            "xfs/xfs_insert_file_space",
+            "xfs/xfs_reflink_remap_range",
+        ),
+        "xfs_inode.c": (
+            "xfs/xfs_inode_inactivating",
+            "xfs/xfs_setattr",
+            "xfs/xfs_update_time",
+        ),
+    },
+}
+# Where a kernel has them: content that an ioctl moves between two files of an XFS.
+_EXCHANGES: Final = {
+    "xfs_swap.c": ("xfs/xfs_swap_extent_before",),
+    "xfs_exchange.c": ("xfs/xfs_exchrange_mappings",),
+}
+_LOOP: Final = {"iomap.c": ("iomap/iomap_iter",)}
+# Told by some kernels only; without it direct I/O is marked when it starts. Comes before the loop.
+_DIRECT: Final = {"direct.c": ("iomap/iomap_dio_rw_begin", "iomap/iomap_dio_complete")}
+# Told by some kernels only; without them a mapping that comes and goes shows by its traces alone.
+# With large pages, as of XFS, that is not enough: a store into one that a write dirtied has none.
+_FAULTS: Final = {"faults.c": ("filemap/mm_filemap_fault", "filemap/mm_filemap_map_pages")}
+
+
+class Program:
+    """The loaded programs. Methods may be called from any thread."""
+
+    def __init__(
+        self,
+        bcc: Any,
+        loaded: Any,
+        file_systems: dict[str, str],
+        direct_end: bool,
+        faults: bool,
+        wider: str = "",
+    ) -> None:
+        """Use `load`. file_systems: name to why it is not supported, or an empty text.
+
+        direct_end: the end of direct I/O is told, so that there are no UNDER_WAY marks.
+        faults: page faults are told, so that no file is mapped without a mark.
+        wider: what is read more widely on this kernel than on others, and why; for a person.
+        """
+        library = bcc.libbcc.lib
+        self._loaded = loaded
+        self.file_systems = file_systems
+        self.direct_end = direct_end
+        self.faults = faults
+        self.wider = wider
+        self.window_bits = mapped_bits()
+        self._lock = threading.Lock()
+        self._marks: dict[int, ChangeMarks] = {}
+        self._watched = KernelMap(library, loaded[b"watched"].map_fd, _FILE_KEY, _WATCHED)
+        self._shares = Shares(self._watched, _FILE_KEY, _WATCHED, self._marks.__contains__)
+        self._chunks = KernelMap(library, loaded[b"chunks"].map_fd, _CHUNK_KEY, _VOLUME)
+        self._files = KernelMap(library, loaded[b"files"].map_fd, _FILE_KEY, _VOLUME)
+        self._states = KernelMap(library, loaded[b"volumes"].map_fd, _VOLUME, _STATE)
+        self._direct_lock = threading.Lock()
+        self._direct: KernelMap | None = None
+        if direct_end:
+            self._direct = KernelMap(library, loaded[b"direct"].map_fd, _DIRECT_KEY, _DIRECT_WRITES)
+        self._direct_files: KernelMap | None = None
+        if not direct_end:
+            self._direct_files = KernelMap(
+                library, loaded[b"direct_files"].map_fd, _FILE_KEY, _SINCE
+            )
+        self._taken = KernelMap(library, loaded[b"shares"].map_fd, _VOLUME, _TAKEN)
+        self._places = KernelMap(library, loaded[b"places"].map_fd, _PLACE, _VOLUME)
+        self._devices: dict[int, int] = {}
+        self._seen: dict[int, tuple[int, ...]] = {}
+        self._next = 1
+        self._overflown = 0
+        self._sums = CounterSums(library, loaded[b"counts"])
+        self._attached = Attached(library, loaded)
+        self.loading: loading.Loading | None = None
+        self.attempt: Attempt | None = None
+        self.lost = ""  # why the programs do not tell everything any more
+        self._left_out = self._attached.left_out()
+        self._left_out_at: deque[float] = deque(maxlen=EBPF_LEFT_OUT_MAX)
+
+    @classmethod
+    def load(cls, headers: str = "", attempt: Attempt | None = None) -> Program:
+        """Compile and attach what this kernel has; `headers`: a folder of kernel headers.
+
+        Raises UnsupportedError with the reason; `attempt` tells what was found on the way.
+        """
+        attempt = attempt or Attempt()
+        sources, file_systems, flags = plan(attempt)
+        with attempt.trying("headers", "found"):
+            sets = tracing.header_sets(headers)
+        before = memory.resident_bytes()
+        with attempt.trying("bcc", "imported"):
+            bcc = loading.import_bcc()
+        with attempt.trying("programs", "compiled, verified, attached"):
+            text = "\n".join((tracing.programs() / name).read_text() for name in sources)
+            loaded, how = loading.load(bcc, sets, text, flags, before)
+        attempt.record("headers", "supported", f"{how.headers}, {how.headers_bytes} bytes")
+        attempt.attached()
+        direct_end, faults = "direct.c" in sources, "faults.c" in sources
+        made = cls(bcc, loaded, file_systems, direct_end, faults, _wider(direct_end, faults))
+        made.loading, made.attempt = how, attempt
+        return made
+
+    def close(self) -> None:
+        """Detach the programs; their maps end with them."""
+        self._attached.release()
+        self._loaded.cleanup()
+
+    def check(self) -> str:
+        """Why nothing that these programs tell can be relied on any more, or nothing.
+
+        Where the kernel has left runs out meanwhile, the marks of all volumes are lost (`missed`).
+        """
+        if not self.lost:
+            broken = self._attached.broken() or self._note_left_out()
+            if broken:
+                self.lose(broken)
+        return self.lost
+
+    def _note_left_out(self) -> str:
+        """Why the programs are of no use where runs are left out so often that all is compared time
+        and again, or nothing.
+        """
+        with self._lock:
+            before, self._left_out = self._left_out, self._attached.left_out()
+            news = [name for name, count in self._left_out.items() if count != before[name]]
+            if not news:
+                return ""
+            for marks in self._marks.values():
+                marks.lose()
+            # The end that was missed may be that of one of these, which nobody waits for then.
+            self._direct_writes(take=True)
+            since = clock.monotonic() - EBPF_LEFT_OUT_SECONDS
+            self._left_out_at.append(clock.monotonic())
+            often = len(self._left_out_at) == EBPF_LEFT_OUT_MAX
+        counters.add("ebpf_left_out_total")
+        log.warning("ebpf_left_out", extra={"tracepoints": ", ".join(news)})
+        if often and self._left_out_at[0] > since:
+            minutes = EBPF_LEFT_OUT_SECONDS / 60
+            times = f"{EBPF_LEFT_OUT_MAX} times within {minutes:.0f} minutes"
+            return f"the kernel left runs of {news[0]} out, {times}"
+        return ""
+
+    def missed(self, number: int) -> bool:
+        """Whether marks of a volume were lost since its last drain."""
+        marks = self._marks.get(number)
+        return marks is not None and marks.lost
+
+    def lose(self, reason: str) -> None:
+        """Remember that the programs do not tell everything any more, and why."""
+        with self._lock:
+            if self.lost:
+                return
+            self.lost = f"the eBPF programs were lost: {reason}"
+        counters.add("ebpf_programs_lost_total")
+        log.error("ebpf_lost", extra={"reason": reason})
+
+    def open_volume(self, device: int) -> int:
+        """A number for a volume whose files lie on `device` (as in st_dev).
+
+        Raises UnsupportedError when its disk holds too many file systems with volumes.
+        """
+        with self._lock:
+            self._place(device)
+            number = self._next
+            self._next += 1
+            self._marks[number] = ChangeMarks()
+            self._devices[number] = _kernel_device(device)
+            self._seen[number] = self._state(number)
+            return number
+
+    def _place(self, device: int) -> None:
+        """Tell on which disk a file system lies."""
+        disk, wanted = _kernel_device(mountinfo.disk_of(device)), _kernel_device(device)
+        for slot in range(EBPF_DISK_PLACES_MAX):
+            key = _PLACE.pack(disk, slot)
+            found = self._places.get(key)
+            if found is None:
+                self._places.put_many([key], _VOLUME.pack(wanted))
+            if found is None or found[0] == wanted:
+                return
+        raise UnsupportedError(
+            f"more than {EBPF_DISK_PLACES_MAX} file systems of one disk hold volumes"
+        )
+
+    def close_volume(self, number: int, *, forget: bool) -> None:
+        """End a number; `forget`: also take its files out of the map, which visits all of them."""
+        with self._lock:
+            self._marks.pop(number, None)
+            self._seen.pop(number, None)
+            self._devices.pop(number, None)
+        self._shares.end(number, forget=forget)
+
+    def refused(self, number: int) -> str:
+        """Why the volume's files are watched no more, to leave room to others, or nothing."""
+        return self._shares.refused(number)
+
+    def watch(self, number: int, chunk_bits: int, inodes: Iterable[int], *, held: bool) -> None:
+        """Mark changes of these files from now on.
+
+        Raises UnsupportedError if there is no room for them, or none since another volume asked.
+        """
+        device = self._devices[number]
+        keys = [_FILE_KEY.pack(inode, device, 0) for inode in inodes]
+        self._shares.put(number, keys, _WATCHED.pack(number, chunk_bits, held))
+        if self._direct_files is not None and not held:
+            with self._lock:
+                self._mark_under_way(self._direct_files, number, set(keys))
+
+    def _mark_under_way(self, recent: KernelMap, number: int, keys: set[bytes]) -> None:
+        """Direct writes that began before have no mark of this number, and may not have ended.
+
+        What has surely ended is forgotten here: the map has room for what is recent.
+        """
+        ended_ns = (clock.monotonic() - limits.STARTED_SECONDS) * 1e9
+        # Taken and put back, since one that was deleted might have become recent meanwhile.
+        for key, (since_ns,) in list(recent.items(take=True)):
+            if since_ns < ended_ns:
+                continue
+            packed = _FILE_KEY.pack(*key)
+            recent.put_many([packed], _SINCE.pack(since_ns))
+            if packed in keys:
+                self._marks[number].add_file(UNDER_WAY, key[0])
+
+    def watched_as(self, number: int, inode: int) -> bool | None:
+        """What `watch` was told of a file; None when this number does not watch it."""
+        found = self._watched.get(_FILE_KEY.pack(inode, self._devices[number], 0))
+        if found is None or found[0] != number:
+            return None
+        return bool(found[2])
+
+    def unwatch(self, number: int, inodes: Iterable[int]) -> None:
+        """Mark changes of these files no more."""
+        for inode in inodes:
+            if self.watched_as(number, inode) is not None:
+                self._watched.delete(_FILE_KEY.pack(inode, self._devices[number], 0))
+
+    def pending(self, number: int) -> bool:
+        """Whether a drain may return anything; True of a number that a thread has just closed."""
+        marks, seen = self._marks.get(number), self._seen.get(number)
+        if marks is None or marks or self.refused(number):
+            return True
+        return self._state(number) != seen
+
+    def drain(self, number: int) -> ChangeMarks:
+        """Take all marks of a volume; those of others wait for their own drain."""
+        with self._lock:
+            overflown = self._count(_COUNTS.index("full_writes"))
+            if overflown != self._overflown:
+                self._overflown = overflown
+                for marks in self._marks.values():
+                    marks.lose()
+            # Seen before the marks are taken: one that is set meanwhile is noticed again.
+            state = self._state(number)
+            if state[1] != self._seen[number][1]:
+                self._marks[number].lose()
+            if state != self._seen[number]:
+                self._seen[number] = state
+                self._gather()
+            taken, self._marks[number] = self._marks[number], ChangeMarks()
+            return taken
+
+    def direct_under_way(self, number: int) -> bool:
+        """Whether direct I/O is writing to a file that this number watches; False if not told.
+
+        One whose end was missed is not waited for for ever.
+        """
+        device = self._devices[number]
+        oldest = (clock.monotonic() - limits.STARTED_SECONDS) * 1e9
+        return any(
+            at == device and since > oldest and self.watched_as(number, inode) is not None
+            for (inode, _, at, _), (_, since) in self._direct_writes()
+        )
+
+    def _direct_writes(
+        self, *, take: bool = False
+    ) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Those under way, as bpf/direct.c counts them; none where their ends are not told."""
+        if self._direct is None:
+            return []
+        with self._direct_lock:  # captures in a freeze ask, several at a time
+            return list(self._direct.items(take=take))
+
+    def counts(self) -> dict[str, int]:
+        """Sums over all processors of what the programs count."""
+        return {name: self._count(i) for i, name in enumerate(_COUNTS)}
+
+    def _count(self, which: int) -> int:
+        return self._sums.read(which)
+
+    def _state(self, number: int) -> tuple[int, ...]:
+        slot = _VOLUME.pack(number % EBPF_VOLUME_SLOTS)
+        return self._states.get(slot) or (0, 0)
+
+    def _gather(self) -> None:
+        try:
+            for (inode, _, kind, chunk), (number,) in self._chunks.items(take=True):
+                if number in self._marks:
+                    self._marks[number].add_chunk(kind, inode, chunk)
+            for (inode, _, kind), (number,) in self._files.items(take=True):
+                if number in self._marks:
+                    self._marks[number].add_file(kind, inode)
+            slots = {number % EBPF_VOLUME_SLOTS for number in self._marks}
+            self._taken.put_many([_VOLUME.pack(slot) for slot in slots], _TAKEN.pack(0))
+        except OSError:
+            # What was taken and not handed out is missing.
+            for marks in self._marks.values():
+                marks.lose()
+
+
+def plan(attempt: Attempt) -> tuple[list[str], dict[str, str], dict[str, int]]:
+    """As `_plan`, telling what was found; loads nothing, but mounts tracefs where nobody has."""
+    with attempt.trying("tracefs", "the kernel's tracepoints can be read"):
+        tracing.events()
+    with attempt.trying("tracepoints", "the kernel has those that are needed"):
+        sources, file_systems, flags = _plan()
+    some = {
+        DIRECT_ENDS: _lack("direct.c", sources, "direct I/O is marked when it starts"),
+        FAULTS: _lack("faults.c", sources, "mappings show by their traces alone"),
+        MAPPED: "",
+    }
+    attempt.planned({**file_systems, **some})
+    return sources, file_systems, flags
+
+
+def _lack(source: str, sources: list[str], instead: str) -> str:
+    return "" if source in sources else f"the kernel lacks the tracepoints; {instead}"
+
+
+def _kernel_device(device: int) -> int:
+    """A device number as tracepoints have it."""
+    return os.major(device) << 20 | os.minor(device)
+
+
+def _plan() -> tuple[list[str], dict[str, str], dict[str, int]]:
+    """Sources to compile, support of each file system, and macros; from the kernel's formats."""
+    missing = _missing(_COMMON | _LOOP)
+    if missing:
+        raise UnsupportedError(f"the kernel has no tracepoint {missing[0]}")
+    sources = ["marks.h", "xfs_types.h"]
+    file_systems: dict[str, str] = {}
+    for name, parts in _FILE_SYSTEMS.items():
+        missing = _missing({**parts, **_FAULTS} if name == "xfs" else parts)
+        file_systems[name] = f"the kernel has no tracepoint {missing[0]}" if missing else ""
+        if not missing:
+            sources += parts
+    if all(file_systems.values()):
+        raise UnsupportedError("; ".join(file_systems.values()))
+    sources += _COMMON
+    if not file_systems["xfs"]:
+        sources += [source for source, events in _EXCHANGES.items() if not _missing({"": events})]
+    if not _missing(_FAULTS):
+        sources += _FAULTS
+    loop = tracing.read("iomap/iomap_iter")
+    if loop is None or not {"WRITE", "DIRECT"} <= loop.flags.keys():
+        raise UnsupportedError("the kernel does not tell reads of iomap from writes")
+    ended = tracing.read("iomap/iomap_dio_complete")
+    direct_end = ended is not None and "WRITE" in ended.flags and not _missing(_DIRECT)
+    if direct_end:
+        sources += _DIRECT
+    sources += _LOOP
+    macros = {
+        "IOMAP_WRITE": loop.flags["WRITE"],
+        "IOMAP_DIRECT": loop.flags["DIRECT"],
+        "KI_WRITE": ended.flags["WRITE"] if ended is not None and direct_end else 0,
+        "PAGE_BITS": _PAGE_BITS,
+        "MAPPED_BITS": mapped_bits(),
+        "CHUNKS_MAX": limits.EBPF_CHUNKS_MAX,
+        "FILES_MAX": limits.EBPF_FILES_MAX,
+        "FILES_SHARE_MAX": max(1, limits.EBPF_FILES_MAX // EBPF_FILES_SHARE),
+        "WATCHED_MAX": limits.EBPF_WATCHED_MAX,
+        "PLACES_MAX": EBPF_VOLUME_SLOTS,
+        "DISK_PLACES_MAX": EBPF_DISK_PLACES_MAX,
+        "VOLUMES_MAX": EBPF_VOLUME_SLOTS,
+        "WRITES_MAX": limits.EBPF_WRITES_MAX,
+        "RANGE_CHUNKS_MAX": EBPF_RANGE_CHUNKS_MAX,
+        "DIRECT_END": int(direct_end),
+        "FAULTS": int("faults.c" in sources),
+    }
+    return sources, file_systems, macros
+
+
+def _wider(direct_end: bool, faults: bool) -> str:
+    """What is read more widely for lack of tracepoints, for a person."""
+    found = []
+    if not direct_end:
+        found.append(
+            "direct I/O is read in each freeze until it has surely ended, after"
+            f" {limits.STARTED_SECONDS:.0f} s: the kernel has no tracepoint {_missing(_DIRECT)[0]}"
+        )
+    if not faults:
+        found.append(
+            "more is read of files that may have been mapped: the kernel has no tracepoint"
+            f" {_missing(_FAULTS)[0]}"
+        )
+    return "; ".join(found)
+
+
+def mapped_bits() -> int:
+    """log2 of the bytes of a window: at least the page cache's largest unit, and any chunk."""
+    try:
+        with open("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size", encoding="ascii") as file:
+            largest = int(file.read())
+    except FileNotFoundError:
+        largest = 1 << _PAGE_BITS
+    return max(largest, limits.CHUNK_BYTES_MAX).bit_length() - 1
+
+
+def _missing(parts: Mapping[str, tuple[str, ...]]) -> list[str]:
+    wanted = [event for events in parts.values() for event in events]
+    return [event for event in wanted if not _usable(event)]
+
+
+def _usable(event: str) -> bool:
+    found = tracing.read(event)
+    if found is None:
+        return False
+    if event.startswith("xfs/"):
+        # The sizes that bpf/xfs_types.h gives to XFS's own names of types.
+        return all(size == 8 for name, size in found.sizes.items() if "ino" in name)
+    return True

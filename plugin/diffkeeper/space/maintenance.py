@@ -1,0 +1,248 @@
+"""Keeps the store small while nobody waits: places, deltas, garbage, objects of older formats.
+
+All work is a sequence of short steps, each at most one short transaction, so that it can stop at
+any of them; a commit waits for one step at most. One thread at a time runs it.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
+
+from diffkeeper import clock, limits
+from diffkeeper.errors import BusyError, CorruptionError, NotFoundError
+from diffkeeper.format.merkle import pairs
+from diffkeeper.snapshot.stat_cache_expiry import StatCacheExpiry
+from diffkeeper.space.deltas import DeltaEncoder, Successors
+from diffkeeper.store import tables
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from diffkeeper.format.records import SnapshotRecord
+    from diffkeeper.store.store import Store
+
+DELTA_VERSIONS_MAX = 65_536  # in one round
+COLLECT_WAIT_SECONDS = 1.0  # for who relies on what is not committed, before it is given up
+
+
+@dataclass(slots=True)
+class MaintenanceReport:
+    """What was done. Bytes are of the store's used pages, before and after."""
+
+    versions: int = 0  # superseded ones that were stored anew
+    deltas: int = 0  # of them as deltas
+    collected: int = 0  # runs of the garbage collection that came to their end
+    packs_removed: int = 0
+    moved_bytes: int = 0
+    used_bytes_before: int = 0
+    used_bytes_after: int = 0
+    seconds: float = 0.0
+    wait_ms_max: float = 0.0  # that a commit waited for maintenance since the start
+    damage: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, object]:
+        """For the API."""
+        return asdict(self)
+
+
+class Maintenance:
+    """The maintenance of one store. Any thread may call; they take turns.
+
+    A collection waits for who is inside `Store.holding`: captures for a moment, imports for as long
+    as they take. It is given up for a long one, and begins anew once that has ended; deltas, merges
+    and scrubbing go on meanwhile.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._work: Iterator[object] | None = None
+        self._report = MaintenanceReport()
+        self._collected_at = float("-inf")
+        self._encoded_at: dict[int, float] = {}
+        self._carried = False
+        self._signatures = StatCacheExpiry(store)
+        self._awaited: frozenset[object] = frozenset()  # holders that a collection was given up for
+        self._stopped = threading.Event()
+        self.damage: list[str] = []  # what the last run found, for a person to see
+
+    @property
+    def urgent(self) -> bool:
+        """Whether room is short, so that it may take more of a core."""
+        return self._store.upkeep.urgent
+
+    def run_slice(self, budget_seconds: float) -> bool:
+        """Do some of what is due, for about that long; whether there is more to do now."""
+        with self._lock:
+            if self._work is None:
+                self._work = self._due(everything=False)
+            return self._advance(clock.monotonic() + budget_seconds)
+
+    def run_all(self) -> MaintenanceReport:
+        """Do all that is due, whenever it was done last; raises NoSpaceError, CorruptionError.
+
+        Returns once garbage is collected, after whoever holds it.
+        """
+        started = clock.monotonic()
+        report = MaintenanceReport(used_bytes_before=self._store.used_bytes())
+        while not self._all_done(report):
+            self._await_holders()
+        report.used_bytes_after = self._store.used_bytes()
+        report.seconds = round(clock.monotonic() - started, 3)
+        report.wait_ms_max = round(self._store.writer.wait_seconds_max * 1000, 3)
+        return report
+
+    def _all_done(self, report: MaintenanceReport) -> bool:
+        """Do all that is due; false when the collection has to wait for somebody."""
+        with self._lock:
+            self._report = report
+            self._awaited = frozenset()
+            # In the place of what is under way, which knows nothing of the newest snapshots.
+            self._work = self._due(everything=True)
+            self._advance(float("inf"))
+            return not self._awaited
+
+    def _await_holders(self) -> None:
+        """Without the lock: what else is due goes on in the background."""
+        awaited = self._awaited
+        while not self._store.await_holders(awaited, COLLECT_WAIT_SECONDS):
+            if self._stopped.is_set():
+                raise BusyError("the daemon ends; the collection begins anew after its start")
+
+    def stop(self) -> None:
+        """End what is under way; it begins anew another time."""
+        self._stopped.set()
+        with self._lock:
+            self._work = None
+
+    def _advance(self, deadline: float) -> bool:
+        if self._work is None:
+            return False
+        try:
+            while clock.monotonic() < deadline:
+                waiting = next(self._work)
+                if waiting and deadline < float("inf"):
+                    return False
+        except StopIteration:
+            self._work = None
+            return False
+        except BaseException:
+            self._work = None
+            raise
+        return True
+
+    def _due(self, *, everything: bool) -> Iterator[object]:
+        """All that is due, step by step; what a step gives is true where it only waits."""
+        upkeep = self._store.upkeep
+        removed, moved = upkeep.removed_packs, upkeep.relocated_bytes
+        yield from upkeep.check_places()
+        # Before anything that removes packs: what has lost its place must not go with them.
+        yield from upkeep.restore_places()
+        if not self._carried:
+            yield from upkeep.carry()
+            self._carried = True
+        for volume in self._store.volumes():
+            yield from self._encode(volume.id, everything)
+        if len(self._store.objects.places) > (0 if everything else limits.MERGE_OBJECTS):
+            yield from self._merge()
+        yield from self._signatures.steps()
+        now = clock.monotonic()
+        late = now - self._collected_at >= limits.COLLECT_SECONDS_MIN
+        if everything or late or upkeep.urgent:
+            # Twice, where the first one finds bases that nothing is to stand on any more.
+            for _ in range(2 if everything else 1):
+                if upkeep.garbage and not self._awaited & self._store.holders():
+                    self._collected_at = now
+                    yield from self._collect(everything)
+            upkeep.urgent = False
+        self._report.packs_removed += upkeep.removed_packs - removed
+        self._report.moved_bytes += upkeep.relocated_bytes - moved
+
+    def _merge(self) -> Iterator[None]:
+        while not self._store.upkeep.merge():
+            yield
+
+    def _collect(self, everything: bool) -> Iterator[object]:
+        collector = self._store.collector()
+        self._awaited, patience = frozenset(), clock.monotonic() + COLLECT_WAIT_SECONDS
+        for _ in collector.steps():
+            if not collector.awaited:
+                patience = clock.monotonic() + COLLECT_WAIT_SECONDS
+            elif everything:
+                self._store.await_holders(collector.awaited, patience - clock.monotonic())
+            if clock.monotonic() >= patience:
+                self._awaited = collector.awaited
+                return
+            yield collector.awaited
+        found = collector.damage, self._store.upkeep.unremovable
+        self.damage = [text for text in found if text]
+        self._report.damage += self.damage
+        self._report.collected += not collector.damage
+        yield from (None for _ in self._store.upkeep.drop_places())
+        yield from self._merge()
+
+    # Deltas
+
+    def _encode(self, volume_id: int, everything: bool) -> Iterator[None]:
+        """The versions that snapshots since the last time replaced, when they are due."""
+        while True:
+            seq, round_number = self._store.upkeep.progress(volume_id)
+            found = self._since(volume_id, seq)
+            now = clock.monotonic()
+            late = now - self._encoded_at.setdefault(volume_id, now) >= limits.DELTA_SECONDS_MAX
+            full = len(found) > limits.DELTA_SNAPSHOTS_MAX
+            if len(found) < 2 or not (everything or late or full):
+                return
+            self._encoded_at[volume_id] = now
+            yield from self._round(volume_id, found, round_number + 1)
+
+    def _since(self, volume_id: int, seq: int) -> list[SnapshotRecord]:
+        """The snapshots of the next round, and before them the last one of the round before."""
+        found: list[SnapshotRecord] = []
+        for record in self._store.snapshots(volume_id, start=seq):
+            found.append(record)
+            if len(found) > limits.DELTA_SNAPSHOTS_MAX:
+                break
+        return found
+
+    def _round(
+        self, volume_id: int, records: list[SnapshotRecord], round_number: int
+    ) -> Iterator[None]:
+        """Compare the snapshots one by one, then encode what they have replaced."""
+        successors = Successors()
+        last = records[0].seq
+        for before, after in zip(records, records[1:], strict=False):
+            if len(successors) >= DELTA_VERSIONS_MAX:
+                break
+            try:
+                yield from self._compare(before, after, successors)
+            except (CorruptionError, NotFoundError) as error:
+                # Verification and scrubbing report it; the versions above it stay as they are.
+                self._report.damage.append(str(error))
+            last = after.seq
+        encoder = DeltaEncoder(self._store, round_number)
+        upkeep = self._store.upkeep
+        for chain in successors.chains():
+            encoder.chain(chain)
+            frames = encoder.frames()
+            if frames:
+                upkeep.replace(frames, None)
+            yield
+        record = tables.id_key(volume_id), tables.pack_u64(last) + tables.pack_u64(round_number)
+        upkeep.replace(encoder.frames(rest=True), record)
+        self._report.versions += len(successors)
+        self._report.deltas += encoder.deltas
+        for number in sorted(encoder.packs):
+            upkeep.sweep(number, upkeep.found_here)
+            yield
+
+    def _compare(
+        self, before: SnapshotRecord, after: SnapshotRecord, successors: Successors
+    ) -> Iterator[None]:
+        old, new = before.root, after.root
+        for count, pair in enumerate(pairs(old, new, self._store.node)):
+            successors.add(*pair)
+            if count % limits.STORE_PAGE_RECORDS_MAX == 0:
+                yield

@@ -1,0 +1,1 @@
+"""Histories as archives, from host to host."""

@@ -1,0 +1,58 @@
+"""What a repair that was killed has left, before anything else looks at the volume. Blocks."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import TYPE_CHECKING
+
+from diffkeeper.errors import DiffKeeperError
+from diffkeeper.fsio import durable
+from diffkeeper.integrity import bit_rot as damages
+from diffkeeper.integrity.repair import Repair, pending
+
+if TYPE_CHECKING:
+    from diffkeeper.snapshot.volume_state import VolumeState
+    from diffkeeper.store.store import Store
+    from diffkeeper.volumes.layout import VolumePaths
+    from diffkeeper.volumes.troubles import Troubles
+
+log = logging.getLogger(__name__)
+_PATHS_SHOWN_MAX = 10
+
+
+def settle_interrupted(
+    store: Store, state: VolumeState, paths: VolumePaths, troubles: Troubles
+) -> None:
+    """End what a killed repair left, before any capture takes its traces for writes.
+
+    What cannot be settled is captured as if it was written, and is told in its `troubles`.
+    """
+    settled: list[bytes] = []
+    failed: dict[bytes, str] = {}
+    try:
+        journal = pending(paths.repair)
+        if journal is None:
+            return
+        live = damages.UnusedDirectory(store, state.record.id, paths.live, journal.root)
+        with contextlib.closing(live):
+            mender = Repair(store, state, live, paths.repair)
+            settled, failed = mender.finish(journal)
+    except (DiffKeeperError, OSError, ValueError) as error:
+        # It must not keep containers out, nor be tried again once they have written.
+        _unsettled(state, troubles, str(error))
+        durable.remove_file(paths.repair)
+        return
+    if failed:
+        _unsettled(
+            state, troubles, "; ".join(f"{damages.shown(path)}: {failed[path]}" for path in failed)
+        )
+    named = ", ".join(map(damages.shown, settled[:_PATHS_SHOWN_MAX]))
+    log.warning("repair_interrupted", extra={"volume": state.record.name, "files": named})
+
+
+def _unsettled(state: VolumeState, troubles: Troubles, why: str) -> None:
+    troubles.begin(
+        "repair", f"a repair was interrupted, and what it changed is captured as written: {why}"
+    )
+    log.error("repair_failed", extra={"volume": state.record.name, "error": why})

@@ -1,0 +1,200 @@
+"""The life of a volume as a table: its states, and where each event leads. Pure.
+
+`state_of` tells a volume's state from what is so of it. Removal, renaming and repair ask `require`:
+what a state does not list is a ConflictError. The other events are met by steps that take what is
+there for granted (`Volume.prepare`, `Volume.mount`, `Trash`), as this table says they may.
+
+What does not fit into the table:
+- A removal takes a last snapshot. Where that fails, or is not of one instant, the live directory is
+  kept: `remove` has two outcomes, and a failed capture is no event.
+- Unmounts that are not the last one, and those of unknown ids, change counts alone. Which counted
+  mounts still stand is told by `mount_ledger.MountLedger`, before the state is.
+- While a replay, a repair, a removal or a last look is under way, others wait for the volume's
+  turn (`registry.Slot`), or get a BusyError: the table is asked by who has the turn. So `repairing`
+  is asked of only after a kill has left the journal of a repair, which is settled when the volume
+  is next opened.
+- A volume that only has `fuzzy` snapshots refuses the replay itself, and names the command that
+  restores one (`Volume.prepare`). Names that are taken are the registry's, and options that differ
+  `origin`'s. What is not there, or not in the trash, is a NotFoundError.
+- A live directory that cannot be looked at is not gone: it counts as there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Final
+
+from diffkeeper.errors import ConflictError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class State(Enum):
+    """Where a volume is in its life."""
+
+    ABSENT = "absent"  # never created
+    NEW = "new"  # neither a live directory nor a snapshot
+    STORED = "stored"  # snapshots, but no live directory: the next mount replays it
+    REPLAYING = "replaying"
+    LIVE = "live"  # a complete live directory that nothing has mounted
+    MOUNTED = "mounted"
+    REPAIRING = "repairing"  # the journal of a repair is there
+    TRASHED_KEPT = "trashed_kept"  # in the trash, with its live directory
+    TRASHED = "trashed"  # in the trash, with all that it held in the store
+    PURGED = "purged"  # gone for good: its id is not given out again
+
+
+class Event(Enum):
+    """What happens to a volume."""
+
+    CREATE = "create"  # also a clone or an import
+    MOUNT = "mount"
+    REPLAYED = "replayed"
+    REPLAY_FAILED = "replay failed"
+    LAST_UNMOUNT = "last unmount"
+    RENAME = "rename"
+    REPAIR = "repair"
+    SETTLED = "settled"  # a repair has come to its end, or was undone
+    REMOVE = "remove"
+    UNDELETE = "undelete"
+    PURGE = "purge"
+    LOST = "live directory lost"
+    DAEMON_KILLED = "daemon killed"
+    REBOOT = "reboot"
+
+
+_S, _E = State, Event
+
+
+def _to(*states: State) -> frozenset[State]:
+    return frozenset(states)
+
+
+_IN_TRASH: Final = _to(_S.TRASHED, _S.TRASHED_KEPT)
+
+# State -> event -> the states that it may lead to.
+TABLE: Final[Mapping[State, Mapping[Event, frozenset[State]]]] = {
+    _S.ABSENT: {_E.CREATE: _to(_S.NEW, _S.LIVE, _S.STORED)},
+    _S.NEW: {
+        _E.CREATE: _to(_S.NEW),
+        _E.MOUNT: _to(_S.MOUNTED),
+        _E.RENAME: _to(_S.NEW),
+        _E.REMOVE: _to(_S.TRASHED),
+        _E.DAEMON_KILLED: _to(_S.NEW),
+        _E.REBOOT: _to(_S.NEW),
+    },
+    _S.STORED: {
+        _E.CREATE: _to(_S.STORED),
+        _E.MOUNT: _to(_S.REPLAYING),
+        _E.RENAME: _to(_S.STORED),
+        _E.REMOVE: _to(_S.TRASHED),
+        _E.DAEMON_KILLED: _to(_S.STORED),
+        _E.REBOOT: _to(_S.STORED),
+    },
+    _S.REPLAYING: {
+        _E.CREATE: _to(_S.REPLAYING),
+        _E.REPLAYED: _to(_S.LIVE),
+        _E.REPLAY_FAILED: _to(_S.STORED),
+        _E.DAEMON_KILLED: _to(_S.STORED, _S.LIVE),
+        _E.REBOOT: _to(_S.STORED, _S.LIVE),
+    },
+    _S.LIVE: {
+        _E.CREATE: _to(_S.LIVE),
+        _E.MOUNT: _to(_S.MOUNTED),
+        _E.RENAME: _to(_S.LIVE),
+        _E.REPAIR: _to(_S.REPAIRING),
+        _E.REMOVE: _IN_TRASH,
+        _E.LOST: _to(_S.NEW, _S.STORED),
+        _E.DAEMON_KILLED: _to(_S.LIVE),
+        _E.REBOOT: _to(_S.LIVE),
+    },
+    _S.MOUNTED: {
+        _E.CREATE: _to(_S.MOUNTED),
+        _E.MOUNT: _to(_S.MOUNTED),
+        # Not live where the directory was lost meanwhile; the same after a reboot.
+        _E.LAST_UNMOUNT: _to(_S.NEW, _S.STORED, _S.LIVE),
+        _E.LOST: _to(_S.MOUNTED),
+        _E.DAEMON_KILLED: _to(_S.MOUNTED),
+        _E.REBOOT: _to(_S.NEW, _S.STORED, _S.LIVE),
+    },
+    _S.REPAIRING: {
+        _E.CREATE: _to(_S.REPAIRING),
+        _E.MOUNT: _to(_S.MOUNTED),
+        _E.RENAME: _to(_S.REPAIRING),
+        _E.REPAIR: _to(_S.REPAIRING),
+        _E.SETTLED: _to(_S.LIVE),
+        _E.REMOVE: _IN_TRASH,
+        _E.LOST: _to(_S.NEW, _S.STORED),
+        _E.DAEMON_KILLED: _to(_S.REPAIRING),
+        _E.REBOOT: _to(_S.REPAIRING),
+    },
+    _S.TRASHED_KEPT: {
+        _E.UNDELETE: _to(_S.NEW, _S.STORED, _S.LIVE),
+        _E.PURGE: _to(_S.PURGED),
+        _E.LOST: _to(_S.TRASHED_KEPT),
+        _E.DAEMON_KILLED: _to(_S.TRASHED_KEPT),
+        _E.REBOOT: _to(_S.TRASHED_KEPT),
+    },
+    _S.TRASHED: {
+        _E.UNDELETE: _to(_S.NEW, _S.STORED, _S.LIVE),  # live: it was not moved away yet
+        _E.PURGE: _to(_S.PURGED),
+        _E.DAEMON_KILLED: _to(_S.TRASHED),
+        _E.REBOOT: _to(_S.TRASHED),
+    },
+    _S.PURGED: {},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is so of a volume that is there and is not in the trash. stored: it has a snapshot;
+    repair: the journal of a repair is there.
+    """
+
+    mounted: bool
+    live: bool
+    stored: bool
+    replaying: bool = False
+    repair: bool = False
+
+
+def state_of(facts: Facts) -> State:
+    """The state that the facts make; what is mounted is that first of all."""
+    if facts.mounted:
+        return State.MOUNTED
+    if facts.replaying:
+        return State.REPLAYING
+    if not facts.live:
+        return State.STORED if facts.stored else State.NEW
+    return State.REPAIRING if facts.repair else State.LIVE
+
+
+def lists(state: State, event: Event) -> bool:
+    """Whether the event may happen in this state."""
+    return event in TABLE[state]
+
+
+def require(state: State, event: Event, refusal: str = "") -> frozenset[State]:
+    """Where the event leads; ConflictError, with this text if there is one, where it is not
+    listed.
+    """
+    if not lists(state, event):
+        raise ConflictError(
+            refusal or f"{event.value} is not possible: the volume is {state.value}"
+        )
+    return TABLE[state][event]
+
+
+def diagram() -> str:
+    """The table as a mermaid state diagram, without the events that change nothing."""
+    lines = ["stateDiagram-v2"]
+    for state, events in TABLE.items():
+        for event, after in events.items():
+            lines += [
+                f"    {state.value} --> {other.value}: {event.value}"
+                for other in State
+                if other in after and other is not state
+            ]
+    return "\n".join(lines)

@@ -1,0 +1,238 @@
+"""The live directory of one volume: whether it is there, and how it comes to be. Blocks."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shlex
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from diffkeeper import clock, failpoint
+from diffkeeper.errors import BusyError, DiffKeeperError, NoSpaceError, UnreadableError
+from diffkeeper.fsio import durable
+from diffkeeper.replay.object_source import StoreObjects
+from diffkeeper.replay.replay import restore
+from diffkeeper.replay.space_needed import shortage
+from diffkeeper.store.store import Batch
+from diffkeeper.volumes.size_limit import SizeLimit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from diffkeeper.format.records import IndexRecord, SnapshotRecord
+    from diffkeeper.snapshot.volume_state import VolumeState
+    from diffkeeper.store.store import Store
+    from diffkeeper.volumes.layout import VolumePaths
+    from diffkeeper.volumes.options import VolumeOptions
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """How the live directory came to be there at the last mount."""
+
+    kind: str  # "new", "live", "replay" or "takeover"
+    milliseconds: float
+    files: int
+    bytes: int
+    time_ns: int
+    seq: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Replaying:
+    """A replay under way: of which snapshot, since when, and what is done of it."""
+
+    snapshot: SnapshotRecord
+    since_ns: int
+    files: int = 0
+    bytes: int = 0
+
+
+class LiveDirectory:
+    """The live directory of a volume, which is complete when it is there: what makes it
+    renames it into its place. `replaying` is for anybody to look at.
+    """
+
+    def __init__(
+        self, store: Store, state: VolumeState, paths: VolumePaths, proc_root: str
+    ) -> None:
+        self._store = store
+        self._state = state
+        self._paths = paths
+        self.path = paths.live
+        self.limit = SizeLimit(self.path, state.record.id, proc_root)
+        self.replaying: Replaying | None = None
+        self._ending = threading.Event()
+
+    @property
+    def present(self) -> bool:
+        """Whether it is there; UnreadableError where that cannot be told: it is not gone then."""
+        there = self._asked(lambda: durable.is_there(self.path))
+        # While its own disk is not mounted, what holds it is on the disk beneath.
+        if not there and self._state.record.live_id and not self.identity():
+            raise UnreadableError(
+                f"{self._name} was on a disk of its own, which is not mounted; mount it, and start"
+                " the container again"
+            )
+        return there
+
+    @property
+    def readable(self) -> bool:
+        """Whether it is there for sure."""
+        try:
+            return self.present
+        except UnreadableError:
+            return False
+
+    @property
+    def _name(self) -> str:
+        return f"the live directory {self._paths.shown} of {self._state.record.name}"
+
+    def identity(self) -> str:
+        """What a record says of it: device and inode where it is not on the store's disk.
+
+        UnreadableError.
+        """
+
+        def look() -> str:
+            device = durable.device_of(self.path)
+            if device == durable.device_of(self._store.room.path):
+                return ""
+            there = durable.is_there(self.path)
+            return f"{device}:{os.stat(self.path).st_ino if there else 0}"
+
+        return self._asked(look)
+
+    def _asked(self, look: Callable[[], T]) -> T:
+        try:
+            return look()
+        except OSError as error:
+            raise UnreadableError(
+                f"{self._name} cannot be looked at: {error.strerror}; nothing is replayed in its"
+                " place, and nothing of it deleted, until it can be, or is moved away"
+            ) from error
+
+    @property
+    def waiting_for(self) -> str:
+        """What keeps a Mount waiting that has begun its replay, or found it under way."""
+        now = self.replaying
+        if now is None:
+            return "its data is still being replayed"
+        return f"its data is still being replayed ({now.files} of {now.snapshot.files} files)"
+
+    def tidy(self) -> None:
+        """Delete what an interrupted step has left."""
+        durable.remove_tree(self._paths.incoming)
+
+    def end(self) -> None:
+        """The daemon ends: a replay under way is given up, and what it wrote goes at its next."""
+        self._ending.set()
+
+    def command(self) -> str:
+        """What a person types to have a snapshot of their choice here, whole or not at all."""
+        durable.make_directory(self._paths.directory, 0o700)  # which it writes to
+        name, paths = self._state.record.name, self._paths
+        to, at = shlex.quote(paths.restored), shlex.quote(paths.shown)
+        return f"diffkeeper restore {name}@SEQ --to {to} && mv -T {to} {at}"
+
+    def make(self, options: VolumeOptions) -> None:
+        """An empty one."""
+        durable.make_directory(self._paths.directory, 0o700)
+        durable.make_directory(
+            self._paths.incoming, 0o755 if options.mode is None else options.mode
+        )
+        os.chown(
+            self._paths.incoming,
+            -1 if options.uid is None else options.uid,
+            -1 if options.gid is None else options.gid,
+        )
+        self.limit.begin(self._paths.incoming)
+        durable.rename_directory(self._paths.incoming, self.path)
+
+    def replay(self, snapshot: SnapshotRecord) -> None:
+        """The state of a snapshot, which becomes what the volume is.
+
+        NoSpaceError before anything is written where it surely does not fit, or later; it leaves
+        nothing then. BusyError when the daemon ends.
+        """
+        self.replaying = Replaying(snapshot, clock.now_ns())
+        try:
+            with self._explained():
+                self._build(snapshot)
+                failpoint.hit("replay.before_rename")
+                durable.rename_directory(self._paths.incoming, self.path)
+                failpoint.hit("replay.after_rename")
+        finally:
+            self.replaying = None
+
+    def _build(self, snapshot: SnapshotRecord) -> None:
+        durable.make_directory(self._paths.directory, 0o700)
+        self._refuse_without_room(snapshot)
+        durable.make_directory(self._paths.incoming, 0o700)
+        self.limit.begin(self._paths.incoming)
+        volume = self._state.record.id
+        store = self._store
+        store.commit(Batch(drop_index={volume}))
+        # The head must be what is replayed: what is newer than it and fuzzy stays in history.
+        head = self._state.head
+
+        def sign(signatures: dict[int, IndexRecord]) -> None:
+            batch = Batch()
+            for inode, record in signatures.items():
+                batch.index_put[volume, inode] = record.encode()
+            store.commit(batch)
+
+        same = head is not None and head.root == snapshot.root
+        try:
+            restore(
+                snapshot.root,
+                StoreObjects(store),
+                self._paths.incoming,
+                progress=self._progress,
+                signed=sign if same else None,
+            )
+        except BaseException as error:
+            if not self._ending.is_set():
+                self._undo(error)
+            raise
+
+    def _refuse_without_room(self, snapshot: SnapshotRecord) -> None:
+        get, digest = self._store.node, snapshot.root
+        least, free = shortage(digest, snapshot.bytes, get, self._paths.directory)
+        if least:
+            raise NoSpaceError(
+                f"{self._name} cannot be replayed: it takes {least} bytes or more, and {free} are"
+                " free; make room, and start the container again"
+            )
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """What the file system refuses, in the words of this program."""
+        try:
+            yield
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            kind = NoSpaceError if full else DiffKeeperError
+            told = kind(f"{self._name} could not be replayed: {error}")
+            for note in getattr(error, "__notes__", []):
+                told.add_note(note)
+            raise told from error
+
+    def _undo(self, error: BaseException) -> None:
+        """Take away what was written: it may have filled the disk, for everybody."""
+        try:
+            durable.remove_tree(self._paths.incoming)
+        except (DiffKeeperError, OSError) as second:
+            error.add_note(f"what it had written stays for now: {second}")
+
+    def _progress(self, files: int, size: int) -> None:
+        if self._ending.is_set():
+            raise BusyError("the daemon is stopping; the replay begins anew at its next start")
+        replaying = self.replaying
+        if replaying is not None:
+            self.replaying = Replaying(replaying.snapshot, replaying.since_ns, files, size)

@@ -1,0 +1,123 @@
+"""The option `size`: what the live directory of a volume may take, held by the file system. Blocks.
+
+The live directory is a project of its own, whose number stands in the directory itself. A replay is
+counted, but not limited: a state that is larger than the limit comes back whole, and nothing can be
+written then until something was deleted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+from diffkeeper.errors import ConflictError, DiffKeeperError, UnsupportedError
+from diffkeeper.fsio import durable, hostpath, mountinfo, project_quota
+from diffkeeper.volumes.options import format_size
+
+if TYPE_CHECKING:
+    from diffkeeper.volumes.troubles import Troubles
+
+NEEDED = (
+    "it takes Linux 5.14, and XFS that is mounted with pquota, or ext4 that has the features quota"
+    " and project (tune2fs -O quota,project) and is mounted with prjquota"
+)
+
+
+class SizeLimit:
+    """Of one live directory. `size`: bytes, None for no limit; `used`: when last looked at, None
+    while nothing is limited.
+    """
+
+    def __init__(self, live: str, number: int, proc_root: str) -> None:
+        """`number`: of the volume; the search for a project begins there."""
+        self.size: int | None = None
+        self.used: int | None = None
+        self._uncounted = "its files are not counted yet; stop all of its containers for that"
+        self._live = live
+        self._number = number
+        self._proc_root = proc_root
+
+    def begin(self, directory: str) -> None:
+        """Have all counted that will be made in an empty directory, which becomes the live one.
+
+        What hinders that is met again, and told, by `enforce`.
+        """
+        with contextlib.suppress(OSError, UnsupportedError):
+            if self.size is not None and not project_quota.lack(directory):
+                project_quota.allot(directory, self._number, self.size)
+
+    def enforce(self, aside: str) -> str:
+        """Have the live directory limited as it should be: what hinders that, or "".
+
+        aside: an empty directory's path beside it, to count in what was not made here; "" while
+        somebody may use the live directory: it is let alone then.
+        """
+        try:
+            self.used = self._limited(self.size, aside)
+        except (OSError, DiffKeeperError) as error:
+            self.used = None
+            wanted = f"of {format_size(self.size)} " if self.size is not None else ""
+            return f"its size {wanted}is not enforced: {error}"
+        return ""
+
+    def _limited(self, size: int | None, aside: str) -> int | None:
+        """Limit it to that: what it takes now, None without a limit."""
+        if size is None:
+            project_quota.lift(self._live, self._number)
+            return None
+        refuse_unsupported(self._live, self._proc_root)
+        if not project_quota.is_ours(self._live):
+            self._count(size, aside)
+        found = project_quota.quota(self._live)
+        if not found.holds(size):
+            project_quota.limit(self._live, size)
+        return found.used
+
+    def _count(self, size: int, aside: str) -> None:
+        """Make the live directory a project."""
+        if not aside:
+            raise UnsupportedError(self._uncounted)
+        durable.make_directory(aside, 0o700)
+        try:
+            project_quota.adopt(self._live, project_quota.allot(aside, self._number, size))
+        except OSError as error:
+            self._uncounted = f"its files cannot be counted: {error}"
+            raise UnsupportedError(self._uncounted) from error
+        finally:
+            durable.remove_tree(aside)
+
+    def refuse(self, *, mounted: bool) -> None:
+        """UnsupportedError where no limit can be set, ConflictError where not while `mounted`."""
+        where = self._live
+        while not os.path.isdir(where):
+            where = os.path.dirname(where)
+        refuse_unsupported(where, self._proc_root)
+        if where == self._live and mounted and not project_quota.is_ours(where):
+            raise ConflictError(
+                "option size: the files of this volume are not counted so far, and that is begun"
+                " only while nothing has it mounted; stop its containers first"
+            )
+
+
+def settle(limit: SizeLimit, troubles: Troubles, aside: str = "") -> None:
+    """Limit a live directory, see `SizeLimit.enforce`; what hinders it becomes a trouble."""
+    trouble = limit.enforce(aside)
+    if trouble:
+        troubles.begin("size", trouble)
+    else:
+        troubles.end("size")
+
+
+def refuse_unsupported(directory: str, proc_root: str) -> None:
+    """UnsupportedError where the file system of an existing directory holds nothing to a size."""
+    why = project_quota.lack(directory)
+    if not why:
+        return
+    _, _, kind = mountinfo.locate(directory)
+    point = hostpath.mount_of(directory, proc_root) or "a place that the host has no name for"
+    told = hostpath.of(directory, proc_root).path or directory
+    raise UnsupportedError(
+        f"option size: the file system of {told} ({kind}, mounted at {point}) limits no directory:"
+        f" {why}; {NEEDED}"
+    )

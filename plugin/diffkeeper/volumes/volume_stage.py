@@ -1,0 +1,37 @@
+"""The state of a volume by `lifecycle`, from what is so of it. Blocks."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from diffkeeper.errors import UnreadableError
+from diffkeeper.volumes.lifecycle import Facts, State, state_of
+
+if TYPE_CHECKING:
+    from diffkeeper.volumes.volume import Volume
+
+
+def in_use(volume: Volume) -> bool:
+    """Whether a counted mount has, or may yet have, its container.
+
+    Counts alone do not tell: a killed dockerd leaves those of containers that are gone.
+    """
+    return volume.mounted and not volume.abandoned()
+
+
+def stage(volume: Volume, *, mounted: bool) -> State:
+    """Where a volume that is not in the trash is in its life; `mounted` as its caller sees it."""
+    try:
+        live = mounted or volume.present
+    except UnreadableError:
+        live = True  # it is not gone
+    return state_of(
+        Facts(
+            mounted=mounted,
+            live=live,
+            stored=volume.state.head is not None,
+            replaying=volume.directory.replaying is not None,
+            repair=os.path.exists(volume.paths.repair),
+        )
+    )

@@ -1,0 +1,36 @@
+"""The failpoints at which tests kill a process; those of a volume's life are in `volume_world`."""
+
+from __future__ import annotations
+
+from diffkeeper import failpoint
+
+# Of maintenance, as they are armed.
+MAINTENANCE = [
+    *(f"sweep.{side}_commit=kill:{n}" for side in ("before", "after") for n in (1, 4)),
+    *(
+        f"{name}.{side}_commit=kill"
+        for name in ("replace", "merge", "places")
+        for side in ("before", "after")
+    ),
+    *(f"purge.{side}_commit=kill:{n}" for side in ("before", "after") for n in (1, 2)),
+    "compact.copied=kill",
+    "compact.renamed=kill",
+]
+# Of a store of format 2: the first and a later step of chunks, and the last one, of nodes.
+CARRIES = [f"carry.{side}_commit=kill:{n}" for side in ("before", "after") for n in (1, 4, 6)]
+HEALING = sorted(name for name in failpoint.NAMES if name.startswith("heal."))
+REPAIR = [
+    *sorted(f"{name}=kill" for name in failpoint.NAMES if name.startswith("repair.")),
+    "repair.writing=kill:2",
+    "repair.writing=kill:4",
+    "repair.written=kill:2",
+]
+# At which an import is killed, and leaves nothing; or leaves the whole volume.
+IMPORT_UNDONE = (
+    "import.objects_stored",
+    "adopt.before_commit",
+    "adopt.after_commit",
+    "import.records_stored",
+    "import.before_commit",
+)
+IMPORT_DONE = ("import.after_commit",)

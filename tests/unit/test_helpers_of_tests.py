@@ -1,0 +1,52 @@
+"""What several tests use is in `tests.support`, or beside its fixtures: never in another test."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parents[1]
+FILES = sorted(str(path.relative_to(TESTS)) for path in TESTS.rglob("*.py"))
+
+
+def imported(source: str) -> set[str]:
+    """Every module that is imported, and what is imported from it."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+    return found
+
+
+def of_a_test(source: str) -> list[str]:
+    """Imports of test modules and of conftest."""
+    parts = ((name, name.split(".")) for name in sorted(imported(source)))
+    return [
+        name
+        for name, words in parts
+        if words[0] == "tests"
+        and any(word == "conftest" or word.startswith("test_") for word in words[:-1] or words)
+    ]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_no_test_is_imported(file: str) -> None:
+    assert of_a_test((TESTS / file).read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("from tests.unit.test_x import y", ["tests.unit.test_x", "tests.unit.test_x.y"]),
+        ("from tests.docker.conftest import y", ["tests.docker.conftest.y"]),
+        ("from tests.support.daemon import Daemon", []),
+        ("from diffkeeper.volumes import thinning", []),
+    ],
+)
+def test_what_counts(source: str, found: list[str]) -> None:
+    assert set(of_a_test(source)) >= set(found[-1:])
+    assert bool(of_a_test(source)) is bool(found)
