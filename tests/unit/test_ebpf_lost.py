@@ -152,17 +152,17 @@ def test_runs_that_the_kernel_left_out_are_seen() -> None:
         os.putenv("BCC_KERNEL_SOURCE", str(tracing.header_sets()[0]))
         loaded = bcc.BPF(text=NESTED)
         attached = Attached(bcc.libbcc.lib, loaded)
-        before = attached.left_out()
+        _, before = attached.look()
         loaded.attach_perf_event(fn_name=b"sampled", **CLOCK)
     except Exception as error:  # bcc raises nothing finer
         pytest.skip(f"no eBPF, or no sampling of the clock: {error}")
     assert before == {"bpf_trace:bpf_trace_printk": 0}
     deadline = time.monotonic() + NOTICE_SECONDS_MAX
-    while not attached.left_out()["bpf_trace:bpf_trace_printk"]:
+    while not attached.look()[1]["bpf_trace:bpf_trace_printk"]:
         assert time.monotonic() < deadline, "what was left out is not seen"
-    assert attached.broken() == ""
+    assert attached.look()[0] == ""
     loaded.cleanup()
-    assert attached.broken()
+    assert attached.look()[0]
 
 
 def leave_out(program: Program) -> None:
@@ -315,7 +315,8 @@ def test_only_the_heartbeat_notices(
     engine.snapshotter._horizon_ns = 0
     write(engine, 0)
     engine.capture()
-    monkeypatch.setattr(Attached, "broken", lambda _: "")
+    ask = Attached.look
+    monkeypatch.setattr(Attached, "look", lambda attached: ("", ask(attached)[1]))
     detach_all(program)
     write(engine, 1)
     time.sleep(0.1)  # until the timestamps are old enough to be relied on

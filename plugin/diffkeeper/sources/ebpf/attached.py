@@ -55,29 +55,24 @@ class Attached:
         program = self._loaded.funcs[b"tracepoint__" + name.replace(b":", b"__")].fd
         return _Event(name, fd, program, self._ask(program)[0])
 
-    def broken(self) -> str:
-        """What is not as it was loaded; empty when all is."""
-        with self._lock:
-            if any(self._ask(fd)[0] != number for fd, number in self._maps):
-                return "one of their maps is gone"
-            return next(filter(None, map(self._broken, self._events)), "")
-
-    def _broken(self, event: _Event) -> str:
-        number = self._ask(event.program_fd)[0]
-        name = event.name.decode()
-        if number != event.program_id:
-            return f"the program of {name} is gone"
-        if number not in _programs(event.fd):
-            return f"the program of {name} is detached"
-        return ""
-
-    def left_out(self) -> dict[str, int]:
-        """Tracepoints to how many runs of their programs the kernel has left out since the load.
+    def look(self) -> tuple[str, dict[str, int]]:
+        """What is not as it was loaded, empty when all is; and tracepoints to how many runs of
+        their programs the kernel has left out since the load.
 
         Older kernels count nothing, which is 0.
         """
+        broken, left_out = "", {}
         with self._lock:
-            return {each.name.decode(): self._ask(each.program_fd)[1] for each in self._events}
+            if any(self._ask(fd)[0] != number for fd, number in self._maps):
+                broken = "one of their maps is gone"
+            for event in self._events:
+                name = event.name.decode()
+                number, left_out[name] = self._ask(event.program_fd)
+                if number != event.program_id:
+                    broken = broken or f"the program of {name} is gone"
+                elif number not in _programs(event.fd):
+                    broken = broken or f"the program of {name} is detached"
+        return broken, left_out
 
     def release(self) -> None:
         """Take what is not ours any more from bcc, lest it closes another's descriptors."""

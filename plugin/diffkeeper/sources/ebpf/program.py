@@ -150,7 +150,7 @@ class Program:
         self.loading: loading.Loading | None = None
         self.attempt: Attempt | None = None
         self.lost = ""  # why the programs do not tell everything any more
-        self._left_out = self._attached.left_out()
+        _, self._left_out = self._attached.look()
         self._left_out_at: deque[float] = deque(maxlen=EBPF_LEFT_OUT_MAX)
 
     @classmethod
@@ -187,20 +187,23 @@ class Program:
         Where the kernel has left runs out meanwhile, the marks of all volumes are lost (`missed`).
         """
         if not self.lost:
-            broken = self._attached.broken() or self._note_left_out()
+            # Not under the lock: a drain in a freeze waits for it.
+            broken, left_out = self._attached.look()
+            broken = broken or self._note_left_out(left_out)
             if broken:
                 self.lose(broken)
         return self.lost
 
-    def _note_left_out(self) -> str:
+    def _note_left_out(self, left_out: dict[str, int]) -> str:
         """Why the programs are of no use where runs are left out so often that all is compared time
         and again, or nothing.
         """
         with self._lock:
-            before, self._left_out = self._left_out, self._attached.left_out()
-            news = [name for name, count in self._left_out.items() if count != before[name]]
+            # Another thread may have noted what was counted after this look.
+            news = [name for name, count in left_out.items() if count > self._left_out[name]]
             if not news:
                 return ""
+            self._left_out.update({name: left_out[name] for name in news})
             for marks in self._marks.values():
                 marks.lose()
             # The end that was missed may be that of one of these, which nobody waits for then.
