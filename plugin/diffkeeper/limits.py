@@ -1,4 +1,7 @@
-"""Bounds that several modules share; others stand where they hold. Names carry their unit."""
+"""Bounds that several modules share, and those of the format; each with its reason.
+
+Other bounds are in the module that uses them. Names carry their unit.
+"""
 
 from __future__ import annotations
 
@@ -6,104 +9,104 @@ KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
 
-# Objects
-CHUNK_BYTES_DEFAULT = 16 * KIB
-CHUNK_BYTES_MIN = 4 * KIB
-CHUNK_BYTES_MAX = 1 * MIB
-FILE_NODE_FANOUT = 256
-DIRECTORY_LEAF_ENTRIES_MAX = 64
-DIRECTORY_FANOUT = 16
-DIRECTORY_DEPTH_MAX = 64
-NODE_BYTES_MAX = 1 * MIB
-NAME_BYTES_MAX = 255
-LINK_TARGET_BYTES_MAX = 4096
-XATTR_VALUE_BYTES_MAX = 64 * KIB
-XATTR_TOTAL_BYTES_MAX = 512 * KIB
+# Objects. These are part of the format: see FORMAT.md.
+CHUNK_BYTES_DEFAULT = 16 * KIB  # two database pages; measured in docs/decisions/0001
+CHUNK_BYTES_MIN = 4 * KIB  # the kernel's page: it reads and writes no less
+CHUNK_BYTES_MAX = 1 * MIB  # a chunk is read, hashed and compressed as one piece of memory
+FILE_NODE_FANOUT = 256  # 8 KiB a node, and two levels for 1 GiB of default chunks
+DIRECTORY_LEAF_ENTRIES_MAX = 64  # a changed name writes one leaf of at most so many anew
+DIRECTORY_FANOUT = 16  # one hexadecimal digit of a name's hash for each level
+DIRECTORY_DEPTH_MAX = 64  # hexadecimal digits of a hash
+NODE_BYTES_MAX = 1 * MIB  # a reader allocates no more for what an archive or the store declares
+NAME_BYTES_MAX = 255  # NAME_MAX of Linux
+LINK_TARGET_BYTES_MAX = 4096  # PATH_MAX of Linux
+XATTR_VALUE_BYTES_MAX = 64 * KIB  # XATTR_SIZE_MAX of Linux
+XATTR_TOTAL_BYTES_MAX = 512 * KIB  # all attributes of a file are one node, see NODE_BYTES_MAX
 
 # Store
-STORE_MAP_BYTES_MIN = 1 * GIB
-STORE_MAX_FRACTION_DEFAULT = 0.5  # of the disk for history: the other half is live data's
-STORE_SPARE_BYTES = 1 * MIB
-BATCH_BYTES_MAX = 32 * MIB
-NODE_CACHE_ENTRIES_MAX = 4096
+STORE_MAP_BYTES_MIN = 1 * GIB  # the map grows by itself, and each growth waits for all readers
 STORE_MAP_BYTES_MAX = 1 << 46  # half of a process's address space
-STORE_PAGE_RECORDS_MAX = 512
-RECORD_BYTES_MAX = 4 * MIB
+STORE_MAX_FRACTION_DEFAULT = 0.5  # of the disk for history: the other half is live data's
+STORE_SPARE_BYTES = 1 * MIB  # past the last page: records can be written to a full disk
+BATCH_BYTES_MAX = 32 * MIB  # plain objects that wait in memory for one transaction
+NODE_CACHE_ENTRIES_MAX = 4096  # bounds memory beside the bound on bytes: nodes may be tiny
+STORE_PAGE_RECORDS_MAX = 512  # read in one transaction: a longer one keeps pages from reuse
+RECORD_BYTES_MAX = 4 * MIB  # a volume's record with all mount ids that it may have
 
-# Packs
-FRAME_BYTES = 256 * KIB  # plain content of a frame, before it is closed
-FRAME_BYTES_MAX = FRAME_BYTES + CHUNK_BYTES_MAX
-PACK_BYTES = 256 * KIB
-PACK_OBJECTS_MAX = 16_384
+# Packs. The limits of one pack bound the memory that reading its directory takes.
+FRAME_BYTES = 256 * KIB  # plain content of a frame; measured in docs/decisions/0011
+FRAME_BYTES_MAX = FRAME_BYTES + CHUNK_BYTES_MAX  # a frame is closed once it is full
+PACK_BYTES = 256 * KIB  # what a commit appends, and what repacking copies, at once
+PACK_OBJECTS_MAX = 16_384  # the slot of a delta's base has 16 bits
 PACK_FRAMES_MAX = 4_096
 
-# Maintenance
-UPKEEP_LEVEL = 3  # zstd
+# Maintenance. A commit waits for one step at most, so a step is one short transaction.
+UPKEEP_LEVEL = 3  # zstd: nobody waits, and it stores less than the level of captures
 MERGE_OBJECTS = 1_024  # in one transaction
-PACK_DEAD_FRACTION_MAX = 0.15
-PACK_SMALL_BYTES = 64 * KIB
-MARK_REMEMBERED_MAX = 65_536
-DELTA_SNAPSHOTS_MAX = 60
-DELTA_SECONDS_MAX = 60.0
-COLLECT_SECONDS_MIN = 60.0
-MAINTENANCE_RETRY_SECONDS = 60.0
+PACK_DEAD_FRACTION_MAX = 0.15  # more garbage than that is worth copying the rest
+PACK_SMALL_BYTES = 64 * KIB  # smaller packs are put together, whatever is dead in them
+MARK_REMEMBERED_MAX = 65_536  # digests: bounds memory; what is forgotten is looked up again
+DELTA_SNAPSHOTS_MAX = 60  # in one round of delta encoding
+DELTA_SECONDS_MAX = 60.0  # until the next round, however few snapshots came
+COLLECT_SECONDS_MIN = 60.0  # between two collections: each walks all snapshots
+MAINTENANCE_RETRY_SECONDS = 60.0  # after an error
 FUZZY_SECONDS_MAX = 10.0  # for which all snapshots may be fuzzy before that is a trouble
 FUZZY_INTERVALS_MAX = 2  # and at least so many intervals of the volume
-DAMAGED_SNAPSHOTS_SHOWN_MAX = 100
+DAMAGED_SNAPSHOTS_SHOWN_MAX = 100  # in Status, which the engine holds in memory
 
 # Capture
-FREEZE_SECONDS_DEFAULT = 0.050
-FREEZE_SECONDS_MAX = 5.0
+FREEZE_SECONDS_DEFAULT = 0.050  # the most that the README promises
+FREEZE_SECONDS_MAX = 5.0  # the largest that the option takes, and the guard is armed with
 FREEZE_FRACTION_MAX = 0.05  # of the time, that captures may keep writers frozen
-FREEZE_ATTEMPTS_MAX = 3  # in one capture, and in a row before a cgroup is let alone
+FREEZE_ATTEMPTS_MAX = 3  # in one capture, and in a row before a cgroup is left alone
 OBSERVER_SECONDS = 60.0  # without a write, until who could write counts as a reader
-FREEZE_CGROUPS_MAX = 1024
-SURVEY_TRUST_SECONDS = 10.0
-CPU_FRACTION_MAX = 0.05
-COMPARE_SHARE = 200
-GROUP_VOLUMES_MAX = 16
-DIRTY_NAMES_MAX = 200_000
+FREEZE_CGROUPS_MAX = 1024  # two or three descriptors each
+SURVEY_TRUST_SECONDS = 10.0  # a process younger than that may still change its namespace
+CPU_FRACTION_MAX = 0.05  # of one core: what a volume's captures may take of a busy machine
+COMPARE_SHARE = 200  # one part of the time in so many goes into comparisons
+GROUP_VOLUMES_MAX = 16  # they share the time of one freeze, and BATCH_BYTES_MAX
+DIRTY_NAMES_MAX = 200_000  # bounds memory; with more the whole volume is compared
 INOTIFY_REMOVED_AT_ONCE = 1024  # watches; each leaves an event in a queue of 16,384 by default
 WATCHES_SHARE = 4  # at most one of so many of root's watches is ours
-EBPF_CHUNKS_MAX = 131_072
-EBPF_FILES_MAX = 32_768
+EBPF_CHUNKS_MAX = 131_072  # kernel memory; a chunk without room marks its file
+EBPF_FILES_MAX = 32_768  # kernel memory; a file without room marks its volume
 EBPF_WATCHED_MAX = 1 << 20  # of all volumes; the one that has the most gives way
-EBPF_WRITES_MAX = 16_384
-MARKS_PENDING_MAX = 500_000
-STARTED_SECONDS = 30.0  # until what has started has surely ended
-HEARTBEAT_SECONDS = 5.0
-TIMESTAMP_GRANULE_NS = 20_000_000
-OBSERVE_BYTES_MAX = 32 * MIB
-OBSERVE_NAMES_MAX = 2_000
-TOLD_PATH_BYTES_MAX = 4_096
-CONTENT_CHANGES_MAX = 65_536
+EBPF_WRITES_MAX = 16_384  # direct writes under way, of the whole machine
+MARKS_PENDING_MAX = 500_000  # bounds memory; with more the whole volume is compared
+STARTED_SECONDS = 30.0  # until an operation that is only seen to start has surely ended
+HEARTBEAT_SECONDS = 5.0  # between two proofs that eBPF still sees writes
+TIMESTAMP_GRANULE_NS = 20_000_000  # file timestamps step with the kernel's tick: 10 ms, doubled
+OBSERVE_BYTES_MAX = 32 * MIB  # content in memory before it goes to the stage
+OBSERVE_NAMES_MAX = 2_000  # names in memory before they are worked through
+TOLD_PATH_BYTES_MAX = 4_096  # of a path in a message; paths can be longer than PATH_MAX
+CONTENT_CHANGES_MAX = 65_536  # chunks of one file in memory before they go into its tree
 
 # Replay
-REPLAY_GROUP_BYTES = 4 * MIB
+REPLAY_GROUP_BYTES = 4 * MIB  # content that one thread has in memory at once
 
 # Export and import
 WALK_WINDOW_MAX = 131_072  # digests that a walk remembers of chunks, and of nodes
-TRANSFER_PIECE_BYTES = 1 * MIB
+TRANSFER_PIECE_BYTES = 1 * MIB  # in memory at once, at both ends of the socket
 IMPORT_NAMES_MAX = 100_000_000  # in one snapshot, those of shared nodes each time
 IMPORT_CHUNKS_MAX = 1 << 30  # in one snapshot, likewise, without holes: 16 TiB by default
 IMPORT_RECORDS_BYTES_MAX = 128 * MIB  # of all snapshots' records, which wait in memory
 
 # Lifecycle: dockerd gives up on a Mount or Create after 120 s, on other calls after 60; on any call
 # after 30 where the plugin was enabled by `docker plugin enable` since dockerd has started.
+MOUNT_SECONDS_MAX = 110.0
+REMOVE_SECONDS_MAX = 25.0
 REPLAYS_MAX = 4  # at once; further ones wait, and no other step does
 CAPTURES_MAX = 4  # at once, but for those that take long
 LONG_CAPTURES_MAX = 4  # that run beside
-SEQ_DIGITS_MAX = 18
-ROOT_PREFIX_MIN = 8
-TAG_CHARACTERS_MAX = 63
-TAGS_MAX = 1_000  # of one volume
-MOUNT_SECONDS_MAX = 110.0
-REMOVE_SECONDS_MAX = 25.0
+SEQ_DIGITS_MAX = 18  # the largest such number fits 64 bits, signed
+ROOT_PREFIX_MIN = 8  # hexadecimal digits: 32 bits seldom name two snapshots
+TAG_CHARACTERS_MAX = 63  # part of the format: tags are keys, and go into archives
+TAGS_MAX = 1_000  # of one volume: all of them are in memory and in Status
 
 # History
-FORGET_BATCH_MAX = 256  # snapshots in one transaction
+FORGET_BATCH_MAX = 256  # snapshots in one transaction, which takes some 2 ms
 TRASH_MAX_FRACTION_DEFAULT = 0.1  # of the disk, for what removed volumes alone have
 
 # Interfaces
-REQUEST_BYTES_MAX = 1 * MIB
-MOUNT_IDS_MAX = 4096
+REQUEST_BYTES_MAX = 1 * MIB  # a request is in memory before it is parsed
+MOUNT_IDS_MAX = 4096  # of one volume: all of them are in its record
