@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
-from diffkeeper import limits
+from diffkeeper import counters, limits
 from diffkeeper.errors import BusyError
 from diffkeeper.format import chunk
 from diffkeeper.hashing import chunk_digest
@@ -100,6 +101,39 @@ def test_the_background_gives_up_and_begins_anew(
             assert not maintenance.run_slice(0.02)
     while not store.missing([DIGEST]):
         maintenance.run_slice(0.02)
+
+
+def test_a_capture_that_takes_a_while_is_waited_for(
+    store: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Giving up would mark everything anew, and meet the next long capture."""
+    monkeypatch.setattr("diffkeeper.space.maintenance.COLLECT_WAIT_SECONDS", 60.0)
+    maintenance = Maintenance(store)
+    before = collections()
+    with store.holding():
+        while not waits(maintenance):
+            maintenance.run_slice(0.02)
+        time.sleep(0.3)
+        assert waits(maintenance)
+    while collections() == before:
+        maintenance.run_slice(0.02)
+    assert collections() == {**before, "done": before.get("done", 0) + 1}
+    assert store.missing([DIGEST]) == {DIGEST}
+
+
+def waits(maintenance: Maintenance) -> bool:
+    """Whether a collection has marked all, and is not given up."""
+    work = maintenance._work
+    return work is not None and bool(next(work))
+
+
+def collections() -> dict[str, float]:
+    """Collections since the start of this process, by their result."""
+    return {
+        dict(pairs)["result"]: count
+        for (name, pairs), count in counters.counts().items()
+        if name == "collections_total"
+    }
 
 
 def test_a_collection_that_is_closed_is_still_due(store: Counting) -> None:

@@ -38,6 +38,7 @@ COUNTERS: Final[Mapping[str, str]] = {
     "ebpf_left_out_total": "Times that the kernel was seen to have left runs of eBPF programs out.",
     "verification_total": "Verifications, by result.",
     "scrubs_total": "Times that the whole store was read and checked, by result.",
+    "collections_total": "Collections of the store's garbage, by result.",
     "fuzzy_total": "Snapshots that are not one instant.",
     "forgotten_total": "Snapshots forgotten since the daemon started, by retention or by command.",
     "yielded_total": "Snapshots of them that went before their time, for want of room.",

@@ -6,11 +6,12 @@ any of them; a commit waits for one step at most. One thread at a time runs it.
 
 from __future__ import annotations
 
+import logging
 import threading
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
-from diffkeeper import clock, limits
+from diffkeeper import clock, counters, limits
 from diffkeeper.errors import BusyError, CorruptionError, NotFoundError
 from diffkeeper.format.merkle import pairs
 from diffkeeper.snapshot.stat_cache_expiry import StatCacheExpiry
@@ -21,10 +22,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from diffkeeper.format.records import SnapshotRecord
+    from diffkeeper.store.gc import Collector
     from diffkeeper.store.store import Store
 
+log = logging.getLogger(__name__)
+
 DELTA_VERSIONS_MAX = 65_536  # in one round
-COLLECT_WAIT_SECONDS = 1.0  # for who relies on what is not committed, before it is given up
+# For who relies on what is not committed, before a collection is given up and its marks with it: a
+# capture of very many files on a busy machine takes half a minute. Deltas wait as long.
+COLLECT_WAIT_SECONDS = 60.0
+COLLECT_SLOW_SECONDS = 300.0  # after which it is logged for all to see
+COLLECT_ASK_SECONDS = 1.0  # after which the one who asked for all maintenance looks around
 
 
 @dataclass(slots=True)
@@ -107,7 +115,7 @@ class Maintenance:
     def _await_holders(self) -> None:
         """Without the lock: what else is due goes on in the background."""
         awaited = self._awaited
-        while not self._store.await_holders(awaited, COLLECT_WAIT_SECONDS):
+        while not self._store.await_holders(awaited, COLLECT_ASK_SECONDS):
             if self._stopped.is_set():
                 raise BusyError("the daemon ends; the collection begins anew after its start")
 
@@ -165,23 +173,49 @@ class Maintenance:
             yield
 
     def _collect(self, everything: bool) -> Iterator[object]:
-        collector = self._store.collector()
-        self._awaited, patience = frozenset(), clock.monotonic() + COLLECT_WAIT_SECONDS
+        collector, upkeep = self._store.collector(), self._store.upkeep
+        started, before = clock.monotonic(), self._amounts()
+        yield from self._awaiting(collector, everything)
+        self._tell(collector, clock.monotonic() - started, before)
+        if self._awaited:
+            return
+        found = collector.damage, upkeep.unremovable
+        self.damage = [text for text in found if text]
+        self._report.damage += self.damage
+        self._report.collected += not collector.damage
+        yield from (None for _ in upkeep.drop_places())
+        yield from self._merge()
+
+    def _awaiting(self, collector: Collector, everything: bool) -> Iterator[object]:
+        """Its steps, until it is done, or given up for holders, who are `_awaited` then."""
+        wait_seconds = COLLECT_ASK_SECONDS if everything else COLLECT_WAIT_SECONDS
+        self._awaited, patience = frozenset(), clock.monotonic() + wait_seconds
         for _ in collector.steps():
             if not collector.awaited:
-                patience = clock.monotonic() + COLLECT_WAIT_SECONDS
+                patience = clock.monotonic() + wait_seconds
             elif everything:
                 self._store.await_holders(collector.awaited, patience - clock.monotonic())
             if clock.monotonic() >= patience:
                 self._awaited = collector.awaited
                 return
             yield collector.awaited
-        found = collector.damage, self._store.upkeep.unremovable
-        self.damage = [text for text in found if text]
-        self._report.damage += self.damage
-        self._report.collected += not collector.damage
-        yield from (None for _ in self._store.upkeep.drop_places())
-        yield from self._merge()
+
+    def _amounts(self) -> dict[str, int]:
+        """What a collection changes, for the log."""
+        upkeep = self._store.upkeep
+        return {
+            "packs_removed": upkeep.removed_packs,
+            "moved_bytes": upkeep.relocated_bytes,
+            "used_bytes": self._store.used_bytes(),
+        }
+
+    def _tell(self, collector: Collector, seconds: float, before: dict[str, int]) -> None:
+        outcome = "given_up" if self._awaited else "damage" if collector.damage else "done"
+        counters.add("collections_total", result=outcome)
+        changes = {name: count - before[name] for name, count in self._amounts().items()}
+        fields = {"result": outcome, "seconds": round(seconds, 1), "objects": collector.marked}
+        slow = outcome != "done" or seconds >= COLLECT_SLOW_SECONDS
+        log.log(logging.INFO if slow else logging.DEBUG, "collection", extra=fields | changes)
 
     # Deltas
 
