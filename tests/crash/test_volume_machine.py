@@ -145,7 +145,7 @@ class Volumes(RuleBasedStateMachine):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
-@pytest.mark.timeout(max(120, 20 * EXAMPLES))
+@pytest.mark.timeout(max(300, 20 * EXAMPLES))
 def test_any_life_keeps_the_promises() -> None:
     chosen = settings(max_examples=EXAMPLES, stateful_step_count=STEPS)
     run_state_machine_as_test(Volumes, settings=chosen)

@@ -122,7 +122,7 @@ class Soak:
             return
         self._samples.append(sample)
         if time.monotonic() - self._harmed > GRACE_SECONDS:
-            for text in (*sample.troubles, *samples.stale(sample, INTERVAL_SECONDS)):
+            for text in (*samples.avoidable(sample), *samples.stale(sample, INTERVAL_SECONDS)):
                 self._find(text)
         for workload in self._workloads:
             calm = time.monotonic() - self._harmed > GRACE_SECONDS

@@ -19,6 +19,7 @@ TICKS: Final = os.sysconf("SC_CLK_TCK")
 MIB: Final = 1 << 20
 AGE_INTERVALS_MAX: Final = 10
 IDLE_MIN: Final = 0.2
+FUZZY: Final = "more had changed than could be copied within the freeze limit"
 # Name of a figure to what it may grow by, as a share and in its own unit, after the warm-up. What
 # databases hold grows, and a store with it: its size is judged by what a MiB of theirs takes.
 GROWTH: Final = {
@@ -146,6 +147,14 @@ def grown(samples: Sequence[Sample], warm_up: float) -> list[str]:
         if late > early * (1 + share) + amount:
             found.append(f"{name} grew from {early:.2f} to {late:.2f}")
     return found
+
+
+def avoidable(sample: Sample) -> list[str]:
+    """Troubles, but for what no program can help that gets no processor: to copy all that changed
+    within the time that writers may be frozen.
+    """
+    starved = sample.idle < IDLE_MIN
+    return [text for text in sample.troubles if not (starved and FUZZY in text)]
 
 
 def stale(sample: Sample, interval: float) -> list[str]:
