@@ -13,7 +13,7 @@ class DiffKeeperError(Exception):
 
 
 def told(error: BaseException) -> str:
-    """The text of an error, and what else went wrong after it."""
+    """Text of an error, followed by the notes that were added to it."""
     return "; ".join([str(error), *getattr(error, "__notes__", [])])
 
 
@@ -95,9 +95,10 @@ class VerificationError(DiffKeeperError):
 
 
 class FreezeError(DiffKeeperError):
-    """The writers could not be frozen, or thawed before the work inside the freeze was done.
+    """The writers could not be frozen, or were thawed before the work inside the freeze was done.
 
-    held_seconds: how long some of them stood for it; again: whether to try at once is of use.
+    held_seconds: how long some of them were frozen; again: whether another attempt at once may
+    succeed.
     """
 
     exit_code = 13
@@ -110,28 +111,34 @@ class FreezeError(DiffKeeperError):
 
 
 class IncompleteError(DiffKeeperError):
-    """A restore is done but for what its target refused: owners, attributes, …; it is listed."""
+    """A restore is done except for what its target refused (owners, attributes, …), which is
+    listed.
+    """
 
     exit_code = 14
     http_status = 500
 
 
 class StoreMissingError(DiffKeeperError):
-    """There should be a store, and there is none: its disk, or a setting, is not as it was."""
+    """There should be a store, and there is none: its disk is not mounted, or a setting has
+    changed.
+    """
 
     exit_code = 15
     http_status = 500
 
 
 class MountUnseenError(DiffKeeperError):
-    """What the plugin mounts does not reach the host: a container would see an empty directory."""
+    """What the plugin mounts is not visible on the host: a container would see an empty
+    directory.
+    """
 
     exit_code = 17
     http_status = 503
 
 
 class UnreadableError(DiffKeeperError):
-    """Whether a live directory is there cannot be told: its disk fails, or is not mounted."""
+    """Whether a live directory exists cannot be found out: its disk fails, or is not mounted."""
 
     exit_code = 16
     http_status = 500

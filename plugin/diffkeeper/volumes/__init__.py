@@ -1,1 +1,1 @@
-"""One volume: options, states, mounts, its live directory, what is told of it."""
+"""One volume: options, lifecycle states, mounts, live directory, status."""

@@ -1,4 +1,4 @@
-"""What a repair that was killed has left, before anything else looks at the volume. Blocks."""
+"""Cleans up after a killed repair, before a capture reads the volume. Blocks."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _PATHS_SHOWN_MAX = 10
 def settle_interrupted(
     store: Store, state: VolumeState, paths: VolumePaths, troubles: Troubles
 ) -> None:
-    """End what a killed repair left, before any capture takes its traces for writes.
+    """Finish what a killed repair left; otherwise a capture would record its traces as writes.
 
-    What cannot be settled is captured as if it was written, and is told in its `troubles`.
+    Files that cannot be finished are captured as if they had been written, and `troubles` says so.
     """
     settled: list[bytes] = []
     failed: dict[bytes, str] = {}
@@ -39,7 +39,8 @@ def settle_interrupted(
             mender = Repair(store, state, live, paths.repair)
             settled, failed = mender.finish(journal)
     except (DiffKeeperError, OSError, ValueError) as error:
-        # It must not keep containers out, nor be tried again once they have written.
+        # An error here must not keep containers from starting, and a second try would come after
+        # their writes.
         _unsettled(state, troubles, str(error))
         durable.remove_file(paths.repair)
         return

@@ -1,4 +1,4 @@
-"""Where the daemon's files and those of its volumes are: each path is spelled here alone."""
+"""Paths of the daemon's files and of each volume's; no other module spells them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LIVE: Final = "live"
 
 @dataclass(frozen=True, slots=True)
 class VolumePaths:
-    """Paths of one volume. `directory` holds all but `mountpoint`; `on_host`: the live directory
+    """Paths of one volume. `directory` contains all but `mountpoint`; `on_host`: the live directory
     as the host names it; "" where that is not known.
     """
 
@@ -21,17 +21,17 @@ class VolumePaths:
 
     @property
     def live(self) -> str:
-        """The live directory, which containers get bound; complete when it is there."""
+        """The live directory, which is bound into containers; it is complete when it is there."""
         return os.path.join(self.directory, _LIVE)
 
     @property
     def incoming(self) -> str:
-        """What becomes the live directory."""
+        """Where a replay writes, before it is renamed to `live`."""
         return os.path.join(self.directory, "incoming")
 
     @property
     def removed(self) -> str:
-        """What a removal left to delete."""
+        """The live directory of a removed volume, being deleted."""
         return os.path.join(self.directory, "removed")
 
     @property
@@ -41,19 +41,19 @@ class VolumePaths:
 
     @property
     def shown(self) -> str:
-        """The live directory as people are told of it."""
+        """The live directory as messages name it."""
         return self.on_host or self.live
 
     @property
     def restored(self) -> str:
-        """Where people are told to restore to: beside the live directory, as `shown` has it."""
+        """Where messages tell people to restore to: beside the live directory, see `shown`."""
         return os.path.join(os.path.dirname(self.shown), "restored")
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Paths of one daemon: its state directory and the directory of its mount points; on_host:
-    `volumes` as the host names it; "" where that is not known.
+    """Paths of one daemon: state directory and directory of mount points; on_host: `volumes` as the
+    host names it; "" where that is not known.
     """
 
     state: str
@@ -67,12 +67,12 @@ class Layout:
 
     @property
     def volumes(self) -> str:
-        """Directory of all volumes, each in one that has its id as its name."""
+        """Directory of all volumes; each has a subdirectory named by its id."""
         return os.path.join(self.state, "volumes")
 
     @property
     def freeze_journal(self) -> str:
-        """Journal of what is frozen."""
+        """Journal of the freeze under way."""
         return os.path.join(self.state, "freeze.journal")
 
     def volume(self, number: int) -> VolumePaths:

@@ -1,22 +1,22 @@
 """The life of a volume as a table: its states, and where each event leads. Pure.
 
-`state_of` tells a volume's state from what is so of it. Removal, renaming and repair ask `require`:
-what a state does not list is a ConflictError. The other events are met by steps that take what is
-there for granted (`Volume.prepare`, `Volume.mount`, `Trash`), as this table says they may.
+`state_of` derives a volume's state from facts. Removal, renaming and repair call `require`: an
+event that a state does not list is a ConflictError. Other events are handled by steps that rely on
+this table (`Volume.prepare`, `Volume.mount`, `Trash`).
 
 What does not fit into the table:
-- A removal takes a last snapshot. Where that fails, or is not of one instant, the live directory is
-  kept: `remove` has two outcomes, and a failed capture is no event.
-- Unmounts that are not the last one, and those of unknown ids, change counts alone. Which counted
-  mounts still stand is told by `mount_ledger.MountLedger`, before the state is.
-- While a replay, a repair, a removal or a last look is under way, others wait for the volume's
-  turn (`registry.Slot`), or get a BusyError: the table is asked by who has the turn. So `repairing`
-  is asked of only after a kill has left the journal of a repair, which is settled when the volume
-  is next opened.
+- A removal takes a last snapshot. Where that fails, or is fuzzy, the live directory is kept:
+  `remove` has two outcomes, and a failed capture is no event.
+- Unmounts that are not the last one, and those of unknown ids, only change counts. Which counted
+  mounts are valid is decided by `mount_ledger.MountLedger`, before the state is.
+- While a replay, repair, removal or final capture is under way, other steps wait for the volume's
+  lock (`registry.Slot`), or get a BusyError: only the holder of the lock asks the table. So
+  `repairing` is only seen after a kill has left the journal of a repair, which is finished when the
+  volume is next opened.
 - A volume that only has `fuzzy` snapshots refuses the replay itself, and names the command that
-  restores one (`Volume.prepare`). Names that are taken are the registry's, and options that differ
-  `origin`'s. What is not there, or not in the trash, is a NotFoundError.
-- A live directory that cannot be looked at is not gone: it counts as there.
+  restores one (`Volume.prepare`). Names that are taken are the registry's errors, options that
+  differ those of `derived_volumes`. What is absent, or not in the trash, is a NotFoundError.
+- A live directory that cannot be read counts as present.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class State(Enum):
     REPAIRING = "repairing"  # the journal of a repair is there
     TRASHED_KEPT = "trashed_kept"  # in the trash, with its live directory
     TRASHED = "trashed"  # in the trash, with all that it held in the store
-    PURGED = "purged"  # gone for good: its id is not given out again
+    PURGED = "purged"  # deleted for good: its id is never used again
 
 
 class Event(Enum):
@@ -56,7 +56,7 @@ class Event(Enum):
     LAST_UNMOUNT = "last unmount"
     RENAME = "rename"
     REPAIR = "repair"
-    SETTLED = "settled"  # a repair has come to its end, or was undone
+    SETTLED = "settled"  # a repair has ended, or was undone
     REMOVE = "remove"
     UNDELETE = "undelete"
     PURGE = "purge"
@@ -149,8 +149,8 @@ TABLE: Final[Mapping[State, Mapping[Event, frozenset[State]]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is so of a volume that is there and is not in the trash. stored: it has a snapshot;
-    repair: the journal of a repair is there.
+    """Facts about a volume that exists and is not in the trash. stored: it has a snapshot; repair:
+    there is a journal of a repair.
     """
 
     mounted: bool
@@ -161,7 +161,7 @@ class Facts:
 
 
 def state_of(facts: Facts) -> State:
-    """The state that the facts make; what is mounted is that first of all."""
+    """The state that follows from the facts; a mounted volume is `mounted` whatever else holds."""
     if facts.mounted:
         return State.MOUNTED
     if facts.replaying:
@@ -172,13 +172,13 @@ def state_of(facts: Facts) -> State:
 
 
 def lists(state: State, event: Event) -> bool:
-    """Whether the event may happen in this state."""
+    """Whether the event is allowed in this state."""
     return event in TABLE[state]
 
 
 def require(state: State, event: Event, refusal: str = "") -> frozenset[State]:
-    """Where the event leads; ConflictError, with this text if there is one, where it is not
-    listed.
+    """States that the event may lead to; ConflictError, with the text `refusal` if given, where the
+    state does not list it.
     """
     if not lists(state, event):
         raise ConflictError(

@@ -1,4 +1,4 @@
-"""The live directory of one volume: whether it is there, and how it comes to be. Blocks."""
+"""The live directory of one volume: whether it is there, and how it is made. Blocks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """How the live directory came to be there at the last mount."""
+    """How the live directory was obtained at the last mount."""
 
     kind: str  # "new", "live", "replay" or "takeover"
     milliseconds: float
@@ -45,7 +45,7 @@ class Recovery:
 
 @dataclass(frozen=True, slots=True)
 class Replaying:
-    """A replay under way: of which snapshot, since when, and what is done of it."""
+    """A replay under way: which snapshot, when it began, and its progress."""
 
     snapshot: SnapshotRecord
     since_ns: int
@@ -54,8 +54,8 @@ class Replaying:
 
 
 class LiveDirectory:
-    """The live directory of a volume, which is complete when it is there: what makes it
-    renames it into its place. `replaying` is for anybody to look at.
+    """The live directory of a volume. It is renamed into place, so it is complete when it is there.
+    `replaying` may be read from any thread.
     """
 
     def __init__(
@@ -71,9 +71,9 @@ class LiveDirectory:
 
     @property
     def present(self) -> bool:
-        """Whether it is there; UnreadableError where that cannot be told: it is not gone then."""
+        """Whether it is there; UnreadableError where that cannot be found out."""
         there = self._asked(lambda: durable.is_there(self.path))
-        # While its own disk is not mounted, what holds it is on the disk beneath.
+        # While its own disk is not mounted, the directory above is on the disk below.
         if not there and self._state.record.live_id and not self.identity():
             raise UnreadableError(
                 f"{self._name} was on a disk of its own, which is not mounted; mount it, and start"
@@ -83,7 +83,7 @@ class LiveDirectory:
 
     @property
     def readable(self) -> bool:
-        """Whether it is there for sure."""
+        """Whether it is there for certain; false where that cannot be found out."""
         try:
             return self.present
         except UnreadableError:
@@ -94,7 +94,7 @@ class LiveDirectory:
         return f"the live directory {self._paths.shown} of {self._state.record.name}"
 
     def identity(self) -> str:
-        """What a record says of it: device and inode where it is not on the store's disk.
+        """Identity for the volume's record: device and inode, if it is not on the store's disk.
 
         UnreadableError.
         """
@@ -119,29 +119,31 @@ class LiveDirectory:
 
     @property
     def waiting_for(self) -> str:
-        """What keeps a Mount waiting that has begun its replay, or found it under way."""
+        """What a Mount that waits for the replay is waiting for, for its error message."""
         now = self.replaying
         if now is None:
             return "its data is still being replayed"
         return f"its data is still being replayed ({now.files} of {now.snapshot.files} files)"
 
     def tidy(self) -> None:
-        """Delete what an interrupted step has left."""
+        """Delete what an interrupted replay has left."""
         durable.remove_tree(self._paths.incoming)
 
     def end(self) -> None:
-        """The daemon ends: a replay under way is given up, and what it wrote goes at its next."""
+        """The daemon stops: cancel a replay under way. Its files are deleted by the next replay."""
         self._ending.set()
 
     def command(self) -> str:
-        """What a person types to have a snapshot of their choice here, whole or not at all."""
-        durable.make_directory(self._paths.directory, 0o700)  # which it writes to
+        """Shell command that puts a snapshot of the user's choice here, as a whole or not at
+        all.
+        """
+        durable.make_directory(self._paths.directory, 0o700)  # the command writes below it
         name, paths = self._state.record.name, self._paths
         to, at = shlex.quote(paths.restored), shlex.quote(paths.shown)
         return f"diffkeeper restore {name}@SEQ --to {to} && mv -T {to} {at}"
 
     def make(self, options: VolumeOptions) -> None:
-        """An empty one."""
+        """Make an empty live directory."""
         durable.make_directory(self._paths.directory, 0o700)
         durable.make_directory(
             self._paths.incoming, 0o755 if options.mode is None else options.mode
@@ -155,10 +157,10 @@ class LiveDirectory:
         durable.rename_directory(self._paths.incoming, self.path)
 
     def replay(self, snapshot: SnapshotRecord) -> None:
-        """The state of a snapshot, which becomes what the volume is.
+        """Make the live directory from a snapshot, which becomes the volume's state.
 
-        NoSpaceError before anything is written where it surely does not fit, or later; it leaves
-        nothing then. BusyError when the daemon ends.
+        NoSpaceError, before anything is written if it certainly does not fit, or later; nothing is
+        left behind then. BusyError when the daemon stops.
         """
         self.replaying = Replaying(snapshot, clock.now_ns())
         try:
@@ -178,7 +180,7 @@ class LiveDirectory:
         volume = self._state.record.id
         store = self._store
         store.commit(Batch(drop_index={volume}))
-        # The head must be what is replayed: what is newer than it and fuzzy stays in history.
+        # The replayed snapshot becomes the head. Fuzzy ones that are newer stay in the history.
         head = self._state.head
 
         def sign(signatures: dict[int, IndexRecord]) -> None:
@@ -212,7 +214,7 @@ class LiveDirectory:
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
-        """What the file system refuses, in the words of this program."""
+        """Turn errors of the file system into errors of this program."""
         try:
             yield
         except OSError as error:
@@ -224,7 +226,7 @@ class LiveDirectory:
             raise told from error
 
     def _undo(self, error: BaseException) -> None:
-        """Take away what was written: it may have filled the disk, for everybody."""
+        """Delete what was written: it may have filled the disk."""
         try:
             durable.remove_tree(self._paths.incoming)
         except (DiffKeeperError, OSError) as second:

@@ -1,4 +1,4 @@
-"""What the log tells of a volume's snapshots: changes at once, the ordinary ones by the hour."""
+"""What is logged of a volume's snapshots: unusual ones at once, ordinary ones once an hour."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SUMMARY_SECONDS = 3600.0  # between two log lines on what a volume has had captured
+SUMMARY_SECONDS = 3600.0  # between two summaries of a volume in the log
 
 
 class Summary:
-    """Of one volume, from its mount on. Whoever captures it calls, one thread at a time."""
+    """Log summary of one volume, from its mount on. One thread at a time."""
 
     def __init__(self) -> None:
-        self._consistency = ""  # of the last snapshot that was told
+        self._consistency = ""  # of the last snapshot that was logged
         self._begin(clock.monotonic())
 
     def _begin(self, now: float) -> None:
@@ -28,10 +28,10 @@ class Summary:
         self._freeze_ms = 0.0
 
     def log_snapshot(self, volume: str, snapshot: SnapshotRecord) -> None:
-        """Log a snapshot that was taken, and what was taken in an hour that is over.
+        """Log a snapshot if it is unusual, and the summary of an hour that is over.
 
-        Those of the interval are for debugging but for the first one, and one that is crash
-        consistent or fuzzy unlike the one before it.
+        Snapshots of the interval are logged at level debug, except the first one and those whose
+        consistency differs from the one before.
         """
         told = snapshot.reason != "interval" or snapshot.consistency != self._consistency
         self._consistency = snapshot.consistency

@@ -1,4 +1,4 @@
-"""Volume options, names and units: text from a person or dockerd in, checked values out. Pure."""
+"""Volume options, names and units: from text to checked values. Pure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RETENTION_SECONDS_MIN = 1.0  # of an age or a step
 RETENTION_SECONDS_MAX = 36_500 * 86_400.0
 TRASH_SECONDS_MAX = 3_650 * 86_400.0
 EXCLUDE_GLOBS_MAX = 32
-TRASH_ANONYMOUS_SECONDS = 3_600.0  # volumes whose name the engine made up
+TRASH_ANONYMOUS_SECONDS = 3_600.0  # for volumes whose name the engine generated
 SIZE_BYTES_MIN = MIB
 SIZE_BYTES_MAX = 1 << 50
 VOLUME_NAME_BYTES_MAX = 255
@@ -59,7 +59,7 @@ _BYTES: Final = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 
 
 @dataclass(frozen=True, slots=True)
 class VolumeOptions:
-    """All options of one volume, checked; `None` keeps what the file system would give."""
+    """All options of one volume, checked. `None` keeps what the file system assigns."""
 
     interval_seconds: float = INTERVAL_SECONDS_DEFAULT
     capture: str = ladder.AUTO
@@ -127,7 +127,7 @@ def format_size(count: int) -> str:
 
 
 def check_name(name: str) -> str:
-    """The volume name itself if it is allowed; raises InvalidInputError."""
+    """The volume name if it is allowed; raises InvalidInputError."""
     if _NAME.fullmatch(name) is None:
         raise InvalidInputError(
             f"volume name {shown(name)}: use 1 to {VOLUME_NAME_BYTES_MAX} of the characters"
@@ -137,7 +137,7 @@ def check_name(name: str) -> str:
 
 
 def check_mount_id(mount_id: str) -> str:
-    """The mount ID itself (dockerd sends 64 hex digits); raises InvalidInputError if it is bad."""
+    """The mount ID if it is well formed (dockerd sends 64 hex digits); raises InvalidInputError."""
     if len(mount_id) > MOUNT_ID_BYTES_MAX or _MOUNT_ID.fullmatch(mount_id) is None:
         raise InvalidInputError(
             f"mount ID {shown(mount_id)}: use 1 to {MOUNT_ID_BYTES_MAX} printable ASCII"
@@ -191,7 +191,7 @@ def _chunk_bytes(text: str) -> int:
 
 
 def parse_retention(text: str) -> Tiers:
-    """Tiers from `all` (none: everything is kept) or `AGE:STEP,…`; raises InvalidInputError.
+    """Tiers from `all` (no tiers: everything is kept) or `AGE:STEP,…`; raises InvalidInputError.
 
     Up to each AGE one snapshot in every STEP is kept; the first STEP may be `all`.
     """
@@ -207,7 +207,7 @@ def parse_retention(text: str) -> Tiers:
 
 
 def _tier(item: str, younger: list[Tier]) -> Tier:
-    """One tier that follows the `younger` ones; slots have to nest in the slots of the next."""
+    """One tier that follows the `younger` ones; its step must be a multiple of theirs."""
     age, colon, step = item.partition(":")
     if not colon:
         raise InvalidInputError(f"retention {shown(item)} is not AGE:STEP such as 2h:1m")
@@ -231,7 +231,7 @@ def _whole_ns(text: str) -> int:
 
 
 def format_retention(tiers: Tiers) -> str:
-    """What `parse_retention` reads back."""
+    """Text that `parse_retention` reads back."""
     if not tiers:
         return "all"
     steps = [format_duration(tier.step_ns / 1e9) if tier.step_ns else "all" for tier in tiers]
@@ -240,15 +240,15 @@ def format_retention(tiers: Tiers) -> str:
 
 
 def parse_trash(text: str) -> float:
-    """Seconds that a removed volume can be brought back, from a duration, `0` or `off`."""
+    """Seconds that a removed volume stays in the trash: a duration, `0` or `off`."""
     return 0.0 if text in ("0", "off") else _between(0.0, TRASH_SECONDS_MAX)(text)
 
 
 def kept_seconds(name: str, options: Mapping[str, str], default: float) -> float:
-    """How long a removed volume can be brought back: by its own option, else by the default.
+    """Seconds that a removed volume stays in the trash: its own option, else the default.
 
-    One whose name was made up by the engine goes sooner: nobody knows it. Options that this release
-    cannot read count as none.
+    A volume with a name that the engine generated goes sooner: nobody knows that name. Options that
+    this release cannot read are ignored.
     """
     text = options.get("trash")
     if text is not None:
@@ -306,7 +306,7 @@ def _source(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class OptionForm:
-    """One known option: its field of VolumeOptions, its form for a person, its parser."""
+    """One known option: its field of VolumeOptions, its form as documented, its parser."""
 
     field: str
     form: str

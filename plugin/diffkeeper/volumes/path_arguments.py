@@ -12,7 +12,7 @@ RULE: Final = "relative to the volume's top directory, such as base/16384/2619"
 
 
 def check_path(text: str) -> bytes:
-    """A path below a volume's top directory; InvalidInputError."""
+    """Check a path below a volume's top directory; InvalidInputError."""
     try:
         path = os.fsencode(text)
     except UnicodeEncodeError:

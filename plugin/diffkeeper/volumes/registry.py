@@ -1,4 +1,4 @@
-"""The volumes of a daemon by their names, with what the event loop keeps for each."""
+"""The volumes of a daemon by name, with the locks of each. For the event loop."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ VOLUMES_MAX = 10_000
 
 
 class Slot:
-    """One volume. `lock` is held by a step of its lifecycle, and waited for by every Mount.
+    """One volume. `lock` is held for a step of its lifecycle; every Mount waits for it.
 
-    looking: held for the last look of an Unmount, and by what must not meet one; taken before
-    `lock`. step: why `lock` is held for long, or nothing. replaced: counts how often the live
+    looking: held for the final capture of an Unmount, and by steps that must not run beside one;
+    taken before `lock`. step: why `lock` is held for long, or nothing. replaced: how often the live
     directory was removed, repaired or replayed.
     """
 
@@ -37,7 +37,7 @@ class Slot:
 
     @contextlib.asynccontextmanager
     async def turn(self, step: str) -> AsyncIterator[None]:
-        """Hold `lock` for a step that may take long."""
+        """Hold `lock` for a step that may take long; `step` says what it is."""
         async with self.lock:
             self.step = step
             try:
@@ -47,8 +47,8 @@ class Slot:
 
 
 class Registry:
-    """`slots` by name; `naming` is held while a name is given out. For the event loop alone, but
-    for `volumes` and `find`.
+    """Slots by volume name; `naming` is held while a name is assigned. Only for the event loop,
+    except `volumes` and `find`.
     """
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class Registry:
         self.naming = asyncio.Lock()
 
     def add(self, volume: Volume) -> None:
-        """One more volume, by its own name."""
+        """Add a volume under its name."""
         self.slots[volume.name] = Slot(volume)
 
     def slot(self, name: str) -> Slot:
@@ -71,16 +71,18 @@ class Registry:
         return self.slot(name).volume
 
     def volumes(self) -> list[Volume]:
-        """All of them."""
+        """All volumes."""
         return [slot.volume for slot in list(self.slots.values())]
 
     def require(self, name: str, slot: Slot) -> None:
-        """NotFoundError where the volume was removed while its lock was waited for."""
+        """NotFoundError if the volume was removed while its lock was waited for."""
         if self.slots.get(name) is not slot:
             raise NotFoundError(f"no volume {shown(name)}")
 
     async def removed(self, name: str) -> None:
-        """Wait for a removal of this name that is under way, as long as dockerd waits for us."""
+        """Wait for a removal of this name that is under way, for at most as long as dockerd
+        waits.
+        """
         slot = self.slots.get(name)
         if slot is not None and slot.removal is not None:
             await asyncio.wait({slot.removal}, timeout=limits.REMOVE_SECONDS_MAX)
@@ -92,7 +94,7 @@ class Registry:
             raise BusyError(f"volume {name} is still being removed; try again")
 
     def refuse_taken(self, name: str, advice: str = "choose another name") -> None:
-        """ConflictError for a name that a volume has, or one volume too many."""
+        """ConflictError for a name that is in use, or if there are too many volumes."""
         if name in self.slots:
             raise ConflictError(f"a volume {name} exists; {advice}")
         if len(self.slots) >= VOLUMES_MAX:

@@ -1,10 +1,11 @@
-"""Which snapshots of a volume's history may go: a plan from facts alone. Pure.
+"""Which snapshots of a volume retention may forget: computed from the history alone. Pure.
 
-A history is thinned by tiers. The first one covers the youngest snapshots and usually keeps all;
-each further one begins where the one before it ends and keeps one snapshot in each of its slots.
-Slots are multiples of the tier's step since the epoch. They nest, since each step is a multiple of
-the one before, and a slot changes its tier as a whole, when its end is old enough. So what a slot
-keeps once stays its choice, and thinning in any rhythm never misses what it took away before.
+A history is thinned by tiers. The first tier covers the youngest snapshots and usually keeps all of
+them; each further tier begins where the one before it ends, and keeps one snapshot per slot. Slots
+are multiples of the tier's step since the epoch. They nest, since each step is a multiple of the
+one before, and a slot moves to the next tier as a whole, when its end is old enough. So the
+snapshot that a slot has kept stays its choice, and the result does not depend on how often thinning
+runs.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """Up to an age of `until_ns`, one snapshot in every `step_ns`; all of them where that is 0."""
+    """One snapshot in every `step_ns`, up to an age of `until_ns`; a step of 0 keeps all."""
 
     until_ns: int
     step_ns: int
@@ -31,7 +32,7 @@ Tiers = tuple[Tier, ...]  # by rising age and step; empty keeps everything
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """What the plan has to know of one stored snapshot."""
+    """What the plan needs to know of one stored snapshot."""
 
     seq: int
     time_ns: int
@@ -39,7 +40,7 @@ class Moment:
 
 
 class Moments:
-    """All stored snapshots of one volume by rising number, at 17 bytes each."""
+    """All stored snapshots of one volume, by ascending sequence number; 17 bytes each."""
 
     def __init__(self, moments: Iterable[Moment] = ()) -> None:
         self.seqs, self.times_ns, self.crash = array("Q"), array("q"), bytearray()
@@ -50,13 +51,13 @@ class Moments:
         return len(self.seqs)
 
     def append(self, moment: Moment) -> None:
-        """One that was stored after all others."""
+        """Add a snapshot that was stored after all others."""
         self.seqs.append(moment.seq)
         self.times_ns.append(moment.time_ns)
         self.crash.append(moment.crash)
 
     def drop(self, gone: Collection[int]) -> None:
-        """Forget those with these numbers."""
+        """Remove the snapshots with these sequence numbers."""
         stay = bytes(seq not in gone for seq in self.seqs)
         self.seqs = array("Q", compress(self.seqs, stay))
         self.times_ns = array("q", compress(self.times_ns, stay))
@@ -64,16 +65,16 @@ class Moments:
 
 
 def plan(moments: Moments, tiers: Tiers, now_ns: int, keep: Collection[int] = ()) -> list[int]:
-    """Sequence numbers to forget, of all stored snapshots of one volume.
+    """Sequence numbers of the snapshots to forget.
 
     Never the newest, the newest `crash` one, or one of `keep`. A slot keeps its newest `crash`
-    snapshot, and a fuzzy one only where it has no other: the newest is the state that lasted on.
-    A snapshot is too old for the last tier when it was followed by another one that long ago.
+    snapshot, and a fuzzy one only if it has no other: the newest is the state that lasted. A
+    snapshot is too old for the last tier when its successor is.
     """
     if not tiers or not moments:
         return []
     seqs, newest_crash = moments.seqs, moments.crash.rfind(1)
-    kept = {seqs[-1], seqs[newest_crash], *keep}  # without one the newest again
+    kept = {seqs[-1], seqs[newest_crash], *keep}  # without a `crash` one: the newest again
     crowded = _crowded(moments, _aged_steps(tiers, now_ns))
     oldest = now_ns - tiers[-1].until_ns
     return [
@@ -84,9 +85,9 @@ def plan(moments: Moments, tiers: Tiers, now_ns: int, keep: Collection[int] = ()
 
 
 def _crowded(moments: Moments, steps: list[tuple[int, int]]) -> bytearray:
-    """Which of them share a slot with a better one: 1 at their places.
+    """For each snapshot whether a better one is in its slot: 1 at its position.
 
-    By time, a slot comes as a whole.
+    Snapshots are visited in order of time, in which those of a slot are adjacent.
     """
 
     def rank(index: int) -> tuple[int, int, int]:
@@ -105,7 +106,9 @@ def _crowded(moments: Moments, steps: list[tuple[int, int]]) -> bytearray:
 
 
 def _by_time(times_ns: Sequence[int]) -> Sequence[int]:
-    """Their places in the order of time, which is another one only where the clock went back."""
+    """Positions in order of time; that differs from the given order only where the clock went
+    back.
+    """
     places = range(len(times_ns))
     if all(before <= after for before, after in pairwise(times_ns)):
         return places
@@ -113,14 +116,14 @@ def _by_time(times_ns: Sequence[int]) -> Sequence[int]:
 
 
 def _aged_steps(tiers: Tiers, now_ns: int) -> list[tuple[int, int]]:
-    """(step, the latest end of a slot that is old enough for it), the longest step first."""
+    """(step, end of the latest slot that is old enough for it) of each tier, longest step first."""
     begins = [0, *(tier.until_ns for tier in tiers[:-1])]
     pairs = zip(tiers, begins, strict=True)
     return [(tier.step_ns, now_ns - begin) for tier, begin in pairs if tier.step_ns][::-1]
 
 
 def _slot(time_ns: int, steps: list[tuple[int, int]]) -> tuple[int, int] | None:
-    """The (step, number) of the slot that a moment shares with others; None for one alone."""
+    """(step, number) of the slot that a moment is in; None where every snapshot is kept."""
     for step_ns, latest_ns in steps:
         number = time_ns // step_ns
         if (number + 1) * step_ns <= latest_ns:
@@ -129,10 +132,12 @@ def _slot(time_ns: int, steps: list[tuple[int, int]]) -> tuple[int, int] | None:
 
 
 def _followed_ns(times_ns: Sequence[int], index: int) -> int:
-    """When the state ended that a snapshot shows; its own time where the clock went back."""
+    """When the state of a snapshot ended: the time of its successor. Its own time if that is
+    earlier.
+    """
     return max(times_ns[index : index + 2])
 
 
 def rhythm_ns(tiers: Tiers, longest_ns: int) -> int:
-    """How often a plan can have a new outcome: the shortest step, but `longest_ns` at most."""
+    """The shortest interval at which a plan can change: the shortest step, at most `longest_ns`."""
     return min([longest_ns, *(tier.step_ns for tier in tiers if tier.step_ns)])

@@ -1,8 +1,8 @@
-"""The option `size`: what the live directory of a volume may take, held by the file system. Blocks.
+"""The option `size`: a limit on the live directory, enforced by the file system. Blocks.
 
-The live directory is a project of its own, whose number stands in the directory itself. A replay is
-counted, but not limited: a state that is larger than the limit comes back whole, and nothing can be
-written then until something was deleted.
+The live directory has a project quota; its project number is stored in the directory itself. A
+replay is counted but not limited: a state larger than the limit comes back whole, and nothing more
+can be written until something is deleted.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ NEEDED = (
 
 
 class SizeLimit:
-    """Of one live directory. `size`: bytes, None for no limit; `used`: when last looked at, None
-    while nothing is limited.
+    """Limit of one live directory. `size`: bytes, None for no limit; `used`: bytes at the last
+    check, None while nothing is limited.
     """
 
     def __init__(self, live: str, number: int, proc_root: str) -> None:
-        """`number`: of the volume; the search for a project begins there."""
+        """`number`: volume id, where the search for a free project number begins."""
         self.size: int | None = None
         self.used: int | None = None
         self._uncounted = "its files are not counted yet; stop all of its containers for that"
@@ -39,19 +39,19 @@ class SizeLimit:
         self._proc_root = proc_root
 
     def begin(self, directory: str) -> None:
-        """Have all counted that will be made in an empty directory, which becomes the live one.
+        """Count all files that will be made in an empty directory, the future live directory.
 
-        What hinders that is met again, and told, by `enforce`.
+        An error here is reported by `enforce`, which meets it again.
         """
         with contextlib.suppress(OSError, UnsupportedError):
             if self.size is not None and not project_quota.lack(directory):
                 project_quota.allot(directory, self._number, self.size)
 
     def enforce(self, aside: str) -> str:
-        """Have the live directory limited as it should be: what hinders that, or "".
+        """Apply the limit to the live directory; why that failed, or "".
 
-        aside: an empty directory's path beside it, to count in what was not made here; "" while
-        somebody may use the live directory: it is let alone then.
+        aside: path of an empty directory beside it, needed to count files that exist already; ""
+        while containers may use the live directory, which is then left as it is.
         """
         try:
             self.used = self._limited(self.size, aside)
@@ -62,7 +62,7 @@ class SizeLimit:
         return ""
 
     def _limited(self, size: int | None, aside: str) -> int | None:
-        """Limit it to that: what it takes now, None without a limit."""
+        """Set the limit; bytes used now, None without a limit."""
         if size is None:
             project_quota.lift(self._live, self._number)
             return None
@@ -75,7 +75,7 @@ class SizeLimit:
         return found.used
 
     def _count(self, size: int, aside: str) -> None:
-        """Make the live directory a project."""
+        """Give the live directory a project."""
         if not aside:
             raise UnsupportedError(self._uncounted)
         durable.make_directory(aside, 0o700)
@@ -88,7 +88,9 @@ class SizeLimit:
             durable.remove_tree(aside)
 
     def refuse(self, *, mounted: bool) -> None:
-        """UnsupportedError where no limit can be set, ConflictError where not while `mounted`."""
+        """UnsupportedError where no limit can be set, ConflictError where that needs it
+        unmounted.
+        """
         where = self._live
         while not os.path.isdir(where):
             where = os.path.dirname(where)
@@ -101,7 +103,7 @@ class SizeLimit:
 
 
 def settle(limit: SizeLimit, troubles: Troubles, aside: str = "") -> None:
-    """Limit a live directory, see `SizeLimit.enforce`; what hinders it becomes a trouble."""
+    """Apply the limit, see `SizeLimit.enforce`; an error becomes a trouble."""
     trouble = limit.enforce(aside)
     if trouble:
         troubles.begin("size", trouble)
@@ -110,7 +112,7 @@ def settle(limit: SizeLimit, troubles: Troubles, aside: str = "") -> None:
 
 
 def refuse_unsupported(directory: str, proc_root: str) -> None:
-    """UnsupportedError where the file system of an existing directory holds nothing to a size."""
+    """UnsupportedError where the file system of an existing directory cannot limit its size."""
     why = project_quota.lack(directory)
     if not why:
         return

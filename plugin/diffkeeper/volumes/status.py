@@ -1,4 +1,4 @@
-"""What `docker volume inspect` and the admin API say of a volume. Reads memory only."""
+"""Views of a volume for `docker volume inspect` and the admin API. Reads memory only."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def snapshot_view(
     tags: Mapping[str, int],
     damaged: Mapping[SnapshotId, Sequence[bytes]],
 ) -> SnapshotView:
-    """A stored snapshot as it is shown; `names`: of all volumes by id; `tags`: of its volume;
+    """A stored snapshot as shown; `names`: all volume names by id; `tags`: of its volume;
     `damaged`: see `Store.damaged`.
     """
     return SnapshotView(
@@ -60,12 +60,12 @@ def snapshot_view(
 
 
 def shown_paths(paths: Sequence[bytes]) -> list[str]:
-    """Some of the paths; bytes that are no text are escaped."""
+    """The first of the paths; bytes that are no UTF-8 are escaped."""
     return [p.decode("utf-8", "backslashreplace") for p in paths[:DAMAGED_PATHS_SHOWN_MAX]]
 
 
 def faults(result: Result) -> tuple[Fault, ...]:
-    """The paths that did not match; bytes that are no text are escaped."""
+    """The paths that did not match; bytes that are no UTF-8 are escaped."""
     return tuple(
         Fault(m.path.decode("utf-8", "backslashreplace"), m.problem, m.damaged)
         for m in result.mismatches
@@ -73,7 +73,7 @@ def faults(result: Result) -> tuple[Fault, ...]:
 
 
 def verify_report(volume: str, seq: int | None, root: Root, result: Result) -> VerifyReport:
-    """A verification as it is answered."""
+    """The answer to a verification."""
     return VerifyReport(
         volume=volume,
         seq=seq,
@@ -89,7 +89,7 @@ def verify_report(volume: str, seq: int | None, root: Root, result: Result) -> V
 
 
 def volume_view(volume: Volume, past: Json | None = None) -> VolumeView:
-    """One volume; `past`, what is told of its history, adds all a person may want to know of it."""
+    """One volume; `past`, the status of its history, adds the details of `inspect`."""
     record = volume.state.record
     return VolumeView(
         name=record.name,
@@ -130,7 +130,7 @@ def _status(volume: Volume, past: Json) -> Json:
 
 
 def account_view(volume: Volume) -> Json | None:
-    """What the volume took when it was last counted; None before."""
+    """What the volume took at the last count; None before the first."""
     counted = volume.status.account
     if counted is None:
         return None
@@ -159,7 +159,7 @@ def _capture(volume: Volume) -> Json:
 
 
 def _ebpf(snapshotter: VolumeCapture | None) -> Json:
-    """What of eBPF matters to the volume, where that was considered."""
+    """Features of eBPF that matter to the volume; empty where eBPF was not considered."""
     found = snapshotter.watched.features if snapshotter is not None else ()
     if not found:
         return {}

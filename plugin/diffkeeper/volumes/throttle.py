@@ -1,4 +1,4 @@
-"""When the next capture of a volume is due, within its share of CPU and of its writers' time."""
+"""When the next capture of a volume is due: within its share of CPU and of frozen time."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 from diffkeeper import clock, limits
 
 PACE_CAPTURES = 8
-STRETCH_SECONDS_MAX = 60.0  # for one expensive capture
+STRETCH_SECONDS_MAX = 60.0  # by which one expensive capture delays the next, at most
 CAPTURE_RETRY_SECONDS_MAX = 30.0
-CAPTURE_RETRY_REST = 4  # times as long as the capture that failed
+CAPTURE_RETRY_REST = 4  # times as long as the failed capture took
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Seconds that one capture took: of CPU, for which writers stood still, and in all.
+    """Seconds that one capture took: of CPU, frozen, and in all.
 
-    Of all volumes that were captured together.
+    Summed over all volumes that were captured together.
     """
 
     cpu: float = 0.0
@@ -28,10 +28,10 @@ class Cost:
 
 @dataclass(slots=True)
 class Throttle:
-    """Seconds. `interval` is what the user asked for, `effective` what it comes to.
+    """Interval control of one volume, in seconds. `interval` is the option, `effective` the result.
 
-    due: when the next look is, on the monotonic clock; busy: one is under way. Changed by its own
-    methods alone, from the event loop and by captures; read by anybody.
+    due: when the next capture is, on the monotonic clock; busy: one is under way. Only its own
+    methods change it, called by the event loop and by captures; any thread may read.
     """
 
     interval: float
@@ -47,34 +47,34 @@ class Throttle:
         self._lock = threading.Lock()
 
     def take_interval(self, interval: float) -> None:
-        """The user asks for another interval."""
+        """Set the interval that the options ask for."""
         with self._lock:
             self.interval = self.effective = interval
 
     def look_at(self, moment: float) -> None:
-        """The next look is due then."""
+        """Set when the next capture is due."""
         with self._lock:
             self.due = moment
 
     def begin(self) -> None:
-        """A look begins."""
+        """Mark a capture as under way."""
         with self._lock:
             self.busy = True
 
     def end(self, started: float) -> None:
-        """One that began at this moment is over."""
+        """The capture that began at this moment has ended."""
         with self._lock:
             self.busy = False
         self.rest(started)
 
     def used(self, cost: Cost) -> None:
-        """A capture was taken."""
+        """Record the cost of a capture."""
         with self._lock:
             self.failures = 0
             self.recent.append(cost)
 
     def needed(self, share: float) -> tuple[float, str]:
-        """How far apart captures have to be to keep to their shares; and what they take of it.
+        """Interval that keeps captures within their shares, and a text with what they take.
 
         share: seconds of CPU that they may take in a second.
         """
@@ -88,9 +88,9 @@ class Throttle:
         return frozen, f"captures hold the writers for {held_ms:.0f} ms each"
 
     def adapt(self, shortest: float, needed: tuple[float, str]) -> None:
-        """Stretch the interval so that captures stay within their shares.
+        """Stretch the interval to keep to the shares.
 
-        `shortest`: interval in the group; `needed`: the most that one of its volumes needs.
+        `shortest`: smallest interval of the group; `needed`: the largest need of its volumes.
         """
         with self._lock:
             if self.failures:
@@ -99,9 +99,9 @@ class Throttle:
             self.delayed = needed[1] if self.effective > shortest else ""
 
     def failed(self, shortest: float, cost: Cost) -> None:
-        """A capture failed: it is tried again later and later, and after a rest.
+        """Record a failed capture: the next try comes later with each failure, and after a rest.
 
-        It has read for nothing what the next one reads again.
+        The rest is there because the next try reads everything again.
         """
         rest = CAPTURE_RETRY_REST * cost.elapsed
         share = cost.cpu / limits.CPU_FRACTION_MAX
@@ -111,9 +111,9 @@ class Throttle:
             self.effective = max(shortest, retry, rest, share)
 
     def rest(self, started: float) -> None:
-        """A look that began at this moment is over: set when the next one is due.
+        """Set when the next capture is due, after one that began at `started`.
 
-        After one that failed, the time counts from its end.
+        After a failed one the time counts from its end.
         """
         with self._lock:
             begins = clock.monotonic() if self.failures else started
@@ -121,10 +121,10 @@ class Throttle:
 
 
 def _spread(seconds: list[float]) -> float:
-    """The mean of what the last captures need.
+    """Mean of what the last captures need.
 
-    A single expensive one, such as the first or the comparison after a mount, does not make the
-    next ones late by more than a bound; what several take is never out of bounds.
+    A single expensive one, such as the first or the comparison after a mount, delays the next ones
+    by a bounded time only.
     """
     bound = max([STRETCH_SECONDS_MAX, *sorted(seconds)[-2:-1]])
     return min(sum(seconds) / PACE_CAPTURES, bound)

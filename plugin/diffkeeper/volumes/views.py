@@ -1,4 +1,4 @@
-"""What the volume service tells its callers, as values without behaviour."""
+"""Values that the volume service returns to its callers; no behaviour."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class SnapshotView:
 
 @dataclass(frozen=True, slots=True)
 class GroupMember:
-    """One volume's snapshot at an instant of its group; the volume may have been removed since."""
+    """One volume's snapshot of a group's instant; the volume may have been removed since."""
 
     volume: str
     snapshot: SnapshotView
@@ -57,13 +57,13 @@ class TrashView:
 
 @dataclass(frozen=True, slots=True)
 class Pruning:
-    """What retention lets go of one volume."""
+    """What retention forgets of one volume."""
 
     volume: str
     retention: str
     forgotten: list[int]  # sequence numbers
     left: int  # snapshots that stay
-    note: str = ""  # which time is taken for passed that would not count by itself
+    note: str = ""  # why time counts here that does not count for retention by itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,35 +94,35 @@ class Fault:
 
     path: str
     problem: str
-    damaged: bool = False  # nobody wrote to it, so that `repair` is offered
+    damaged: bool = False  # nobody wrote to it, so `repair` is offered
 
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """Outcome of a verification; `ok` is false as soon as there is one fault."""
+    """Outcome of a verification; `ok` is false if there is any fault."""
 
     volume: str
     seq: int | None  # the snapshot that was verified against; None when there is none yet
     root: str
     ok: bool
-    complete: bool  # false when the time budget ended it early
+    complete: bool  # false when its time budget ran out
     files: int
     bytes: int
     milliseconds: float
     faults: tuple[Fault, ...] = ()
-    repair: str = ""  # the command that puts back what is damaged; "" where nothing is
+    repair: str = ""  # command that repairs what is damaged; "" where nothing is
 
 
 @dataclass(frozen=True, slots=True)
 class RepairedFile:
-    """One damaged file. Paths with bytes that are no text have them as lone surrogates."""
+    """One damaged file. Bytes of a path that are no UTF-8 are lone surrogates."""
 
     path: str
-    other_names: list[str]  # hard links to the same file that were found or named, too
+    other_names: list[str]  # other hard links of the file that were found or named
     outcome: str  # "damaged" (a dry run), "repaired" or "failed"
     bytes: int  # of the chunks that differ
-    unreadable_bytes: int  # those of them that the disk does not give
-    ranges: list[tuple[int, int]]  # [start, end) of the first of them
+    unreadable_bytes: int  # of these, bytes that the disk does not return
+    ranges: list[tuple[int, int]]  # [start, end) of some of them
     ranges_left_out: int
     problem: str = ""  # why it failed
 
@@ -143,7 +143,7 @@ class RepairReport:
     seq: int  # the snapshot whose bytes were put back
     root: str
     dry_run: bool
-    complete: bool  # false when there was too much for one verification: repair again
+    complete: bool  # false when one verification was not enough: repair again
     files: list[RepairedFile]
     whole: list[str]  # named, and not damaged
     refused: list[Fault]  # they differ, and cannot be repaired
@@ -151,5 +151,5 @@ class RepairReport:
 
 
 def repair_command(volume: str, result: Result) -> str:
-    """The command that repairs what the verification found; "" where that is nothing."""
+    """The command that repairs what the verification found; "" where there is nothing to repair."""
     return f"diffkeeper repair {volume}" if any(m.damaged for m in result.mismatches) else ""

@@ -1,8 +1,7 @@
 """One volume: its live directory, mounts, captures, recovery and verification.
 
-All methods block and are called from worker threads; the service lets one lifecycle step of a
-volume run at a time. The live directory is the truth: it is created or replayed only where there
-is none.
+All methods block and run on worker threads; the service lets one lifecycle step of a volume run at
+a time. The live directory is the truth: it is only created or replayed when it is absent.
 """
 
 from __future__ import annotations
@@ -62,28 +61,30 @@ class Volume:
         self.live = paths.live
         self.mountpoint = paths.mountpoint
         self.snapshotter: VolumeCapture | None = None
-        self._unused = False  # it was replayed, and nothing has mounted it since
+        self._unused = False  # replayed by this daemon, and not mounted since
         self.status = VolumeStatus(tools.store.tags(state.record.id))
         self.pace = Throttle(self.options.interval_seconds, self.options.interval_seconds)
         self._ledger = MountLedger()
         self._summary = Summary()
-        self._crash_at = 0.0  # when the last crash-consistent snapshot was taken, or watching began
-        # In its last look the record still says mounted, so that a power cut is known for one.
+        self._crash_at = 0.0  # monotonic: newest crash-consistent snapshot, or begin of watching
+        # During the final capture the record still says mounted, so that a power cut is recognised.
         self._leaving = False
 
     @property
     def name(self) -> str:
-        """The name that its users gave it."""
+        """Name of the volume."""
         return self.state.record.name
 
     @property
     def mounted(self) -> bool:
-        """Whether any mount id holds it."""
+        """Whether any mount is counted."""
         return bool(self._counts)
 
     @property
     def leaving(self) -> bool:
-        """Whether its last look is under way; a Mount meanwhile ends that."""
+        """Whether the final capture of an unmount is under way; a Mount meanwhile cancels the
+        unmount.
+        """
         return self._leaving
 
     @property
@@ -92,17 +93,17 @@ class Volume:
 
     @property
     def stored_snapshots(self) -> int:
-        """How many snapshots are stored."""
+        """Number of stored snapshots."""
         return self.state.record.next_seq - 1 - (self.status.forgotten or 0)
 
     @property
     def stored_bytes(self) -> int:
-        """What the snapshots that are stored have added to the store, as far as it is counted."""
+        """Bytes that its stored snapshots have added to the store, as far as they are counted."""
         return self.state.stored.bytes
 
     @property
     def damaged_snapshots(self) -> list[int]:
-        """Numbers of the first ones that the last scrub found damaged."""
+        """Sequence numbers of snapshots that the last scrub found damaged, the first ones."""
         number = self.state.record.id
         found = sorted(seq for volume, seq in self._tools.store.damaged if volume == number)
         return found[: limits.DAMAGED_SNAPSHOTS_SHOWN_MAX]
@@ -111,24 +112,24 @@ class Volume:
 
     @property
     def present(self) -> bool:
-        """Whether there is a live directory; it is complete then, since it was renamed there.
+        """Whether the live directory is there. It is complete then, since it is renamed into place.
 
-        UnreadableError where that cannot be told.
+        UnreadableError where that cannot be found out.
         """
         return self.directory.present
 
     def lost(self) -> bool:
-        """Whether it had a live directory that a container used, which is gone.
+        """Whether a live directory that a container has used is gone.
 
-        A clone, an import or what came back from the trash has none before its first mount.
+        A clone, an import or a restored volume from the trash has none before its first mount.
         """
         record = self.state.record
         return bool(record.boot_id) and record.head is not None and not self.present
 
     def prepare(self) -> Recovery:
-        """Have a complete live directory: the present one, an empty one, or a replayed one.
+        """Make sure of a complete live directory: the present one, an empty one, or a replayed one.
 
-        Raises ConflictError when there is none and no snapshot may stand in for it unasked.
+        ConflictError when it is absent and there is no `crash` snapshot to replay.
         """
         started = clock.monotonic()
         self.directory.tidy()
@@ -146,14 +147,14 @@ class Volume:
             kind = "replay"
             chosen = self._tools.store.newest_crash(self.state.record.id)
             if chosen is None and head.reason == CLONE:
-                chosen = head  # its state was asked for by name
+                chosen = head  # its state was named by the user
             if chosen is None:
                 raise ConflictError(
                     f"the live directory of {self.name} is gone, and no snapshot of it is crash-"
                     f"consistent; choose one: {self.directory.command()}"
                 )
             files, size, seq = chosen.files, chosen.bytes, chosen.seq
-            # What is bound there, if anything, is the directory that is gone.
+            # A bind mount that is still there shows the directory that is gone.
             mountinfo.unbind(self.mountpoint)
             self.directory.replay(chosen)
         self._limit("" if self.mounted else self.paths.incoming)
@@ -173,7 +174,7 @@ class Volume:
     # Mounts
 
     def writers(self) -> Writers:
-        """Who has the volume mounted right now."""
+        """Processes that have the volume mounted now."""
         assert self.snapshotter is not None  # noqa: S101  # opened by every caller
         target = self.snapshotter.target
         return self._tools.survey.find([target])[target]
@@ -209,7 +210,7 @@ class Volume:
         sizes.settle(self.directory.limit, self.status.troubles, aside)
 
     def take_options(self) -> None:
-        """The recorded options rule from now on; a volume that is watched is looked at anew."""
+        """Apply the recorded options; a volume that is watched gets a new watcher."""
         before, self.options = self._policy, parse_options(self.state.record.options)
         self.pace.take_interval(self.options.interval_seconds)
         self.directory.limit.size = self.options.size_bytes
@@ -220,7 +221,7 @@ class Volume:
             self.open()
 
     def end(self) -> None:
-        """The daemon ends: begin nothing that takes long, and give up what does."""
+        """The daemon stops: refuse new long steps, and cancel those under way."""
         self.directory.end()
 
     def close(self) -> None:
@@ -231,7 +232,7 @@ class Volume:
             snapshotter.close()
 
     def mount(self, mount_id: str) -> None:
-        """Bind the live directory at the mount point and count one mount of this id, durably."""
+        """Bind the live directory to the mount point and count one mount of this id, durably."""
         live_id = self.directory.identity()
         self.open()
         failpoint.hit("mount.before_bind")
@@ -254,7 +255,7 @@ class Volume:
     def release(self, mount_id: str) -> bool:
         """Count one mount of this id less; true when it was the last one of all.
 
-        Whatever the id, mounts whose containers have ended without an Unmount count no more.
+        Mounts whose containers ended without an Unmount are dropped, whatever their id.
         """
         before = self._counts
         counts = dict(before)
@@ -266,7 +267,7 @@ class Volume:
         return bool(before) and not counts
 
     def released(self) -> None:
-        """Record that nothing has the volume mounted any more."""
+        """Record that the volume is not mounted any more."""
         mountinfo.unbind(self.mountpoint)
         failpoint.hit("unmount.after_unbind")
         self._forget_mounts(clean=True)
@@ -278,12 +279,12 @@ class Volume:
         return bool(counts) and not self._standing(counts)
 
     def _standing(self, counts: Mapping[str, int]) -> dict[str, int]:
-        """The counts that hold; all of them while anybody has the volume mounted."""
+        """The valid counts; all of them while any process has the volume mounted."""
         left = self._ledger.standing(counts, clock.monotonic())
         return dict(counts) if left == counts or self.users() else left
 
     def _settled(self, counts: Mapping[str, int]) -> dict[str, int]:
-        """The same, of which the caller makes the counts."""
+        """The valid counts, as `_standing`, and tells the ledger that only these remain."""
         left = self._standing(counts)
         self._ledger.retain(left, nobody=left != counts)
         return left
@@ -293,24 +294,28 @@ class Volume:
         self.state.update(mounts={}, clean=clean)
 
     def users(self) -> frozenset[int]:
-        """Processes that have the live directory mounted, read-only or not, counted or not."""
+        """Processes that have the live directory mounted, also read-only, and whether counted or
+        not.
+        """
         if self.snapshotter is None and not self.directory.readable:
             return frozenset()
         self.open()
         return self.writers().users
 
     def see(self, writers: Writers) -> None:
-        """Note whose containers have come."""
+        """Tell the ledger whose containers were observed."""
         self._ledger.see(self.state.record.mounts, writers.containers, writers.at)
 
     @property
     def expecting(self) -> bool:
-        """Whether a mount is counted whose container has not been seen yet."""
+        """Whether a counted mount has a container that was not observed yet."""
         counts = self.state.record.mounts
         return bool(self._ledger.standing(counts, clock.monotonic()))
 
     def take_over(self) -> None:
-        """After a restart of the daemon: watch and bind again what containers still have."""
+        """After a restart of the daemon: watch and bind again what containers still have
+        mounted.
+        """
         started = clock.monotonic()
         self._ledger.inherit(self.state.record.mounts)
         try:
@@ -338,32 +343,32 @@ class Volume:
         return self.snapshotter is not None and self.snapshotter.pending(writers)
 
     def quiet(self) -> bool:
-        """Whether nothing is hinted, so that only processes can tell of a change."""
+        """Whether there are no hints, so that only a survey of processes could show a change."""
         return self.snapshotter is not None and self.snapshotter.quiet()
 
     @property
     def trusting(self) -> bool:
-        """Whether it may be left quiet for a while without a look at processes."""
+        """Whether the survey may be left out at most intervals, see `VolumeCapture.trusting`."""
         return self.snapshotter is not None and self.snapshotter.trusting
 
     def hinted(self) -> bool:
-        """Whether a source that tells all changes has told one since the last capture began."""
+        """Whether a source that sees all changes has hinted one since the last capture began."""
         source = self.snapshotter.watched.source if self.snapshotter is not None else None
         return source is not None and source.complete and source.pending()
 
     def capture_failed(self, error: Exception, shortest: float, cost: Cost) -> None:
-        """No snapshot could be taken. `shortest`: interval of those captured together."""
+        """Record that no snapshot could be taken. `shortest`: smallest interval of the group."""
         kind = "no_space" if isinstance(error, NoSpaceError) else type(error).__name__
         counters.add("capture_errors_total", volume=self.name, error=kind)
         if isinstance(error, CorruptionError | NotFoundError):
-            self._tools.store.upkeep.suspected = True  # healed by a scrub, it is captured again
+            self._tools.store.upkeep.suspected = True  # damage in the store is healed by a scrub
         self.status.troubles.begin("capture", f"no snapshot could be taken: {error}")
         self.pace.failed(shortest, cost)
 
     def captured(self, snapshot: SnapshotRecord | None) -> None:
-        """A capture succeeded; None when nothing had changed."""
+        """Record that a capture succeeded; None when nothing had changed."""
         self.status.troubles.end("capture")
-        # What the last unmount could not record is recorded now.
+        # The last unmount may have failed to record its mount counts: this commit makes up for it.
         self.status.troubles.end("unmount")
         self._note_lacking()
         if self.options.size_bytes is not None:
@@ -374,9 +379,9 @@ class Volume:
         self._summary.log_snapshot(self.name, snapshot)
 
     def _note_consistency(self, snapshot: SnapshotRecord) -> None:
-        """One fuzzy snapshot is made up for by the next; that none is of one instant is a trouble.
+        """Update the trouble about consistency: it begins when all snapshots of a while are fuzzy.
 
-        Not where nothing else was asked for.
+        A single fuzzy snapshot is no trouble, nor is a volume whose option asks for fuzzy ones.
         """
         now = clock.monotonic()
         if snapshot.consistency == "crash" or self.options.consistency == "fuzzy":
@@ -390,7 +395,7 @@ class Volume:
             )
 
     def _note_lacking(self) -> None:
-        """Tell what the newest state lacks of what is on disk."""
+        """Update the trouble about what the newest state does not contain."""
         lacking = self.snapshotter.lacking.trouble if self.snapshotter is not None else ""
         if lacking:
             self.status.troubles.begin(
@@ -411,8 +416,8 @@ class Volume:
     ) -> Verification | None:
         """Compare the live directory with the newest snapshot; None without one, or if `cancelled`.
 
-        With `since_verified`, only what changed since the last good verification. A path that
-        its users changed meanwhile is no fault: the `capture` that follows records the change.
+        With `since_verified`, only what changed since the last successful verification. A path that
+        was changed meanwhile is no mismatch: `capture` records the change first.
         """
         head = self.state.head
         if head is None:
@@ -421,7 +426,7 @@ class Volume:
         unless: Root | None = None
         verified = self.state.record.verified_seq
         if since_verified and verified is not None and verified != head.seq:
-            # Where it was forgotten, everything is verified again.
+            # That snapshot was forgotten: everything is verified again.
             with contextlib.suppress(NotFoundError):
                 record = self._tools.store.snapshot(self.state.record.id, verified)
                 unless = record.root
@@ -468,7 +473,7 @@ class Volume:
         log.error("verification_failed", extra={**fields, "faults": named, "repair": offer})
 
     def repaired(self, names: Collection[bytes]) -> None:
-        """These files are whole again: the last verification shows what it left."""
+        """Drop repaired files from the last verification."""
         found, head = self.status.verification, self.state.head
         if found is None or head is None:
             return

@@ -1,4 +1,4 @@
-"""The state of a volume by `lifecycle`, from what is so of it. Blocks."""
+"""The state of a volume, as `lifecycle` defines it, from the facts. Blocks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def in_use(volume: Volume) -> bool:
-    """Whether a counted mount has, or may yet have, its container.
+    """Whether a counted mount has a container, or may be about to get one.
 
     Counts alone do not tell: a killed dockerd leaves those of containers that are gone.
     """
@@ -21,11 +21,11 @@ def in_use(volume: Volume) -> bool:
 
 
 def stage(volume: Volume, *, mounted: bool) -> State:
-    """Where a volume that is not in the trash is in its life; `mounted` as its caller sees it."""
+    """Lifecycle state of a volume that is not in the trash; `mounted` is the caller's knowledge."""
     try:
         live = mounted or volume.present
     except UnreadableError:
-        live = True  # it is not gone
+        live = True  # a directory that cannot be read is not gone
     return state_of(
         Facts(
             mounted=mounted,

@@ -1,6 +1,6 @@
-"""What is known of a volume beside its record, and shown: its one owner, for all threads.
+"""What is shown of a volume besides its record. One owner, for all threads.
 
-Whoever changes it calls a method here; all else reads. Nothing here blocks for long.
+Changes go through the methods here; everybody else reads. Nothing here blocks for long.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ class Verification:
 
 @dataclass(frozen=True, slots=True)
 class ShownGroup:
-    """Names of the volumes that are captured with this one; why it is not all written with it."""
+    """Names of the volumes that this one is captured with; why others of its group are missing."""
 
     names: tuple[str, ...] = ()
     note: str = ""
 
 
 class VolumeStatus:
-    """What one volume shows. Each value is replaced whole, never changed: whoever reads one has it
-    as it was at one moment.
+    """What one volume shows. Each value is replaced as a whole, so that a reader gets a consistent
+    one.
 
-    recovery: how the live directory came to be there; tags: to numbers of snapshots; forgotten:
-    how many snapshots are not stored any more, None before they were counted. The last two are
-    told by `Retention`, under its lock.
+    recovery: how the live directory was obtained; tags: to sequence numbers; forgotten: how many
+    snapshots are not stored any more, None before they were counted. `Retention` sets the last two,
+    under its lock.
     """
 
     def __init__(self, tags: Mapping[str, int]) -> None:
@@ -62,54 +62,54 @@ class VolumeStatus:
 
     @property
     def group(self) -> ShownGroup:
-        """As the last capture, or look at who writes, found it."""
+        """The group as the last capture or survey found it."""
         return self._group
 
     def grouped(self, group: ShownGroup) -> None:
-        """It is captured with these from now on."""
+        """Set the volumes that it is captured with."""
         self._group = group
 
     @property
     def account(self) -> tuple[Account, Accounts] | None:
-        """What the volume took when it was last counted, and the count of all; None before."""
+        """What the volume took at the last count, and the whole count; None before."""
         return self._account
 
     def counted(self, account: tuple[Account, Accounts] | None) -> None:
-        """A count has ended."""
+        """Set the result of a count."""
         self._account = account
 
     @property
     def verification(self) -> Verification | None:
-        """The last one; None before."""
+        """The last verification; None before the first."""
         return self._verification
 
     def verified(self, found: Verification) -> None:
-        """A verification has ended, or a repair left less of it."""
+        """Set the result of a verification; a repair sets it again without the repaired files."""
         self._verification = found
 
     @property
     def recovery(self) -> Recovery | None:
-        """The last one; None before."""
+        """The last recovery; None before the first."""
         return self._recovery
 
     def recovered(self, how: Recovery) -> None:
-        """The live directory is there."""
+        """Set how the live directory was obtained."""
         self._recovery = how
 
     @property
     def tags(self) -> Mapping[str, int]:
-        """Tag to number of a snapshot."""
+        """Tags to sequence numbers."""
         return self._tags
 
     def retag(self, tags: Mapping[str, int]) -> None:
-        """These are all its tags now."""
+        """Replace all tags."""
         self._tags = tags
 
     @property
     def forgotten(self) -> int | None:
-        """How many snapshots are not stored any more; None before they were counted."""
+        """Number of snapshots that are not stored any more; None before they were counted."""
         return self._forgotten
 
     def count_forgotten(self, number: int | None) -> None:
-        """So many are not stored any more; None: they are to be counted again."""
+        """Set that number; None has them counted again."""
         self._forgotten = number
