@@ -23,6 +23,9 @@ MADE = {
     *("ThreadPoolExecutor", "ProcessPoolExecutor"),
 }
 BEGUN = {"create_task", "spawn"}  # the task is called as what it runs
+STEP = "service/threads.py"  # the one way from the event loop into a pool
+STEPS = {"within", "begun", "run"}  # what takes a function to its thread
+UNCHECKED = ("partial(", "functools.partial(", "lambda")
 DEFAULT_POOL = "to_thread"  # asyncio's own threads, called as this
 # `freeze/guard_main.py` is a process of its own, with one thread.
 ALONE = "freeze/guard_main.py"
@@ -88,6 +91,37 @@ def in_the_document() -> set[tuple[str, str]]:
             elif module and re.fullmatch(r"[a-z_]+", word):
                 told.add((module, word))
     return told
+
+
+def detours(source: str) -> list[str]:
+    """Calls that go to a pool beside `within`, or whose arguments mypy does not check there."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    found = [call for call in calls if ast.unparse(call.func).endswith(".run_in_executor")]
+    for call in calls:
+        if ast.unparse(call.func).rpartition(".")[2] in STEPS:
+            found += [call for a in call.args[1:2] if ast.unparse(a).startswith(UNCHECKED)]
+    return [ast.unparse(call) for call in found]
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.stem)
+def test_steps_into_threads_are_typed(path: Path) -> None:
+    if str(path.relative_to(PACKAGE)) != STEP:
+        assert detours(path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "is_one"),
+    [
+        ("async def f(): await loop.run_in_executor(pool, g)", True),
+        ("async def f(): await within(pool, partial(g, 1))", True),
+        ("async def f(): await within(pool, functools.partial(g, 1))", True),
+        ("async def f(): await self.slots.run(True, lambda: g(1))", True),
+        ("async def f(): await within(pool, g, 1, key=lambda x: x)", False),
+        ("async def f(): await within(pool, g, 1, lambda: 2)", False),
+    ],
+)
+def test_what_is_a_detour(source: str, is_one: bool) -> None:
+    assert bool(detours(source)) is is_one
 
 
 def test_all_are_told() -> None:

@@ -31,7 +31,7 @@ def turns() -> Iterator[CaptureSlots]:
 
 
 def begun(turns: CaptureSlots, gate: Gate, count: int, *, first: bool) -> list[asyncio.Task[None]]:
-    work = [turns.run(gate.pass_through, first=first) for _ in range(count)]
+    work = [turns.run(first, gate.pass_through) for _ in range(count)]
     return [asyncio.create_task(each) for each in work]
 
 
@@ -67,7 +67,7 @@ async def test_long_ones_leave_their_places(
     tasks += begun(turns, gate, 10, first=False)
     assert await inside(gate) == limits.CAPTURES_MAX, "or there is no bound of them"
     await ended(gate, tasks)
-    assert await turns.run(lambda: 5, first=first) == 5
+    assert await turns.run(first, lambda: 5) == 5
 
 
 async def test_what_nobody_waits_for_gives_its_place_back(turns: CaptureSlots, gate: Gate) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from diffkeeper import limits
+from diffkeeper.service.threads import begun
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 FIRST_CAPTURES_MAX = 2  # of them, of volumes that never had one
 LONG_CAPTURE_SECONDS = 10.0  # after which a capture leaves its place to others
 
+P = ParamSpec("P")
 T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
 
 
 class CaptureSlots:
@@ -32,7 +33,9 @@ class CaptureSlots:
         self._first = asyncio.Semaphore(FIRST_CAPTURES_MAX)
         self._long = 0
 
-    async def run(self, function: Callable[[*Ts], T], *arguments: *Ts, first: bool) -> T:
+    async def run(
+        self, first: bool, function: Callable[P, T], /, *arguments: P.args, **named: P.kwargs
+    ) -> T:
         """What the function returns or raises, called when it is its turn.
 
         first: of some volume nothing was ever captured; such ones never take all places. One that
@@ -42,7 +45,7 @@ class CaptureSlots:
             if first:
                 await place.enter_async_context(self._first)
             await place.enter_async_context(self._places)
-            work = asyncio.get_running_loop().run_in_executor(self.pool, function, *arguments)
+            work = begun(self.pool, function, *arguments, **named)
             try:
                 await asyncio.wait({work}, timeout=LONG_CAPTURE_SECONDS)
                 if work.done() or self._long >= limits.LONG_CAPTURES_MAX:

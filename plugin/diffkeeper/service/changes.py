@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-from functools import partial
 from typing import TYPE_CHECKING
 
 from diffkeeper import counters
 from diffkeeper.errors import BusyError, ConflictError
-from diffkeeper.service.workers import within
+from diffkeeper.service.threads import within
 from diffkeeper.store.store import Batch
 from diffkeeper.volumes import lifecycle
 from diffkeeper.volumes import options as volume_options
@@ -51,7 +50,7 @@ class Changes:
             # A signature may be of a file that is not recorded, or is to be no more.
             other = options.get("exclude") != volume.state.record.options.get("exclude")
             batch = Batch(drop_index={volume.state.record.id} if other else set())
-            await within(self._steps, partial(volume.state.commit, batch, options=options))
+            await within(self._steps, volume.state.commit, batch, options=options)
             watched = volume.snapshotter is not None
             await self._scheduler.remove(volume)
             await within(self._steps, volume.take_options)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec
 
 from diffkeeper import clock
 from diffkeeper.errors import DiffKeeperError, NotFoundError
 from diffkeeper.history.snapshots import History
 from diffkeeper.service.pressure import Pressure
-from diffkeeper.service.workers import Ts, Workers, within
+from diffkeeper.service.threads import within
 from diffkeeper.volumes.views import Pruning
 
 if TYPE_CHECKING:
@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from diffkeeper.history.retention import Retention
     from diffkeeper.history.retention_clock import RetentionClock
     from diffkeeper.history.trash import Trash
+    from diffkeeper.service.workers import Workers
     from diffkeeper.store.store import Store
     from diffkeeper.volumes.registry import Registry
     from diffkeeper.volumes.views import GroupMember, Json, SnapshotView, TrashView
     from diffkeeper.volumes.volume import Volume
 
 log = logging.getLogger(__name__)
+P = ParamSpec("P")
 
 RETENTION_TURN_SECONDS = 5.0  # between two looks at what is due
 TRASH_TURN_SECONDS = 60.0
@@ -174,11 +176,13 @@ class HistoryService:
             await self._told(self._age.save)
             await asyncio.sleep(RETENTION_TURN_SECONDS)
 
-    async def _told(self, function: Callable[[*Ts], object], *arguments: *Ts) -> None:
+    async def _told(
+        self, function: Callable[P, object], *arguments: P.args, **named: P.kwargs
+    ) -> None:
         """What fails shows, keeps nothing else from being done, and is tried again."""
         work = function.__name__
         try:
-            await within(self._pools.history, function, *arguments)
+            await within(self._pools.history, function, *arguments, **named)
         except (DiffKeeperError, OSError) as error:
             self._failed[work] = f"history is not kept as it should be: {error}"
             log.error("history_failed", extra={"error": str(error)})

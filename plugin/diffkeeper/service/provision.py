@@ -14,7 +14,7 @@ from diffkeeper.errors import BusyError, UnsupportedError
 from diffkeeper.fsio import durable
 from diffkeeper.service import derived_volumes
 from diffkeeper.service.import_commit import Adoption
-from diffkeeper.service.workers import Workers, within
+from diffkeeper.service.threads import within
 from diffkeeper.snapshot.volume_state import VolumeState
 from diffkeeper.store.store import Batch
 from diffkeeper.transfer.archive_read import Importer
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from diffkeeper.format.records import VolumeRecord
     from diffkeeper.history.trash import Trash
+    from diffkeeper.service.workers import Workers
     from diffkeeper.snapshot.context import CaptureContext
     from diffkeeper.transfer.archive_read import Imported
     from diffkeeper.volumes.layout import Layout

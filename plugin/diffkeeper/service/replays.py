@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 
 from diffkeeper import counters, limits
 from diffkeeper.errors import BusyError, DiffKeeperError, told
-from diffkeeper.service.workers import Workers, within
+from diffkeeper.service.threads import within
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Container, Iterable, Iterator
 
     from diffkeeper.service.tasks import Tasks
+    from diffkeeper.service.workers import Workers
     from diffkeeper.volumes.registry import Slot
     from diffkeeper.volumes.volume import Volume
 

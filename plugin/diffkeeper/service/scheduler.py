@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from diffkeeper import clock
 from diffkeeper.errors import DiffKeeperError
 from diffkeeper.freeze.writers import Target, Writers
-from diffkeeper.service.workers import within
+from diffkeeper.service.threads import within
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -242,7 +242,7 @@ class Scheduler:
             member.pace.begin()
         try:
             first = any(member.state.head is None for member in team.volumes)
-            await self._turns.run(self._capture, volume, watch, team, found, first=first)
+            await self._turns.run(first, self._capture, volume, watch, team, found)
         finally:
             for member in idle:
                 member.pace.end(started)
@@ -261,7 +261,7 @@ class Scheduler:
     async def _writers(self, *, quiet: bool = False) -> Found:
         """Writers of all mounted volumes, from a survey that captures share."""
         async with self._lock:
-            return await within(self._pool, partial(self._captures.writers, quiet=quiet))
+            return await within(self._pool, self._captures.writers, quiet=quiet)
 
 
 def _answer(volume: Volume, ask: Callable[[], bool], *, unsure: bool) -> bool:

@@ -40,8 +40,9 @@ from diffkeeper.service.replays import Replays
 from diffkeeper.service.scheduler import Scheduler
 from diffkeeper.service.store_care import StoreCare
 from diffkeeper.service.tasks import Tasks
+from diffkeeper.service.threads import within
 from diffkeeper.service.verifications import Verifying
-from diffkeeper.service.workers import Workers, within
+from diffkeeper.service.workers import Workers
 from diffkeeper.snapshot.chunker import Chunker
 from diffkeeper.snapshot.context import CaptureContext
 from diffkeeper.snapshot.volume_state import VolumeState
@@ -442,10 +443,10 @@ class VolumeService:
         volume = slot.volume
         first = volume.state.head is None
         if volume.snapshotter is not None:
-            return await self._pools.captures.run(self._snapshot, volume, first=first)
+            return await self._pools.captures.run(first, self._snapshot, volume)
         async with slot.turn("a snapshot of it is being taken"):
             self._registry.require(volume.name, slot)
-            return await self._pools.captures.run(self._snapshot, volume, first=first)
+            return await self._pools.captures.run(first, self._snapshot, volume)
 
     def _snapshot(self, volume: Volume) -> SnapshotRecord:
         if volume.snapshotter is not None:
@@ -489,8 +490,7 @@ class VolumeService:
             await within(self._pools.steps, refuse_mounted, slot.volume)
             await self._scheduled.remove(slot.volume)
             repairs = Repairs(self._opened.store, self.past.retention, self._snapshot)
-            act = partial(repairs.run, slot.volume, paths, dry_run=dry_run)
-            return await within(self._pools.long, act)
+            return await within(self._pools.long, repairs.run, slot.volume, paths, dry_run=dry_run)
 
 
 def _made(part: T | None) -> T:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from diffkeeper.integrity.salvage import SalvageSource
 from diffkeeper.integrity.scrub import Scrubber
 from diffkeeper.service.maintenance_thread import MaintenanceThread
+from diffkeeper.service.threads import within
 from diffkeeper.service.usage_schedule import UsageSchedule
-from diffkeeper.service.workers import within
 from diffkeeper.space.maintenance import Maintenance
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from diffkeeper.service.workers import within
+from diffkeeper.service.threads import within
 from diffkeeper.space.usage import UsageWalk
 from diffkeeper.volumes.status import account_view
 

@@ -1,4 +1,4 @@
-"""From the event loop into threads, for everything that blocks; by purposes that never meet.
+"""The threads of one daemon, for everything that blocks; by purposes that never meet.
 
 What takes long has threads of its own, so that however much of it there is, it keeps nothing
 waiting that is short, or that must go on.
@@ -6,30 +6,17 @@ waiting that is short, or that must go on.
 
 from __future__ import annotations
 
-import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
 from diffkeeper import limits
 from diffkeeper.limits import CAPTURES_MAX, LONG_CAPTURES_MAX
 from diffkeeper.service.capture_slots import CaptureSlots
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 STEP_THREADS = 8
 LAST_LOOKS_MAX = 4  # of Unmounts and Removes, at once
 CAPTURE_THREADS = CAPTURES_MAX + LONG_CAPTURES_MAX + 2  # and for questions that are short
 QUERY_THREADS = 4
 LONG_THREADS = 4  # for verifications, scrubs, maintenance and compacting by command
-
-T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
-
-
-async def within(pool: ThreadPoolExecutor, function: Callable[[*Ts], T], *arguments: *Ts) -> T:
-    """What the function returns or raises, called on a thread of the pool."""
-    return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
 
 
 class Workers:

@@ -36,7 +36,7 @@ from diffkeeper.snapshot.scanner import Scanner
 from diffkeeper.snapshot.staging import Staging
 from diffkeeper.snapshot.stat_cache import StatCache
 from diffkeeper.snapshot.unseen_writes import UnseenWrites
-from diffkeeper.snapshot.volume_state import Change
+from diffkeeper.snapshot.volume_state import Change, RecordChanges
 from diffkeeper.snapshot.watcher import Watcher
 from diffkeeper.sources.base import Changed, Dirty, Source
 from diffkeeper.store.store import Batch
@@ -473,7 +473,7 @@ class VolumeCapture:
             self._index.put_directory(placed.inode, parent, placed.name, placed.content)
         batch = self._stage.batch([root])
         self._source.release(self._index.add_to(batch, self._stage))
-        fields = {"next_link_id": self._recorder.next_link_id}
+        fields = RecordChanges(next_link_id=self._recorder.next_link_id)
         lacking = self.lacking = self._held.summed_up(self._tree)
         if not is_due(self._state.head, root, outcome.fuzzy, lacking):
             return Change(self._state, batch if len(self._index) else Batch(), None, fields)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from diffkeeper.snapshot.stored_bytes import StoredBytes
 from diffkeeper.store.store import Batch, Store
@@ -14,6 +14,20 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from diffkeeper.format.records import SnapshotRecord, VolumeRecord
+
+
+class RecordChanges(TypedDict, total=False):
+    """Fields of a `VolumeRecord` that change, but for those that a snapshot changes."""
+
+    name: str
+    options: dict[str, str]
+    next_link_id: int
+    mounts: dict[str, int]
+    boot_id: str
+    clean: bool
+    verified_seq: int | None
+    removed_ns: int | None
+    live_id: str
 
 
 class VolumeState:
@@ -39,11 +53,16 @@ class VolumeState:
         """The newest snapshot."""
         return self._head
 
-    def commit(self, batch: Batch, snapshot: SnapshotRecord | None = None, **changes: Any) -> None:
+    def commit(
+        self,
+        batch: Batch,
+        snapshot: SnapshotRecord | None = None,
+        **changes: Unpack[RecordChanges],
+    ) -> None:
         """Store the batch and the changed record in one durable transaction."""
         commit_together([Change(self, batch, snapshot, changes)])
 
-    def update(self, **changes: Any) -> None:
+    def update(self, **changes: Unpack[RecordChanges]) -> None:
         """Change fields of the record durably."""
         self.commit(Batch(), **changes)
 
@@ -75,7 +94,7 @@ class Change:
     state: VolumeState
     batch: Batch
     snapshot: SnapshotRecord | None = None
-    fields: dict[str, Any] = field(default_factory=dict)
+    fields: RecordChanges = field(default_factory=RecordChanges)
 
 
 def commit_together(changes: Sequence[Change]) -> None:
