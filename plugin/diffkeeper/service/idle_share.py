@@ -1,4 +1,4 @@
-"""How much of a core captures may take: more of it where processors have nothing to do."""
+"""How much of a core captures and maintenance may take: more where processors are idle."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import deque
 
 from diffkeeper import clock, limits
 
-# Of what is idle, captures of a volume may take half: several share it without using it up.
+# Of what is idle, each may take half: several share it without using it up.
 CPU_IDLE_PART = 0.5
 CPU_FRACTION_IDLE_MAX = 0.25
 IDLE_SECONDS = 10.0  # that are looked back on
@@ -33,7 +33,7 @@ class IdleShare:
         self._looks: deque[tuple[float, int, int]] = deque()
 
     def share(self) -> float:
-        """Seconds of CPU that the captures of one volume, or group, may take in a second.
+        """Seconds of CPU in a second for captures of one volume, or group, or for maintenance.
 
         At least what they may always take; half of what has been idle of late, up to a bound.
         """

@@ -1,4 +1,8 @@
-"""The thread that runs maintenance while nobody waits for it, within its share of a core."""
+"""The thread that runs maintenance while nobody waits for it, within its share of a core.
+
+The share grows with what is due: a collection looks at every object, so that within a fixed share
+it takes longer the larger the store is, and the store grows faster than it is collected.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +16,13 @@ from diffkeeper.memory import trim_heap
 
 if TYPE_CHECKING:
     from diffkeeper.integrity.scrub import Scrubber
+    from diffkeeper.service.idle_share import IdleShare
     from diffkeeper.space.maintenance import Maintenance
 
 log = logging.getLogger(__name__)
 
-MAINTENANCE_CPU_FRACTION_MAX = 0.05
+MAINTENANCE_DEBT_CPU_FRACTION = 0.4  # more, for a store that has doubled since it was collected
+MAINTENANCE_DEBT_CPU_FRACTION_MAX = 0.25
 MAINTENANCE_URGENT_CPU_FRACTION_MAX = 0.5  # while room is short
 MAINTENANCE_SLICE_SECONDS = 0.02
 MAINTENANCE_TURN_SECONDS = 5.0
@@ -26,9 +32,10 @@ TRIM_SECONDS = 60.0
 class MaintenanceThread:
     """Runs slices from `start` to `stop`. `trouble` says why the last one failed, or nothing."""
 
-    def __init__(self, maintenance: Maintenance, scrubber: Scrubber) -> None:
+    def __init__(self, maintenance: Maintenance, scrubber: Scrubber, spare: IdleShare) -> None:
         self.maintenance = maintenance
         self.scrubber = scrubber
+        self._spare = spare
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
         self.trouble = ""
@@ -59,10 +66,12 @@ class MaintenanceThread:
 
     def _slice(self) -> float:
         """Run one slice; the seconds to wait after it."""
-        cpu = clock.thread_cpu()
+        cpu, share = clock.thread_cpu(), limits.CPU_FRACTION_MAX
         try:
             more = self.maintenance.run_slice(MAINTENANCE_SLICE_SECONDS)
-            if not more:
+            if more:
+                share = self.share()
+            else:
                 more = self.scrubber.run_slice()
             self.trouble = "; ".join(self.maintenance.damage)
         except BusyError:
@@ -76,8 +85,12 @@ class MaintenanceThread:
             self.trouble = f"maintenance failed: {error!r}"
             log.exception("maintenance_failed", extra={"error": str(error)})
             return limits.MAINTENANCE_RETRY_SECONDS
-        fraction = MAINTENANCE_CPU_FRACTION_MAX
-        if self.maintenance.urgent:
-            fraction = MAINTENANCE_URGENT_CPU_FRACTION_MAX
-        rest = (clock.thread_cpu() - cpu) / fraction
+        rest = (clock.thread_cpu() - cpu) / share
         return rest if more else max(rest, MAINTENANCE_TURN_SECONDS)
+
+    def share(self) -> float:
+        """Seconds of CPU that maintenance, but for scrubbing, may take in a second."""
+        if self.maintenance.urgent:
+            return MAINTENANCE_URGENT_CPU_FRACTION_MAX
+        owed = limits.CPU_FRACTION_MAX + MAINTENANCE_DEBT_CPU_FRACTION * self.maintenance.debt()
+        return max(self._spare.share(), min(owed, MAINTENANCE_DEBT_CPU_FRACTION_MAX))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from diffkeeper.integrity.salvage import SalvageSource
 from diffkeeper.integrity.scrub import Scrubber
+from diffkeeper.service.idle_share import IdleShare
 from diffkeeper.service.maintenance_thread import MaintenanceThread
 from diffkeeper.service.threads import within
 from diffkeeper.service.usage_schedule import UsageSchedule
@@ -35,7 +36,8 @@ class StoreCare:
         self._pool = pool
         self.counting = UsageSchedule(tools.store, registry.volumes, past.trash.counted)
         scrubber = Scrubber(tools.store, tools.reader, self._live_directories)
-        self._background = MaintenanceThread(Maintenance(tools.store), scrubber)
+        spare = IdleShare(tools.proc_root)
+        self._background = MaintenanceThread(Maintenance(tools.store), scrubber, spare)
 
     def start(self) -> None:
         """Begin what goes on by itself, but for `counting.run_forever`."""

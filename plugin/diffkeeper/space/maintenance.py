@@ -31,6 +31,7 @@ DELTA_VERSIONS_MAX = 65_536  # in one round
 # For who relies on what is not committed, before a collection is given up and its marks with it: a
 # capture of very many files on a busy machine takes half a minute. Deltas wait as long.
 COLLECT_WAIT_SECONDS = 60.0
+DEBT_BYTES_MIN = 64 * limits.MIB  # of a small store, growth is no debt
 COLLECT_SLOW_SECONDS = 300.0  # after which it is logged for all to see
 COLLECT_ASK_SECONDS = 1.0  # after which the one who asked for all maintenance looks around
 
@@ -69,6 +70,7 @@ class Maintenance:
         self._work: Iterator[object] | None = None
         self._report = MaintenanceReport()
         self._collected_at = float("-inf")
+        self._collected_bytes = store.used_bytes()  # of the store, after the last collection
         self._encoded_at: dict[int, float] = {}
         self._carried = False
         self._signatures = StatCacheExpiry(store)
@@ -80,6 +82,11 @@ class Maintenance:
     def urgent(self) -> bool:
         """Whether room is short, so that it may take more of a core."""
         return self._store.upkeep.urgent
+
+    def debt(self) -> float:
+        """By which part of it the store has grown since garbage was collected last."""
+        grown = self._store.used_bytes() - self._collected_bytes
+        return max(0, grown) / max(self._collected_bytes, DEBT_BYTES_MIN)
 
     def run_slice(self, budget_seconds: float) -> bool:
         """Do some of what is due, for about that long; whether there is more to do now."""
@@ -183,6 +190,7 @@ class Maintenance:
         self.damage = [text for text in found if text]
         self._report.damage += self.damage
         self._report.collected += not collector.damage
+        self._collected_bytes = self._store.used_bytes()
         yield from (None for _ in upkeep.drop_places())
         yield from self._merge()
 
