@@ -1,1 +1,1 @@
-"""From what changed in a live directory to a snapshot: scan, read, cut, commit."""
+"""From what changed in a live directory to a snapshot: scan, read, chunk, commit."""

@@ -1,4 +1,4 @@
-"""The extended attributes of a file, as far as they can be recorded."""
+"""The extended attributes of a file that can be recorded."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from diffkeeper.fsio import inode
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """`kept`: name to value. `left_out`: what is missing of them, for a person; or nothing."""
+    """`kept`: name to value. `left_out`: which are missing, in words for a person; or ""."""
 
     kept: dict[bytes, bytes] = field(default_factory=dict)
     left_out: str = ""
 
 
 def recordable(pin: int) -> Attributes:
-    """Those of the inode that `pin` (O_PATH or not) holds; raises OSError where none can be read.
+    """Recordable attributes of the inode that `pin` (O_PATH or not) refers to; raises OSError when
+    none can be read.
 
-    File systems such as XFS keep more than one record holds, and more names than the kernel lists.
+    File systems such as XFS hold more than one record can, and more names than the kernel lists.
     """
     try:
         found = inode.xattrs(pin)

@@ -1,4 +1,4 @@
-"""The tree that a first capture starts from: that of the newest snapshot, if it is sound."""
+"""The tree that a first capture starts from: that of the newest snapshot, unless it is damaged."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def tree(
     number: int,
     exclude: Sequence[str] = (),
 ) -> Worktree:
-    """The newest snapshot's tree; `number`: the inode number of the live directory.
+    """The newest snapshot's tree; `number`: inode number of the live directory.
 
-    Nothing can be built on a damaged one: what is there is captured as if for the first time.
+    A damaged tree is not used: the volume is captured as if for the first time.
     """
     head = state.head
     if head is not None and head.id in store.damaged:
         index.clear()
         head = None
     if head is None:
-        # Those of a first capture that came to no end, see `StatCache.store_early`.
+        # those of a first capture that did not complete, see `StatCache.store_early`
         store.commit(Batch(drop_index={state.record.id}))
     root = head.root if head is not None else None
     entry = decode_root(stage.get(root))[0] if root is not None else None

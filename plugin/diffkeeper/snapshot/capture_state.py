@@ -1,4 +1,4 @@
-"""A capture under way, as one volume has it, and the record that comes of it."""
+"""State of one volume in the capture under way, and the record that it ends in."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Figures:
-    """What the last capture cost. `dirty_bytes`: what it had to read; `rounds`: of looking."""
+    """Figures of the last capture. `dirty_bytes`: bytes that had to be read; `rounds`: of
+    scanning.
+    """
 
     freeze_seconds: float = 0.0
     capture_seconds: float = 0.0
@@ -32,38 +34,38 @@ class Figures:
 
 @dataclass(slots=True)
 class CaptureState:
-    """The capture under way."""
+    """State of the capture under way."""
 
     writers: Writers = field(default_factory=Writers)
     still: bool = True  # there will be no freeze
-    dirty: Dirty = field(default_factory=Dirty)  # what its first drain brought
+    dirty: Dirty = field(default_factory=Dirty)  # hints of its first drain
     hidden: Hidden = field(default_factory=Hidden)
-    lost: bool = False  # hints of a source that tells everything
+    lost: bool = False  # hints were lost, of a source that sees everything
     unseen: bool = False  # something may have changed that no hint names
-    again: bool = False  # the newest snapshot is to be taken again
+    again: bool = False  # a snapshot is due although nothing changed
     retry: Dirty = field(default_factory=Dirty)  # names that could not be read before
-    root: Root = Root()  # of the last look without a freeze
-    # Inside the freeze: what was copied, and what the round under way looks at, which is due
-    # again if the freeze ends it early.
+    root: Root = Root()  # of the last scan without a freeze
+    # Inside the freeze: what was copied, and what the current round has to scan, which is hinted
+    # again if the freeze ends early.
     taken: list[Observation] = field(default_factory=list)
     copied: dict[tuple[int, bytes], Observation] = field(default_factory=dict)  # newest by place
     sums: NameSums = field(default_factory=NameSums)  # of its rounds, where a source gives no hints
     pending: Dirty = field(default_factory=Dirty)
     pending_hidden: Hidden = field(default_factory=Hidden)
-    frozen_hidden: bool = False  # there was something that gives no hint
+    frozen_hidden: bool = False  # some file may change without a hint
     figures: Figures = field(default_factory=Figures)
 
     def end_round(self, taken: list[Observation]) -> None:
-        """A round in the freeze has looked at all that was pending; `taken`: what it saw.
+        """A round in the freeze has scanned all that was pending; `taken`: its observations.
 
-        Of a round that is ended early nothing is taken over: the names that lead to what it had yet
-        to look at, such as the other names of a file, do so only while they are what they were.
+        Nothing is recorded of a round that ends early: names that lead to what it had yet to scan,
+        such as other names of a file, lead there only while they are unchanged.
         """
         self.taken += taken
         self.pending, self.pending_hidden = Dirty(), Hidden()
 
     def thawed(self) -> tuple[list[Observation], Dirty, Hidden]:
-        """The freeze is over: what was copied, and what a round that was ended early looked at."""
+        """After the freeze: what was copied, and what a round that ended early had to scan."""
         taken, dirty, hidden = self.taken, self.pending, self.pending_hidden
         self.taken, self.pending, self.pending_hidden = [], Dirty(), Hidden()
         self.copied.clear()
@@ -72,9 +74,9 @@ class CaptureState:
 
 
 def is_due(head: SnapshotRecord | None, root: Root, fuzzy: str, lacking: Lacking) -> bool:
-    """Whether a snapshot is to be stored: there is another state, or more or less is wrong with it.
+    """Whether to store a snapshot: the state, or what is known to be wrong with it, has changed.
 
-    `fuzzy`: why what was captured is not one instant, or nothing.
+    `fuzzy`: why what was captured is not one instant, or "".
     """
     if head is None or head.root != root or not lacking.is_told(head):
         return True
@@ -90,7 +92,9 @@ def as_record(
     lacking: Lacking,
     seconds: float,
 ) -> SnapshotRecord:
-    """The next snapshot of the volume, of what the tree holds; `seconds`: of the capture."""
+    """The record of the volume's next snapshot, with the tree's content; `seconds`: of the
+    capture.
+    """
     return SnapshotRecord(
         volume_id=volume.id,
         seq=volume.next_seq,

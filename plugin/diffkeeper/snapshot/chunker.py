@@ -1,4 +1,4 @@
-"""Reads a file and tells which of its chunks differ from the recorded ones.
+"""Reads a file and finds out which of its chunks differ from the recorded ones.
 
 Only data extents are read, in segments of SEGMENT_BYTES, on a few threads: reading and hashing both
 release the GIL. Memory stays at a few segments plus the chunks that differ.
@@ -27,7 +27,7 @@ HASH_THREADS = 2
 
 
 def _go_on() -> None:
-    """Nothing ends the reading."""
+    """A check that never ends the reading."""
 
 
 Get = Callable[[bytes], bytes]
@@ -54,14 +54,14 @@ class Content:
 
     @property
     def is_large(self) -> bool:
-        """Whether it holds as much as ought to be in memory."""
+        """Whether it holds as much data as should be in memory."""
         return (
             self.data_bytes >= limits.OBSERVE_BYTES_MAX
             or len(self.changes) >= limits.CONTENT_CHANGES_MAX
         )
 
     def digest(self, get: Get) -> bytes:
-        """The root that it would have, whichever tree its changes are told from."""
+        """The root that the content would have, whichever tree its changes refer to."""
         nodes: dict[bytes, bytes] = {}
 
         def put(encoded: bytes) -> bytes:
@@ -74,7 +74,7 @@ class Content:
         return filetree.update(self.root, self.count, count, self.changes, *ways)
 
     def fold(self, get: Get, put: Put) -> bytes:
-        """Put the changes into the tree; returns its root."""
+        """Apply the changes to the tree; returns its root."""
         count = chunk_count(self.size, self.chunk_bits)
         if self.changes or count != self.count:
             self.root = filetree.update(self.root, self.count, count, self.changes, get, put)
@@ -93,7 +93,7 @@ class _Segment:
 
 
 class _ComparedChunks:
-    """What a file holds, compared with the chunks recorded of it as both go by."""
+    """The content of a file, while its chunks are compared with the recorded ones."""
 
     def __init__(
         self,
@@ -107,7 +107,9 @@ class _ComparedChunks:
         self._next = next(recorded, None)  # number and digest
 
     def compare(self, segment: _Segment) -> None:
-        """The chunks of a segment; what was recorded before them and was not met is a hole."""
+        """Compare the chunks of a segment; recorded chunks before it that were skipped are holes
+        now.
+        """
         content = self._content
         content.read_bytes += segment.length
         view = memoryview(segment.buffer)
@@ -125,7 +127,9 @@ class _ComparedChunks:
         self._relieve()
 
     def holes_before(self, number: int) -> None:
-        """What is recorded before a chunk, and was not met in the file."""
+        """Record holes in place of the recorded chunks before `number` that the file does not
+        have.
+        """
         while self._next is not None and self._next[0] < number:
             self._content.changes[self._next[0]] = HOLE
             self._next = next(self._recorded, None)
@@ -133,7 +137,7 @@ class _ComparedChunks:
 
     def _relieve(self) -> None:
         if self._content.is_large:
-            # Folding changes the tree that `recorded` walks, but never chunks ahead of it.
+            # Folding changes the tree that `recorded` iterates over, but never chunks ahead of it.
             self._spill(self._content)
 
 
@@ -160,11 +164,11 @@ class Chunker:
         spill: Callable[[Content], None],
         check: Callable[[], None] = _go_on,
     ) -> Content:
-        """Compare the first `size` bytes of `fd` with the entry recorded before (or nothing).
+        """Compare the first `size` bytes of `fd` with the recorded entry (or with nothing).
 
-        `spill` is called whenever the content holds much; it may take data and fold changes, or
-        raise to end the reading, as `check` may, which is called for each segment. What lies past
-        the end of a file that was cut reads as zeros.
+        `spill` is called whenever there is much data; it may take the data and fold the changes, or
+        raise to end the reading. So may `check`, which is called for each segment. Bytes past the
+        end of a file that was cut meanwhile read as zeros.
         """
         content = Content(size, chunk_bits)
         if old is not None and old.chunk_bits == chunk_bits:
@@ -191,9 +195,9 @@ class Chunker:
         spill: Callable[[Content], None],
         check: Callable[[], None] = _go_on,
     ) -> Content:
-        """The same, reading only the chunks `parts` and what a change of size has touched.
+        """As `read`, but only for the chunks `parts` and those that a change of size affects.
 
-        Everything else must be as it is recorded in `old`. The cost does not depend on `size`.
+        All other chunks must be as `old` records them. The cost does not depend on `size`.
         """
         bits = old.chunk_bits
         content = Content(size, bits, old.content, chunk_count(old.size, bits))
@@ -235,7 +239,7 @@ class Chunker:
         try:
             for first, last in ranges:
                 if not flying and (last - first) << chunk_bits < SEGMENT_BYTES:
-                    # Handing so little to a thread costs more than hashing it.
+                    # For so little, handing it to a thread costs more than hashing it.
                     yield self._hash(fd, size, chunk_bits, first, last)
                     continue
                 flying.append(self._pool.submit(self._timed, fd, size, chunk_bits, first, last))
@@ -244,7 +248,7 @@ class Chunker:
             while flying:
                 yield self._landed(flying.popleft())
         finally:
-            # The descriptor must stay open until nothing reads from it any more.
+            # The descriptor must stay open until all threads have finished reading.
             for future in flying:
                 future.result()
 
@@ -254,7 +258,9 @@ class Chunker:
         return segment
 
     def _timed(self, fd: int, size: int, chunk_bits: int, first: int, last: int) -> _Segment:
-        """In a thread of the pool, whose CPU time is in no caller's."""
+        """Read one segment, on a thread of the pool, whose CPU time the caller's clock does not
+        see.
+        """
         started = clock.thread_cpu()
         segment = self._hash(fd, size, chunk_bits, first, last)
         segment.cpu_seconds = clock.thread_cpu() - started
@@ -280,7 +286,7 @@ class Chunker:
 
 
 def _read_small(fd: int, content: Content) -> Content:
-    """The same for a file of at most one chunk, which is most files: no segments, no threads."""
+    """Read a file of at most one chunk, as most files are: no segments, no threads."""
     size = content.size
     if size == 0:
         return content
@@ -321,7 +327,7 @@ def _without_holes(
     ranges: list[tuple[int, int]],
     before: filetree.Lookup,
 ) -> Iterator[tuple[int, int]]:
-    """The ranges of chunks that hold data; notes those that have become holes as changes."""
+    """The ranges of chunks that contain data; chunks that became holes are recorded as changes."""
     for first, last in ranges:
         for number in range(first, last):
             start = number << content.chunk_bits
@@ -335,9 +341,9 @@ def _without_holes(
 def _chunk_ranges(
     fd: int, size: int, chunk_bits: int, content: Content, begin: int = 0
 ) -> Iterator[tuple[int, int]]:
-    """Chunk ranges [first, last) from `begin` that hold data, each at most one segment.
+    """Chunk ranges [first, last) from `begin` that contain data, each at most one segment.
 
-    Notes holes.
+    Holes are recorded as changes.
     """
     step = max(1, SEGMENT_BYTES >> chunk_bits)
     done = begin

@@ -1,4 +1,4 @@
-"""When a whole volume is compared with what is recorded of it, whatever was hinted."""
+"""When a whole volume is compared with its recorded state, independent of hints."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ COMPARE_SOON_SECONDS = 30.0
 
 
 class Comparisons:
-    """`due`: when the next one is, by the monotonic clock.
+    """Schedule of the comparisons of one volume; `due`: the next one, on the monotonic clock.
 
-    Hints are never truth: there is one from time to time, and sooner where one is needed. Both take
-    a small share of the time at most.
+    Hints may be incomplete, so there is a comparison from time to time, and sooner where something
+    asks for one. Both take a small share of the time at most.
     """
 
     def __init__(self) -> None:
@@ -20,11 +20,13 @@ class Comparisons:
         self._soon = COMPARE_SOON_SECONDS
 
     def need(self, since: float | None = None) -> None:
-        """Something was seen (at `since`, else now) that only a comparison clears up."""
+        """Ask for one: something was seen (at `since`, else now) that only a comparison
+        resolves.
+        """
         self.due = min(self.due, (clock.monotonic() if since is None else since) + self._soon)
 
     def done(self, seconds: float) -> None:
-        """There was one, which took so long."""
+        """Record that one has ended, and how long it took."""
         share = limits.COMPARE_SHARE * seconds
         self._soon = max(COMPARE_SOON_SECONDS, share)
         self.due = clock.monotonic() + max(COMPARE_SECONDS, share)

@@ -1,4 +1,4 @@
-"""How a volume is captured, and what all volumes share for it."""
+"""Options of captures of a volume, and what all volumes share for them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class CapturePolicy:
 
 @dataclass(slots=True)
 class CaptureContext:
-    """What all volumes share."""
+    """What the captures of all volumes share."""
 
     store: Store
     freezer: Freezer

@@ -1,7 +1,7 @@
-"""Direct I/O (AIO, io_uring) that is under way when its process is frozen: it goes on.
+"""Direct I/O (AIO, io_uring) that is in flight when its process is frozen: it continues.
 
-A kill would let it end, too, so a freeze waits for that. Best is a moment with none; on a slow
-disk that is always busy there is no such moment, and no freeze is long enough.
+A kill would let it complete, too, so a freeze waits for it. Best is a moment without any; a slow
+disk that is always busy has no such moment, and then no freeze is long enough.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 EBPF_DIRECT_POLL_SECONDS = 0.000_1
 DIRECT_LOOK_SECONDS = 0.001
 DIRECT_PAUSE_SECONDS = 0.02  # for which a freeze waits for a moment without direct I/O
-DIRECT_WAIT_SECONDS = 1.0  # the same after one that it outlasted
+DIRECT_WAIT_SECONDS = 1.0  # likewise, after a freeze that direct I/O outlasted
 
 
 class DirectIo:
@@ -27,14 +27,14 @@ class DirectIo:
     def __init__(self, under_way: Callable[[], bool]) -> None:
         self._under_way = under_way
         self._rest = Rest()
-        self._outlasted = False  # the freeze under way
+        self._outlasted = False  # in the freeze under way
 
     def before(self) -> None:
-        """Ahead of a freeze: wait for a moment without, for a bounded time.
+        """Before a freeze: wait for a moment without direct I/O, for a bounded time.
 
-        Raises FreezeError where freezes failed for it in a row, and it still goes on.
+        Raises FreezeError where it made several freezes in a row fail, and is still in flight.
         """
-        # Most disks end what is under way at once: there a freeze need not look for a moment.
+        # Most disks complete at once what is in flight: there a freeze need not wait for a moment.
         bound = DIRECT_WAIT_SECONDS if self._rest.times else DIRECT_PAUSE_SECONDS
         deadline = clock.monotonic() + bound
         while lasts := self._under_way():
@@ -49,7 +49,7 @@ class DirectIo:
             )
 
     def inside(self, check: Callable[[], None]) -> None:
-        """In a freeze: wait for what was begun before it; `check` raises when there is no time.
+        """In a freeze: wait for direct I/O that began before it; `check` raises when time is over.
 
         Raises FreezeError then, with the reason.
         """
@@ -64,7 +64,7 @@ class DirectIo:
             ) from error
 
     def thawed(self, held_seconds: float) -> None:
-        """The freeze is over; writers stood for so long."""
+        """The freeze is over; writers were frozen for so long."""
         if self._outlasted:
             self._rest.failed(held_seconds)
         elif held_seconds:

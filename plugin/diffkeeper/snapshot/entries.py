@@ -1,4 +1,4 @@
-"""What is recorded of a file by what lstat tells, and what an entry stands for."""
+"""Entries from the result of lstat, and what an entry counts for."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KINDS: Final = {
 
 
 def kind_of(status: os.stat_result) -> Kind | None:
-    """The type of a file; None for one that is not known."""
+    """The type of a file; None for an unknown one."""
     return KINDS.get(stat.S_IFMT(status.st_mode))
 
 
@@ -43,7 +43,7 @@ def entry_of(status: os.stat_result, kind: Kind, xattrs: bytes, target: bytes = 
 
 
 def files_of(entry: Entry | None) -> int:
-    """Regular files that an entry stands for, each of their names counted."""
+    """Number of regular files that an entry counts for, by their names."""
     if entry is None:
         return 0
     if entry.kind is Kind.DIRECTORY:
@@ -52,5 +52,5 @@ def files_of(entry: Entry | None) -> int:
 
 
 def size_of(entry: Entry | None) -> int:
-    """Logical bytes of the files that an entry stands for, without those behind hard links."""
+    """Logical bytes of the files that an entry counts for, except those behind hard links."""
     return entry.size if entry is not None and entry.kind in (Kind.FILE, Kind.DIRECTORY) else 0

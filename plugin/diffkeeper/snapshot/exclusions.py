@@ -1,7 +1,7 @@
-"""Names that are left out of a volume's history: by globs of paths below its top directory.
+"""Names that are left out of a volume's history, by globs of paths below its top directory.
 
-A glob is matched one component at a time, so that what is known of a directory's path serves all
-names in it: the places in all globs that the path has come to.
+A glob is matched one component at a time, so that the match state of a directory serves all names
+in it: the positions in all globs that the path has reached.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-Places = frozenset[tuple[int, int]]  # numbers of a glob, and of the component that is to match next
+Places = frozenset[tuple[int, int]]  # positions: numbers of globs and their next components
 _ANY_DEPTH = "**"
 _NOWHERE: Places = frozenset()
 
 
 class Exclusions:
-    """The globs of one volume, as its option has them. False where there are none."""
+    """The globs of one volume's option `exclude`. False if there are none."""
 
     def __init__(self, globs: Sequence[str] = ()) -> None:
         self._globs = [_components(glob) for glob in globs]
@@ -29,7 +29,7 @@ class Exclusions:
         return bool(self._globs)
 
     def below(self, places: Places, name: bytes) -> Places:
-        """Where a name in a directory that has come to `places` has come to."""
+        """The positions after one more name, in a directory with the positions `places`."""
         text = os.fsdecode(name)
         found: list[tuple[int, int]] = []
         for number, at in places:
@@ -41,7 +41,7 @@ class Exclusions:
         return self._reached(found) if found else _NOWHERE
 
     def match(self, places: Places, name: bytes) -> bool:
-        """Whether that name is left out, with all that is in it."""
+        """Whether the name is left out, with everything in it."""
         return any(
             at == len(self._globs[number]) - 1 and fnmatchcase(os.fsdecode(name), component)
             for number, at in places
@@ -49,14 +49,14 @@ class Exclusions:
         )
 
     def within(self, path: Sequence[bytes]) -> Callable[[bytes], bool]:
-        """Tells of names in the directory at this path, which is not left out itself."""
+        """A predicate for names in the directory at this path, which is not left out itself."""
         places = self.top
         for name in path:
             places = self.below(places, name)
         return lambda name: self.match(places, name)
 
     def _reached(self, places: Iterable[tuple[int, int]]) -> Places:
-        """These, and what follows where none or more directories may be; ends are left out."""
+        """The positions, and those after `**`, which may match no directory; without final ones."""
         found = set()
         for number, first in places:
             at, components = first, self._globs[number]
@@ -70,10 +70,10 @@ class Exclusions:
 
 def _components(glob: str) -> list[str]:
     parts = glob.split("/")
-    # All that is below a directory, and not the directory itself.
+    # `directory/**` is everything below a directory, but not the directory itself.
     return [*parts, "*"] if parts[-1] == _ANY_DEPTH else parts
 
 
 def note(globs: Sequence[str]) -> str:
-    """What a snapshot says of them."""
+    """The text about the globs in a snapshot's `cause`."""
     return f"left out by the option exclude ({','.join(globs)})" if globs else ""

@@ -1,4 +1,4 @@
-"""Reads the content of files that are looked at: all of it, or the parts that changed."""
+"""Reads the content of scanned files: all of it, or the parts that changed."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from diffkeeper.snapshot.worktree import Directory, Worktree
     from diffkeeper.sources.base import Source
 
-LINKED_MAX = 10_000  # files with several names of which one look remembers the content
+LINKED_MAX = 10_000  # files with several names whose content one round remembers
 
 
 class Why(Enum):
-    """What brought about a look at a file."""
+    """The reason for reading a file."""
 
     NAME = "its name was hinted"
     PLACE = "its inode was hinted, or it belongs to something that was"
@@ -35,9 +35,9 @@ class Why(Enum):
 
 
 class FileReader:
-    """The files of one round of looking. `changed`, `hidden`, `came` are what the round was told.
+    """Reads the files of one round of scanning. `changed`, `hidden`, `came`: the round's hints.
 
-    deep: everything is compared, so that what is not hinted proves nothing.
+    deep: everything is compared, so the absence of a hint proves nothing.
     """
 
     def __init__(
@@ -54,9 +54,9 @@ class FileReader:
         survey: Callable[[], frozenset[int]],
         check: Callable[[], None],
     ) -> None:
-        """looked: what was read of each file since the signatures that `index` has.
+        """looked: what was read of each file since the signatures in `index` were recorded.
 
-        survey: the files that are mapped now, and of which stores may be unseen. check: may raise
+        survey: the files that are mapped now, and whose stores may be unseen. check: may raise
         while a file is read, to end the round.
         """
         self._tree = worktree
@@ -78,7 +78,7 @@ class FileReader:
         self.deep = False
 
     def see_mappings(self) -> None:
-        """Files are watched from now on that may have been mapped before."""
+        """Survey mappings again: files are watched from now on that may have been mapped before."""
         self.hidden = replace(self.hidden, mapped=self.hidden.mapped | self._survey())
 
     def content(
@@ -91,11 +91,11 @@ class FileReader:
         *,
         held: bool,
     ) -> Content:
-        """What the regular file `pin` holds; `held`: the source has seen all changes of it."""
+        """The content of the regular file `pin`; `held`: the source has seen all its changes."""
         number = status.st_ino
         base = self._base(status, why) if held else None
         done = self._contents.get(number)
-        # A write under way has moved the timestamp before it moves the size.
+        # A write in progress has moved the timestamp before it moves the size.
         if done is not None and (done[0], done[1].size) == (status.st_ctime_ns, status.st_size):
             return done[1]
         with inode.reading(pin) as fd:
@@ -111,12 +111,12 @@ class FileReader:
                 content = self._reader.read(fd, status.st_size, self._chunk_bits, old, *ways)
         if status.st_nlink > 1:
             if len(self._contents) >= LINKED_MAX:
-                self._contents.clear()  # a further name is read again
+                self._contents.clear()  # another name of it is read again
             self._contents[number] = (status.st_ctime_ns, content)
         return content
 
     def _base(self, status: os.stat_result, why: Why) -> Entry | None:
-        """What the file held when it was last read, if all that changed since is hinted."""
+        """The content that the file had when it was last read, if all changes since were hinted."""
         number = status.st_ino
         changed = self.changed.get(number)
         if changed is not None and changed.whole:
@@ -135,9 +135,9 @@ class FileReader:
         )
 
     def _is_mapped(self, status: os.stat_result) -> bool:
-        """Whether someone may have stored to pages of it that were dirty already.
+        """Whether a process may have stored to pages that were dirty already.
 
-        Through a mapping that came and went, only if a timestamp moved after a look from before it.
+        For a mapping that came and went: only if a timestamp moved since a scan before it.
         """
         changed = self.changed.get(status.st_ino)
         if status.st_ino in self.hidden.mapped or (changed is not None and changed.windows):
@@ -157,8 +157,8 @@ class FileReader:
         armed = number in self._mapped.armed
         between = self._window_bits - self._chunk_bits
         if armed or (why is not Why.PLACE and not self._source.sees_mappings):
-            # Who has a file mapped, or had it until a close just now, may have stored beside what
-            # was written, without a hint: a page that is dirty already gives none.
+            # Who has a file mapped, or had it mapped until a close just now, may have stored beside
+            # what was written, without a hint: a page that is dirty already gives none.
             windows.update(chunk >> between for chunk in changed.chunks)
         if armed and windows:
             self._mapped.read_windows(number, fd, windows)
@@ -170,10 +170,10 @@ class FileReader:
         return parts
 
     def _recorded(self, directory: Directory, name: bytes, number: int) -> Entry | None:
-        """What the file's content was when it was last captured."""
+        """The entry with the file's content as of the last capture."""
         record = self._index.get(number)
         if record is not None and record.kind == Kind.FILE and is_at(record, directory, name):
-            # The signature belongs to what the tree has at this name, and is found faster.
+            # The signature belongs to what the tree has at this name, and is faster to find.
             return Entry(
                 Kind.FILE, size=record.size, content=record.content, chunk_bits=self._chunk_bits
             )
@@ -182,12 +182,12 @@ class FileReader:
 
 
 def is_at(record: IndexRecord, directory: Directory, name: bytes) -> bool:
-    """Whether the name that a signature was taken at is this one."""
+    """Whether a signature was recorded at this name."""
     return record.parent_ino == directory.inode and record.name == name
 
 
 def unmoved(record: IndexRecord, status: os.stat_result, unsure_ns: int) -> bool:
-    """Whether a signature is the recorded one, and old enough when it was taken to prove it."""
+    """Whether a signature is unchanged, and was old enough when recorded to prove it."""
     return (
         record.ctime_ns == status.st_ctime_ns
         and record.mtime_ns == status.st_mtime_ns

@@ -1,8 +1,8 @@
 """Captures volumes that are written together: one freeze, one instant, one transaction.
 
-A volume alone is a group of one. The phases of each member are the snapshotter's; the order is:
-drain and pre-copy all until little is left, freeze the writers of all, copy the rest of all, thaw,
-take it over, commit all. Nothing is visible of any member before all of it is.
+A volume alone is a group of one. The phases of each member are those of `VolumeCapture`; the order
+is: drain and pre-copy all until little is left, freeze the writers of all, copy the rest of all,
+thaw, process it, commit all. Nothing of any member is visible before all of it is.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _PRECOPY_ENOUGH_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class GroupVolume:
-    """A volume of the group, and who has it mounted."""
+    """A member of the group, and the processes that have it mounted."""
 
     snapshotter: VolumeCapture
     writers: Writers
@@ -44,8 +44,8 @@ def capture(
 ) -> list[SnapshotRecord | None]:
     """Record what changed in the members as new snapshots of one instant; in the members' order.
 
-    None for a member of which the newest snapshot still holds. Raises NoSpaceError, LostError,
-    OSError, …: nothing was recorded of any member then, and all of it stays due.
+    None for a member whose newest snapshot is still right. Raises NoSpaceError, LostError, OSError,
+    …: nothing was recorded of any member then, and everything is captured again later.
     """
     by_id = sorted(members, key=lambda member: member.snapshotter.volume_id)
     with contextlib.ExitStack() as locks:
@@ -59,9 +59,9 @@ def capture(
 def _relying(
     members: Sequence[GroupVolume], reason: str, freeze: bool
 ) -> dict[int, SnapshotRecord]:
-    """Capture; once more where a source gave up meanwhile, with what replaced it, or lost a part.
+    """Capture; repeat if a source failed or lost hints meanwhile, with its replacement.
 
-    One that loses something time and again gives up.
+    A source that loses hints in every attempt is given up.
     """
     while True:
         sources = [member.snapshotter.watched.source for member in members]
@@ -87,7 +87,7 @@ class _GroupCapture:
         self._started = clock.monotonic()
         self._outcome = Outcome()
         self._at: VolumeCapture | None = None
-        self.missed = False  # it failed, and hints of a member's source were lost meanwhile
+        self.missed = False  # it failed, and a member's source lost hints meanwhile
         wanted = {
             cgroup
             for member in members
@@ -102,7 +102,7 @@ class _GroupCapture:
             )
 
     def run(self) -> dict[int, SnapshotRecord]:
-        """What was taken, by volume id."""
+        """The new snapshots by volume id."""
         try:
             with _counted(self._members), self._members[0].tools.store.holding():
                 return self._run()
@@ -115,14 +115,14 @@ class _GroupCapture:
             raise
 
     def _each(self) -> Iterator[VolumeCapture]:
-        """The members in turn; what is raised meanwhile is laid to the one whose turn it is."""
+        """The members in turn; an exception in the loop body is attributed to the current one."""
         for member in self._members:
             self._at = member
             yield member
         self._at = None
 
     def _run(self) -> dict[int, SnapshotRecord]:
-        # Each of them is asked: what is drained is looked at.
+        # No short cut: every member has to drain its hints.
         urgent = self._reason != "interval"
         if not any([member.drain(self._started, urgent=urgent) for member in self._each()]):
             return {}
@@ -154,7 +154,7 @@ class _GroupCapture:
     # Looking
 
     def _until_quiet(self) -> None:
-        """Rounds without a freeze until one sees nothing change in any member while it looks."""
+        """Scan without a freeze, until one round sees nothing change in any member."""
         for _ in range(PRECOPY_ROUNDS_MAX):
             self._outcome.time_ns = clock.now_ns()
             if all([member.look_again() for member in self._each()]):
@@ -163,7 +163,7 @@ class _GroupCapture:
             self._outcome.fuzzy = "written to while it was read, by a process that was not frozen"
 
     def _converge(self) -> None:
-        """Further pre-copy rounds while they are long, so that little is left for the freeze."""
+        """More pre-copy rounds while they take long, so that little is left for the freeze."""
         for _ in range(PRECOPY_ROUNDS_MAX):
             started = clock.monotonic()
             for member in self._each():
@@ -172,10 +172,10 @@ class _GroupCapture:
                 return
 
     def _frozen(self) -> None:
-        """Freeze the writers, copy what is still dirty to memory, thaw, take it over.
+        """Freeze the writers, copy what is still dirty to memory, thaw, process the copy.
 
-        A freeze that fails is tried again: a writer that waits for its disk cannot be frozen just
-        then, and what was too much to copy has been copied meanwhile.
+        A freeze that fails is tried again: a writer that waits for its disk cannot be frozen at
+        that moment, and what was too much to copy has been copied meanwhile.
         """
         for _ in range(limits.FREEZE_ATTEMPTS_MAX):
             self._converge()
@@ -187,7 +187,7 @@ class _GroupCapture:
                 counters.observe("freeze_seconds", seconds, volume=member.volume)
 
     def _freeze_once(self) -> bool:
-        """One freeze, within its limit; false when it could not be had, and may be tried again."""
+        """One freeze within its limit; false when it failed and another attempt makes sense."""
         outcome = self._outcome
         limit = min(member.policy.freeze_seconds_max for member in self._each())
         try:
@@ -208,7 +208,7 @@ class _GroupCapture:
             return not error.again
 
     def _thawed(self, held_seconds: float) -> None:
-        """Writers stood for so long, and run again."""
+        """Record that the writers were frozen for so long, and run again."""
         for member in self._each():
             member.frozen_seconds += held_seconds
             member.watched.direct.thawed(held_seconds)
@@ -219,9 +219,9 @@ class _GroupCapture:
         return self._members[0].tools.freezer
 
     def _copy(self, budget: Budget) -> str:
-        """Inside the freeze: copy what changed. Returns why it is not one instant, or nothing.
+        """Inside the freeze: copy what changed. Returns why this is not one instant, or "".
 
-        It is one only if a last look at every member finds that nothing changed in any of them.
+        It is one only if a last scan of every member finds that nothing changed in any of them.
         """
         for attempt in range(_FROZEN_ROUNDS_MAX):
             moved = [member.copy(attempt, budget) for member in self._each()]
@@ -234,7 +234,7 @@ class _GroupCapture:
     # Recording
 
     def _commit(self) -> dict[int, SnapshotRecord]:
-        """All changes in one transaction; a group's snapshots name the whole instant."""
+        """Commit all changes in one transaction; a group's snapshots all name the whole instant."""
         changes = [m.change(self._reason, self._outcome, self._started) for m in self._each()]
         taken = {c.snapshot.volume_id: c.snapshot for c in changes if c.snapshot is not None}
         if taken and len(changes) > 1:
@@ -258,7 +258,7 @@ class _GroupCapture:
 
 @contextlib.contextmanager
 def _counted(members: Sequence[VolumeCapture]) -> Iterator[None]:
-    """Count the CPU time of the block, in equal shares: what a freeze takes is for all alike."""
+    """Count the CPU time of the block, in equal shares for all members."""
     reader = members[0].tools.reader
     cpu, threads_cpu = clock.thread_cpu(), reader.cpu_seconds
     try:

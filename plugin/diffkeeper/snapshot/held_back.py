@@ -1,10 +1,10 @@
-"""Names of which a volume's newest state lacks something, because it cannot be read or recorded.
+"""Names of which the newest state lacks something, because it cannot be read or recorded.
 
-One odd file stops no other: whatever can be recorded is. Of a file that cannot be read now, such as
-one with a bad block or one that somebody holds a lease on, the newest content known stands, and the
-snapshot is `fuzzy`: it is no instant of that file. Such names are tried again, ever more seldom,
-and the cost of trying is bounded. Of what can never be recorded, such as attributes that are too
-large, the rest is, and the snapshot says so.
+One odd file does not stop the snapshot of the others. Of a file that cannot be read now, such as
+one with a bad block or with a lease on it, the newest known content stays recorded, and the
+snapshot is `fuzzy`. Such names are retried, at growing intervals, and the cost of retrying is
+bounded. Of what can never be recorded, such as attributes that are too large, the rest is recorded,
+and the snapshot says so.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from diffkeeper.format.records import SnapshotRecord
     from diffkeeper.snapshot.worktree import Worktree
 
-HELD_BACK_MAX = 1_000  # names of a volume that could not be read or recorded as a whole
+HELD_BACK_MAX = 1_000  # names of a volume that could not be read, or not be recorded as a whole
 HELD_BACK_SHOWN_MAX = 10
 HELD_BACK_PATH_CHARACTERS_MAX = 200
-HELD_BACK_SECONDS_MIN = 5.0  # until such names are tried again; longer each time
+HELD_BACK_SECONDS_MIN = 5.0  # until such names are retried; longer each time
 HELD_BACK_SECONDS_MAX = 300.0
 
-# Of the daemon, or no error of a file at all.
+# errors of the daemon, or none of a file at all
 _NOT_OF_A_FILE = frozenset({errno.ENOENT, errno.EXDEV, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _OF_THE_DISK = frozenset(
     {errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.EREMOTEIO, errno.ESTALE, errno.ETIMEDOUT}
@@ -42,12 +42,12 @@ _REASONS = {errno.EWOULDBLOCK: "another process holds a lease on it"}
 
 
 class UnreadableFileError(DiffKeeperError):
-    """One file cannot be read; the others can."""
+    """One file cannot be read; others can."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """What is the matter with one name; `stale`: what is recorded of it is not what is there."""
+    """The problem of one name; `stale`: its recorded content is not what is there."""
 
     problem: str
     stale: bool
@@ -55,35 +55,39 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class Lacking:
-    """What a state lacks of what is on disk, in a sentence; `stale`: it is of no one instant."""
+    """What a state lacks of what is on disk, as a sentence; `stale`: so it is not of one
+    instant.
+    """
 
     text: str
     stale: bool
-    trouble: str = ""  # the same without what is meant to be left out
+    trouble: str = ""  # the same sentence without what is left out by option
 
     def is_told(self, head: SnapshotRecord) -> bool:
-        """Whether that snapshot says the same."""
+        """Whether that snapshot's record says the same."""
         return (
             self.text in head.cause if self.text else head.consistency == "fuzzy" or not head.cause
         )
 
 
-Place = tuple[int, bytes]  # a directory's inode number and a name in it; no name: itself
+Place = tuple[int, bytes]  # inode number of a directory, and a name in it or ""
 
 
 def reason(error: OSError) -> str:
-    """What an error of one file is, for a person."""
+    """What an error of one file means, for a person."""
     return _REASONS.get(error.errno or 0) or error.strerror or str(error)
 
 
 def of_the_disk(error: OSError) -> bool:
-    """Whether what was read is broken, and no limit of this process was met."""
+    """Whether the error comes from the disk, and not from a limit of this process."""
     return error.errno in _OF_THE_DISK
 
 
 @contextlib.contextmanager
 def unreadable() -> Iterator[None]:
-    """Around reading one file alone: raises UnreadableError for what stops no other file."""
+    """Around reading one file: raises UnreadableFileError for errors that concern this file
+    alone.
+    """
     try:
         yield
     except OSError as error:
@@ -93,34 +97,34 @@ def unreadable() -> Iterator[None]:
 
 
 class HeldBack:
-    """The names of one volume that something is the matter with; bounded.
+    """The names of one volume that have a problem; bounded.
 
-    `due` may be called from any thread, the rest only by the capture under way.
+    `due` may be called from any thread, everything else by the capture under way only.
     """
 
     def __init__(self, exclude: Sequence[str] = ()) -> None:
-        """exclude: what is meant to be left out, see `snapshot.exclusions`."""
+        """exclude: what is left out by option, see `snapshot.exclusions`."""
         self._meant = note(exclude)
         self._names: dict[Place, Trouble] = {}
-        self._before: dict[Place, Trouble] = {}  # a comparison under way
+        self._before: dict[Place, Trouble] = {}  # as before a comparison that is under way
         self._beyond = False  # there were more than are remembered
         self._delay = HELD_BACK_SECONDS_MIN
         self._due = math.inf
         self._lacking: Lacking | None = None
-        self.frozen = False  # inside a freeze nothing is tried again
+        self.frozen = False  # inside a freeze nothing is retried
 
     @property
     def stale(self) -> bool:
-        """Whether something that is recorded is not what is there."""
+        """Whether something is recorded that is not what is there."""
         return self._beyond or any(trouble.stale for trouble in self._names.values())
 
     @property
     def beyond(self) -> bool:
-        """Whether there were more than are remembered: only a comparison tells whether they are."""
+        """Whether there were more than are remembered: only a comparison finds the others."""
         return self._beyond
 
     def record(self, place: Place, trouble: Trouble | None) -> None:
-        """What a look has found; None: nothing is the matter with the name any more."""
+        """Record the result of a look at a name; None: it has no problem any more."""
         before = self._names.get(place)
         if before == trouble:
             return
@@ -135,23 +139,23 @@ class HeldBack:
             self._delay = HELD_BACK_SECONDS_MIN
 
     def passed_over(self, place: Place) -> Trouble | None:
-        """Inside a freeze: what was the matter when it was looked at before it."""
+        """Inside a freeze: the problem of a name that is not retried now."""
         trouble = self._names.get(place) if self.frozen else None
         return trouble if trouble is not None and trouble.stale else None
 
     def compare_all(self) -> None:
-        """Everything is about to be looked at: what is still the matter is noted again."""
+        """A comparison of everything begins: problems that still exist are recorded again."""
         self._before = self._before or self._names
         self._names = {}
         self._beyond = False
         self._lacking = None
 
     def due(self, now: float) -> bool:
-        """Whether names are to be tried again."""
+        """Whether names are due to be retried."""
         return now >= self._due
 
     def again(self) -> Dirty:
-        """The names to try again."""
+        """Hints for the names to retry."""
         dirty = Dirty()
         for (number, name), trouble in self._names.items():
             if trouble.stale and name:
@@ -161,12 +165,12 @@ class HeldBack:
         return dirty
 
     def tried(self, now: float, seconds: float) -> None:
-        """They were, which took so long: not again soon, for a small share of the time."""
+        """Record that they were retried, which took so long: the next retry is due later."""
         self._due = now + max(self._delay, limits.COMPARE_SHARE * seconds)
         self._delay = min(2 * self._delay, HELD_BACK_SECONDS_MAX)
 
     def summed_up(self, tree: Worktree) -> Lacking:
-        """All of it, with the first names."""
+        """A summary of all problems, with the first names."""
         if self._lacking is None:
             self._before = {}
             self._forget_gone(tree)
@@ -181,7 +185,7 @@ class HeldBack:
         return self._lacking
 
     def _forget_gone(self, tree: Worktree) -> None:
-        """Names in directories that are no more."""
+        """Drop names in directories that are gone."""
         for place in [place for place in self._names if place[0] not in tree.by_inode]:
             del self._names[place]
 
@@ -199,7 +203,7 @@ class HeldBack:
 
 
 def _path(tree: Worktree, place: Place) -> str:
-    """For a person, bounded and printable."""
+    """A path for a person, bounded and printable."""
     number, name = place
     parts = tree.by_inode[number].path()
     path = os.fsdecode(b"/".join([*parts, name] if name else parts) or b".")

@@ -1,4 +1,4 @@
-"""One directory being compared with what was recorded of it."""
+"""One directory while it is compared with its recorded state."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Listing:
-    """`recorded`: what the directory's tree was when the listing began."""
+    """`recorded`: the directory's tree when the listing began."""
 
     directory: Directory
     recorded: bytes
@@ -34,7 +34,7 @@ class Listing:
         status: os.stat_result,
         record: IndexRecord,
     ) -> bool:
-        """Whether the file's signature proves that it is what is recorded at this name."""
+        """Whether the file's signature proves that it is the one recorded at this name."""
         unsure_ns = trust.granule_ns
         if record.kind == Kind.FILE:
             unsure_ns = max(unsure_ns, trust.horizon_ns)

@@ -1,8 +1,8 @@
-"""Files that are mapped, shared and writable, where the source sees the first store to a page.
+"""Files with shared writable mappings, where the source sees the first store to a page.
 
-A store to a page that is dirty already leaves no trace. So what was hinted of such a file is
-written out before it is read: the next store to it is hinted again. Inside a freeze nothing may
-wait for a disk; what was read there is written out, and read once more, in the next capture.
+A store to a page that is already dirty leaves no trace. So what was hinted of such a file is
+written out before it is read: then the next store to it is hinted again. Inside a freeze nothing
+may wait for a disk; what was read there is written out, and read once more, in the next capture.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ class MappedFiles:
     def __init__(self, window_bits: int) -> None:
         self.window_bits = window_bits
         self._later: dict[int, Changed] = {}
-        # Files whose dirty pages were all hinted, or written out, since they are mapped.
+        # Files of which every dirty page was hinted, or written out, since they were mapped: armed.
         self.armed: set[int] = set()
-        # Files that were told to be mapped in this capture and in the one before: the telling comes
-        # before the store, which may come after the look that the telling has caused. With each, a
-        # moment before that it was not mapped yet.
+        # Files that were reported as mapped in this capture and in the one before, each with a
+        # moment before which it was not mapped. The report comes before the store, which may come
+        # after the look that the report has caused.
         self._told: dict[int, int] = {}
         self._told_before: dict[int, int] = {}
         self.frozen = False
 
     def mark_mapped(self, numbers: Iterable[int], since_ns: int) -> None:
-        """These files were mapped after `since_ns`, maybe by a process that is gone by now."""
+        """Record files that were mapped after `since_ns`, maybe by a process that has ended."""
         for number in numbers:
             self._told.setdefault(number, self._told_before.get(number, since_ns))
 
@@ -43,7 +43,7 @@ class MappedFiles:
         return self._told.get(number, self._told_before.get(number))
 
     def read_whole(self, number: int, fd: int, *, mapped: bool) -> None:
-        """A file is about to be read as a whole; `mapped`: and it is, or was, mapped."""
+        """Prepare for reading a whole file; `mapped`: it is, or was, mapped."""
         if not mapped and number not in self.armed:
             return
         if self.frozen:
@@ -54,7 +54,7 @@ class MappedFiles:
             self.armed.add(number)
 
     def read_windows(self, number: int, fd: int, windows: set[int]) -> None:
-        """These windows of an armed file are about to be read."""
+        """Prepare for reading these windows of an armed file."""
         if self.frozen:
             self._later.setdefault(number, Changed()).windows |= windows
             return
@@ -62,13 +62,13 @@ class MappedFiles:
             linux.write_out(fd, window << self.window_bits, 1 << self.window_bits)
 
     def give_back(self, source: Source) -> None:
-        """The capture is over: what was read in its freeze is hinted to the next one."""
+        """End of the capture: hint to the next one what was read inside the freeze."""
         for number, changed in self._later.items():
             source.give_back_file(number, changed)
         self._later.clear()
         self._told_before, self._told = self._told, {}
 
     def forget(self) -> None:
-        """Hints were lost, or are not of use any more."""
+        """Drop everything: hints were lost, or are of no more use."""
         self.armed.clear()
         self._later.clear()

@@ -1,6 +1,7 @@
-"""A look at one name: what it is now, with its content where that may have changed.
+"""Scans one name: what it is now, with its content where that may have changed.
 
-What cannot be read of one file is told of that file, and stops no other: see `snapshot.held_back`.
+An error of one file is recorded for that file, and does not stop the others: see
+`snapshot.held_back`.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ DIRECTORIES_MAX = 2_000_000  # of one volume, at some 600 bytes of memory each
 
 
 class NameScanner:
-    """Looks at names, one by one; what else is to be looked at is noted. See `snapshot.scanner`."""
+    """Scans names one by one, and collects what else has to be scanned. See `snapshot.scanner`."""
 
     def __init__(
         self,
@@ -53,40 +54,40 @@ class NameScanner:
         still: bool,
         sums: NameSums | None = None,
     ) -> None:
-        """sums: notes what is listed, so that `stood_still` can tell afterwards."""
+        """sums: records what is listed, so that `stood_still` can compare it afterwards."""
         self._tree = worktree
         self._root_fd = root_fd
         self._device = os.fstat(root_fd).st_dev
         self._descent = Descent(root_fd)
         self._source = source
         self._index = index
-        # Inodes that no name was found for, by the time stamp that they had then.
+        # Inodes for which no name was found, with their timestamps at that time.
         self._nameless = nameless
-        # While names may move, a search proves nothing, and one that stands still follows.
+        # While names may move, a search proves nothing; another one follows in the freeze.
         self._still = still
-        # Where files were seen, until their signatures are taken over: newer than what those tell.
+        # Where files were seen, until their signatures are recorded: newer than those.
         self._places = places
         self._check = check
         self._files = files
         self._held = held
         self._sums = sums
-        # Of the files that the round was told of, those whose content was seen to.
+        # Hinted files of this round whose content was read or proved unchanged.
         self._read: set[int] = set()
-        # Files that were not met at their known name, by what that is.
+        # Files that were not found at their known name, by the state of that name.
         self._missed: dict[int, SeenName] = {}
-        # Files whose recorded name is gone: under any other name they are looked at.
+        # Files whose recorded name is gone: they are scanned under any other name.
         self._sought: set[int] = set()
         self._seen: dict[int, set[bytes]] = {}
-        # Directories of which every name was looked at in this round, in place of those names, and
-        # the few of them that are to be looked at once more.
+        # Directories of which all names were scanned in this round, instead of the set of names;
+        # and the few names that have to be scanned once more.
         self._whole: set[int] = set()
         self._again: set[tuple[int, bytes]] = set()
-        self._told: set[int] = set()  # the files that the round was told of
+        self._told: set[int] = set()  # the files that the round got as hints
         self._more: list[tuple[int, bytes]] = []
         self._unlisted: list[Directory] = []
         self._listed: list[Directory] = []  # for the first time, in this round
         self._stuck: dict[Directory, set[bytes]] = {}
-        self._unread: set[Directory] = set()  # nothing can be seen in them, or of them, now
+        self._unread: set[Directory] = set()  # directories that cannot be read now
 
     def _look(
         self, directory: Directory, fd: int, name: bytes, *, why: Why = Why.PLACE
@@ -117,20 +118,22 @@ class NameScanner:
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-            # Something is mounted here: what it covers cannot be seen and stays as it was
-            # recorded, what it shows is not ours.
+            # Something is mounted here: what it covers cannot be seen and stays as recorded, what
+            # it shows is another file system's.
 
     def _came(self, directory: Directory, name: bytes) -> bool:
-        """Whether something was given the name since the last look at it."""
+        """Whether something was given this name since it was last scanned."""
         return (directory.inode, name) in self._files.came
 
     def _passed(self) -> None:
-        """Who knows which file was written to under a name that came and went."""
+        """A name came and went: any file may have been written under it, so ask for a
+        comparison.
+        """
         if not self._source.by_range:
             self._tree.lost_links = True
 
     def _gone(self, directory: Directory, name: bytes) -> Iterator[Observation]:
-        """There is nothing at a name, or nothing that is to be recorded."""
+        """Record that a name does not exist, or has nothing to be recorded."""
         if self._tree.link_names:
             self._lost_name(directory, name, 0)
         self._unplace(directory, name, None)
@@ -148,12 +151,12 @@ class NameScanner:
         try:
             yield self._file(directory, name, pin, status, why)
         except UnreadableFileError:
-            # What changed in it was taken from the source, and is not known any more.
+            # Its hints were taken from the source, and are lost now.
             self._source.release([status.st_ino])
             raise
 
     def _stale(self, directory: Directory, name: bytes, problem: str) -> Observation:
-        """What cannot be read stays as it is recorded; a directory, with all that is in it."""
+        """What cannot be read stays as recorded; a directory with all that is in it."""
         child = directory.children.get(name)
         if child is not None:
             self._unread.add(child)
@@ -165,7 +168,7 @@ class NameScanner:
     ) -> Iterator[Observation]:
         number = status.st_ino
         if status.st_dev != self._device:
-            # Another file system without a mount: not ours to look into.
+            # Another file system without a mount: not part of the volume.
             self._unplace(parent, name, None)
             trouble = Trouble("a file system of its own, such as a subvolume", stale=False)
             yield Observation(parent, name, trouble=trouble)
@@ -180,17 +183,17 @@ class NameScanner:
         if known is None:
             old = self._tree.lookup(parent, name)
             if old is not None and old.kind is not Kind.DIRECTORY:
-                yield Observation(parent, name)  # the file that had the name
+                yield Observation(parent, name)  # the file that had this name
             same = old is not None and self._index.has_directory(
                 number, parent.inode, name, old.content
             )
             known = self._tree.attach(number, parent, name, same=same)
-            self._passed()  # what was in it before it is watched
+            self._passed()  # its content before it was watched
             self._seen.pop(number, None)
             self._whole.discard(number)
             listing = True
         elif known.parent is not parent and known.is_above(parent):
-            # The one that it is in was below it, and has moved, too: that is to be found first.
+            # Its parent was below it, and has moved, too: find that first.
             self._await_place(parent, name)
             return
         elif parent.children.get(name) is not known:
@@ -202,13 +205,14 @@ class NameScanner:
         self._tree.missing.discard(known)
         self._set_attributes(known, pin, status)
         if self._source.watch(number, pin):
-            # One that was removed and made anew may have the inode number, but not the watch.
+            # A directory that was removed and made again may have the same inode number, but no
+            # watch.
             known.listed = False
         if listing or not known.listed:
             self._unlisted.append(known)
 
     def _await_place(self, directory: Directory, name: bytes) -> None:
-        """A name in a directory is looked at once more when the directory's place is known."""
+        """Scan a name again later, once the place of its directory is known."""
         self._seen.get(directory.inode, set()).discard(name)
         self._again.add((directory.inode, name))
         self._stuck.setdefault(directory, set()).add(name)
@@ -216,7 +220,7 @@ class NameScanner:
             self._look_later(directory.parent.inode, directory.name)
 
     def _list_below(self, directory: Directory) -> None:
-        """Other names may be left out of what was moved, and of all below it."""
+        """After a move: scan all below, since other names may be left out now."""
         stack = [directory]
         while stack:
             at = stack.pop()
@@ -233,7 +237,7 @@ class NameScanner:
     def _file(
         self, directory: Directory, name: bytes, pin: int, status: os.stat_result, why: Why
     ) -> Observation:
-        # Before anything is told of it: a later change is hinted, an earlier one is seen.
+        # Before it is reported: a later change is hinted, an earlier one is seen.
         self._watch_new([status.st_ino])
         held = self._source.all_seen(status.st_ino)
         if status.st_ino in self._told:
@@ -241,7 +245,7 @@ class NameScanner:
         self._nameless.pop(status.st_ino, None)
         record = self._index.get(status.st_ino) if self._came(directory, name) else None
         if record is not None and is_at(record, directory, name):
-            self._passed()  # it was here before: what came is gone
+            self._passed()  # it was here before: what was there has gone
         with unreadable():
             if self._source.by_range and not held:
                 if stat.S_ISREG(status.st_mode):
@@ -262,7 +266,7 @@ class NameScanner:
         return found
 
     def _set_attributes(self, directory: Directory, pin: int, status: os.stat_result) -> None:
-        """Take over what is seen of a directory itself; what cannot be read stays as it was."""
+        """Record the attributes of a directory itself; those that cannot be read stay."""
         trouble: Trouble | None = None
         try:
             with unreadable():
@@ -278,9 +282,9 @@ class NameScanner:
         self._held.record((directory.inode, b""), trouble)
 
     def _watch_new(self, inodes: list[int]) -> None:
-        """Before files are read: see their changes, then who has them mapped already.
+        """Before files are read: watch them, then see which are mapped already.
 
-        Of a mapping that was there before the file was watched, no fault may tell any more.
+        A mapping that existed before the file was watched may cause no more page faults.
         """
         if self._source.watch_new(inodes):
             self._files.see_mappings()
@@ -288,27 +292,27 @@ class NameScanner:
     def _unplace(self, parent: Directory, name: bytes, kept: int | None) -> None:
         """The directory known at a name is not there, unless its inode number is `kept`.
 
-        It may turn up elsewhere in this round, and is forgotten only at its end.
+        It may be found elsewhere in this round, and is dropped only at its end.
         """
         child = parent.children.get(name)
         if child is not None and child.inode != kept:
             self._tree.missing.add(child)
 
     def _find_first_name(self, number: int) -> None:
-        """A file that just got its second name: its first one is to become a link, too."""
+        """Find the first name of a file that just got a second one: it becomes a link, too."""
         place = self._places.get(number)
         if place is None and (record := self._index.get(number)) is not None:
             place = SeenName(record.parent_ino, record.name, alone=not record.link_id)
         if place is None or not place.alone:
             return
-        # It may have been seen in this round already, when it was a file with one name.
+        # It may have been scanned in this round already, when it had one name.
         self._seen.get(place.directory, set()).discard(place.name)
         self._again.add((place.directory, place.name))
         if place.directory in self._tree.by_inode:
             self._look_later(place.directory, place.name)
 
     def _lost_name(self, directory: Directory, name: bytes, number: int) -> None:
-        """What was written through a name that is gone shows at the other names of the file."""
+        """A file lost a name: scan its other names, where writes through the lost one show."""
         old = self._tree.lookup(directory, name)
         if old is None or old.kind is not Kind.LINK:
             return
@@ -326,7 +330,7 @@ class NameScanner:
             self._more.append((inode, name))
 
     def _is_seen(self, inode: int, name: bytes) -> bool:
-        """Whether a name was looked at in this round, and need not be again."""
+        """Whether a name was scanned in this round, and need not be again."""
         if inode in self._whole:
             return (inode, name) not in self._again
         return name in self._seen.get(inode, ())

@@ -1,4 +1,4 @@
-"""What one look at a name tells, and what there is to look at beside the hints."""
+"""The result of looking at one name, and what has to be scanned besides the hints."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 class LostError(DiffKeeperError):
-    """The live directory itself is gone; what it held must not be recorded as deleted."""
+    """The live directory itself is gone; its content must not be recorded as deleted."""
 
 
 @dataclass(slots=True)
 class Observation:
-    """What one name was seen to be; `status` is None for a name that is gone."""
+    """What one name was seen to be; `status` is None for a name that does not exist."""
 
     directory: Directory
     name: bytes
@@ -33,15 +33,15 @@ class Observation:
     attributes: dict[bytes, bytes] = field(default_factory=dict)
     target: bytes = b""
     content: Content | None = None
-    trouble: Trouble | None = None  # what could not be read or recorded of it
+    trouble: Trouble | None = None  # what could not be read or recorded
 
     @property
     def stale(self) -> bool:
-        """Whether it could not be read, so that what is recorded of it stands."""
+        """Whether it could not be read, so that its recorded state stays."""
         return self.trouble is not None and self.trouble.stale
 
     def agrees(self, other: Observation, get: Callable[[bytes], bytes]) -> bool:
-        """Whether two looks at the same name found the same. `get` gives nodes by digest."""
+        """Whether two observations of one name agree. `get` reads nodes by digest."""
         if self.status is None or other.status is None:
             return self.status is other.status
         if _told(self.status) != _told(other.status):
@@ -51,11 +51,11 @@ class Observation:
             return one is two
         if (one.root, one.count) == (two.root, two.count):
             return one.changes == two.changes
-        # Of a file with several names, each may have been compared with what another one had.
+        # Of a file with several names, each may have been compared with the record of another one.
         return one.digest(get) == two.digest(get)
 
     def is_as(self, record: IndexRecord) -> bool:
-        """Whether the file is what was recorded of it, at the same name."""
+        """Whether the file is unchanged since the record, at the same name."""
         status = self.status
         return (
             status is not None
@@ -73,7 +73,7 @@ def _told(status: os.stat_result) -> tuple[int, ...]:
 
 
 def windows(seen: Iterable[Observation]) -> Iterator[list[Observation]]:
-    """Observations as they come, in lists of bounded length and content."""
+    """Observations in lists of bounded length and bytes of content."""
     window: list[Observation] = []
     size = 0
     for each in seen:
@@ -87,7 +87,9 @@ def windows(seen: Iterable[Observation]) -> Iterator[list[Observation]]:
 
 @dataclass(frozen=True, slots=True)
 class SeenName:
-    """Where a file was seen: the directory's inode number and a name. `alone`: it has no other."""
+    """Where a file was seen: inode number of the directory, and name. `alone`: it has no other
+    name.
+    """
 
     directory: int
     name: bytes
@@ -98,8 +100,8 @@ class SeenName:
 class Hidden:
     """Inode numbers of files that may change without a hint.
 
-    mapped: shared and writable in some process, so that stores leave no trace at all;
-    opened: open for writing where writes give no hint, but move the timestamps.
+    mapped: shared and writable in some process, so that stores leave no trace at all; opened: open
+    for writing where writes give no hint, but move the timestamps.
     """
 
     mapped: frozenset[int] = frozenset()
@@ -113,9 +115,9 @@ class Hidden:
 class Trust:
     """When a stat signature proves that content is unchanged.
 
-    granule_ns: a change this soon before the look may share its timestamp with a later one.
-    horizon_ns: a page that was mapped and dirty this long before the look may have been stored
-        to again without moving a timestamp. 0 where the source sees the end of every mapping.
+    granule_ns: a change this soon before the stat may share its timestamp with a later one.
+    horizon_ns: a page that was mapped and dirty this long before the stat may have been stored to
+    again without moving a timestamp. 0 where the source sees the end of every mapping.
     """
 
     granule_ns: int

@@ -1,4 +1,4 @@
-"""What one capture of a group may take in its freeze, and how it went, for all members alike."""
+"""Bounds of one capture's freeze, and its outcome, for all members of a group alike."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Outcome:
     """How one capture went, for all members alike."""
 
     fuzzy: str = ""
-    time_ns: int = 0  # the instant that the snapshots show; 0 while there is none
+    time_ns: int = 0  # the instant that the snapshots show; 0 before it is known
     freeze_ms: float = 0.0
 
 
 class Budget:
-    """Time and memory of one freeze; exceeding either ends the freeze early."""
+    """Bounds on time and memory of one freeze; exceeding either ends the freeze early."""
 
     def __init__(self, remaining: Callable[[], float]) -> None:
         self._remaining = remaining
@@ -39,7 +39,9 @@ class Budget:
             raise FreezeError("more had changed than could be copied within the freeze limit")
 
     def spill(self, content: Content) -> None:
-        """A large file's data waits in memory; raises FreezeError when it is too much."""
+        """Account for the data of a large file in memory; raises FreezeError when it is too
+        much.
+        """
         self.check()
         if self._bytes + content.data_bytes > FROZEN_COPY_BYTES_MAX:
             raise FreezeError(
@@ -47,6 +49,6 @@ class Budget:
             )
 
     def add(self, seen: Observation) -> None:
-        """A name was copied; raises FreezeError when the time is over."""
+        """Account for a name that was copied; raises FreezeError when the time is over."""
         self._bytes += seen.content.data_bytes if seen.content else 0
         self.check()

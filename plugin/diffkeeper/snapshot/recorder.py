@@ -1,4 +1,4 @@
-"""Turns what was seen of a file into its recorded entry and its stat signature."""
+"""Makes entries and stat signatures from observations."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 class Recorder:
-    """Makes the entries of one volume; the chunks must have been staged before.
+    """Makes the entries of one volume; their chunks must have been staged before.
 
-    `noted` is told of every file: its inode number, its signature before, and its new one.
+    `noted` is called for every file: inode number, previous signature, new signature.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Recorder:
         self.next_link_id = 0
 
     def entry(self, seen: Observation, tree: Worktree) -> Entry | None:
-        """The entry for the name that was seen; None where it is gone."""
+        """The entry for an observed name; None where it does not exist."""
         status = seen.status
         if status is None:
             return None
@@ -56,7 +56,7 @@ class Recorder:
             tree.set_link(link_id, entry)
             tree.add_link_name(link_id, seen.directory, seen.name)
         place = seen.directory.inode, seen.name
-        # One that lacks something proves nothing, so that what it lacks is noted again.
+        # A file with a problem gets no proof, so that the problem is recorded again.
         seen_ns = seen.seen_ns if seen.trouble is None else 0
         signature = file_signature(status, entry, seen_ns, place, link_id)
         self._noted(status.st_ino, self._index.get(status.st_ino), signature)

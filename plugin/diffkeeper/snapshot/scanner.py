@@ -1,7 +1,7 @@
-"""Looks at what hints point to: lists directories, takes metadata, reads changed content.
+"""Scans what hints point to: lists directories, takes metadata, reads changed content.
 
-Nothing here follows a link, crosses a mount, or opens anything but directories and regular files.
-A hint that no longer fits what is on disk widens the search; it never narrows it.
+Nothing here follows a link, crosses a mount, or opens anything but directories and regular files. A
+hint that no longer fits what is on disk widens the search; it never narrows it.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 
 
 class Scanner(NameScanner):
-    """One round of looking. `check` may raise to end the round early."""
+    """One round of scanning. `check` may raise to end the round early."""
 
     def run(self, dirty: Dirty, hidden: Hidden) -> Iterator[Observation]:
         """Observations of everything that `dirty` and `hidden` point to.
 
-        Raises LostError when the live directory was deleted. Whoever does not go through all of
-        them takes none over: what was listed is listed again the next time.
+        Raises LostError when the live directory was deleted. A caller that stops early must not
+        record any of them: what was listed is listed again the next time.
         """
         try:
             yield from self._run(dirty, hidden)
@@ -72,9 +72,9 @@ class Scanner(NameScanner):
         self._finish()
 
     def stood_still(self, compare: Iterable[int]) -> bool:
-        """Whether all directories that were noted are what they were, by their timestamps.
+        """Whether all directories that were recorded in `sums` are unchanged, by their timestamps.
 
-        compare: those that are to be among them.
+        compare: inode numbers of those that have to be among them.
         """
         assert self._sums is not None  # noqa: S101  # noted by an earlier round
         if not all(number in self._sums for number in compare):
@@ -91,9 +91,9 @@ class Scanner(NameScanner):
         return True
 
     def is_news(self, seen: Observation, copied: dict[tuple[int, bytes], Observation]) -> bool:
-        """Whether a name is not what it was at the last look, in this freeze or before it.
+        """Whether a name differs from its last observation, in this freeze or before it.
 
-        copied: the newest look at each place in this freeze, which this one is added to.
+        copied: the newest observation of each place in this freeze; this one is added to it.
         """
         place = seen.directory.inode, seen.name
         before = copied.get(place)
@@ -108,10 +108,10 @@ class Scanner(NameScanner):
         return record is None or not seen.is_as(record)
 
     def _not_found(self, numbers: Iterable[int]) -> None:
-        """Files that changed and were met nowhere: moved while they were looked for, or gone.
+        """Handle changed files that were found nowhere: moved during the search, or removed.
 
-        While names may move they are looked for again. Then they are in the volume no more, and one
-        that comes back is read as a whole.
+        While names may move they are searched for again. Otherwise they have left the volume, and
+        one that comes back is read as a whole.
         """
         for number in numbers:
             if not self._still and number not in self._tree.by_inode:
@@ -120,7 +120,7 @@ class Scanner(NameScanner):
                 self._source.release([number])
 
     def _found(self) -> Iterator[Observation]:
-        """Look at what was found on the way, until nothing new turns up."""
+        """Scan what was found on the way, until nothing new turns up."""
         before: dict[Directory, int] = {}
         while True:
             while self._unlisted or self._more:
@@ -143,13 +143,13 @@ class Scanner(NameScanner):
             if self._below_unread(directory):
                 continue
             if directory.inode in self._tree.by_inode:
-                # It was moved while it was looked for; the hint of the move is on its way.
+                # It was moved during the search; the hint of the move is on its way.
                 self._source.give_back(directory.inode, names)
 
     def _below_unread(self, directory: Directory) -> bool:
-        """Whether it cannot be reached because one above cannot be read.
+        """Whether it cannot be reached because a directory above it cannot be read.
 
-        Once that one can, all the way down is listed again.
+        Once that one can be read, everything down to it is listed again.
         """
         way: list[Directory] = []
         at: Directory | None = directory
@@ -163,7 +163,7 @@ class Scanner(NameScanner):
         return True
 
     def _unstick(self) -> Iterator[Observation]:
-        """Directories whose place was not known yet, such as below one that was moved."""
+        """Handle directories whose place was not known yet, such as below one that was moved."""
         stuck, self._stuck = self._stuck, {}
         yield from self._names({directory.inode: names for directory, names in stuck.items()})
 
@@ -187,7 +187,7 @@ class Scanner(NameScanner):
                 self._misplaced(directory, set())
 
     def _names(self, names: dict[int, set[bytes]]) -> Iterator[Observation]:
-        """Looks at names, near the root first, so that moved parents are found first."""
+        """Scan names, those near the root first, so that moved parents are found first."""
         known = [self._tree.by_inode[number] for number in names if number in self._tree.by_inode]
         for directory in sorted(known, key=depths(known).__getitem__):
             if directory.inode not in self._tree.by_inode:
@@ -208,7 +208,7 @@ class Scanner(NameScanner):
                     yield from self._look(directory, opened, name, why=Why.NAME)
 
     def _misplaced(self, directory: Directory, names: set[bytes]) -> None:
-        """A directory is not where it was: look there, and come back to its names later."""
+        """A directory is not at its place: scan that place, and its names later."""
         if directory.parent is None:
             raise LostError("the live directory was replaced while it was mounted")
         self._look_later(directory.parent.inode, directory.name)
@@ -228,7 +228,7 @@ class Scanner(NameScanner):
         try:
             fd = self._descent.open(directory)
         except OSError:
-            # Gone, replaced by a link, covered by a mount: in each case not the known directory.
+            # It is gone, or replaced by a link, or covered by a mount: not the known directory.
             return None
         status = os.fstat(fd)
         if status.st_ino != directory.inode or status.st_nlink == 0:
@@ -238,7 +238,7 @@ class Scanner(NameScanner):
         return fd
 
     def _inode(self, number: int, *, sure: bool) -> Iterator[Observation]:
-        """Looks at a file known by its inode number; `sure`: unless its signature is the same."""
+        """Scan a file known by its inode number; `sure`: even if its signature is unchanged."""
         if number in self._read:
             return
         record, place = self._index.get(number), self._places.get(number)
@@ -250,7 +250,7 @@ class Scanner(NameScanner):
             if self._index.overflowed:
                 self._search_all()
             else:
-                # A hint of its creation is on its way, and it is read as a whole then.
+                # The hint of its creation is on its way; the file is read as a whole then.
                 self._source.release([number])
             return
         self._missed[number] = place
@@ -279,9 +279,9 @@ class Scanner(NameScanner):
             self._source.give_back_file(number, self._files.changed[number])
 
     def _elsewhere(self) -> Iterator[Observation]:
-        """Looks for the files that were not met at their known names: maybe moved, maybe gone.
+        """Search for the files that were not found at their known names: moved or removed.
 
-        Every name that changes is hinted, so that a file without other names is gone, or outside.
+        Every change of a name is hinted, so a file without other names is removed, or outside.
         """
         for number, place in self._missed.items():
             if number in self._read:
@@ -302,7 +302,7 @@ class Scanner(NameScanner):
         yield from self._found()
 
     def _search(self, number: int, record: IndexRecord | None) -> None:
-        """The file lost its known name: compare everything once, which finds any other name."""
+        """A file lost its known name: compare everything once, which finds any other name."""
         if not self._still:
             return
         self._nameless[number] = record.ctime_ns if record is not None else 0
@@ -315,7 +315,7 @@ class Scanner(NameScanner):
             self._unlisted.append(self._tree.root)
 
     def _list(self, directory: Directory) -> Iterator[Observation]:
-        """Lists a directory and looks at every name that its signature does not prove unchanged."""
+        """List a directory and scan every name that its signature does not prove unchanged."""
         with self._opened(directory) as fd:
             if fd is None:
                 self._misplaced(directory, set())
@@ -334,14 +334,14 @@ class Scanner(NameScanner):
                 directory.listed = True
                 self._listed.append(directory)
             if listing.recorded == EMPTY:
-                # No signature has spared a name its look.
+                # No name was skipped because of its signature.
                 self._whole.add(directory.inode)
                 self._seen.pop(directory.inode, None)
             if directory.parent is not None:
                 self._held.record((directory.parent.inode, directory.name), None)
 
     def _names_of(self, listing: Listing, fd: int) -> Iterator[Observation]:
-        """Looks at all names that are in the directory, then at those that are gone from it."""
+        """Scan the names that are in the directory, then those that are gone from it."""
         directory = listing.directory
         before = None if directory.listed else self._watch_new
         if self._sums is not None:
@@ -363,7 +363,7 @@ class Scanner(NameScanner):
             yield from self._look(directory, fd, name)
 
     def _skipped(self, directory: Directory) -> Callable[[bytes], bool] | None:
-        """Tells which names in it are left out; None where none is."""
+        """A predicate for names in it that are left out; None where none is."""
         excluded = self._tree.excluded
         return partial(excluded.match, directory) if excluded else None
 
@@ -397,7 +397,7 @@ class Scanner(NameScanner):
 
 
 def _status(directory: int, name: bytes) -> os.stat_result | None:
-    """What a name is; None as well where that cannot be read, which a look at it tells."""
+    """lstat of a name; also None where that fails, which the scan of the name then reports."""
     try:
         return inode.status(directory, name)
     except OSError:

@@ -1,8 +1,9 @@
 """Objects of a snapshot in the making, before they are stored.
 
-They wait plain, and are compressed many together when they are stored: what a later round
-replaces never is. When the stage grows past its bound, what it holds is stored in a transaction
-of its own; such objects are unreachable until the snapshot commits, and harmless if it never does.
+They wait uncompressed, and are compressed many together when they are stored: what a later round
+replaces is never compressed. When the stage exceeds its bound, its objects are stored in a
+transaction of their own; they are unreachable until the snapshot commits, and garbage if it never
+does.
 """
 
 from __future__ import annotations
@@ -48,16 +49,16 @@ class Staging:
         return digest
 
     def add_chunks(self, plain: Mapping[bytes, bytes]) -> None:
-        """Stage the chunks that neither the stage nor the store holds; digest to content."""
+        """Stage the chunks that are neither staged nor stored; digest to content."""
         absent = self._store.missing([d for d in plain if d not in self._chunks])
-        for digest, content in plain.items():  # in this order: neighbours are alike
+        for digest, content in plain.items():  # this order: similar chunks are adjacent
             if digest in absent:
                 self._chunks[digest] = content
                 self._bytes += len(content)
                 self.new_bytes += len(content)
 
     def adopt_file(self, content: Content) -> None:
-        """Take the data of a large file over while it is still being read."""
+        """Take the data of a large file while the file is still being read."""
         self.add_chunks(content.data)
         content.data.clear()
         content.data_bytes = 0
@@ -65,20 +66,22 @@ class Staging:
         try:
             self.relieve()
         except OSError as error:
-            # Not to be taken for an error of the file that is being read.
+            # an error of the store must not be taken for one of the file that is being read
             raise DiffKeeperError(f"the store cannot be written: {error}") from error
 
     def given_up(self, digests: Iterable[bytes], batch: Batch) -> set[bytes]:
-        """Those of objects that wait here, and are neither in the batch nor in the store.
+        """Of these digests, those of objects that wait here and are neither in the batch nor in the
+        store.
 
-        What a file held before may wait here although it is stored, since nodes are put unasked.
+        A file's previous content may wait here although it is stored, since nodes are staged
+        without asking.
         """
         held = batch.holds()
         waiting = {d for d in digests if (d in self._chunks or d in self._nodes) and d not in held}
         return self._store.unknown(waiting) if waiting else waiting
 
     def relieve(self, bytes_max: int | None = None) -> None:
-        """Store what is staged if it is more than the bound on memory, or than another one."""
+        """Store the staged objects if they exceed the bound on memory, or `bytes_max`."""
         if self._bytes > (self.bytes_max if bytes_max is None else bytes_max):
             batch = self._batch(self._chunks, self._nodes)
             self._store.commit(batch)
@@ -86,7 +89,7 @@ class Staging:
             self.clear()
 
     def batch(self, roots: list[Root]) -> Batch:
-        """Everything staged that the snapshots' `roots` reach; the rest was superseded."""
+        """The staged objects that the snapshots' `roots` reach; the others were superseded."""
         reached: set[bytes] = set()
         nodes: dict[bytes, bytes] = {}
         pending = [merkle.snapshot_root(root) for root in roots]
@@ -101,7 +104,7 @@ class Staging:
         return self._batch(chunks, nodes)
 
     def clear(self) -> None:
-        """Forget everything staged; the counts of the snapshot stay."""
+        """Drop all staged objects; the counts of the snapshot stay."""
         self._chunks.clear()
         self._nodes.clear()
         self._bytes = 0
@@ -111,7 +114,9 @@ class Staging:
         self.new_bytes = self.stored_bytes = 0
 
     def _batch(self, chunks: Mapping[bytes, bytes], nodes: Mapping[bytes, bytes]) -> Batch:
-        """Both as frames of a batch, but nodes that are stored already: those are put unasked."""
+        """Frames of both, without nodes that are stored already: those are staged without
+        asking.
+        """
         builder = pack.Builder(self._level)
         for digest, plain in chunks.items():
             builder.add(ObjectId.chunk(digest), plain)

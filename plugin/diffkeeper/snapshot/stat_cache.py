@@ -1,4 +1,4 @@
-"""Stat signatures of one volume's files by inode number: stored ones, covered by new ones.
+"""The stat cache: signatures of one volume's files by inode number, stored ones and new ones.
 
 A signature belongs to the content that the tree records, so new ones are stored in the same
 transaction as the snapshot that has that content.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from diffkeeper.store.store import Store
 
 SIGNATURES_PENDING_MAX = 500_000
-SIGNATURES_EARLY = 20_000  # of a first capture, which are stored before its end
+SIGNATURES_EARLY = 20_000  # new ones of a first capture, above which they are stored before its end
 SIGNATURES_WINDOW_MAX = 8_192
 
 
@@ -32,13 +32,13 @@ class StatCache:
         self._store = store
         self._volume = volume
         self._new: dict[int, bytes] = {}  # encoded, which takes a third of the memory
-        # What the store has of those asked for together of late: each is asked for again, and more
-        # than once, when it is looked at, and a transaction for each costs more than the look.
+        # Stored signatures that were lately read together: each is asked for again, often more than
+        # once, and a transaction for each costs more than the stat.
         self._window: dict[int, IndexRecord | None] = {}
-        self.overflowed = False  # there are files without a signature
+        self.overflowed = False  # some files have no signature
 
     def get(self, inode: int) -> IndexRecord | None:
-        """The newest signature of an inode."""
+        """The newest signature of an inode, or None."""
         new = self._new.get(inode)
         if new is not None:
             return IndexRecord.decode(new)
@@ -59,7 +59,7 @@ class StatCache:
     def put(self, inode: int, record: IndexRecord) -> None:
         """Set the signature that the next commit stores.
 
-        Past the bound on memory none is kept: such a file is read again when in doubt.
+        Beyond the bound on memory it is dropped: such a file is read again when in doubt.
         """
         if len(self._new) < SIGNATURES_PENDING_MAX:
             self._new[inode] = record.encode()
@@ -67,10 +67,11 @@ class StatCache:
             self.overflowed = True
 
     def store_early(self, stage: Staging) -> None:
-        """Store new signatures before the commit, if there are many; what they vouch for first.
+        """Store new signatures before the commit, if there are many; the objects that they name
+        first.
 
-        Only for a volume without a snapshot: of one that has none nothing is recorded, so that no
-        signature proves anything, and all are dropped when its first capture begins.
+        Only for a volume without a snapshot: nothing is recorded for it yet, so no signature proves
+        anything, and all are dropped when its next first capture begins.
         """
         if len(self._new) < SIGNATURES_EARLY:
             return
@@ -84,18 +85,20 @@ class StatCache:
         return inode in self._new
 
     def has_directory(self, inode: int, parent: int, name: bytes, content: bytes) -> bool:
-        """Whether the directory of this inode number was recorded at this place, as `content`."""
+        """Whether the directory with this inode number was recorded at this place, with this
+        content.
+        """
         return self.get(inode) == directory_signature(parent, name, content)
 
     def put_directory(self, inode: int, parent: int, name: bytes, content: bytes) -> None:
-        """Record place and content of a directory, unless they are recorded."""
+        """Record place and content of a directory, if they changed."""
         if not self.has_directory(inode, parent, name, content):
             self._new[inode] = directory_signature(parent, name, content).encode()
 
     def drop_directory(self, inode: int) -> None:
-        """A directory left the tree in memory, and what was seen in it with it.
+        """Drop what was seen in a directory that left the tree in memory.
 
-        New signatures of its files may be newer than what the tree records, so none holds.
+        New signatures of its files may be newer than what the tree records, so they are invalid.
         """
         record = self.get(inode)
         if record is not None and record.kind == Kind.DIRECTORY:
@@ -104,8 +107,8 @@ class StatCache:
     def add_to(self, batch: Batch, stage: Staging) -> list[int]:
         """Add all new signatures to the batch of a commit; returns inodes that were left out.
 
-        A file that was seen and was gone again before the end has content that is not stored:
-        its signature would vouch for chunks that nobody has.
+        The content of a file that was scanned and then removed is not stored: its signature would
+        refer to chunks that do not exist.
         """
         left_out: list[int] = []
         contents = {n: IndexRecord.decode(encoded).content for n, encoded in self._new.items()}
@@ -121,7 +124,7 @@ class StatCache:
         return len(self._new)
 
     def clear(self) -> None:
-        """Forget the new signatures: they were stored, or what they describe was given up."""
+        """Drop the new signatures: they were stored, or what they describe was dropped."""
         self._new.clear()
         self._window.clear()
 
@@ -129,9 +132,9 @@ class StatCache:
 def directory_signature(parent: int, name: bytes, content: bytes) -> IndexRecord:
     """A directory's place and content; its inode number is the key. The root has parent 0, no name.
 
-    Signatures of files name their directory by inode number, so they hold only while it is known
-    that this directory is the one that was recorded at its place. Two may have been there in
-    turns: then the content tells which of them the tree records.
+    Signatures of files name their directory by inode number, so they are valid only while this is
+    known to be the directory that was recorded at its place. Two directories may have taken turns
+    there: then the content tells which of them the tree records.
     """
     return IndexRecord(
         kind=int(Kind.DIRECTORY), size=0, mtime_ns=0, ctime_ns=0, seen_ns=0,
@@ -142,10 +145,10 @@ def directory_signature(parent: int, name: bytes, content: bytes) -> IndexRecord
 def file_signature(
     status: os.stat_result, entry: Entry, seen_ns: int, place: tuple[int, bytes], link_id: int = 0
 ) -> IndexRecord:
-    """What vouches for a file that has the content of `entry`.
+    """The signature of a file that has the content of `entry`.
 
-    seen_ns: see `IndexRecord`; `place`: inode number of the directory, and name; `link_id`: of one
-    with several names, else 0.
+    seen_ns: see `IndexRecord`; `place`: inode number of the directory, and name; `link_id`: for a
+    file with several names, else 0.
     """
     parent, name = place
     return IndexRecord(

@@ -1,8 +1,8 @@
-"""Signatures of files that are gone: removed from time to time, so that they do not add up.
+"""Removes signatures of files that no longer exist, so that they do not accumulate.
 
-An inode number that comes back covers the old signature; on btrfs and tmpfs none ever does. A
-signature is stale when the directory that it names does not record the file any more. Signatures
-are hints: one that goes too much costs a look at the file.
+A reused inode number overwrites the old signature; on btrfs and tmpfs none is reused. A signature
+is stale when the directory that it names does not record the file any more. Signatures are hints:
+removing one too many costs reading the file again.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from diffkeeper.format.records import IndexRecord
     from diffkeeper.store.store import Store
 
-SIGNATURES_SECONDS = 600.0  # between counts of those that are stored
-SIGNATURES_STALE_MIN = 10_000  # that may be of no use, in each volume
+SIGNATURES_SECONDS = 600.0  # between two counts of the stored signatures
+SIGNATURES_STALE_MIN = 10_000  # stale ones that are tolerated, in each volume
 
 
 class StatCacheExpiry:
-    """Those of one store's volumes. One thread at a time."""
+    """Expiry of the stored signatures of all volumes. One thread at a time."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -33,8 +33,8 @@ class StatCacheExpiry:
         self._counted_at = clock.monotonic()
 
     def steps(self) -> Iterator[None]:
-        """Remove what is stale where there are more than twice as many as are of use, in short
-        steps.
+        """In short steps, remove stale signatures from volumes that have more than twice as many as
+        useful ones.
         """
         if clock.monotonic() - self._counted_at < SIGNATURES_SECONDS:
             return
@@ -62,7 +62,7 @@ class StatCacheExpiry:
         kept = at = 0
         while numbers := self._store.index_numbers(volume_id, at):
             page = self._store.index_many(volume_id, numbers)
-            # What is looked up comes after the page: it is as new, or newer.
+            # The tree is read after the page of signatures, so it is as new, or newer.
             links_root, content = self._newest(volume_id)
             places = self._store.index_many(volume_id, {each.parent_ino for each in page.values()})
             stale = {
@@ -95,7 +95,7 @@ class StatCacheExpiry:
         self, record: IndexRecord, places: dict[int, IndexRecord], links_root: bytes, top: bytes
     ) -> bool:
         try:
-            if record.link_id:  # any of its names may be the one that is there
+            if record.link_id:  # any of its names may be the recorded one
                 return self._found(links_root, link_key(record.link_id)) is not None
             if not record.parent_ino:
                 return record.content == top
@@ -104,7 +104,7 @@ class StatCacheExpiry:
                 return False
             return _is_of(record, self._found(place.content, record.name))
         except (CorruptionError, NotFoundError):
-            return True  # scrubbing tells of it
+            return True  # damage is for the scrub to report
 
     def _found(self, directory: bytes, name: bytes) -> Entry | None:
         return dirtree.lookup(directory, name, self._store.node)

@@ -1,10 +1,10 @@
 """Whether anything moved in a frozen volume whose source gives no hints.
 
-A comparison looks at one name after the other, and somebody who was not frozen may have written to
-two of them meanwhile: to the first after its look, to the second before it. So all are looked at
-once more. Where every name is what it was, all of them were so at the moment between the two looks.
-Timestamps are compared, which is quick; content that is too young for them to prove anything is
-read again by the capture itself.
+A comparison scans one name after the other, and somebody who was not frozen may have written to two
+of them meanwhile: to the first after its scan, to the second before it. So all names are scanned a
+second time. If every name is unchanged, all of them were in that state at the moment between the
+two scans. Timestamps are compared, which is fast; content that is too young for them to prove
+anything is read again by the capture itself.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 class NameSums:
-    """What the names of each directory were seen to be, as one number for a directory.
+    """A checksum over the names of each directory and their lstat.
 
-    Bounded by the number of directories.
+    Memory grows with the number of directories only.
     """
 
     def __init__(self) -> None:
@@ -33,18 +33,18 @@ class NameSums:
         return number in self._of
 
     def clear(self) -> None:
-        """Nothing was seen."""
+        """Drop everything."""
         self._of.clear()
         self.directories.clear()
 
     def begin(self, number: int, status: os.stat_result) -> None:
-        """A directory (its inode number) is about to be listed; `status` is its own."""
+        """Begin the listing of a directory (its inode number); `status` is its own lstat."""
         if number not in self._of:
             self.directories.append(number)
         self._of[number] = _told(b"", status)
 
     def add(self, number: int, name: bytes, status: os.stat_result | None) -> None:
-        """A name in that directory; one without a status could not be looked at."""
+        """Add a name of that directory; None where its lstat failed."""
         self._of[number] ^= _told(name, status)
 
     def same(
@@ -54,9 +54,9 @@ class NameSums:
         check: Callable[[], None],
         skip: Callable[[bytes], bool] | None = None,
     ) -> bool:
-        """Whether the directory, opened as `fd`, is what it was. `check` may raise to end it.
+        """Whether the directory, opened as `fd`, is unchanged. `check` may raise to end this early.
 
-        skip: tells which names do not count.
+        skip: predicate for names that do not count.
         """
         found = _told(b"", os.fstat(fd))
         for name, status in inode.statuses(fd, None, skip):

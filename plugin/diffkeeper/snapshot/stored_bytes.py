@@ -1,4 +1,4 @@
-"""How much the snapshots of one volume that are stored have added to the store."""
+"""The bytes that a volume's stored snapshots have added to the store."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ if TYPE_CHECKING:
 
 
 class StoredBytes:
-    """The sum of `stored_bytes` over the snapshots of one volume. Thread safe.
+    """The sum of `stored_bytes` over the stored snapshots of one volume. Thread safe.
 
-    Those from `next_seq` on are added by who stores them. Older ones are counted by `count` when
-    there is time; the sum is short of them until then.
+    Snapshots from `next_seq` on are added when they are stored. Older ones are added by `count`, in
+    the background; the sum lacks them until then.
     """
 
     def __init__(self, store: Store, volume_id: int, next_seq: int) -> None:
         self._store = store
         self._volume_id = volume_id
         self._first = next_seq
-        self._counted = 0  # all older ones below this number are
+        self._counted = 0  # older snapshots below this number are in the sum
         self._lock = threading.Lock()
         self.bytes = 0
 
     def add(self, snapshot: SnapshotRecord) -> None:
-        """The snapshot, a new one, is stored."""
+        """Add a snapshot that was just stored."""
         with self._lock:
             self.bytes += snapshot.stored_bytes
 
     def count(self) -> None:
-        """Count the older ones that were not counted yet; blocks on the store."""
+        """Add the older snapshots that are not in the sum yet; blocks on the store."""
         while self._counted < self._first:
             with self._lock:
                 found = self._store.snapshots(self._volume_id, self._counted, self._first)
@@ -48,7 +48,7 @@ class StoredBytes:
 
     @contextmanager
     def forgetting(self, seqs: Sequence[int]) -> Iterator[None]:
-        """These stored snapshots are removed inside the block, unless it raises."""
+        """Subtract these snapshots, which the block removes; undone if it raises."""
         with self._lock:
             known = [seq for seq in seqs if seq < self._counted or seq >= self._first]
             less = sum(map(self._of, known))
@@ -59,4 +59,4 @@ class StoredBytes:
         try:
             return self._store.snapshot(self._volume_id, seq).stored_bytes
         except (CorruptionError, NotFoundError):
-            return 0  # what cannot be read was not counted, and may be forgotten all the same
+            return 0  # a record that cannot be read was not counted, and may be forgotten

@@ -1,12 +1,13 @@
-"""Files that may change without a hint under a name that is looked at.
+"""Files that may change without a hint.
 
 Three things hide a write from a source that watches names: a shared mapping, asynchronous I/O, and
-a descriptor that was opened under a name which the file has lost since. The first two show in
-the writers' mappings; for the third, a file that is new or changed its name is looked at in every
-capture until nobody has it open for writing.
+a descriptor that was opened under a name which the file has lost since. The first two show in the
+writers' mappings; for the third, a file that is new or changed its name is scanned in every capture
+until nobody has it open for writing.
 
-A source that watches files sees all but the mapping, and of that the first store to each page that
-was written out. A file newly mapped is written out and read as a whole once; then it is armed.
+A source that watches files misses only the mapping, and of that it sees the first store to each
+page that was written out. A file newly mapped is written out and read as a whole once; then it is
+armed.
 """
 
 from __future__ import annotations
@@ -33,24 +34,24 @@ ARMED_SECONDS = 60.0
 
 
 class UnseenWrites:
-    """What one volume's writers can do unseen; not thread safe."""
+    """Unseen writes of one volume's writers; not thread safe."""
 
     def __init__(self, tools: CaptureContext, watched: Watcher, volume: int) -> None:
         self._survey = tools.survey
         self._outside = tools.outside
         self._store = tools.store
         self._volume = volume
-        self.doubt = ""  # why a frozen volume may have been written to, as of the last look
+        self.doubt = ""  # why a frozen volume may have been written to, as of the last survey
         self._watched = watched
         self._device = watched.place[0]
-        self._armed = watched.mapped.armed  # files of which the source sees stores
+        self._armed = watched.mapped.armed  # files whose stores the source sees
         self._mapped: set[int] = set()
         self._mapped_now: set[int] = set()
         self._renamed: set[int] = set()
         self._closed: set[int] = set()
         self._disarm_due = 0.0
-        self._below: set[int] = set()  # processes in the writers' cgroups, as of this look
-        self._around: Mapping[int, int] = {}  # what all processes had mapped at the last look
+        self._below: set[int] = set()  # processes in the writers' cgroups, as of this survey
+        self._around: Mapping[int, int] = {}  # mappings of all processes, as last seen
         self._strangers: dict[int, int] = {}
 
     @property
@@ -59,14 +60,14 @@ class UnseenWrites:
         return self._watched.source.by_range
 
     def due_files(self, writers: Writers) -> Hidden:
-        """The files to look at now. Fit for the inside of a freeze."""
+        """The files to scan now. Fast enough for the inside of a freeze."""
         if self._by_range:
             if writers.pids:
                 self._mapped_now |= self._survey.hidden_writes(writers.pids, self._device).inodes
             return self.known()
         opened = set(self._renamed)
         if writers.pids:
-            # Containers in a container have the volume by an overlay alone.
+            # Containers within a container have the volume through an overlay only.
             found = self._survey.hidden_writes(self._processes(writers), self._device)
             self._mapped_now |= found.inodes
             number = self._watched.number
@@ -76,7 +77,9 @@ class UnseenWrites:
         return Hidden(self._maybe_mapped(), frozenset(opened))
 
     def look_around(self, writers: Writers) -> Hidden:
-        """The same, with what others than the writers have mapped. Not fit for a freeze."""
+        """As `due_files`, with files that processes other than the writers have mapped. Too slow
+        for a freeze.
+        """
         self.doubt = ""
         if self._by_range:
             return self.due_files(writers)
@@ -90,7 +93,9 @@ class UnseenWrites:
         return replace(hidden, mapped=hidden.mapped | self._strangers.keys())
 
     def _others(self, around: Mapping[int, int], writers: Writers) -> dict[int, int]:
-        """Files of the volume that others than its writers have mapped, each with a process."""
+        """Files of the volume that processes other than its writers have mapped; inode number to a
+        process.
+        """
         pids = self._processes(writers) if around else set()
         return {
             number: pid
@@ -99,13 +104,14 @@ class UnseenWrites:
         }
 
     def _processes(self, writers: Writers) -> set[int]:
-        """The writers, and who is in their cgroups though it has no mount of the volume."""
+        """The writers, and processes in their cgroups that have no mount of the volume."""
         return {*writers.pids, *self._below}
 
     def frozen(self, writers: Writers) -> tuple[Writers, Hidden]:
-        """In a freeze: who writes now, and what they may do unseen, as far as there is time."""
+        """In a freeze: the writers as of now, and the files that they may change unseen."""
         if self._watched.source.sees_mappings:
-            # What was mapped since the survey is hinted, and what is new is looked for when seen.
+            # What was mapped since the survey is hinted, and new files are checked when they are
+            # seen.
             hidden = self.known()
         else:
             writers = self.with_young(writers)
@@ -116,22 +122,26 @@ class UnseenWrites:
         return writers, hidden
 
     def known(self) -> Hidden:
-        """The files to look at, of those that were seen to be mapped; looks at no process."""
+        """The files to scan, of those known to be mapped; asks no process."""
         return Hidden(self._maybe_mapped() - self._armed)
 
     def _maybe_mapped(self) -> frozenset[int]:
-        """A mapping that ended after a look may have been stored to until its end."""
+        """Files with a mapping that ended after a scan: it may have been stored to until its
+        end.
+        """
         return frozenset(self._mapped_now | self._mapped)
 
     def mapped_now(self, writers: Writers) -> frozenset[int]:
-        """The files that are mapped now, and of which stores may be unseen."""
+        """The files that are mapped now, and whose stores may be unseen."""
         pids = self.with_young(writers).pids
         if pids:
             self._mapped_now |= self._survey.hidden_writes(pids, self._device).inodes
         return frozenset(self._mapped_now - self._armed)
 
     def with_young(self, writers: Writers) -> Writers:
-        """With the processes that their cgroups got since; in a freeze they get no more."""
+        """The writers with processes that were forked in their cgroups since; in a freeze there are
+        no more.
+        """
         pids = {*writers.pids, *self._survey.members(writers.cgroups)}
         return replace(writers, pids=tuple(sorted(pids)))
 
@@ -142,10 +152,11 @@ class UnseenWrites:
         return bool(self._maybe_mapped() or self._renamed or self._strangers)
 
     def with_lost(self, hidden: Hidden, dirty: Dirty, writers: Writers) -> Hidden:
-        """With what may have been written to through a descriptor whose name is gone, if one was.
+        """With files that may have been written through a descriptor whose name is gone, if one
+        was.
 
-        It is open for writing still; or it was closed, and may have been mapped until then: it is
-        new, or another name of it is.
+        Such a file is still open for writing; or it was closed, and may have been mapped until
+        then: then it is new, or has a new name.
         """
         if not dirty.orphans:
             return hidden
@@ -154,7 +165,7 @@ class UnseenWrites:
         return Hidden(hidden.mapped | mapped, hidden.opened | opened)
 
     def _open(self, writers: Writers) -> set[int]:
-        """What is open for writing, by young processes, too."""
+        """Files that are open for writing, including those of processes that were just forked."""
         return self._survey.open_for_write(self.with_young(writers).pids, self._device)
 
     def only_open(self, hidden: Hidden, writers: Writers) -> Hidden:
@@ -162,13 +173,15 @@ class UnseenWrites:
         return replace(hidden, opened=hidden.opened & self._open(writers))
 
     def begin(self, writers: Writers) -> None:
-        """A capture begins: who is not open now, and is looked at, needs no further look."""
+        """Begin a capture: a file that is not open now is scanned once, and needs no further
+        scan.
+        """
         self._closed = self._renamed - self._open(writers) if self._renamed else set()
 
     def record_seen(self, number: int, old: IndexRecord | None, new: IndexRecord) -> bool:
-        """A file was seen; false when it ought to be remembered and there is no room.
+        """Record that a file was scanned; false when it should be remembered and there is no room.
 
-        Who opened it under another name may go on to write: the hint names that other name.
+        Who opened it under another name may go on writing: the hint names that other name.
         """
         if self._by_range:
             return True
@@ -183,15 +196,17 @@ class UnseenWrites:
         return True
 
     def end(self) -> None:
-        """The looks of a capture are done."""
+        """The scans of a capture are done."""
         self._renamed -= self._closed
         self._closed = set()
 
     def recorded(self) -> None:
-        """All is recorded. What was mapped meanwhile is looked at once more in the next capture."""
+        """Everything is committed. Files that were mapped meanwhile are scanned once more in the
+        next capture.
+        """
         self._mapped, self._mapped_now = self._mapped_now, set()
         now = clock.monotonic()
         if self._by_range and self._armed and now >= self._disarm_due:
-            # Somebody who is no writer may still have one mapped, and made all his faults already.
+            # Somebody who is no writer may still have one mapped, with all page faults behind it.
             self._armed &= self._mapped | self._survey.mapped_by_anybody(self._device)
             self._disarm_due = now + ARMED_SECONDS

@@ -1,14 +1,13 @@
 """One volume's part in a capture: pre-copy, copy inside the freeze, what there is to commit.
 
-`snapshot.group_capture` runs these phases for one volume or several.
-Nothing here freezes or stores.
+`snapshot.group_capture` runs these phases for one or more volumes; nothing here freezes or stores.
 
 Invariants:
-- What a source hinted is looked at in the capture that drained it. A capture that fails for any
-  reason forgets the tree in memory and compares the whole volume the next time.
-- A snapshot is `crash` only if nothing was seen to change between the first look of its last
-  round and the end of that round, in any volume of its group: the writers were frozen, or there
-  were none and all was quiet.
+- Hints are scanned in the capture that drained them. A capture that fails drops the tree in memory,
+  and the next one compares the whole volume.
+- A snapshot is `crash` only if nothing was seen to change between the first look of its last round
+  and the end of that round, in any volume of its group: the writers were frozen, or there were none
+  and nothing moved.
 - Signatures, objects, snapshot and head become visible in one transaction.
 """
 
@@ -60,8 +59,8 @@ log = logging.getLogger(__name__)
 class VolumeCapture:
     """Captures one live directory. `pending`, `capture` and `close` may be called from any thread.
 
-    `lock` is held for a capture, `closed` says that there is none any more. The phases below are
-    called in their order by `snapshot.group_capture`, which holds the lock.
+    `lock` is held during a capture; `closed` says that there will be no more. The phases below are
+    called in order by `snapshot.group_capture`, which holds the lock.
     """
 
     def __init__(
@@ -72,7 +71,7 @@ class VolumeCapture:
         self.policy = policy
         self.lock = threading.Lock()
         self.closed = False
-        self.faulty = False  # its own part made the last capture fail
+        self.faulty = False  # the last capture failed because of this volume
         self._root_fd = os.open(live, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         self.watched = Watcher(tools, state.record.name, live, self._root_fd, policy)
         self.target = Target(*self.watched.place)
@@ -83,27 +82,27 @@ class VolumeCapture:
         self._tree: Worktree | None = None
         self._nameless: dict[int, int] = {}
         self._held = HeldBack(policy.exclude)
-        self.lacking = Lacking(note(policy.exclude), stale=False)  # of the newest state
+        self.lacking = Lacking(note(policy.exclude), stale=False)  # missing from the newest state
         self._torn = False  # the last capture was not of one instant
         self._work = CaptureState()
         self.figures = Figures()
         self._places: dict[int, SeenName] = {}
-        # What was read of files since signatures were taken over: a further look reads it again.
+        # What was read of each file since the last commit: another look reads it again.
         self._looked: dict[int, Changed] = {}
         self._unhinted = UnseenWrites(tools, self.watched, state.record.id)
         self._settled = False
-        self._looked_ns = 0  # when this capture began to look
+        self._looked_ns = 0  # clock at the begin of this capture
         self._comparison = Comparisons()
-        self.cpu_seconds = self.frozen_seconds = 0.0  # its captures', and its writers' for them
+        self.cpu_seconds = self.frozen_seconds = 0.0  # of its captures; of the writers, for them
 
     @property
     def _source(self) -> Source:
-        """The source in use, which a coarser one may replace."""
+        """The source in use; it may be replaced by a coarser one."""
         return self.watched.source
 
     @property
     def _tells_content(self) -> bool:
-        """Whether it sees the end of every mapping of a file that it told of, or all stores."""
+        """Whether the source sees all stores, or when a mapping of a hinted file ends."""
         return self._source.complete or self._source.by_range
 
     @property
@@ -118,7 +117,7 @@ class VolumeCapture:
 
     @property
     def writers(self) -> Writers:
-        """Who has the volume mounted, as the capture under way knows it."""
+        """Who has the volume mounted, as of the capture under way."""
         return self._work.writers
 
     def close(self) -> None:
@@ -133,17 +132,17 @@ class VolumeCapture:
         return bool(self._is_due() or self._source.pending() or self._unhinted.look_around(writers))
 
     def quiet(self) -> bool:
-        """Whether `pending` could find nothing but what processes tell; see `trusting`."""
+        """Whether only a survey of processes could make `pending` true; see `trusting`."""
         if not self._source.complete or self._is_due() or self._source.pending():
             return False
         return not self._unhinted.unarmed()
 
     @property
     def trusting(self) -> bool:
-        """Whether the source tells all but files that were mapped since the last look at processes.
+        """Whether the source sees all but stores to files that were mapped since the last survey.
 
-        Of any other source processes are asked at each interval. Even of such a file the first
-        store moves the time stamp; only one within the clock's granule of it waits for the look.
+        With any other source processes are surveyed at each interval. Even in such a file the first
+        store moves the timestamp, unless it falls into the clock tick of the mapping.
         """
         return self._source.by_range
 
@@ -152,7 +151,7 @@ class VolumeCapture:
         return now >= self._comparison.due or self._unsettled() or self._held.due(now)
 
     def _unsettled(self) -> bool:
-        """Whether one instant of the newest snapshot's state is still due, or what that lacks."""
+        """Whether a crash-consistent snapshot of the newest state, or a part of it, is missing."""
         head = self._state.head
         if head is None:
             return False
@@ -162,22 +161,22 @@ class VolumeCapture:
     # Phases of a capture
 
     def begin(self, writers: Writers, *, still: bool, share: int) -> None:
-        """A capture begins. `still`: there will be no freeze; `share`: of how many volumes it is,
-        which share the memory for what waits to be stored.
+        """Begin a capture. `still`: there will be no freeze; `share`: number of volumes in the
+        group, which share the memory for staged objects.
         """
         self._work = CaptureState(writers, still)
         self._stage.bytes_max = limits.BATCH_BYTES_MAX // share
 
     def rely(self) -> None:
-        """Raises UnsupportedError when the source may not have told everything until now."""
+        """Raises UnsupportedError if the source may have missed something until now."""
         if self.replace_broken():
             raise UnsupportedError(self.watched.reason)
 
     def replace_broken(self) -> bool:
-        """Fall back from a source that is broken, or gave up in a freeze; true if it was.
+        """Replace a source that is broken, or that failed in a freeze; true if it was.
 
-        What was recorded from a broken one meanwhile is not to be trusted either, so that
-        signatures are dropped and everything is read again.
+        What was recorded from a broken source is not trusted either: signatures are dropped and
+        everything is read again.
         """
         broken, reason = self.watched.doubted()
         if broken:
@@ -187,9 +186,9 @@ class VolumeCapture:
         return bool(broken or reason)
 
     def drain(self, started: float, *, urgent: bool) -> bool:
-        """Take the hints; whether there is anything to look at.
+        """Take the hints; whether there is anything to scan.
 
-        urgent: what could not be read is tried again at once.
+        urgent: retry at once what could not be read.
         """
         self.rely()
         work = self._work
@@ -215,7 +214,7 @@ class VolumeCapture:
         return dirty
 
     def precopy(self) -> None:
-        """Look at everything hinted."""
+        """Scan everything that was hinted."""
         work = self._work
         self._unhinted.begin(work.writers)
         tree = self._tree or self._load()
@@ -232,7 +231,7 @@ class VolumeCapture:
             self._held.tried(clock.monotonic(), clock.monotonic() - started)
 
     def same(self) -> bool:
-        """Whether only a look without a hint was due, and it found nothing."""
+        """Whether the scan was only due by time, without a hint, and found no change."""
         assert self._tree is not None  # noqa: S101  # loaded at the start of each capture
         head, work = self._state.head, self._work
         self.lacking = self._held.summed_up(self._tree)
@@ -240,25 +239,25 @@ class VolumeCapture:
         return not (due or work.dirty.hinted or work.again)
 
     def end(self) -> None:
-        """The capture ends before its freeze: nothing had changed."""
+        """End the capture before its freeze: nothing had changed."""
         self._unhinted.end()
         self._unhinted.recorded()
 
     def end_looks(self, started: float) -> None:
-        """All looks are done."""
+        """All scans of the capture are done."""
         assert self._tree is not None  # noqa: S101  # loaded at the start of each capture
         dirty = self._work.dirty
         if dirty.everything:
             self._compared(self._tree, clock.monotonic() - started)
         if self._tree.lost_links or self._work.unseen:
-            # What links hold stays recorded until a comparison shows that no name is left, and
-            # a file that was written under no name, or one that is not watched, and closed is
-            # found by a comparison alone.
+            # The content of links stays recorded until a comparison shows that no name is left. A
+            # file that was written under no name, or without a watch, and closed since, is found by
+            # a comparison only.
             self._comparison.need(started)
         self._unhinted.end()
 
     def forget(self) -> None:
-        """Drop all unstored work: the next capture compares everything with the newest snapshot."""
+        """Drop uncommitted work: the next capture compares all with the newest snapshot."""
         self._work = CaptureState()
         self._tree = None
         self.watched.mapped.frozen = self._held.frozen = False
@@ -270,10 +269,10 @@ class VolumeCapture:
         self._source.escalate("the last capture failed")
 
     def _compared(self, tree: Worktree, seconds: float) -> None:
-        """Everything was compared, in this capture's rounds together."""
+        """Everything was compared, over the rounds of this capture."""
         tree.compute_root()
         if not self._held.stale:
-            # What could not be looked at may hold names of links.
+            # A directory that could not be read may contain names of links.
             tree.sweep_links()
         self._nameless.clear()
         self._comparison.done(seconds)
@@ -291,11 +290,11 @@ class VolumeCapture:
         self, check: Callable[[], None], spill: Callable[[Content], None], *,
         still: bool, sums: NameSums | None = None,
     ) -> Scanner:  # fmt: skip
-        """A round of looking; `still`: the writers are frozen, or there will be no freeze."""
+        """The scanner of one round; `still`: writers are frozen, or there is no freeze."""
         assert self._tree is not None  # noqa: S101  # loaded at the start of each capture
-        # The first round of a capture settles all doubt about mappings that ended before it. Of
-        # those that came and went since, only the source or a young timestamp tells, and nothing
-        # where hints were lost.
+        # The first round of a capture reads what mappings that ended before it may have changed.
+        # Mappings that came and went since are only known from the source or by a young timestamp;
+        # after lost hints from neither.
         horizon = self._horizon_ns
         if self._settled and not self._work.lost:
             since_ns = clock.now_ns() - self._looked_ns + limits.TIMESTAMP_GRANULE_NS
@@ -315,7 +314,7 @@ class VolumeCapture:
             self._comparison.need()
 
     def _round(self, dirty: Dirty, hidden: Hidden) -> None:
-        """Look at everything hinted, and take it over as it comes."""
+        """Scan everything that was hinted, and record it as it is found."""
         writers = self._work.writers
         self._work.figures.rounds += 1
         if dirty.everything:
@@ -332,14 +331,14 @@ class VolumeCapture:
             raise
 
     def look_again(self) -> bool:
-        """Without a freeze: look at what changed since the last look; false when anything did."""
+        """Without a freeze: scan what changed since the last scan; false when anything did."""
         assert self._tree is not None  # noqa: S101  # loaded at the start of each capture
         work, before = self._work, self._work.root
         dirty = self._drain()
         work.root = self._tree.compute_root()
         hidden = self._unhinted.look_around(work.writers)
-        # What was hinted is always looked at. Without hints, and for what gives none, only
-        # the same result twice shows quiet.
+        # Hints are always scanned. Without hints, and for what gives none, only two equal results
+        # in a row show that nothing moves.
         hinted = dirty.hinted and self._source.hinting
         if not hinted and (work.root == before or not (dirty or hidden)):
             return True
@@ -347,20 +346,20 @@ class VolumeCapture:
         return False
 
     def moved(self) -> bool:
-        """Whether the last look without a freeze found something that the one before had not."""
+        """Whether the last scan without a freeze differs from the one before."""
         assert self._tree is not None  # noqa: S101  # loaded at the start of each capture
         return self._tree.compute_root() != self._work.root
 
     def precopy_more(self) -> None:
-        """Look at what changed since the last look, if hints tell."""
+        """Scan what changed since the last scan, if there are hints."""
         if self._source.hinting and (dirty := self._drain()).hinted:
             self._round(dirty, Hidden())
 
     def copy(self, attempt: int, budget: Budget) -> bool:
-        """Inside the freeze: copy what changed since the last look; whether anything had.
+        """Inside the freeze: copy what changed since the last scan; whether anything had.
 
-        A hint alone is no change: the kernel touches inodes also when it writes pages out.
-        Raises FreezeError when that is more than the freeze allows.
+        A hint alone is no change: the kernel also touches inodes when it writes pages out. Raises
+        FreezeError when there is more than the freeze allows.
         """
         work = self._work
         self.watched.mapped.frozen = self._held.frozen = True
@@ -390,16 +389,16 @@ class VolumeCapture:
                 budget.add(seen)
                 moved = observer.is_news(seen, work.copied) or moved
         except UnsupportedError as error:
-            # To take another source takes too long for a freeze.
+            # Replacing the source takes too long for a freeze.
             self.watched.give_up(str(error))
             raise
         work.end_round(taken)
         return moved
 
     def _stood_still(self, budget: Budget) -> bool:
-        """Without hints: whether all is what the last round saw, which is looked at again.
+        """Without hints: whether a second scan sees what the last round saw.
 
-        What was copied is read again, since its timestamps may be too young to tell.
+        Content that was copied is read again: its timestamps may be too young to prove anything.
         """
         work = self._work
         observer = self._observer(budget.check, budget.spill, still=True, sums=work.sums)
@@ -410,17 +409,17 @@ class VolumeCapture:
             if number in work.sums:
                 names.setdefault(number, set()).add(name)
         seen = observer.run(Dirty(names=names), Hidden())
-        return not any(observer.is_news(each, work.copied) for each in seen)  # else all is anew
+        return not any(observer.is_news(each, work.copied) for each in seen)  # else all of it again
 
     def doubt(self) -> str:
-        """Why a copy that saw nothing change may be none of one instant all the same."""
+        """Why a copy that saw no change may still not be one instant, or ""."""
         work = self._work
         if work.writers.unfreezable and (work.frozen_hidden or not self._source.complete):
             return "mapped or watched without hints, and written by a process that was not frozen"
         return self._unhinted.doubt
 
     def thawed(self) -> None:
-        """The freeze is over: take over what was copied, and look at what it left."""
+        """After the freeze: record what was copied, and hint again what it left."""
         work = self._work
         self.watched.mapped.frozen = self._held.frozen = False
         taken, dirty, hidden = work.thawed()
@@ -432,7 +431,7 @@ class VolumeCapture:
     # Taking over
 
     def _absorb(self, seen: list[Observation]) -> None:
-        """Put what was seen into the staged trees and signatures."""
+        """Put observations into the staged trees and signatures."""
         assert self._tree is not None  # noqa: S101  # loaded at the start of each capture
         self._stage.add_chunks(
             {d: plain for o in seen if o.content is not None for d, plain in o.content.data.items()}
@@ -463,7 +462,7 @@ class VolumeCapture:
             self._comparison.need()
 
     def change(self, reason: str, outcome: Outcome, started: float) -> Change:
-        """What is to be committed: a snapshot, or signatures alone where the newest one holds."""
+        """What to commit: a snapshot, or only signatures where the newest one is right."""
         assert self._tree is not None  # noqa: S101  # loaded at the start of each capture
         self.rely()
         self.watched.refuse_missed()
@@ -484,7 +483,7 @@ class VolumeCapture:
         return Change(self._state, batch, snapshot, fields)
 
     def recorded(self, outcome: Outcome, started: float) -> None:
-        """All is stored."""
+        """Everything is committed."""
         self.faulty = False
         self._torn = bool(outcome.fuzzy)
         self._unhinted.recorded()

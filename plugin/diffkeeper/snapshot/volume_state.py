@@ -1,4 +1,4 @@
-"""The record of one volume, changed by the lifecycle and by captures, stored as a whole."""
+"""The stored record of one volume and its head, changed by the lifecycle and by captures."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class VolumeState:
             self.stored.add(snapshot)
 
     def _reload(self, stored: dict[int, VolumeRecord]) -> None:
-        """A commit failed. It may be stored all the same: what counts is what the store has."""
+        """After a failed commit: it may be stored all the same, so read what the store has."""
         before = self._record.next_seq
         self._record = stored.get(self._record.id, self._record)
         self._head = self._newest(self._record)
@@ -89,7 +89,7 @@ class VolumeState:
 
 @dataclass(slots=True)
 class Change:
-    """What one volume adds to a transaction: objects, a snapshot, fields of its record."""
+    """One volume's part of a transaction: objects, a snapshot, changed fields of its record."""
 
     state: VolumeState
     batch: Batch

@@ -1,8 +1,8 @@
-"""The source that watches one live directory, with its mappings; what a broken one is replaced by.
+"""The source that watches one live directory, and its replacement when it fails.
 
-A source that breaks is replaced by the next coarser one, for good and never silently: the reason is
-in `Status`, the log and a metric. Where watches are short, the part of the volume that has none is
-compared at each capture, and that is told, too.
+A source that fails is replaced by the next coarser one, for good and never silently: the reason is
+in `Status`, the log and a metric. Where there are not enough watches, the unwatched part of the
+volume is compared at each capture, and that is reported, too.
 """
 
 from __future__ import annotations
@@ -47,30 +47,30 @@ class Watcher:
         choice = self._sources.choose(policy.source, self._spot)
         self.source: Source = choice.source
         self._why = choice.reason
-        self._partly = False  # not all of it is watched, as far as was told
+        self._partly = False  # whether the log says that a part is not watched
         self.mapped = MappedFiles(self.source.window_bits)
         self.direct = DirectIo(lambda: self.source.under_way())
         self._gave_up = ""
-        self._drained_ns = 0  # when the last drain began
+        self._drained_ns = 0  # begin of the last drain
         self.source.escalate("the volume was not watched before")
 
     @property
     def reason(self) -> str:
-        """Why the source is the one in use, and why it does not watch all of the volume."""
+        """Why this source is in use, and why it does not watch all of the volume."""
         if not (short := self.source.why_unwatched):
             return self._why
         return f"{self._why}; directories without a watch are scanned at each capture: {short}"
 
     @property
     def features(self) -> tuple[Feature, ...]:
-        """What of eBPF matters to the volume; nothing where it is not considered."""
+        """Features of eBPF that matter to the volume; none where eBPF is not considered."""
         considered = ladder.considers_ebpf(self._policy.source)
         return self._sources.matter(self._fs_type) if considered else ()
 
     def drain(self, *, frozen: bool = False) -> Dirty:
-        """Take the source's hints; what they tell of mappings is noted.
+        """Take the source's hints; those about mappings are recorded.
 
-        Raises UnsupportedError when the source gives none any more; `replace` is due then.
+        Raises UnsupportedError when the source has failed; then call `replace`.
         """
         before, self._drained_ns = self._drained_ns, clock.now_ns()
         try:
@@ -87,7 +87,7 @@ class Watcher:
         return dirty
 
     def _tell_partly(self) -> None:
-        """Log that a part is watched no more, or again."""
+        """Log that a part is not watched any more, or is again."""
         partly = bool(self.source.unwatched)
         if partly == self._partly:
             return
@@ -100,11 +100,13 @@ class Watcher:
             log.info("watched_again", extra=fields)
 
     def give_up(self, reason: str) -> None:
-        """The source did, where there is no time to replace it: `replace` is for that."""
+        """Mark the source as failed where there is no time to replace it; `replace` does that
+        later.
+        """
         self._gave_up = reason
 
     def doubted(self) -> tuple[str, str]:
-        """(why the source is broken, why it gave up), each empty if it is not so."""
+        """(why the source is broken, why it failed), each empty if it did not."""
         return self.source.broken(), self._gave_up
 
     def refuse_missed(self) -> None:
@@ -113,7 +115,7 @@ class Watcher:
             raise UnsupportedError("hints were lost while the capture was under way")
 
     def replace(self, reason: str) -> None:
-        """The next coarser source from now on, for this reason."""
+        """Use the next coarser source from now on, for this reason."""
         self._gave_up = ""
         self.source.stop()
         place = ladder.VolumePlace(0, self._fs_type, self._policy.chunk_bits)

@@ -1,8 +1,8 @@
-"""The directory tree of a volume between two snapshots: which Merkle root each directory has now.
+"""The directory tree of a volume between two snapshots: the Merkle root of each directory so far.
 
-Only directories are kept in memory, each known by its inode number; names and files live in the
-stored trees. A change of names in one directory is applied to that directory's own tree;
-`compute_root` then carries new roots up to the volume's root.
+Only directories are in memory, by inode number; names and files are in the stored trees. A change
+of names in a directory is applied to that directory's own tree; `compute_root` then carries the new
+roots up to the volume's root.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _NONE: Mapping[bytes, Directory] = MappingProxyType({})  # most directories have
 
 @dataclass(slots=True, eq=False)
 class Directory:
-    """One directory. `entry` is what its parent's tree records; `attributes` what was last seen,
-    which may be the same object, with what it records besides.
+    """One directory. `entry` is what its parent's tree records; `attributes` is what was last seen
+    on disk, with what it records besides. They may be the same object.
     """
 
     inode: int
@@ -46,21 +46,21 @@ class Directory:
     entry: Entry | None = None
     attributes: Entry | None = None
     children: Mapping[bytes, Directory] = field(default_factory=lambda: _NONE)
-    listed: bool = False  # all its names were looked at since the volume was opened
+    listed: bool = False  # all its names were scanned since the volume was opened
 
     def adopt(self, child: Directory) -> None:
-        """Have another directory below, at its name."""
+        """Add another directory below this one, at its name."""
         if not isinstance(self.children, dict):
             self.children = {}
         self.children[child.name] = child
 
     def release(self, child: Directory) -> None:
-        """Have it below no more."""
+        """Remove a directory from below this one."""
         if isinstance(self.children, dict) and self.children.get(child.name) is child:
             del self.children[child.name]
 
     def is_above(self, other: Directory) -> bool:
-        """Whether the other one is it, or anywhere below it."""
+        """Whether the other directory is this one, or below it."""
         at: Directory | None = other
         while at is not None and at is not self:
             at = at.parent
@@ -93,7 +93,7 @@ def depths(directories: Iterable[Directory]) -> dict[Directory, int]:
 
 
 def _is_moved(directory: Directory, descent: Descent) -> bool:
-    """Whether its time stamp is not the recorded one, or it is not there at all."""
+    """Whether its timestamp is not the recorded one, or it is not there at all."""
     try:
         fd = descent.open(directory)
     except OSError:
@@ -112,7 +112,7 @@ def _detach(directory: Directory) -> None:
 
 
 def _alike(one: Entry, other: Entry | None) -> bool:
-    """Whether two entries of directories agree in what is seen of the directory itself."""
+    """Whether two entries agree in the attributes of the directory itself."""
     return other is not None and (
         (one.mode, one.uid, one.gid, one.mtime_ns, one.xattrs)
         == (other.mode, other.uid, other.gid, other.mtime_ns, other.xattrs)
@@ -120,7 +120,9 @@ def _alike(one: Entry, other: Entry | None) -> bool:
 
 
 class Excluded:
-    """The `Exclusions` of a tree, by directory; what their paths have come to is remembered."""
+    """Which names of a tree the option `exclude` leaves out; the state of the match is cached by
+    directory.
+    """
 
     def __init__(self, exclusions: Exclusions) -> None:
         self._exclusions = exclusions
@@ -130,11 +132,11 @@ class Excluded:
         return bool(self._exclusions)
 
     def forget(self) -> None:
-        """Directories have other paths now, or are no more."""
+        """Drop the cache: directories were moved or removed."""
         self._places.clear()
 
     def match(self, directory: Directory, name: bytes) -> bool:
-        """Whether a name in a directory that is not left out itself is."""
+        """Whether a name is left out, in a directory that is not left out itself."""
         return bool(self._exclusions) and self._exclusions.match(self._of(directory), name)
 
     def _of(self, directory: Directory) -> Places:
@@ -152,7 +154,9 @@ class Excluded:
 
 
 class Worktree:
-    """Directories by inode, the links tree, and what changed since the last settle."""
+    """Directories by inode number, the links tree, and what changed since the last
+    `compute_root`.
+    """
 
     def __init__(
         self,
@@ -165,7 +169,7 @@ class Worktree:
     ) -> None:
         """`same`: the root directory is the very one that the snapshot `head` was taken of.
 
-        exclude: what is left out, see `snapshot.exclusions`.
+        exclude: globs of what is left out, see `snapshot.exclusions`.
         """
         self.stage = stage
         self.excluded = Excluded(Exclusions(exclude))
@@ -183,17 +187,17 @@ class Worktree:
             )
         self.links_size = sum(e.size for _, e in dirtree.entries(self.links_root, stage.get))
         self.by_inode: dict[int, Directory] = {inode: self.root}
-        # Those that were not met at their names, and elsewhere neither, until a round of looks that
-        # comes to its end drops them.
+        # Directories that were not found at their names. They may be elsewhere: they are dropped
+        # when a round of the scanner ends without finding them.
         self.missing: set[Directory] = set()
         self._touched: set[Directory] = set()
         self._link_entries: dict[int, Entry] = {}
-        # Links that a name was seen of since the last comparison of everything began.
+        # Links of which a name was seen since the last comparison of everything began.
         self.marked: set[int] = set()
-        # Something that a comparison alone clears up: a name of a link was removed, maybe the last
+        # Something that only a comparison can resolve: a name of a link was removed, maybe the last
         # one; or a file may have had a name that was never seen.
         self.lost_links = False
-        # Names of each link that were seen: directory inode number and name.
+        # Names of each link that were seen: inode number of the directory, and name.
         self.link_names: dict[int, set[tuple[int, bytes]]] = {}
 
     def lookup(self, directory: Directory, name: bytes) -> Entry | None:
@@ -213,7 +217,7 @@ class Worktree:
         return (name for name, _ in dirtree.entries(content, self.stage.get))
 
     def file_entry(self, entry: Entry | None) -> Entry | None:
-        """The file's own entry: of a LINK, that in the links tree."""
+        """The entry with the content of a file: for a LINK, the one in the links tree."""
         if entry is None or entry.kind is not Kind.LINK:
             return entry
         pending = self._link_entries.get(entry.link_id)
@@ -221,10 +225,10 @@ class Worktree:
         return pending or dirtree.lookup(self.links_root, key, self.stage.get)
 
     def attach(self, inode: int, parent: Directory, name: bytes, *, same: bool) -> Directory:
-        """A directory newly found at a name.
+        """Add a directory that was found at a name.
 
         `same`: it is the very directory that was recorded there, so that it starts from what was
-        recorded, and signatures of its files hold; any other starts empty.
+        recorded, and signatures of its files are valid; any other starts empty.
         """
         new = Directory(inode, parent, name)
         old = self.lookup(parent, name) if same else None
@@ -237,7 +241,7 @@ class Worktree:
         return new
 
     def move(self, directory: Directory, parent: Directory, name: bytes) -> None:
-        """A known directory was found under another name; its content goes with it."""
+        """Move a known directory that was found under another name, with its content."""
         _detach(directory)
         directory.parent, directory.name, directory.entry = parent, name, None
         self.excluded.forget()
@@ -246,7 +250,7 @@ class Worktree:
         self._placed.add(directory)
 
     def drop(self, directory: Directory) -> list[int]:
-        """Forget a directory and all below; returns the inode numbers that were forgotten."""
+        """Drop a directory and all below it; returns their inode numbers."""
         _detach(directory)
         gone: list[int] = []
         stack = [directory]
@@ -259,7 +263,7 @@ class Worktree:
         return gone
 
     def set_link(self, link_id: int, entry: Entry) -> None:
-        """Record the file that the names of `link_id` share."""
+        """Record the file that all names of `link_id` share."""
         self._link_entries[link_id] = entry
 
     def set_attributes(self, directory: Directory, attributes: Entry) -> None:
@@ -269,11 +273,11 @@ class Worktree:
             self._touched.add(directory)
 
     def _known(self, directory: Directory) -> bool:
-        """Whether it was not dropped since it was looked at."""
+        """Whether the directory is still in the tree."""
         return self.by_inode.get(directory.inode) is directory
 
     def apply(self, directory: Directory, changes: Mapping[bytes, Entry | None]) -> None:
-        """Set or remove names in one directory; in one that is gone, nothing."""
+        """Set or remove names in one directory; a directory that was dropped is left alone."""
         if not self._known(directory):
             return
         get, put = self.stage.get, self.stage.put
@@ -289,19 +293,19 @@ class Worktree:
             self.lost_links = self.lost_links or (old is not None and old.kind is Kind.LINK)
 
     def add_link_name(self, link_id: int, directory: Directory, name: bytes) -> None:
-        """A name of a link was seen."""
+        """Record that a name of a link was seen."""
         self.marked.add(link_id)
         self.link_names.setdefault(link_id, set()).add((directory.inode, name))
 
     def unlist(self) -> None:
-        """No directory was listed since its files are watched: each is to be listed anew."""
+        """Mark all directories as not scanned, so that their files are watched anew."""
         for directory in self.by_inode.values():
             directory.listed = False
 
     def leave_out(self, dirty: Dirty, root_fd: int) -> None:
-        """Take the hints of names that are left out away.
+        """Remove the hints of names that are left out.
 
-        What such a name does to the directory that it is in is seen to.
+        The directory that contains such a name is scanned where the name affects it.
         """
         if not self.excluded:
             return
@@ -316,7 +320,7 @@ class Worktree:
                         dirty.directories.add(number)
 
     def _is_left_out(self, directory: Directory, name: bytes) -> bool:
-        """Whether a name is, and nothing of it is recorded or known from before it was."""
+        """Whether a name is left out, and nothing of it is recorded or known from before it was."""
         return (
             self.excluded.match(directory, name)
             and name not in directory.children
@@ -324,7 +328,7 @@ class Worktree:
         )
 
     def sweep_links(self) -> None:
-        """After everything was compared: forget the links that no name was seen of."""
+        """After a comparison of everything: remove the links that no name was seen of."""
         for name, entry in list(dirtree.entries(self.links_root, self.stage.get)):
             if int.from_bytes(name, "big") not in self.marked:
                 self._set_links({name: None})
@@ -333,13 +337,15 @@ class Worktree:
             del self.link_names[link_id]
 
     def take_placed(self) -> list[Directory]:
-        """Directories that got their place or other content since the last call."""
+        """Directories that were attached or moved since the last call."""
         placed = [directory for directory in self._placed if self._known(directory)]
         self._placed.clear()
         return placed
 
     def compute_root(self) -> Root:
-        """Carry all changes up; returns the Merkle root of the volume, staged."""
+        """Carry all changes up to the root; returns the volume's Merkle root, whose nodes are
+        staged.
+        """
         for level in self._levels():
             changes: dict[Directory, dict[bytes, Entry | None]] = {}
             for directory in level:
@@ -367,7 +373,9 @@ class Worktree:
         )
 
     def _levels(self) -> Iterator[list[Directory]]:
-        """Touched directories, deepest first; a parent joins when its child was touched."""
+        """Changed directories by depth, deepest first; a parent joins when its child has
+        changed.
+        """
         found = depths(self._touched)
         levels: dict[int, set[Directory]] = {}
         for directory in self._touched:
@@ -395,7 +403,7 @@ class Worktree:
 
     @property
     def files(self) -> int:
-        """Names of regular files in the whole volume."""
+        """Number of regular files in the volume, each name counted."""
         return self.root.files
 
     @property
