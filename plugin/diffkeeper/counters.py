@@ -1,6 +1,6 @@
-"""Process-wide counters and histograms as plain numbers; `api.metrics` gives them their text form.
+"""Process-wide counters and histograms as plain numbers; `api.metrics` renders them.
 
-Lower layers count here without knowing who reads. All functions may be called from any thread.
+Lower layers count here without knowing the readers. All functions may be called from any thread.
 """
 
 from __future__ import annotations

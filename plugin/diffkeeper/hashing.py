@@ -1,7 +1,7 @@
 """blake3 keys. Chunks are keyed by their plain content; nodes are hashed in a domain of their own.
 
-The separate domain keeps a file whose content happens to equal a node's bytes from ever being
-taken for that node.
+The separate domain makes sure that a file whose content equals the bytes of a node is never taken
+for that node.
 """
 
 from __future__ import annotations

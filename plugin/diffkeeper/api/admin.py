@@ -25,7 +25,7 @@ FRAME_LENGTH_BYTES = 4
 
 
 class Admin:
-    """Handlers of the admin API; `places` says which directories the doctor looks at."""
+    """Handlers of the admin API; `places`: directories that the doctor checks."""
 
     def __init__(self, service: Service, health: Health, places: checks.CheckedPaths) -> None:
         self._service = service
@@ -60,7 +60,9 @@ class Admin:
         ]
 
     async def version(self, _request: web.Request) -> web.Response:
-        """Who answers; also while the state loads, so that callers can tell a daemon is there."""
+        """Version of the daemon; answers while the state loads, so that callers know that it
+        runs.
+        """
         return json_response(
             {
                 "version": diffkeeper.__version__,
@@ -122,7 +124,7 @@ class Admin:
         )
 
     async def records(self, request: web.Request) -> web.Response:
-        """Stored records of a volume and of its snapshots past `after`, a page of them."""
+        """Stored records of a volume and of its snapshots after `after`, one page of them."""
         after = wire.check_number(request.query.get("after", "0"))
         name = await self._named(request)
         return json_response(await self._service.past.records(name, after))
@@ -139,7 +141,7 @@ class Admin:
         return json_response(asdict(await self._service.verify(name, reference)))
 
     async def repair(self, request: web.Request) -> web.Response:
-        """Put recorded bytes back into damaged files, or only tell which; answers both."""
+        """Repair damaged files, or only list them; answers a report."""
         paths, dry_run = wire.parse_repair(await read_body(request))
         name = await self._named(request)
         return json_response(asdict(await self._service.repair(name, paths, dry_run=dry_run)))
@@ -154,7 +156,7 @@ class Admin:
         return web.Response(body=b"".join(frames), content_type="application/octet-stream")
 
     async def maintain(self, request: web.Request) -> web.Response:
-        """Do all maintenance that is due; answers with what was done when it is done."""
+        """Do all maintenance that is due; answers when it is done, with a report."""
         wire.parse_empty(await read_body(request))
         await self._service.ready()
         return json_response(dict(await self._service.caretaker.maintain()))
@@ -177,13 +179,13 @@ class Admin:
         return json_response(dict(self._service.caretaker.stats()))
 
     async def counted(self, request: web.Request) -> web.Response:
-        """The same, with what each volume takes counted anew."""
+        """As `stats`, with the usage of each volume counted again."""
         wire.parse_empty(await read_body(request))
         await self._service.ready()
         return json_response(dict(await self._service.caretaker.counted()))
 
     async def doctor(self, _request: web.Request) -> web.Response:
-        """What the daemon finds where it runs; answers while the state loads too."""
+        """Checks as seen from where the daemon runs; answers while the state loads, too."""
         found = await asyncio.to_thread(checks.run, self._places)
         features = await asyncio.to_thread(self._service.features, look=True)
         found += checks.ebpf(features)

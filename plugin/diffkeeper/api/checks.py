@@ -1,7 +1,7 @@
-"""The doctor: what this machine offers, what is missing, what that costs, how to mend it.
+"""The doctor: what this machine offers, what is missing, what that costs, how to fix it.
 
-Each check looks at the thing itself (a file that opens, a directory that can be written, a program
-that was loaded), never at a version.
+Each check tries the thing itself (a file that opens, a directory that can be written, a program
+that was loaded), never a version.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
     from diffkeeper.volumes.views import FeatureView, VolumeView
 
-SIZE_NEAR_FRACTION = 0.9  # of it in use, from which the doctor tells of it
+SIZE_NEAR_FRACTION = 0.9  # fraction in use from which the doctor warns
 
 Result = Literal["ok", "unknown", "warn", "fail"]
 
-# A share of the watches is ours, and a few instances: the rest is what others may need.
+# A share of the watches, and a few instances, are ours: others may need the rest.
 INOTIFY_WANTED: Final = {
     **dict.fromkeys(kernel_limits.WATCHES, 65_536),
     **dict.fromkeys(kernel_limits.INSTANCES, 64),
@@ -63,7 +63,7 @@ EBPF_FILE_SYSTEM: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One finding. `cost` and `mend` are empty when the result is ok or unknown."""
+    """One check's result. `cost` and `mend` are empty when it is ok or unknown."""
 
     name: str
     result: Result
@@ -74,7 +74,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class CheckedPaths:
-    """Directories that the checks look at."""
+    """Directories that the checks use."""
 
     state_dir: str
     cgroup_root: str
@@ -95,7 +95,7 @@ def run(places: CheckedPaths) -> list[Check]:
 
 
 def kernel(places: CheckedPaths) -> Check:
-    """The running kernel, for the reader's information."""
+    """The running kernel, for information."""
     machine = os.uname()
     return Check("kernel", "ok", f"{machine.sysname} {machine.release} {machine.machine}")
 
@@ -139,8 +139,8 @@ def freezer(places: CheckedPaths) -> Check:
 
 
 def inotify(places: CheckedPaths) -> Check:
-    """The kernel's limits on inotify: of watches and instances there are two of each, and the
-    lower one binds. One that the kernel does not have binds nothing.
+    """The kernel's limits on inotify: there are two each for watches and instances, and the lower
+    one applies. One that the kernel does not have does not apply.
     """
     found = {name: kernel_limits.limit(name, places.proc_root) for name in INOTIFY_WANTED}
     if all(value is None for value in found.values()):
@@ -168,7 +168,7 @@ def inotify(places: CheckedPaths) -> Check:
 
 
 def ebpf(features: Sequence[FeatureView]) -> list[Check]:
-    """A check per feature of eBPF captures, as far as each was tried."""
+    """A check for each feature of eBPF captures, as far as each was tried."""
     return [_feature(feature) for feature in features]
 
 
@@ -183,7 +183,7 @@ def _feature(feature: FeatureView) -> Check:
 
 
 def sources(views: Sequence[VolumeView]) -> Check:
-    """Which source each mounted volume has; those that got less than they asked for first."""
+    """Which source each mounted volume has; first those that got less than they asked for."""
     found = [(view, _capture_of(view)) for view in views]
     used = [(view, capture) for view, capture in found if capture.get("source") != "none"]
     if not used:
@@ -211,7 +211,7 @@ def _capture_of(view: VolumeView) -> dict[str, object]:
 
 
 def sizes(views: Sequence[VolumeView]) -> Check:
-    """Which volumes with the option `size` are not held to it, or are nearly full."""
+    """Which volumes with the option `size` are not limited, or are nearly full."""
     limited = [view for view in views if _bytes_of(view, "size") is not None]
     if not limited:
         return Check("size", "ok", "no volume has a size")
@@ -231,7 +231,7 @@ def sizes(views: Sequence[VolumeView]) -> Check:
 
 
 def _fullness(view: VolumeView) -> str:
-    """What is to be told of a volume with a size; "" for nothing."""
+    """The problem of a volume with a size; "" if there is none."""
     size, used = _bytes_of(view, "size") or 0, _bytes_of(view, "size_used")
     if used is None:
         return f"{format_size(size)} is not enforced" if view.mounts else ""
@@ -245,7 +245,7 @@ def _bytes_of(view: VolumeView, key: str) -> int | None:
 
 
 def pressure(note: str) -> Check:
-    """Whether histories are thinned for want of room; `note`: that they are, and why."""
+    """Whether histories are thinned early for want of room; `note`: that they are, and why."""
     if not note:
         return Check("history", "ok", "there is room for as much history as retention keeps")
     return Check(
@@ -275,7 +275,7 @@ def space(places: CheckedPaths) -> Check:
 
 
 def state(places: CheckedPaths) -> Check:
-    """Whether the host has the state directory where its name says, or a disk on top of it."""
+    """Whether the state directory is on the host where its name says, or is covered by a disk."""
     found = hostpath.of(places.state_dir, places.proc_root)
     if found.covered:
         return Check(
@@ -291,7 +291,7 @@ def state(places: CheckedPaths) -> Check:
 
 
 def clock(note: str) -> Check:
-    """Whether histories and trash age by the clock as it is; `note`: why not."""
+    """Whether retention and trash follow the wall clock; `note`: why not."""
     if not note:
         return Check("clock", "ok", "all of the time that the clock shows counts")
     return Check(
@@ -304,7 +304,7 @@ def clock(note: str) -> Check:
 
 
 def health(troubles: Sequence[str]) -> Check:
-    """The daemon's own troubles as one finding."""
+    """The daemon's troubles as one check."""
     if not troubles:
         return Check("health", "ok", "the daemon reports no trouble")
     return Check(

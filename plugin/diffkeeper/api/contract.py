@@ -1,4 +1,4 @@
-"""What the API needs of the volume service; `service.service.VolumeService` provides it."""
+"""What the API needs of the volume service; implemented by `service.service.VolumeService`."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class HistoryCalls(Protocol):
 
 
 class ProvisionCalls(Protocol):
-    """How volumes come to be, see `service.provision.Provision`."""
+    """Creating, importing and restoring volumes, see `service.provision.Provision`."""
 
     async def create(self, name: str, options: dict[str, str]) -> None: ...
 
@@ -63,7 +63,7 @@ class ProvisionCalls(Protocol):
 
 
 class ChangeCalls(Protocol):
-    """What is changed of volumes that are there, see `service.changes.Changes`."""
+    """Changes of existing volumes, see `service.changes.Changes`."""
 
     async def set_options(self, name: str, given: Mapping[str, str | None]) -> None: ...
 
@@ -85,10 +85,10 @@ class StoreCareCalls(Protocol):
 
 
 class Service(Protocol):
-    """The volume service as the API calls it. Methods that are not `async` answer from memory."""
+    """The volume service as the API calls it. Methods that are not `async` only read memory."""
 
     async def ready(self) -> None:
-        """Return once the state is loaded; raises what made loading fail."""
+        """Return once the state is loaded; raises the error that made loading fail."""
 
     async def remove(self, name: str) -> None: ...
 

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MOUNT_SECONDS_SHORT = 25.0  # where the engine was seen to give up early
-MOUNT_GIVEN_UP_SECONDS = 28.0  # an engine that ends a connection sooner did not run out of patience
-MOUNT_LOOK_SECONDS = 1.0  # between two looks at whether the engine still waits
-# The service bounds a replay; this bounds all of a Mount, still within dockerd's patience.
+MOUNT_SECONDS_SHORT = 25.0  # once the engine was seen to give up early
+MOUNT_GIVEN_UP_SECONDS = 28.0  # an engine that closes a connection sooner did so for another reason
+MOUNT_LOOK_SECONDS = 1.0  # between two checks whether the engine still waits
+# The service bounds a replay; this bounds all of a Mount, below dockerd's timeout.
 MARGIN_SECONDS = 2.0
 CONTENT_TYPE = "application/vnd.docker.plugins.v1.2+json"
 
@@ -40,11 +40,11 @@ class Driver:
         return [web.post(f"/{call}", self.handle) for call in wire.CALLS]
 
     async def handle(self, request: web.Request) -> web.Response:
-        """Answer one call; errors leave as exceptions for the middleware."""
+        """Answer one call; errors are raised, and converted by the middleware."""
         call, body = request.path.removeprefix("/"), await read_body(request)
         if call == "VolumeDriver.Get" and not body.strip():
-            # dockerd's client sends its request again after a connection was dropped, and has used
-            # the body up by then: an error in answer to that would make it forget the volume.
+            # dockerd's client sends its request again after a connection was dropped, without the
+            # body: an error in answer to that would make it forget the volume.
             log.warning("get_without_body")
             _drop(request)
         message = wire.parse_call(call, body)
@@ -82,8 +82,8 @@ class Driver:
         return {"Err": ""}
 
     async def _get(self, request: web.Request, message: wire.GetRequest) -> Json:
-        """One volume. An error here makes dockerd forget the volume, so there is one only when it
-        truly does not exist; any other trouble drops the connection, which dockerd retries.
+        """One volume. An error makes dockerd forget the volume, so only one that does not exist is
+        an error; after any other problem the connection is dropped, which dockerd retries.
         """
         try:
             await self._service.ready()
@@ -96,7 +96,7 @@ class Driver:
         return {"Volume": wire.volume_message(view, status=True), "Err": ""}
 
     async def _mount(self, request: web.Request, message: wire.MountRequest) -> str:
-        """Mount within dockerd's patience. A mount whose answer reaches nobody is given back, since
+        """Mount within dockerd's timeout. A mount whose answer nobody waits for is undone, since
         dockerd never sends the Unmount of a Mount that failed.
         """
         patience = self._patience
@@ -116,10 +116,10 @@ class Driver:
     async def _awaited(
         self, request: web.Request, mounting: asyncio.Future[str], seconds_max: float
     ) -> float:
-        """Wait for a mount for as long as dockerd does; the seconds that took.
+        """Wait for a mount for as long as dockerd does; returns the seconds it took.
 
-        How long dockerd waits depends on how the plugin was enabled, which nobody tells: when it
-        has given up once, it is answered sooner from then on, in words that it shows.
+        How long dockerd waits depends on how the plugin was enabled, which it does not tell: once
+        it has given up, later mounts are answered sooner, with an error that it shows.
         """
         began = clock.monotonic()
         while (waited := clock.monotonic() - began) < seconds_max:
@@ -157,12 +157,12 @@ class Driver:
 
 
 def _left(request: web.Request) -> bool:
-    """Whether nobody waits for the answer any more."""
+    """Whether the client has closed the connection."""
     return request.transport is None or request.transport.is_closing()
 
 
 def _drop(request: web.Request) -> NoReturn:
-    """End the connection without an answer."""
+    """Close the connection without an answer."""
     if request.transport is not None:
         request.transport.close()
     raise BusyError("the answer is not known")

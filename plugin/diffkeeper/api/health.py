@@ -1,4 +1,4 @@
-"""Whether the daemon is well: its own troubles beside those of the volume service."""
+"""The daemon's health: its own troubles and those of the volume service."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ if TYPE_CHECKING:
 
 
 class Health:
-    """State that the listeners share; touched by the event loop alone."""
+    """Health shared by the listeners; used only on the event loop."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
         self.loading = True
-        self.listen = ""  # address of the TCP listener as bound; empty when there is none
+        self.listen = ""  # address of the TCP listener; empty when there is none
         self.listener_trouble = ""
         self.refusal = ""  # why the state was not loaded, and will not be
 
     def troubles(self) -> list[str]:
-        """Everything a person should look at, one sentence each; empty when all is well."""
+        """Everything that needs a person's attention, one sentence each; empty when there is
+        nothing.
+        """
         loading = self.refusal or "the state is still being loaded"
         own = [loading] if self.loading else []
         own += [self.listener_trouble] if self.listener_trouble else []

@@ -23,7 +23,7 @@ class PastAdmin:
         self._service = service
 
     def routes(self) -> list[web.RouteDef]:
-        """Every one of them."""
+        """All routes of this class."""
         volume = "/v1/volumes/{name}"
         return [
             web.post(f"{volume}/tags", self.tag),
@@ -55,19 +55,19 @@ class PastAdmin:
         return json_response({"forgotten": await self._service.past.forget(name, references)})
 
     async def prune(self, request: web.Request) -> web.Response:
-        """Forget what retention lets go now, or only tell it; answers that for each volume."""
+        """Forget what retention lets go now, or only list it; answers per volume."""
         volume, dry_run = wire.parse_prune(await read_body(request))
         await self._service.ready()
         found = await self._service.past.prune(volume, dry_run=dry_run)
         return json_response([asdict(each) for each in found])
 
     async def trash(self, _request: web.Request) -> web.Response:
-        """The removed volumes, the first removed one first."""
+        """The removed volumes, first removed first."""
         await self._service.ready()
         return json_response([asdict(each) for each in await self._service.past.removed()])
 
     async def empty(self, request: web.Request) -> web.Response:
-        """Delete one removed volume for good, or all; answers what they were."""
+        """Purge one removed volume, or all; answers what they were."""
         wire.parse_empty(await read_body(request))
         reference = None
         if "name" in request.match_info:

@@ -44,14 +44,14 @@ COUNTERS: Final[Mapping[str, str]] = {
     "yielded_total": "Snapshots of them that went before their time, for want of room.",
     "purged_total": "Removed volumes deleted for good since the daemon started.",
 }
-# The engine counts under the plural; the exported name is the one that dashboards know.
+# The code counts under the plural; the exported name is the one that dashboards use.
 EXPORTED: Final[Mapping[str, str]] = {"verifications_total": "verification_total"}
 HISTOGRAMS: Final[Mapping[str, str]] = {
     "recovery_seconds": "How long a recovery took.",
     "capture_seconds": "How long a capture took, from the first look to the durable snapshot.",
     "freeze_seconds": "How long the writers were frozen for a snapshot.",
 }
-# What the loaded eBPF programs count by themselves, for all volumes together.
+# Counters of the loaded eBPF programs themselves, for all volumes together.
 EBPF_COUNTS: Final[Mapping[str, str]] = {
     "marks": "Marks that the eBPF programs have set.",
     "full_files": "Files marked as a whole, since there was no room for a mark of a part.",
@@ -119,7 +119,7 @@ class _Page(Collector):
 
 
 def gauge_families(texts: Mapping[str, str], values: Mapping[str, float]) -> Iterator[Metric]:
-    """Gauges without labels; no series for what has no value."""
+    """Gauges without labels; no series where there is no value."""
     for name, text in texts.items():
         family = GaugeMetricFamily(PREFIX + name, text)
         if name in values:
@@ -128,14 +128,14 @@ def gauge_families(texts: Mapping[str, str], values: Mapping[str, float]) -> Ite
 
 
 def scrub_families(last: object) -> Iterator[Metric]:
-    """What the last scrub found; no series before the first one since the start."""
+    """Result of the last scrub; no series before the first one since the start."""
     texts = {f"scrub_{name}": text for name, text in SCRUB.items()}
     values = {f"scrub_{name}": _number(_at(last, name)) for name in SCRUB}
     yield from gauge_families(texts, values if last is not None else {})
 
 
 def counter_families() -> Iterator[Metric]:
-    """Every counter, the known ones even before they count anything."""
+    """Every counter, known ones even before they were incremented."""
     series: dict[str, list[tuple[dict[str, str], float]]] = {name: [] for name in COUNTERS}
     for (name, pairs), value in counters.counts().items():
         series.setdefault(EXPORTED.get(name, name), []).append((dict(pairs), value))
@@ -149,7 +149,7 @@ def counter_families() -> Iterator[Metric]:
 
 
 def histogram_families() -> Iterator[Metric]:
-    """Every histogram, the known ones even before they hold anything."""
+    """Every histogram, known ones even before they have values."""
     series: dict[str, list[tuple[dict[str, str], counters.Histogram]]] = defaultdict(list)
     series.update({name: [] for name in HISTOGRAMS})
     for (name, pairs), histogram in counters.histograms().items():
@@ -184,7 +184,7 @@ def _number(value: object) -> float:
 
 
 def volume_families(views: list[VolumeView]) -> Iterator[Metric]:
-    """Gauges from the volumes' status; a value that a volume doesn't have yet has no series."""
+    """Gauges from the volumes' status; no series for a value that a volume does not have yet."""
     for name, (text, value_of) in GAUGES.items():
         family = GaugeMetricFamily(PREFIX + name, text, labels=["volume"])
         for view in views:
@@ -204,7 +204,7 @@ def volume_families(views: list[VolumeView]) -> Iterator[Metric]:
 
 
 def ebpf_families(features: Sequence[FeatureView], counted: Mapping[str, int]) -> Iterator[Metric]:
-    """What of eBPF is supported, and what its programs count while they are loaded."""
+    """Which eBPF features are supported, and the programs' counters while they are loaded."""
     family = GaugeMetricFamily(
         f"{PREFIX}ebpf_feature",
         "1 for what is known of a feature: supported, unsupported, unknown.",
@@ -221,7 +221,7 @@ def ebpf_families(features: Sequence[FeatureView], counted: Mapping[str, int]) -
 
 
 def _at(status: object, *keys: str) -> object:
-    """The value that the keys lead to; None where there is none."""
+    """The value at these keys; None where there is none."""
     for key in keys:
         status = status.get(key) if isinstance(status, dict) else None
     return status

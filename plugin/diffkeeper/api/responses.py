@@ -1,4 +1,4 @@
-"""Requests read within bounds, and answers; every error becomes one JSON shape."""
+"""Reads requests within bounds, and makes answers; every error becomes the same JSON."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ def error_response(error: DiffKeeperError, status: int | None = None) -> web.Res
 
 
 async def read_body(request: web.Request) -> bytes:
-    """The whole body; raises InvalidInputError beyond REQUEST_BYTES_MAX, without reading on."""
+    """The whole body; raises InvalidInputError beyond REQUEST_BYTES_MAX, without reading
+    further.
+    """
     declared = request.content_length
     body = bytearray()
     if declared is None or declared <= limits.REQUEST_BYTES_MAX:
@@ -50,7 +52,7 @@ async def read_body(request: web.Request) -> bytes:
 
 
 async def pieces(request: web.Request) -> AsyncIterator[bytes]:
-    """A body of any length in pieces of a bounded one; BusyError when nothing comes for long."""
+    """A body of any length in pieces of bounded size; BusyError when nothing arrives for long."""
     waiting = bytearray()
     while True:
         try:
@@ -72,7 +74,7 @@ def is_driver_path(path: str) -> bool:
 
 
 def http_error(error: web.HTTPException, request: web.Request) -> web.Response:
-    """aiohttp's own refusals (no such path, wrong method) in the common shape."""
+    """An answer in the common JSON for aiohttp's own errors (no such path, wrong method)."""
     where = f"{request.method} {request.path[:128]}"
     if isinstance(error, web.HTTPMethodNotAllowed):
         message = f"{where}: use {' or '.join(sorted(error.allowed_methods))}"
@@ -92,7 +94,7 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     try:
         return await handler(request)
     except DiffKeeperError as error:
-        # dockerd asks for every volume before it creates it: not finding one is no event.
+        # dockerd asks for every volume before it creates it: that it is not found is normal.
         level = logging.DEBUG if isinstance(error, NotFoundError) else logging.INFO
         fields = {"path": request.path[:128], "error": told(error), "kind": type(error).__name__}
         log.log(level, "request_refused", extra=fields)

@@ -1,4 +1,4 @@
-"""The two listeners: a Unix socket with everything, a TCP port that changes nothing."""
+"""The two listeners: a Unix socket with all calls, a read-only TCP port."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ PROBE_SECONDS_MAX = 2.0
 STALE_SECONDS_MAX = 1.0
 STALE_POLL_SECONDS = 0.02
 DRAIN_SECONDS_MAX = 1.0
-# Any local user reaches the port: what it takes of the daemon's descriptors is bounded. A monitor
-# whose connection is ended between two requests opens another.
+# Any local user can reach the port, so its use of descriptors is bounded. A monitor whose
+# connection is closed between two requests opens another one.
 CONNECTIONS_MAX = 64
 IDLE_SECONDS_MAX = 15.0
-# The engine keeps its connections, and a call that meets the end of one fails.
+# The engine keeps connections open, and a call on one that was closed fails.
 ENGINE_IDLE_SECONDS_MAX = 3600.0
 
 
 def claim_socket(path: str) -> socket.socket:
-    """Bind and listen on `path`, mode 0600, at once, in place of a socket that nobody serves.
+    """Bind and listen on `path`, mode 0600, at once, replacing a socket that nobody serves.
 
-    Raises ConflictError while another process listens on it or when something else lies there, and
+    Raises ConflictError while another process listens on it or when something else is there, and
     InvalidInputError when the path can't be a socket's.
     """
     os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
     _clear(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    mask = os.umask(0o177)  # the socket is never open to others, not even between bind and chmod
+    mask = os.umask(0o177)  # never accessible to others, not even between bind and chmod
     try:
         listener.bind(path)
         listener.listen(BACKLOG)
@@ -73,7 +73,7 @@ def _clear(path: str) -> None:
         raise ConflictError(f"{path} exists and is not a socket; move it away")
     deadline = clock.monotonic() + STALE_SECONDS_MAX
     while _listens(path):
-        # A killed daemon's child holds all that was open until it begins its own program.
+        # A killed daemon's child has everything inherited open until it calls exec.
         if clock.monotonic() > deadline:
             raise ConflictError(f"another daemon answers on {path}")
         clock.sleep(STALE_POLL_SECONDS)
@@ -82,8 +82,8 @@ def _clear(path: str) -> None:
 
 
 def _listens(path: str) -> bool:
-    """Whether a process holds the socket at `path` open; raises ConflictError when it can't be
-    told.
+    """Whether a process has the socket at `path` open; raises ConflictError where that cannot be
+    found out.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(PROBE_SECONDS_MAX)
@@ -97,7 +97,7 @@ def _listens(path: str) -> bool:
 
 
 class _BoundedSite(web.BaseSite):
-    """A TCP port with at most CONNECTIONS_MAX connections: the oldest goes for one too many."""
+    """A TCP port with at most CONNECTIONS_MAX connections: beyond that the oldest is closed."""
 
     __slots__ = ("_address",)
 
@@ -111,7 +111,7 @@ class _BoundedSite(web.BaseSite):
         return f"http://{self._address[0]}:{self._address[1]}"
 
     async def start(self) -> None:
-        """Listen. Raises OSError when the port can't be had."""
+        """Listen. Raises OSError when the port is not available."""
         await super().start()
         server = self._runner.server
         if server is None:
@@ -119,7 +119,7 @@ class _BoundedSite(web.BaseSite):
         loop = asyncio.get_running_loop()
 
         def accept() -> web.RequestHandler:
-            # Runs before the new connection counts, and after those that came with it do.
+            # Runs before the new connection counts, and after those that arrived with it do.
             loop.call_soon(_make_room, server)
             return server()
 
@@ -127,14 +127,14 @@ class _BoundedSite(web.BaseSite):
 
 
 def _make_room(server: web.Server) -> None:
-    """End the oldest connections, so that there is room for one more."""
+    """Close the oldest connections, to make room for one more."""
     alive = [handler for handler in server.connections if handler.transport is not None]
     for handler in alive[: max(0, len(alive) - CONNECTIONS_MAX + 1)]:
         handler.force_close()
 
 
 class Server:
-    """Serves one volume service; `health` is what /healthz, the doctor and metrics report."""
+    """Serves one volume service; `health` is shown by /healthz, the doctor and metrics."""
 
     def __init__(self, service: Service, health: Health, places: CheckedPaths) -> None:
         self._service = service
@@ -156,8 +156,8 @@ class Server:
         await self._site(web.SockSite(runner, listener, backlog=BACKLOG))
 
     async def serve_tcp(self, address: tuple[str, int]) -> None:
-        """Answer /metrics and /healthz on TCP. A port that can't be had is a trouble, not an end:
-        volumes matter more than their metrics.
+        """Answer /metrics and /healthz on TCP. A port that is not available is a trouble, not a
+        failure: volumes matter more than their metrics.
         """
         app = web.Application(middlewares=[errors_as_json])
         page = web.get("/metrics", self._metrics)
@@ -174,7 +174,7 @@ class Server:
         self._health.listen = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     async def stop_listening(self) -> None:
-        """Accept nothing new, and take the socket's name away if it is still ours."""
+        """Accept nothing new, and remove the socket's name if it is still ours."""
         for site in self._sites:
             await site.stop()
         self._sites.clear()
@@ -183,7 +183,7 @@ class Server:
                 os.unlink(self._path)
 
     async def close(self) -> None:
-        """Give running requests a moment, then end every connection."""
+        """Wait a moment for running requests, then close every connection."""
         for runner in self._runners:
             await runner.cleanup()
 

@@ -54,7 +54,7 @@ class MountRequest:
 
 @dataclass(frozen=True, slots=True)
 class UnmountRequest:
-    """Give one mount of this ID back."""
+    """Undo one mount of this ID."""
 
     name: str
     mount_id: str
@@ -103,7 +103,7 @@ Request = (
 
 
 def parse_object(body: bytes) -> Json:
-    """The JSON object in `body`; an empty body is an error of its own, since retries send one."""
+    """The JSON object in `body`; an empty body is a separate error, since retries send one."""
     if len(body) > limits.REQUEST_BYTES_MAX:
         raise InvalidInputError(f"the request is larger than {limits.REQUEST_BYTES_MAX} bytes")
     if not body.strip():
@@ -172,10 +172,10 @@ CALLS: Final = (*_CALLS, *_BODILESS)
 
 
 def parse_call(call: str, body: bytes) -> Request:
-    """The request that `body` makes of `call` (such as `VolumeDriver.Mount`).
+    """The request of a call (such as `VolumeDriver.Mount`) with this body.
 
-    A call without arguments takes any body within the size limit, an empty one too: dockerd sends
-    `{}`, and its retries nothing.
+    A call without arguments accepts any body within the size limit, also an empty one: dockerd
+    sends `{}`, and its retries nothing.
     """
     if call in _BODILESS:
         if len(body) > limits.REQUEST_BYTES_MAX:
@@ -187,10 +187,10 @@ def parse_call(call: str, body: bytes) -> Request:
 
 
 def volume_message(view: VolumeView, *, status: bool) -> Json:
-    """A volume as dockerd decodes it; only Get carries `Status`."""
+    """A volume as dockerd expects it; only Get has `Status`."""
     message: Json = {
         "Name": view.name,
-        # For people: the engine mounts what Mount answers.
+        # For people: the engine uses the path that Mount returns.
         "Mountpoint": view.on_host or view.mountpoint,
         "CreatedAt": view.created_at,
     }
@@ -214,7 +214,7 @@ def parse_empty(body: bytes) -> None:
 
 
 def check_reference(value: object) -> str | None:
-    """A snapshot argument that can be one, see `parse_reference`; None stands for the newest."""
+    """A snapshot argument if it is well formed, see `parse_reference`; None is the newest."""
     if value is None:
         return None
     if not isinstance(value, str):

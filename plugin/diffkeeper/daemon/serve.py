@@ -1,4 +1,4 @@
-"""The long-running process: binds the socket, loads the state, serves until it is told to stop."""
+"""The daemon process: binds the socket, loads the state, serves until a signal stops it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ HOW_TO_GO_ON = (
 def serve(config: Config) -> int:
     """Run the daemon until SIGTERM or SIGINT; returns the exit code."""
     logs.configure(config.log_level)
-    # Before the engine finds the socket, and hands out what containers would not see.
+    # Before the engine finds the socket, and binds directories that the host cannot see.
     if not propagation.is_seen(config.mount_dir, config.proc_root):
         log.error("mounts_unseen", extra={"mount_dir": config.mount_dir})
         if restart.may_end(config.state_dir):
@@ -104,8 +104,8 @@ def _identity(config: Config, health: Health) -> dict[str, object]:
 
 
 def _stop_event() -> asyncio.Event:
-    """An event that SIGTERM and SIGINT set. A thread ends the process should stopping hang, since
-    being killed in the middle is worse only for the log: the store is whole at any moment.
+    """An event that SIGTERM and SIGINT set. A thread ends the process if stopping hangs. That is
+    harmless except for the log: the store is whole at any moment.
     """
     stopping = asyncio.Event()
 
@@ -129,9 +129,9 @@ def _give_up() -> None:
 
 
 async def _load(service: VolumeService, health: Health, stopping: asyncio.Event) -> None:
-    """Load the state; returns early when told to stop, raises what made loading fail.
+    """Load the state; returns early when stopping, raises what made loading fail.
 
-    With a damaged store it goes on to answer, each call with that error.
+    With a damaged store it returns, and every call is answered with that error.
     """
     began = clock.monotonic()
     starting = asyncio.create_task(service.start())
@@ -142,14 +142,14 @@ async def _load(service: VolumeService, health: Health, stopping: asyncio.Event)
     try:
         await starting
     except (CorruptionError, StoreMissingError) as error:
-        # To end would have the engine start it again and again, and forget its volumes meanwhile.
+        # If the process ended, the engine would start it again and again, and forget its volumes.
         damaged = isinstance(error, CorruptionError)
         health.refusal = f"{error}; {HOW_TO_GO_ON}" if damaged else str(error)
         log.error("store_refused", extra={"error": health.refusal})
         return
     finally:
         waiting.cancel()
-    # What is there now stays to the end: no later collection of cycles has to walk through it.
+    # What exists now lives until the end: later garbage collections need not walk it.
     gc.collect()
     gc.freeze()
     health.loading = False
@@ -163,7 +163,7 @@ async def _stop(service: VolumeService, server: Server) -> None:
         await asyncio.wait_for(service.stop(), STOP_SECONDS_MAX)
     except TimeoutError:
         log.error("stop_incomplete", extra={"seconds": STOP_SECONDS_MAX})
-    except Exception:  # what ends the daemon is told apart from what goes wrong at its end
+    except Exception:  # tell apart what ends the daemon and errors while stopping
         log.exception("stop_failed")
     await server.close()
     log.info("stopped")

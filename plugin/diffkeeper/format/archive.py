@@ -1,7 +1,7 @@
-"""A volume with its whole history as one stream of checked frames; pure, see FORMAT.md.
+"""A volume with its whole history as one stream of checksummed frames; pure, see FORMAT.md.
 
-A reader needs no more memory than the largest frame, notices every changed byte at the frame that
-holds it, and a cut anywhere by the missing trailer.
+A reader needs no more memory than the largest frame; it detects a changed byte in the frame that
+contains it, and a cut anywhere by the missing trailer.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _COUNTED: Final = (FrameKind.CHUNK, FrameKind.NODE, FrameKind.SNAPSHOT)
 
 @dataclass(frozen=True, slots=True)
 class ArchiveFrame:
-    """One frame whose own digest was checked; of objects the payload is digest, stored object."""
+    """One frame whose digest was checked; for objects the payload is digest, stored object."""
 
     kind: FrameKind
     payload: bytes
@@ -72,7 +72,9 @@ def decode_tag(payload: bytes) -> tuple[str, int]:
 
 
 class ArchiveEncoder:
-    """Makes the bytes of one archive, in order; keeps the counts and the digest of all of them."""
+    """Makes the bytes of one archive, in order; maintains the counts and the digest of
+    everything.
+    """
 
     def __init__(self) -> None:
         self._hash = blake3()
@@ -102,9 +104,9 @@ class ArchiveEncoder:
 
 
 class Decoder:
-    """Takes the bytes of one archive in pieces of any size, gives its frames.
+    """Reads the bytes of one archive in pieces of any size, and returns its frames.
 
-    CorruptionError for any bytes that no Encoder makes, FormatVersionError for a newer version's.
+    CorruptionError for any bytes that no encoder makes, FormatVersionError for a newer version.
     """
 
     def __init__(self, format_version: int) -> None:
@@ -117,7 +119,7 @@ class Decoder:
         self.counts: dict[FrameKind, int] = dict.fromkeys(_COUNTED, 0)
 
     def feed(self, data: bytes) -> Iterator[ArchiveFrame]:
-        """The frames that are complete now; to be taken to the end before the next piece."""
+        """The frames that are complete now; exhaust this before the next piece."""
         self._buffer += data
         if not self._begun:
             if len(self._buffer) < PREFACE.size:
@@ -128,7 +130,7 @@ class Decoder:
             yield frame
 
     def finish(self) -> None:
-        """There are no more bytes; CorruptionError unless the trailer was the last."""
+        """End of input; CorruptionError unless the trailer was the last frame."""
         if not self.ended:
             raise CorruptionError("the archive is cut short: its trailer is missing")
 
@@ -156,7 +158,7 @@ class Decoder:
         return data
 
     def _next(self) -> ArchiveFrame | None:
-        """The next frame if all of it is there."""
+        """The next frame if it is complete."""
         if self.ended:
             if self._buffer:
                 raise CorruptionError("the archive goes on after its trailer")
@@ -179,7 +181,7 @@ class Decoder:
         return frame
 
     def _head(self) -> tuple[FrameKind, int]:
-        """Kind and length of the next frame, refused before its payload is waited for."""
+        """Kind and length of the next frame, checked before its payload arrives."""
         number, length = FRAME.unpack_from(self._buffer)
         try:
             kind = FrameKind(number)

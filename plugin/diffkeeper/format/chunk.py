@@ -1,6 +1,7 @@
-"""Chunks (and nodes) at rest: one kind byte, the plain length, then the payload.
+"""The stored encoding of chunks and nodes: one kind byte, the plain length, then the payload.
 
-A chunk's key is the hash of its plain content, so the same chunk may rest in several encodings.
+A chunk's key is the hash of its plain content, so the same chunk may be stored in several
+encodings.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from diffkeeper.hashing import DIGEST_BYTES, chunk_digest
 if TYPE_CHECKING:
     from diffkeeper.hashing import BytesLike
 
-ZERO_DIGESTS_MAX = 4_096  # lengths, up to a chunk's, whose zeros have their digest remembered
+ZERO_DIGESTS_MAX = 4_096  # lengths, up to a chunk's, for which the digest of zeros is cached
 
 HOLE = bytes(DIGEST_BYTES)  # reference to a chunk-sized hole, which is stored nowhere
 KIND_RAW = 0
@@ -51,9 +52,9 @@ def _compressor(level: int) -> zstandard.ZstdCompressor:
 
 
 def encode(plain: BytesLike, level: int | None = LEVEL_DEFAULT) -> bytes:
-    """`plain` as it rests in the store; `level` is zstd's, None keeps it raw.
+    """Stored encoding of `plain`; `level` is zstd's, None stores it raw.
 
-    Raw is also used where zstd does not shrink. InvalidInputError above 4 GiB.
+    It is also raw if zstd does not make it smaller. InvalidInputError above 4 GiB.
     """
     length = len(plain)
     if length > PLAIN_BYTES_MAX:
@@ -113,7 +114,7 @@ def _decompress(payload: memoryview, length: int) -> bytes:
 def is_zero(data: BytesLike) -> bool:
     """Whether every byte is zero; true for no bytes at all."""
     probe = min(len(data), _PROBE_BYTES)
-    # Most chunks differ in their first bytes, which spares comparing (and copying) the rest.
+    # Most chunks differ in their first bytes, so the full comparison (and copy) is seldom needed.
     if bytes(data[:probe]) != bytes(probe):
         return False
     return bytes(data) == bytes(len(data))
@@ -121,5 +122,5 @@ def is_zero(data: BytesLike) -> bool:
 
 @lru_cache(maxsize=ZERO_DIGESTS_MAX)
 def zero_digest(length: int) -> bytes:
-    """Digest of `length` zero bytes, 32 bytes; remembered for the last few lengths."""
+    """Digest of `length` zero bytes, 32 bytes; cached for the last few lengths."""
     return chunk_digest(bytes(length))

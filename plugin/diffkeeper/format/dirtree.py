@@ -48,7 +48,7 @@ def _read(digest: bytes, depth: int, get: Get) -> Raws | list[Child]:
 
 @lru_cache(maxsize=DECODED_NODES_MAX)
 def _read_shared(encoded: bytes, digest: bytes, depth: int) -> Raws | list[Child]:
-    """The same for look-ups of many names, which meet the same nodes; not to be changed."""
+    """As `_read`, with the result cached, for look-ups of many names; it must not be changed."""
     return _decode(encoded, digest, depth)
 
 
@@ -62,14 +62,14 @@ def _decode(encoded: bytes, digest: bytes, depth: int) -> Raws | list[Child]:
 
 @dataclass(slots=True)
 class _Subtree:
-    """A subtree whose top is stored already (`digest`), or is a leaf that is still in memory."""
+    """A subtree whose top is stored (`digest`), or is a leaf that is still in memory."""
 
     entries: int
     digest: bytes = EMPTY
     leaf: Raws | None = None
 
     def child(self, put: Put) -> Child:
-        """Its place in the node above; a leaf in memory is stored now."""
+        """Its reference for the node above; a leaf in memory is stored now."""
         if not self.entries:
             return NO_CHILD
         digest = self.digest if self.leaf is None else put(encode_leaf(self.leaf))
@@ -78,7 +78,7 @@ class _Subtree:
 
 @dataclass(slots=True)
 class _Apply:
-    """One run of changes through the tree."""
+    """One pass of changes through the tree."""
 
     get: Get
     put: Put
@@ -100,7 +100,7 @@ class _Apply:
         return self.join(below, depth)
 
     def join(self, below: list[_Subtree], depth: int) -> _Subtree:
-        """An inner node over `below`, or the leaf that few enough entries make."""
+        """An inner node over `below`, or a leaf if there are few enough entries."""
         total = sum(part.entries for part in below)
         if total > DIRECTORY_LEAF_ENTRIES_MAX:
             children = [part.child(self.put) for part in below]

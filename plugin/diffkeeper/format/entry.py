@@ -1,4 +1,4 @@
-"""One directory entry: everything about a file but its name.
+"""One directory entry: everything about a file except its name.
 
 Equal entries have equal bytes, and no other bytes decode to them, so that a directory's digest
 depends on its content alone.
@@ -40,7 +40,7 @@ TIME = struct.Struct("<I")
 
 
 class Kind(IntEnum):
-    """What an entry is. LINK is a further name of a file that the links tree holds."""
+    """Type of an entry. LINK is another name of a file in the links tree."""
 
     FILE = 1
     DIRECTORY = 2
@@ -124,7 +124,7 @@ def encode_entry(e: Entry) -> bytes:
 
 
 def _problem(e: Entry) -> str:
-    """What is wrong with the entry, or nothing."""
+    """What is invalid in the entry, or ""."""
     if e.mode > 0o7777:
         return f"mode {e.mode:o} has bits above 07777"
     if e.size > SIZE_MAX:
@@ -180,7 +180,7 @@ def decode_entry(view: BytesLike) -> Entry:
 
 
 def _waste(e: Entry, flags: int) -> str:
-    """A part that is present and says nothing would give one entry two encodings."""
+    """A field that is encoded although it has its default, which would be a second encoding."""
     empty = (
         (flags & FLAG_CONTENT and e.content == EMPTY)
         or (flags & FLAG_XATTRS and not e.xattrs)

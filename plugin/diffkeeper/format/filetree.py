@@ -31,7 +31,7 @@ LEVEL_MAX = 8  # 256**8 chunks exceed any file
 
 @lru_cache(maxsize=FILE_NODE_FANOUT)
 def _references(count: int) -> struct.Struct:
-    """So many digests, taken apart at once: a capture decodes a node for every few chunks."""
+    """Decoder of so many digests at once: a capture decodes a node for every few chunks."""
     return struct.Struct(f"{DIGEST_BYTES}s" * count)
 
 
@@ -230,7 +230,7 @@ class Lookup:
 def runs(
     root: bytes, count: int, get: Get, start: int = 0, stop: int | None = None
 ) -> Iterator[tuple[int, bytes]]:
-    """(index, reference) of every chunk that is not HOLE, in order; skips whole empty subtrees."""
+    """(index, reference) of every chunk that is not a HOLE, in order; skips empty subtrees."""
     return _runs(root, count, get, max(start, 0), count if stop is None else min(stop, count))
 
 

@@ -1,4 +1,4 @@
-"""What names an object of the store, and a snapshot: digests as `hashing` makes them."""
+"""Names of stored objects and of snapshots: digests as `hashing` makes them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class ObjectId(NamedTuple):
         return self.kind is ObjectKind.NODE
 
     def __str__(self) -> str:
-        """As errors name it."""
+        """As errors show it."""
         return f"{self.kind} {self.digest.hex()}"
 
 

@@ -1,9 +1,8 @@
-"""The Merkle tree of a snapshot: what each node refers to, and what each object is.
+"""The Merkle tree of a snapshot: what each node refers to, and the role of each object.
 
-Everything that follows references does it by `references`, `of_entry` or `pairs`; nothing else
-tells the types of nodes apart. What is implied is stored nowhere, and no reference to it is given:
-holes, chunks of zeros of whatever length (the end of a file, a file of one chunk), empty files and
-directories, no extended attributes.
+All code that follows references uses `references`, `of_entry` or `pairs`; only this module tells
+types of nodes apart. Implied objects are not stored, and no references to them are returned: holes,
+chunks of zeros of any length, empty files and directories, no extended attributes.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ LINKS_PATH: Final = b"hard links/"  # stands for the links tree in a path
 
 
 class Role(IntEnum):
-    """What an object is there for."""
+    """The role of an object in the tree."""
 
     CHUNK = 0
     ROOT = 1
@@ -51,10 +50,10 @@ class Ref(NamedTuple):
 
     role: Role
     digest: bytes
-    length: int = 0  # plain bytes of a chunk; 0 of nodes, and where its file is not known
-    file: Entry | None = None  # of a node of a file's tree
-    first: int = 0  # of such a node: number of the first chunk below it
-    name: bytes = b""  # what it adds to the path; that of a directory ends in a slash
+    length: int = 0  # plain bytes of a chunk; 0 for nodes, and where its file is not known
+    file: Entry | None = None  # for a node of a file's tree
+    first: int = 0  # for such a node: number of the first chunk below it
+    name: bytes = b""  # what it adds to the path; a directory's ends in a slash
 
     @property
     def is_node(self) -> bool:
@@ -63,7 +62,7 @@ class Ref(NamedTuple):
 
     @property
     def id(self) -> ObjectId:
-        """The object that is referred to."""
+        """Id of the object."""
         return ObjectId.node(self.digest) if self.is_node else ObjectId.chunk(self.digest)
 
 
@@ -71,25 +70,25 @@ Pair = tuple[ObjectId, ObjectId]  # old and new, of one kind
 
 
 def snapshot_root(root: Root) -> Ref:
-    """The root of a snapshot, from which all else is reached."""
+    """The root of a snapshot, from which everything else is reached."""
     return Ref(Role.ROOT, root)
 
 
 def is_implied(digest: bytes, length: int) -> bool:
-    """Whether a chunk of so many bytes is a hole or zeros, which are stored nowhere."""
+    """Whether a chunk of this length is a hole or zeros, which are not stored."""
     return digest == HOLE or digest == zero_digest(length)
 
 
 def references(ref: Ref, encoded: bytes) -> Iterator[Ref]:
-    """All that the node `ref` refers to, in order; `encoded` are its bytes.
+    """All references of the node `ref` in order; `encoded` are its bytes.
 
-    CorruptionError when it is no node, or one that has no place there.
+    CorruptionError when it is not a node, or of a type that is not allowed there.
     """
     return (each for each in _slots(ref, encoded) if each is not None)
 
 
 def _slots(ref: Ref, encoded: bytes) -> Iterator[Ref | None]:
-    """The same; of files and inner nodes by place, with None for what is implied."""
+    """As `references`; for files and inner nodes by position, with None for implied objects."""
     kind = _expected(ref, encoded)
     if kind is NodeType.FILE:
         yield from _of_file(ref, encoded)
@@ -120,7 +119,8 @@ def _expected(ref: Ref, encoded: bytes) -> NodeType:
 
 
 def entries_of(encoded: bytes) -> list[tuple[bytes, Entry]]:
-    """Names and entries that a node holds itself; that of a root is named /, other nodes hold none.
+    """Names and entries in a node itself; a root's entry is named /, other types of nodes have
+    none.
 
     CorruptionError.
     """
@@ -131,7 +131,7 @@ def entries_of(encoded: bytes) -> list[tuple[bytes, Entry]]:
 
 
 def of_entry(entry: Entry, name: bytes = b"") -> Iterator[Ref]:
-    """What one entry refers to; CorruptionError for one that no encoder makes."""
+    """References of one entry; CorruptionError for one that no encoder makes."""
     if entry.xattrs:
         yield Ref(Role.XATTRS, entry.xattrs, name=name)
     content = _content(entry, name)
@@ -152,7 +152,7 @@ def _content(entry: Entry, name: bytes) -> Ref | None:
 
 
 def _chunk(entry: Entry, number: int, digest: bytes, name: bytes = b"") -> Ref | None:
-    """A chunk of a file; None where it is implied, CorruptionError past the file's end."""
+    """A chunk of a file; None if it is implied, CorruptionError past the end of the file."""
     length = min(1 << entry.chunk_bits, entry.size - (number << entry.chunk_bits))
     if length <= 0:
         raise CorruptionError(f"a file of {entry.size} bytes has a chunk {number}")
@@ -172,15 +172,15 @@ def _of_file(ref: Ref, encoded: bytes) -> Iterator[Ref | None]:
             yield None if digest == HOLE else Ref(Role.FILE, digest, file=ref.file, first=first)
 
 
-# Of nodes that come before what refers to them
+# Of nodes that arrive before what refers to them
 
 
 def certain(encoded: bytes) -> Iterator[Ref]:
-    """What a node refers to in whatever place it has; CorruptionError when it is no node.
+    """References that a node has wherever it is in a tree; CorruptionError when it is not a node.
 
-    How long a file is, its node does not tell: the last reference to a chunk is left out, which may
-    be the file's end, and zeros of any length then; see `open_end`. So is what is zeros of a whole
-    chunk.
+    The node does not tell the length of the file: the last reference to a chunk is left out, since
+    that may be the end of the file, which is implied if it is zeros; see `open_end`. Chunks that
+    are zeros in full length are left out, too.
     """
     kind = node_type(encoded)
     if kind is not NodeType.FILE:
@@ -193,8 +193,8 @@ def certain(encoded: bytes) -> Iterator[Ref]:
 
 
 class Shape(NamedTuple):
-    """What a node stands for: nodes of directories and files below it, once for each way, names
-    that it holds itself, and chunks that it refers to itself and that are no holes.
+    """What a node counts for: nodes of directories and files below it, each way to them counted,
+    names in the node itself, and chunks that it refers to itself and that are not holes.
     """
 
     below: list[bytes]
@@ -203,7 +203,7 @@ class Shape(NamedTuple):
 
 
 def shape(encoded: bytes) -> Shape:
-    """What a node stands for in whatever place it has; CorruptionError when it is no node."""
+    """What a node counts for, wherever it is in a tree; CorruptionError when it is not a node."""
     kind = node_type(encoded)
     if kind is NodeType.FILE:
         level, digests = filetree.decode(encoded)
@@ -216,14 +216,14 @@ def shape(encoded: bytes) -> Shape:
 
 
 def _is_one_chunk(entry: Entry) -> bool:
-    """Whether an entry refers to a chunk itself, which is no hole."""
+    """Whether the file is a single chunk that is not a hole: its root is that chunk."""
     one = entry.kind is Kind.FILE and chunk_count(entry.size, entry.chunk_bits) == 1
     return one and entry.content not in (EMPTY, HOLE)
 
 
 def children_of_file(encoded: bytes) -> list[bytes]:
-    """Nodes below a node of a file's tree, HOLE among them; none of other nodes, nor of the lowest
-    ones. CorruptionError.
+    """Nodes below a node of a file's tree, HOLE among them; empty for other nodes and for the
+    lowest ones. CorruptionError.
     """
     if node_type(encoded) is not NodeType.FILE:
         return []
@@ -232,7 +232,7 @@ def children_of_file(encoded: bytes) -> list[bytes]:
 
 
 def open_end(encoded: bytes) -> Ref | None:
-    """What a node of a file's tree refers to last, if it is not sure to be implied."""
+    """The last reference of a node of a file's tree, if it may be implied or not."""
     level, digests = filetree.decode(encoded)
     if digests[-1] == HOLE or (level == 1 and digests[-1] in _WHOLE_ZEROS):
         return None
@@ -248,7 +248,9 @@ _WHOLE_ZEROS: Final = frozenset(
 
 
 def pairs(old: Root, new: Root, get: Get) -> Iterator[Pair]:
-    """What differs between two snapshots' roots at the same place, in the order of the tree."""
+    """Objects that differ between two snapshots at the same place in the tree, in order of the
+    tree.
+    """
     stack = [] if EMPTY in (old, new) else [(snapshot_root(old), snapshot_root(new))]
     while stack:
         before, after = stack.pop()
@@ -260,7 +262,7 @@ def pairs(old: Root, new: Root, get: Get) -> Iterator[Pair]:
 
 
 def _between(old: Ref, encoded: bytes, new: Ref, encoded_new: bytes) -> list[tuple[Ref, Ref]]:
-    """What two nodes refer to at the same place; nothing where they are of different shape."""
+    """References of two nodes at the same place; empty where the nodes have different shapes."""
     kind = _expected(old, encoded)
     if kind is not _expected(new, encoded_new):
         return []

@@ -1,9 +1,9 @@
 """Packs: many chunks and nodes in one value, compressed together in frames.
 
 A pack is a header, the digests of its objects, a compressed table and the frames. An object is the
-next piece of the plain content of its frame; a delta is the XOR of an object with another one, its
-base, as far as the base goes, so that a frame of deltas is mostly zeros. A frame is decompressed
-without any base: damage to one object is no other one's, but of those that have it as their base.
+next part of the plain content of its frame; a delta is the XOR of an object with another one, its
+base, over the length of the base, so that a frame of deltas is mostly zeros. A frame is
+decompressed without any base: damage to an object only affects objects that have it as their base.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Frame:
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes that it adds to a pack, without the few that the table takes."""
+        """Bytes that it adds to a pack, without its few bytes in the table."""
         return len(self.payload) + DIGEST_BYTES * len(self.members)
 
 
@@ -84,7 +84,9 @@ class _Open:
 
 
 class Builder:
-    """Gathers objects into frames of about FRAME_BYTES of plain content; deltas in their own."""
+    """Collects objects into frames of about FRAME_BYTES of plain content; deltas into frames of
+    their own.
+    """
 
     def __init__(self, level: int | None) -> None:
         """`level` is zstd's; None keeps frames raw."""
@@ -94,11 +96,11 @@ class Builder:
         self.stored_bytes = 0
 
     def add(self, each: ObjectId, plain: BytesLike) -> None:
-        """One more object, whole."""
+        """Add an object as a whole."""
         self._append(self._whole, FrameMember(each, len(plain)), plain)
 
     def add_delta(self, each: ObjectId, delta: bytes, base: bytes) -> None:
-        """One more object as what `xor` made of it and its base, whose digest is given."""
+        """Add an object as the delta that `xor` made of it and its base, whose digest is given."""
         self._append(self._deltas, FrameMember(each, len(delta), base), delta)
 
     def _append(self, to: _Open, member: FrameMember, content: BytesLike) -> None:
@@ -118,34 +120,34 @@ class Builder:
         frame.parts, frame.members, frame.size = [], [], 0
 
     def full_frames(self, bytes_min: int = 0) -> list[Frame]:
-        """The frames that are full, if they have as many bytes; the others go on."""
+        """Take the full frames if they have that many bytes; incomplete frames stay."""
         if sum(frame.stored_bytes for frame in self._frames) < bytes_min:
             return []
         frames, self._frames = self._frames, []
         return frames
 
     def finish(self) -> list[Frame]:
-        """All frames that were not taken."""
+        """Take all remaining frames."""
         self._close(self._whole)
         self._close(self._deltas)
         return self.full_frames()
 
 
 def xor(plain: BytesLike, base: BytesLike) -> bytes:
-    """Each byte of `plain` XOR that of `base`, as far as the base goes; undoes itself."""
+    """Each byte of `plain` XOR that of `base`, over the length of the base; its own inverse."""
     length = min(len(plain), len(base))
     mixed = int.from_bytes(plain[:length], "little") ^ int.from_bytes(base[:length], "little")
     return mixed.to_bytes(length, "little") + plain[length:]
 
 
 def pays(delta: bytes, kind: ObjectKind) -> bool:
-    """Whether a delta is worth keeping one; else the object is better stored whole."""
+    """Whether a delta is small enough; otherwise the object is better stored whole."""
     share = DELTA_SAME_FRACTION_NODE_MIN if kind is ObjectKind.NODE else DELTA_SAME_FRACTION_MIN
     return delta.count(0) >= share * len(delta)
 
 
 def packs_of(frames: Sequence[Frame], bytes_max: int) -> Iterator[list[Frame]]:
-    """The frames in their order, as many to a pack as `bytes_max` allow; one at least."""
+    """The frames in order, as many to a pack as `bytes_max` allows, at least one."""
     pack: list[Frame] = []
     size = objects = 0
     for frame in frames:
@@ -280,15 +282,17 @@ class PackDirectory:
         return (self.id(slot) for slot in range(self.objects))
 
     def kind(self, slot: int) -> ObjectKind:
-        """Whether the object is a chunk or a node."""
+        """Kind of the object."""
         return ObjectKind.NODE if self._flags[slot] & FLAG_NODE else ObjectKind.CHUNK
 
     def base(self, slot: int) -> int | bytes | None:
-        """None of a whole object; of a delta the slot of its base, or the digest of one outside."""
+        """None for a whole object; for a delta the slot of its base, or the digest of one in
+        another pack.
+        """
         return self._bases.get(slot)
 
     def base_digest(self, slot: int) -> bytes | None:
-        """Digest of the base of a delta; None of a whole object."""
+        """Digest of the base of a delta; None for a whole object."""
         base = self._bases.get(slot)
         return self.digest(base) if isinstance(base, int) else base
 
@@ -297,7 +301,7 @@ class PackDirectory:
         return bisect_right(self._first, slot) - 1
 
     def content(self, pack: BytesLike, number: int) -> bytes:
-        """Plain bytes of a frame of the pack that this is the directory of; CorruptionError."""
+        """Plain bytes of a frame of the pack that this directory belongs to; CorruptionError."""
         kind, start, stored, length = self._frames[number]
         return chunk.decode_payload(kind, length, memoryview(pack)[start : start + stored])
 
@@ -309,7 +313,7 @@ class PackDirectory:
         return content[end - self.lengths[slot] : end]
 
     def share(self, slot: int) -> int:
-        """What an object takes of the bytes of its frame, by its length, and its digest."""
+        """Bytes of its frame that an object accounts for, by its length, and its digest."""
         _, _, stored, length = self._frames[self.frame(slot)]
         return stored * self.lengths[slot] // max(1, length) + DIGEST_BYTES
 

@@ -34,7 +34,7 @@ def _encode(fields: dict[str, object]) -> bytes:
 
 
 def _decode(encoded: bytes, what: str) -> dict[str, object]:
-    """The JSON object that `encoded` is the canonical text of."""
+    """The JSON object with the canonical text `encoded`."""
     if len(encoded) > RECORD_BYTES_MAX:
         raise CorruptionError(f"{what} record of {len(encoded)} bytes exceeds its bound")
     try:
@@ -49,7 +49,7 @@ def _decode(encoded: bytes, what: str) -> dict[str, object]:
 
 
 class _Fields:
-    """Takes typed fields out of a decoded record; anything unexpected is CorruptionError."""
+    """Takes typed fields out of a decoded record; anything unexpected is a CorruptionError."""
 
     def __init__(self, fields: dict[str, object], what: str) -> None:
         self._fields, self._what = fields, what
@@ -127,7 +127,7 @@ class _Fields:
 
 
 def _is_text(value: object) -> bool:
-    """A string that has a UTF-8 form, which a lone surrogate has not."""
+    """Whether it is a string that UTF-8 can encode: without lone surrogates."""
     return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
 
 
@@ -158,12 +158,12 @@ class SnapshotRecord:
 
     @property
     def id(self) -> SnapshotId:
-        """What names it."""
+        """Its key in the store."""
         return SnapshotId(self.volume_id, self.seq)
 
     @property
     def group_id(self) -> str:
-        """Names the instant that volumes captured together share; "" for a volume alone."""
+        """Id of the instant that volumes captured together share; "" for a volume alone."""
         return chunk_digest(_encode(dict(self.group))).hex()[:GROUP_ID_DIGITS] if self.group else ""
 
     def encode(self) -> Encoded:
@@ -205,7 +205,7 @@ class SnapshotRecord:
 
 @dataclass(frozen=True, slots=True)
 class VolumeRecord:
-    """One volume: what survives the daemon."""
+    """One volume: its state that outlives the daemon."""
 
     id: int
     name: str
@@ -249,7 +249,7 @@ class VolumeRecord:
 
 
 def _checked(fields: dict[str, object], what: str) -> bytes:
-    """A record that would not read back is refused before it is stored."""
+    """The encoded record; one that would not decode is refused before it is stored."""
     try:
         encoded = _encode(fields)
         if what == "snapshot":
@@ -269,7 +269,7 @@ class IndexRecord:
     size: int  # bytes
     mtime_ns: int
     ctime_ns: int
-    seen_ns: int  # clock at the time of the look: a younger timestamp proves nothing
+    seen_ns: int  # clock when it was looked at: a younger timestamp proves nothing
     link_id: int = 0
     content: bytes = EMPTY  # root of its file tree
     parent_ino: int = 0

@@ -36,7 +36,7 @@ def encode(attributes: Mapping[bytes, bytes]) -> bytes:
 
 
 def within_bounds(attributes: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
-    """Those that one node has room for, the system's own before the users'."""
+    """The attributes that fit into one node, those of the system before those of users."""
     kept: dict[bytes, bytes] = {}
     room = XATTR_TOTAL_BYTES_MAX - HEADER_BYTES - COUNT.size
     for name in sorted(attributes, key=lambda name: (name.startswith(b"user."), name)):

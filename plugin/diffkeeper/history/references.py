@@ -1,4 +1,4 @@
-"""The snapshot argument, `VOLUME@THIS`: what it says, whichever command it is given to. Pure.
+"""The snapshot argument in `VOLUME@SNAPSHOT`, the same for every command. Pure.
 
 A sequence number, the start of a root, a tag, a moment, an age, or `latest`.
 """
@@ -31,8 +31,8 @@ _MOMENT = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What a snapshot argument says. `number` is the sequence number, the moment in nanoseconds
-    since the epoch, or the age in nanoseconds.
+    """A parsed snapshot argument. `number`: the sequence number, the moment in nanoseconds since
+    the epoch, or the age in nanoseconds.
     """
 
     kind: Kind
@@ -58,7 +58,7 @@ def parse_reference(text: str) -> Reference:
 
 
 def check_tag(name: str) -> str:
-    """The tag itself if it can be one; raises InvalidInputError for what means another thing."""
+    """The tag if it is well formed; raises InvalidInputError for text that means something else."""
     if _TAG.fullmatch(name) is None or name == LATEST or _ROOT.fullmatch(name):
         raise InvalidInputError(
             f"tag {shown(name)}: use 1 to {limits.TAG_CHARACTERS_MAX} of the characters a-z A-Z 0-9"
@@ -79,7 +79,9 @@ def _age_ns(text: str) -> int:
 
 
 def _moment_ns(text: str) -> int:
-    """The moment; to the microsecond it is the last nanosecond of that, as `snapshots` cuts it."""
+    """The moment; if given to the microsecond, its last nanosecond, since `snapshots` prints it
+    cut.
+    """
     match = _MOMENT.fullmatch(text)
     if match is None:
         raise _wrong(text)

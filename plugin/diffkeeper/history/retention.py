@@ -1,7 +1,7 @@
-"""Applies retention to the stored histories, and keeps what tags protect.
+"""Applies retention to the stored histories, and protects what tags name.
 
-Blocks, and is called from worker threads, one at a time: what is planned holds until it is done.
-A snapshot that is forgotten is a root less; its objects are the garbage collection's affair.
+Blocks, and runs on worker threads, one at a time: a plan is valid until it is applied. Forgetting a
+snapshot removes its record only; its objects are garbage then.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ RETENTION_RHYTHM_SECONDS_MAX = 60.0  # between two plans for one volume
 RETENTION_CPU_FRACTION_MAX = 0.02  # of one core, for the plans of one volume
 RETENTION_READ_MAX = 50_000  # snapshots between two plans for one volume
 _HASTE_NS_MIN = 60 * 10**9
-Pins = dict[int, dict[int, str]]  # volume id to number of a kept snapshot to the reason
+Pins = dict[int, dict[int, str]]  # volume id to number of a protected snapshot to the reason
 
 
 @dataclass(slots=True)
 class _Line:
-    """What is remembered of one volume's stored snapshots, so that a turn reads only new ones."""
+    """What is remembered of one volume's stored snapshots, so that only new ones are read."""
 
     moments: Moments = field(default_factory=Moments)
-    read: int = 0  # the highest number that was read
+    read: int = 0  # highest sequence number that was read
     plan_at: float = 0.0  # monotonic
 
 
 class Retention:
-    """The histories of one store. `default`: tiers of volumes that have none of their own;
+    """Retention of all volumes of one store. `default`: tiers of volumes without the option;
     `now_ns`: the time by which snapshots age, see `history.retention_clock`.
     """
 
@@ -63,15 +63,15 @@ class Retention:
         return self._default if own is None else own
 
     def shown(self, volume: Volume) -> str:
-        """The tiers of a volume in the form of its option."""
+        """The tiers of a volume as text of the option."""
         return format_retention(self.tiers(volume))
 
     def sweep(self, volumes: Iterable[Volume]) -> None:
-        """Forget what is due in each volume; what fails shows as its trouble, and is tried again.
+        """Forget what is due in each volume; an error becomes its trouble, and is tried again.
 
-        Costs next to nothing for a volume that is not due; that is once in its shortest step, at
-        least once a minute, and more seldom where histories are so long that planning takes more
-        than its share of a core.
+        Costs next to nothing for a volume that is not due. A volume is due once in its shortest
+        step, at least once a minute, and less often where its history is so long that planning
+        takes more than its share of a core.
         """
         present = list(volumes)
         for volume in present:
@@ -94,9 +94,10 @@ class Retention:
     def prune(
         self, volume: Volume, *, dry_run: bool = False, now_ns: int | None = None
     ) -> tuple[list[int], int]:
-        """Forget what the tiers let go: (those numbers, how many stay); `dry_run` changes nothing.
+        """Forget what the tiers do not keep: (their numbers, how many stay); `dry_run` changes
+        nothing.
 
-        At the wall clock's time by default, whatever of it counts. NoSpaceError, CorruptionError.
+        Uses the wall clock by default, including unobserved time. NoSpaceError, CorruptionError.
         """
         at_ns = clock.now_ns() if now_ns is None else now_ns
         with self._lock:
@@ -115,10 +116,10 @@ class Retention:
         return found, left - len(found)
 
     def hasten(self, volume: Volume) -> tuple[int, int]:
-        """Forget what the tiers let go first, before its time: (how many, their bytes).
+        """Forget early what the tiers would forget next: (how many, their bytes).
 
-        As if the least time had passed, by doubling, after which some are due. Nothing of a volume
-        that keeps all. NoSpaceError, CorruptionError.
+        As if time had passed: the least time, by doubling, after which some are due. Nothing of a
+        volume that keeps all. NoSpaceError, CorruptionError.
         """
         tiers = self.tiers(volume)
         if not tiers:
@@ -140,7 +141,9 @@ class Retention:
         return len(found), max(1, before - volume.state.stored.bytes)
 
     def _thin(self, volume: Volume, line: _Line, at_ns: int, dry_run: bool) -> list[int]:
-        """Numbers that went, or would go. A long history is thinned in parts, as it is read."""
+        """Numbers that were forgotten, or would be. A long history is thinned in parts, as it is
+        read.
+        """
         found: list[int] = []
         whole = False
         while not whole:
@@ -157,11 +160,11 @@ class Retention:
         record = volume.state.record
         keep = set(self._pinned().get(record.id, ()))
         if record.verified_seq is not None:
-            keep.add(record.verified_seq)  # the next verification looks at what changed since
+            keep.add(record.verified_seq)  # the next verification compares with this one
         return plan(line.moments, self.tiers(volume), at_ns, keep)
 
     def _read(self, volume: Volume, line: _Line) -> bool:
-        """Read on; false where more may follow."""
+        """Read more snapshots; false where there may be more."""
         count = 0
         for each in self._store.snapshots(volume.state.record.id, start=line.read + 1):
             line.moments.append(Moment(each.seq, each.time_ns, each.consistency == "crash"))
@@ -171,7 +174,7 @@ class Retention:
         return True
 
     def _count(self, volume: Volume) -> int:
-        """How many snapshots the volume has; the first time all of them are counted."""
+        """Number of stored snapshots; counted by reading all of them the first time."""
         record = volume.state.record
         given = record.next_seq - 1
         forgotten = volume.status.forgotten
@@ -194,7 +197,7 @@ class Retention:
             volume.status.count_forgotten((volume.status.forgotten or 0) + len(gone))
 
     def forget(self, volume: Volume, seqs: Sequence[int]) -> None:
-        """Forget these snapshots. ConflictError, and nothing is changed, for one that is kept."""
+        """Forget these snapshots. ConflictError, and nothing changes, if one is protected."""
         with self._lock:
             line = self._lines.setdefault(volume.state.record.id, _Line())
             self._count(volume)
@@ -207,12 +210,12 @@ class Retention:
         log.info("forgotten", extra={"volume": volume.name, "snapshots": len(found)})
 
     def _stored(self, volume: Volume, seq: int) -> bool:
-        """Whether the snapshot is still there: another request may have met this one."""
+        """Whether the snapshot is still stored: another request may have forgotten it."""
         number = volume.state.record.id
         return self._store.snapshot_count(number, seq, seq + 1) > 0
 
     def _kept(self, volume: Volume) -> dict[int, str]:
-        """Numbers that may not be forgotten, and why."""
+        """Protected sequence numbers, with the reason."""
         record = volume.state.record
         why = dict(self._pinned().get(record.id, {}))
         newest = self._store.newest_crash(record.id)
@@ -226,7 +229,7 @@ class Retention:
     # Tags
 
     def tag(self, volume: Volume, snapshot: SnapshotRecord, name: str) -> None:
-        """Give a snapshot a name of its own; a tag that it has already is no error.
+        """Give a snapshot a tag; the same tag again is no error.
 
         ConflictError for a tag of another snapshot, or one too many; NotFoundError for a snapshot
         that was forgotten meanwhile.
@@ -250,7 +253,7 @@ class Retention:
 
     @contextlib.contextmanager
     def tagging(self, volume: Volume) -> Iterator[None]:
-        """Inside the block tags may be committed: nothing is thinned meanwhile."""
+        """Inside the block tags may be committed: no snapshots are forgotten meanwhile."""
         with self._lock:
             try:
                 yield
@@ -258,12 +261,14 @@ class Retention:
                 self._retagged(volume)
 
     def _retagged(self, volume: Volume) -> None:
-        """Tags of a volume may have changed; the lock is held."""
+        """Update what depends on tags, which may have changed; the lock is held."""
         volume.status.retag(self._store.tags(volume.state.record.id))
         self._pins = None
 
     def untag(self, volume: Volume, name: str) -> int:
-        """Take a tag away: the number of the snapshot that had it. NotFoundError for none."""
+        """Remove a tag; returns the number of its snapshot. NotFoundError if there is no such
+        tag.
+        """
         number = volume.state.record.id
         with self._lock:
             seq = volume.status.tags.get(name)
@@ -274,12 +279,16 @@ class Retention:
             return seq
 
     def purged(self) -> None:
-        """A volume and its tags are gone for good: what they kept elsewhere is free."""
+        """Update protection after a volume and its tags were purged: what they protected in other
+        volumes is free.
+        """
         with self._lock:
             self._pins = None
 
     def _pinned(self) -> Pins:
-        """All that tags keep: their snapshots, and the other volumes' ones of those instants."""
+        """Everything that tags protect: tagged snapshots, and those of other volumes at the same
+        instant.
+        """
         if self._pins is None:
             pins: Pins = {}
             for number, name, seq in self._store.all_tags():
@@ -290,9 +299,9 @@ class Retention:
         return self._pins
 
     def _instant(self, number: int, seq: int) -> dict[int, int]:
-        """Volume id to number of all snapshots of the instant of one."""
+        """Volume id to sequence number of all snapshots of one snapshot's instant."""
         try:
             group = self._store.snapshot(number, seq).group
         except DiffKeeperError:
-            return {}  # damaged or gone: there is nothing to keep but itself
+            return {}  # damaged or gone: only the snapshot itself is protected
         return {int(member): at for member, at in group.items()}

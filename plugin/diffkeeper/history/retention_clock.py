@@ -1,4 +1,4 @@
-"""The clock that retention and trash go by: the wall clock without what nobody saw pass."""
+"""The clock of retention and trash: the wall clock without unobserved time."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CLOCK_SAVE_SECONDS = 600.0  # between two looks that are stored
+CLOCK_SAVE_SECONDS = 600.0  # between two readings that are stored
 
 
 class RetentionClock:
-    """The clock of one store, which keeps the latest look at it. Any thread may call.
+    """The clock of one store, which stores its latest reading. Any thread may call.
 
-    CorruptionError where the stored look is none.
+    CorruptionError where the stored reading is malformed.
     """
 
     def __init__(self, store: Store) -> None:
@@ -41,7 +41,7 @@ class RetentionClock:
         self._take(resumed(before, wall_ns))
 
     def now_ns(self) -> int:
-        """Time that counts, nanoseconds since the epoch; looks at the clocks. Blocks on nothing."""
+        """The time that counts, nanoseconds since the epoch; reads the clocks. Does not block."""
         with self._lock:
             boottime_ns = clock.boottime_ns()
             elapsed_ns, self._boottime_ns = boottime_ns - self._boottime_ns, boottime_ns
@@ -49,7 +49,7 @@ class RetentionClock:
             return self._passage.counted_ns
 
     def comes_ns(self, moment_ns: int) -> int:
-        """See `RetentionTime.comes_ns`, by the latest look."""
+        """See `RetentionTime.comes_ns`, from the latest reading."""
         return self._passage.comes_ns(moment_ns)
 
     def _take(self, now: RetentionTime) -> None:
@@ -65,9 +65,9 @@ class RetentionClock:
                 log.info("clock_counted", extra=fields)
 
     def save(self) -> None:
-        """Look, and store the look when the last one is old or said something else.
+        """Read the clocks, and store the reading if the last one is old or differed.
 
-        NoSpaceError: another call tries again.
+        NoSpaceError: call again later.
         """
         self.now_ns()
         now, saved = self._passage, self._saved
@@ -89,11 +89,11 @@ class RetentionClock:
 
     @property
     def unseen_seconds(self) -> float:
-        """Time that does not count yet."""
+        """Seconds that do not count yet."""
         return _seconds(self._passage.unseen_ns)
 
     def uncounted(self) -> str:
-        """What does not count, and for how long, for a person to read; empty when all counts."""
+        """What does not count yet, and for how long, for a person; empty when everything counts."""
         now = self._passage
         if not now.unseen_ns:
             return ""
@@ -118,11 +118,11 @@ def _stored(store: Store) -> RetentionTime | None:
 
 
 def _newest_ns(store: Store, default_ns: int) -> int:
-    """The latest time that the records of a store tell, which has no look stored."""
+    """The latest time in the records of a store that has no stored reading."""
     times: list[int] = []
     for record in store.volumes():
         times += [record.created_ns, record.removed_ns or 0]
-        # A damaged record tells no time; who needs the snapshot gets the error.
+        # A damaged record has no time; whoever needs the snapshot gets the error.
         with contextlib.suppress(CorruptionError):
             times += [head.time_ns for head in islice(store.snapshots(record.id, reverse=True), 1)]
     return max(times, default=default_ns)

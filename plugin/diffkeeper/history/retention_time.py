@@ -1,20 +1,20 @@
-"""Which part of the wall clock's time counts for the age of histories and trash. Pure.
+"""Which part of wall-clock time counts for retention and trash. Pure.
 
-Time that nobody saw pass is not counted at once: what the wall clock gained on the clock of the
-running machine, and what went by while the daemon did not run. It counts once the machine has run
-for a while with it, so that a person can notice a wrong clock, or look into the trash, before
-anything goes; and it counts then in any case, so that nothing waits for ever. A clock that is set
-back takes uncounted time away again.
+Unobserved time does not count at once: what the wall clock gained on the clock of the running
+machine, and what went by while the daemon did not run. It counts after the machine has run with it
+for a day, so that a person can notice a wrong clock, or look into the trash, before anything is
+deleted; and it counts then in any case, so that nothing waits for ever. A clock that is set back
+cancels unobserved time again.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-CLOCK_STEP_SECONDS_MAX = 60.0  # that the wall clock may gain at once
+CLOCK_STEP_SECONDS_MAX = 60.0  # that the wall clock may gain in one step and count at once
 CLOCK_DRIFT_ONE_IN = 1_000  # of the time that passes, which it may gain besides: twice a fast slew
-CLOCK_AWAY_SECONDS_MAX = 3_600.0  # without a daemon, that count as if they had been seen
-CLOCK_WAIT_SECONDS = 86_400.0  # until unseen time counts
+CLOCK_AWAY_SECONDS_MAX = 3_600.0  # without a daemon, that count at once
+CLOCK_WAIT_SECONDS = 86_400.0  # of running, until unobserved time counts
 
 _STEP_NS = round(CLOCK_STEP_SECONDS_MAX * 1e9)
 _AWAY_NS = round(CLOCK_AWAY_SECONDS_MAX * 1e9)
@@ -23,10 +23,10 @@ _WAIT_NS = round(CLOCK_WAIT_SECONDS * 1e9)
 
 @dataclass(frozen=True, slots=True)
 class RetentionTime:
-    """The wall clock at one look, and what of it does not count yet. Nanoseconds.
+    """The wall clock at one reading, and what of it does not count yet. Nanoseconds.
 
     wait_ns: of running until `unseen_ns` counts; both are 0 or neither. drift_ns: what the wall
-    clock gained in steps too small to be told from an adjustment, or lost where it is negative.
+    clock gained in steps too small to be told from an adjustment, or lost if negative.
     """
 
     wall_ns: int
@@ -36,19 +36,21 @@ class RetentionTime:
 
     @property
     def counted_ns(self) -> int:
-        """The time by which histories age, since the epoch."""
+        """The time by which snapshots age, since the epoch."""
         return self.wall_ns - self.unseen_ns
 
     def comes_ns(self, moment_ns: int) -> int:
-        """What the wall clock shows when a moment counts, if nothing jumps until then."""
+        """What the wall clock will show when the retention clock reaches a moment, if nothing
+        jumps.
+        """
         return min(moment_ns + self.unseen_ns, max(moment_ns, self.wall_ns + self.wait_ns))
 
 
 def looked(before: RetentionTime, wall_ns: int, elapsed_ns: int) -> RetentionTime:
-    """The next look, which the machine took `elapsed_ns` to come to by a clock that never steps.
+    """The next reading, `elapsed_ns` later by a clock that never steps.
 
-    More unseen time than there was begins the wait anew; less goes with what waits. So a clock
-    that jumps often, such as that of a machine that is paused every night, holds nothing off
+    More unobserved time than is waiting begins the wait anew; less joins what waits. So a clock
+    that jumps often, such as that of a machine that is paused every night, does not delay ageing
     for ever: every new wait is for at least twice the time.
     """
     wait = max(0, before.wait_ns - elapsed_ns)
@@ -64,9 +66,9 @@ def looked(before: RetentionTime, wall_ns: int, elapsed_ns: int) -> RetentionTim
 
 
 def resumed(before: RetentionTime, wall_ns: int) -> RetentionTime:
-    """The first look of a daemon, after the last one that an earlier one had stored.
+    """The first reading of a daemon, after the last one that an earlier daemon stored.
 
-    Short times away, as of a restart, count as if they had been seen.
+    Short absences, such as restarts, count at once.
     """
     away = wall_ns - before.wall_ns
     return looked(before, wall_ns, min(max(0, away), _AWAY_NS))

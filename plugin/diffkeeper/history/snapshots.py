@@ -1,4 +1,4 @@
-"""The stored snapshots of volumes: lists, references to one, groups. Blocks on the store."""
+"""The stored snapshots of volumes: lists, references, groups. Blocks on the store."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class History:
         self._store = store
 
     def _names(self) -> dict[int, str]:
-        """Names of all volumes by id, of removed ones too."""
+        """Names of all volumes by id, including removed ones."""
         return {record.id: record.name for record in self._store.volumes()}
 
     def view(self, record: SnapshotRecord) -> SnapshotView:
-        """A snapshot as it is shown."""
+        """A snapshot as shown."""
         return snapshot_view(
             record, self._names(), self._store.tags(record.volume_id), self._store.damaged
         )
@@ -57,10 +57,10 @@ class History:
         }
 
     def resolve(self, volume: VolumeRecord, reference: str | None) -> SnapshotRecord:
-        """The snapshot that a reference names, see `reference.parse_reference`.
+        """The snapshot that a reference names, see `references.parse_reference`.
 
-        By number, root or tag it is that one, of whichever consistency. By time, by age, `latest`,
-        and without a reference it is the newest crash-consistent one up to then. NotFoundError,
+        A number, root or tag names one snapshot, `crash` or fuzzy. A time, an age, `latest`, or no
+        reference names the newest crash-consistent one up to then. NotFoundError,
         InvalidInputError.
         """
         if reference is None:
@@ -84,7 +84,7 @@ class History:
             return self._store.snapshot(volume.id, reference.number)
         except NotFoundError:
             if len(reference.text) >= limits.ROOT_PREFIX_MIN:
-                return self._rooted(volume, reference.text)  # digits alone may begin a root
+                return self._rooted(volume, reference.text)  # digits alone may start a root
             gone = reference.number in range(1, volume.next_seq)
             raise NotFoundError(
                 f"volume {volume.name} has no snapshot {reference.text}"
@@ -104,7 +104,7 @@ class History:
         return self._store.snapshot(volume.id, seq)
 
     def _at(self, volume: VolumeRecord, time_ns: int | None) -> SnapshotRecord:
-        """The newest crash-consistent snapshot, up to a moment where one is given."""
+        """The newest crash-consistent snapshot, up to a moment if one is given."""
         for record in self._store.snapshots(volume.id, reverse=True):
             if record.consistency == "crash" and (time_ns is None or record.time_ns <= time_ns):
                 return record
@@ -142,7 +142,9 @@ class History:
         return GroupMember(name, snapshot_view(record, names, tags, damaged))
 
     def _newest_group(self, record: SnapshotRecord) -> SnapshotRecord:
-        """The newest instant of the group: a volume that did not change has no snapshot of it."""
+        """The newest instant of the group: a volume that did not change has no snapshot of its own
+        then.
+        """
         number = str(record.volume_id)
         for other in map(int, record.group):
             newest = self._store.newest_crash(other)
@@ -153,7 +155,7 @@ class History:
 
 
 def power_cut_tag(store: Store, record: VolumeRecord) -> dict[tuple[int, str], int]:
-    """A tag for the newest snapshot from before, as what is captured next may be older than it."""
+    """A tag for the newest snapshot before a power cut: what is captured next may be older."""
     tags = store.tags(record.id)
     if record.head is None or record.head in tags.values() or len(tags) >= limits.TAGS_MAX:
         return {}

@@ -1,7 +1,7 @@
-"""Removed volumes: what is kept of them, how one comes back, and when it is gone for good.
+"""Removed volumes: what is kept of them, how one is brought back, and when it is purged.
 
-A removed volume keeps its record and its snapshots. Its live directory goes at once where the last
-state is in the store, and stays with it until the end where it is not. Blocks.
+A removed volume keeps its record and its snapshots. Its live directory is deleted at once if its
+last state is in the store, and otherwise stays until the volume is purged. Blocks.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ TRASH_VOLUMES_MAX = 10_000
 class Trash:
     """The removed volumes of one store, whose directories are below `volumes`.
 
-    `seconds`: how long one can be brought back that has no time of its own; by the clock `age`.
-    `bytes_max`: what those may take in the store that are captured whole.
+    `seconds`: how long a volume without an option of its own can be brought back, by the clock
+    `age`. `bytes_max`: bytes in the store that volumes without a live directory may take together.
     """
 
     def __init__(
@@ -52,30 +52,30 @@ class Trash:
         bytes_max: int = sys.maxsize,
     ) -> None:
         self._store = store
-        self.left: dict[int, str] = {}  # what could not be deleted, by volume
+        self.left: dict[int, str] = {}  # volume to files that could not be deleted
         self._layout = layout
         self._seconds = seconds
         self._bytes_max = bytes_max
         self._age = age
         self._lock = threading.Lock()
         self._records: dict[int, VolumeRecord] = {}
-        self._bytes: dict[int, int] = {}  # logical bytes of their newest snapshots, as known
+        self._bytes: dict[int, int] = {}  # logical bytes of their newest snapshots, once measured
         self._stored: Mapping[int, int] = {}  # see `counted`
 
     def add(self, record: VolumeRecord) -> None:
-        """A volume was removed, or was found to be at the start."""
+        """Add a volume that was removed now, or before the daemon started."""
         with self._lock:
             self._records[record.id] = record
 
     def measure(self) -> None:
-        """Look up what `figures` tells of those that are new here. CorruptionError."""
+        """Measure the volumes that were added since, for `figures`. CorruptionError."""
         records = self.records()
         known = self._bytes
         self._bytes = {r.id: known[r.id] if r.id in known else self._size(r) for r in records}
 
     def figures(self) -> dict[str, float]:
-        """How many there are, their bytes when last measured, and when the next one goes; none
-        where there is none. Reads memory only.
+        """Number of volumes, their bytes as last measured, and when the next one is purged; that
+        one is absent for an empty trash. Reads memory only.
         """
         records, sizes = self.records(), self._bytes
         found = {
@@ -89,25 +89,29 @@ class Trash:
         return found
 
     def counted(self, stored: Mapping[int, int]) -> None:
-        """Encoded bytes that go with each volume once those removed before it are gone."""
+        """Set the stored bytes that each volume gives back once those removed before it are
+        purged.
+        """
         self._stored = stored
 
     def stored(self) -> dict[str, float]:
-        """What they alone take in the store, as last counted, and may take; reads memory only."""
+        """Stored bytes that only the trash takes, as last counted, and their bound; reads memory
+        only.
+        """
         taken = self._stored
         with self._lock:
             there = sum(taken.get(number, 0) for number in self._records)
         return {"trash_stored_bytes": float(there), "trash_max_bytes": float(self._bytes_max)}
 
     def records(self) -> list[VolumeRecord]:
-        """All of them, the first removed one first."""
+        """Records of all removed volumes, first removed first."""
         with self._lock:
             return sorted(self._records.values(), key=_removed)
 
     def find(self, reference: str) -> VolumeRecord:
         """The removed volume of this name, or else of this id; NotFoundError.
 
-        ConflictError, naming their ids, where several had the name.
+        ConflictError, naming their ids, where several removed volumes had the name.
         """
         records = self.records()
         named = [r for r in records if r.name == reference]
@@ -123,11 +127,11 @@ class Trash:
         return named[0]
 
     def views(self) -> list[TrashView]:
-        """All of them as they are shown."""
+        """Views of all removed volumes."""
         return [self._view(record) for record in self.records()]
 
     def _ends_ns(self, record: VolumeRecord) -> int:
-        """When it is due to be deleted for good, by the wall clock."""
+        """When the volume is due to be purged, by the wall clock."""
         return self._age.comes_ns(_removed(record) + self._kept_ns(record))
 
     def _kept_ns(self, record: VolumeRecord) -> int:
@@ -151,11 +155,11 @@ class Trash:
         )
 
     def restore(self, record: VolumeRecord, name: str) -> VolumeRecord:
-        """Make it a volume of this free name again: the stored record. NotFoundError when it is
-        gone meanwhile.
+        """Turn it into a volume of this free name; returns the stored record. NotFoundError when it
+        was purged meanwhile.
         """
         with self._taken(record):
-            # No boot has mounted what comes back: its first mount replays it, not the next start.
+            # No boot has mounted it: its first mount replays it, not the daemon's next start.
             back = replace(record, name=name, removed_ns=None, boot_id="")
             failpoint.hit("undelete.before_commit")
             self._store.commit(Batch(volumes=[back], names_put={name: back.id}))
@@ -164,7 +168,9 @@ class Trash:
 
     @contextmanager
     def _taken(self, record: VolumeRecord) -> Iterator[None]:
-        """Nobody else brings it back or purges it; it is in the trash again if that fails."""
+        """Take the volume out of the trash for the block, so that no other call restores or purges
+        it; it is put back if the block fails.
+        """
         with self._lock:
             if self._records.pop(record.id, None) is None:
                 raise NotFoundError(f"volume {record.name} ({record.id}) is not in the trash")
@@ -175,10 +181,10 @@ class Trash:
             raise
 
     def remove(self, volume: Volume, capture: Callable[[], object]) -> str | None:
-        """Remove a volume that nobody has mounted, with its last state, which `capture` takes.
+        """Remove a volume that is not mounted, with its last state, taken by `capture`.
 
-        Where its live directory waits to be deleted; None when it has to stay, because what it
-        holds is not in the store at one instant.
+        Returns the path where its live directory waits to be deleted; None when the live directory
+        stays, because its content is not in the store at one instant.
         """
         captured = self._captured(volume, capture)
         volume.close()
@@ -188,12 +194,12 @@ class Trash:
         batch = Batch(names_del={volume.name}, drop_index={number})
         volume.state.commit(batch, removed_ns=clock.now_ns(), clean=captured)
         failpoint.hit("volume.after_remove")
-        self.add(volume.state.record)  # from here on it can be brought back
+        self.add(volume.state.record)  # from here on it can be restored
         return self._moved(volume.state.record) if captured else None
 
     def _moved(self, record: VolumeRecord) -> str | None:
-        """Where the live directory waits to be deleted. Errors are reported: the removal is done,
-        and the next start of the daemon tries this again.
+        """Path where the live directory waits to be deleted. Errors are logged: the volume is
+        removed, and the next start of the daemon tries this again.
         """
         try:
             return self.discard(record.id)
@@ -207,8 +213,8 @@ class Trash:
         log.error("removal_incomplete", extra=fields)
 
     def _captured(self, volume: Volume, capture: Callable[[], object]) -> bool:
-        """Whether the newest snapshot is all that the live directory holds, at one instant, or
-        there is none.
+        """Whether the newest snapshot has all of the live directory, at one instant, or there is
+        none.
         """
         error = ""
         try:
@@ -216,7 +222,7 @@ class Trash:
                 return True
             volume.open()
             capture()
-            if volume.hinted():  # since the last look of that capture
+            if volume.hinted():  # since the last scan of that capture
                 error = "it is written to"
         except (DiffKeeperError, OSError) as failure:
             error = str(failure)
@@ -232,14 +238,14 @@ class Trash:
     # Directories
 
     def _has_live(self, number: int) -> bool:
-        """Whether there is one, for all that can be told."""
+        """Whether there is a live directory; true where that cannot be found out."""
         try:
             return durable.is_there(self._layout.volume(number).live)
         except OSError:
             return True
 
     def discard(self, number: int) -> str:
-        """Move a live directory out of the way; where it waits to be deleted."""
+        """Move a live directory out of the way; returns the path where it waits to be deleted."""
         paths = self._layout.volume(number)
         project_quota.lift(paths.live, number)
         if durable.is_there(paths.live):
@@ -255,10 +261,10 @@ class Trash:
     # The end
 
     def purge(self, record: VolumeRecord, cause: str = "asked") -> None:
-        """Delete all that is left of it, for good; what is interrupted can be done again.
+        """Delete everything that is left of the volume; an interrupted purge can be repeated.
 
-        Files that cannot be deleted, such as immutable ones, stay, are told, and keep nothing else
-        from going. NotFoundError when it is gone meanwhile.
+        Files that cannot be deleted, such as immutable ones, stay and are reported; everything else
+        is deleted. NotFoundError when it was purged meanwhile.
         """
         with self._taken(record):
             try:
@@ -274,7 +280,7 @@ class Trash:
         log.info("purged", extra={"volume": record.name, "id": record.id, "cause": cause})
 
     def _purged_some(self, number: int) -> bool:
-        """One transaction of a purge, the oldest snapshots first; true when it was the last one."""
+        """One transaction of a purge, oldest snapshots first; true when it was the last one."""
         found = self._store.snapshots(number)
         some = [s.seq for s, _ in zip(found, range(limits.FORGET_BATCH_MAX), strict=False)]
         gone = set(some)
@@ -292,8 +298,8 @@ class Trash:
         return last
 
     def purge_first(self, seconds: float) -> int | None:
-        """Purge the first removed volume whose last state is in the store, if that was so long
-        ago: its logical bytes as last measured; None where none may go.
+        """Purge the first removed volume without a live directory, if it was removed so long ago:
+        its logical bytes as last measured; None if there is no such volume.
         """
         latest = self._age.now_ns() - round(seconds * 1e9)
         for record in self.records():
@@ -303,8 +309,8 @@ class Trash:
         return None
 
     def purge_due(self) -> int:
-        """Purge what has been here for its time, and the oldest ones of too many or of too many
-        bytes: how many. Errors are reported, and tried again.
+        """Purge volumes whose time is over, and the oldest ones of too many or too many bytes;
+        returns how many. Errors are logged, and tried again.
         """
         done = 0
         for record, cause in self._due():
@@ -318,7 +324,7 @@ class Trash:
         return done
 
     def _due(self) -> Iterator[tuple[VolumeRecord, str]]:
-        """Which ones go now, and why, the first removed first."""
+        """Volumes to purge now, and why, first removed first."""
         now_ns, stored = self._age.now_ns(), self._stored
         records = self.records()
         excess = sum(stored.get(record.id, 0) for record in records) - self._bytes_max
@@ -336,5 +342,5 @@ class Trash:
 
 
 def _removed(record: VolumeRecord) -> int:
-    """When it was removed, nanoseconds since the epoch."""
+    """When the volume was removed, nanoseconds since the epoch."""
     return record.removed_ns or 0

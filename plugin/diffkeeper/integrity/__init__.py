@@ -1,1 +1,1 @@
-"""Whether what is stored and what is live is what was recorded; and mending it."""
+"""Checks and repairs of what is stored and of live directories."""

@@ -1,7 +1,7 @@
-"""Finds what rotted: files whose content differs although nobody wrote to them.
+"""Finds bit rot: files whose content differs although nobody wrote to them.
 
 Every write moves a file's change time, which no program can set back. So a file whose stat
-signature is the one that was recorded with its content holds that content, or its disk lost it. A
+signature is the one that was recorded with its content has that content, or its disk has lost it. A
 file whose signature moved was written; it is never called damaged.
 """
 
@@ -38,8 +38,8 @@ REPAIR_RANGES_SHOWN_MAX = 20  # of one file
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One chunk that differs. wanted: its recorded digest, or HOLE; found: the bytes on disk,
-    None where the disk does not give them.
+    """One chunk that differs. wanted: its recorded digest, or HOLE; found: the bytes on disk, None
+    where the disk does not return them.
     """
 
     number: int
@@ -49,15 +49,15 @@ class Difference:
 
     @property
     def blank(self) -> bool:
-        """Whether zeros or a hole belong there."""
+        """Whether the recorded content is zeros or a hole."""
         return is_implied(self.wanted, self.length)
 
 
 @dataclass(slots=True)
 class Damage:
-    """One damaged file. ranges: [start, end) of some bytes, `ranges_left_out` more there are.
+    """One damaged file. ranges: [start, end) of some bytes, `ranges_left_out` more exist.
 
-    names: paths from the volume's directory, of a file with several all that were asked for.
+    names: paths from the volume's directory, all that were asked for of a file with several.
     """
 
     names: list[bytes]
@@ -70,7 +70,7 @@ class Damage:
     ranges_left_out: int = 0
 
     def add(self, start: int, end: int) -> None:
-        """Count a chunk; what adjoins becomes one range."""
+        """Add a chunk; adjacent ones become one range."""
         self.bytes += end - start
         if self.ranges and not self.ranges_left_out and self.ranges[-1][1] == start:
             self.ranges[-1] = self.ranges[-1][0], end
@@ -81,7 +81,7 @@ class Damage:
 
 
 class UnusedDirectory:
-    """A live directory that nobody writes to, beside the snapshot that it should hold.
+    """A live directory that nobody writes to, with the snapshot that it should equal.
 
     Paths are looked up below its descriptor: no symbolic link is followed, no mount crossed.
     """
@@ -95,7 +95,7 @@ class UnusedDirectory:
         self._fd = os.open(directory, flags)
 
     def close(self) -> None:
-        """Release the directory."""
+        """Close the directory."""
         os.close(self._fd)
 
     @contextlib.contextmanager
@@ -116,7 +116,7 @@ class UnusedDirectory:
             yield pin, status
 
     def entry(self, path: bytes) -> tuple[Entry, int]:
-        """What the snapshot has at a path, a regular file, and its link id; NotFoundError,
+        """The snapshot's entry of a regular file at a path, and its link id; NotFoundError,
         ConflictError.
         """
         named, shared = entry_at(self._store, self._root, path)
@@ -152,10 +152,10 @@ class UnusedDirectory:
         return record
 
     def examine(self, path: bytes) -> Damage | None:
-        """How the file is damaged; None where it is whole. Changes nothing.
+        """How the file is damaged; None if it is whole. Changes nothing.
 
-        Raises NotFoundError and ConflictError for what cannot be judged, CorruptionError where the
-        stored content that is needed is damaged, too.
+        Raises NotFoundError and ConflictError for files that cannot be judged, CorruptionError
+        where the stored content that is needed is damaged, too.
         """
         entry, link_id = self.entry(path)
         with self.located(path) as (pin, status):
@@ -185,9 +185,9 @@ class UnusedDirectory:
 
 
 def differences(fd: int, entry: Entry, get: Get) -> Iterator[Difference]:
-    """The chunks of an open file that are not what `entry` records, in order.
+    """The chunks of an open file that differ from `entry`, in order.
 
-    A hole where zeros were, or the reverse, is no difference. A chunk at a time is in memory.
+    A hole in place of zeros, or the reverse, is no difference. One chunk at a time is in memory.
     """
     bits = entry.chunk_bits
     count = chunk_count(entry.size, bits)
@@ -219,7 +219,7 @@ def _with_data(fd: int, size: int, bits: int) -> Iterator[int]:
 
 
 def _read(fd: int, start: int, length: int) -> bytes | None:
-    """Bytes of a file, zeros past its end; None where the disk does not give them."""
+    """Bytes of a file, zeros past its end; None where the disk does not return them."""
     buffer = bytearray(length)
     try:
         inode.read_exactly(fd, memoryview(buffer), start)
@@ -237,7 +237,9 @@ def judged(
     snapshot_root: Root,
     found: Iterable[Mismatch],
 ) -> list[Mismatch]:
-    """The same mismatches, `damaged` alone where it is sure that nobody wrote to the file."""
+    """The mismatches; `damaged` stays set only where it is certain that nobody wrote to the
+    file.
+    """
     live = UnusedDirectory(store, volume_id, directory, snapshot_root)
     try:
         return [replace(m, damaged=m.damaged and _is_unwritten(live, m.path)) for m in found]
@@ -251,12 +253,12 @@ def _is_unwritten(live: UnusedDirectory, path: bytes) -> bool:
         with live.located(path) as (_, status):
             live.signed(path, entry, status)
     except DiffKeeperError:
-        return False  # a verification tells the difference itself; this only asks for its kind
+        return False  # the verification reports the difference in any case; this only classifies it
     return True
 
 
 def shown(path: bytes) -> str:
-    """A path in a message."""
+    """A path as messages show it."""
     return repr(os.fsdecode(path))
 
 

@@ -1,4 +1,4 @@
-"""Which files of which snapshots need objects that are damaged or gone."""
+"""Which files of which snapshots need objects that are damaged or missing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Loss:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """An object to look at. `path` is that of the file or directory that it is a part of."""
+    """An object to visit. `path`: of the file or directory that it belongs to."""
 
     path: bytes
     ref: merkle.Ref
@@ -36,7 +36,7 @@ class _Part:
 
 @dataclass(slots=True)
 class _Leaving:
-    """All below a node was looked at."""
+    """Marks the end of what is below a node."""
 
     digest: bytes
     losses: int
@@ -44,8 +44,8 @@ class _Leaving:
 
 @dataclass(slots=True)
 class MissingObjects:
-    """Looks at one snapshot after the other. Subtrees that were found whole are looked at once, as
-    long as they are remembered. `lost`: those of some digests that cannot be read.
+    """Walks one snapshot after the other. Subtrees that were found whole are skipped, as long as
+    they are remembered. `lost`: returns those of some digests that cannot be read.
     """
 
     store: Store
@@ -53,7 +53,7 @@ class MissingObjects:
     _whole: set[bytes] = field(default_factory=set)
 
     def of(self, root: Root) -> Iterator[Loss | None]:
-        """What a snapshot's root misses; None now and then, as a place to stop for a while."""
+        """Missing objects of one snapshot; None now and then, where the caller may pause."""
         found = 0
         stack: list[_Part | _Leaving] = []
         if root != EMPTY:

@@ -1,17 +1,17 @@
-"""Puts recorded bytes back into damaged files of a live directory that nobody has mounted.
+"""Puts recorded bytes back into damaged files of a live directory that is not mounted.
 
-1. What is on disk becomes a snapshot of its own, and the state that is put back another one above
-   it, in one transaction: nothing is lost, and the newest snapshot is what should be there.
+1. What is on disk becomes a snapshot, and the state to be put back another one above it, in one
+   transaction: nothing is lost, and the newest snapshot is the intended state.
 2. A journal names the files. From here on their timestamps move, so that their signatures would
-   tell of a write.
+   indicate a write.
 3. The chunks that differ are written at their places, synced, and read again from disk.
 4. Modification time, mode and extended attributes are put back, and the signatures that the files
-   have now are stored with the content that is recorded.
+   have now are stored with the recorded content.
 5. The journal is removed.
 
-A kill leaves a journal from 2 on. Whoever opens the volume next does 4 and 5 alone: a file that
-was not finished is recorded as what it should be, so that it still does not verify, and another
-repair goes on. Nothing is written into files but by command.
+A kill after 2 leaves a journal. Whoever opens the volume next does only 4 and 5: a file that was
+not finished is recorded as it should be, so that it still does not verify, and another repair
+continues. Nothing is written into files except by command.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 REPAIR_JOURNAL_BYTES_MAX = 4 * MIB
 
 KEPT = "damaged"  # reason of the snapshot of what was on disk
-REPAIR = "repair"  # reason of the one that is put back
+REPAIR = "repair"  # reason of the snapshot that is put back
 CAUSE = "what a repair found on disk in damaged files: no state that a program left"
 
 
@@ -86,9 +86,10 @@ def pending(path: str) -> RepairJournal | None:
 
 
 class Repair:
-    """One repair of files that `Live.examine` found damaged, with a journal at `journal`.
+    """One repair of files that `UnusedDirectory.examine` found damaged, with a journal at
+    `journal`.
 
-    The caller sees to it that nothing has the volume mounted and nothing captures it.
+    The caller makes sure that nothing has the volume mounted and nothing captures it.
     """
 
     def __init__(
@@ -105,10 +106,10 @@ class Repair:
         level: int | None,
         tagging: Callable[[], AbstractContextManager[None]],
     ) -> SnapshotRecord:
-        """Store what is on disk as a tagged snapshot, and the newest one anew above it.
+        """Store what is on disk as a tagged snapshot, and the newest one again above it.
 
-        `tagging`: inside it a tag may be committed. Raises NoSpaceError, and ConflictError where
-        the tag is in use or there are too many: nothing was changed then.
+        `tagging`: context in which a tag may be committed. Raises NoSpaceError, and ConflictError
+        if the tag is in use or there are too many: nothing was changed then.
         """
         with self._store.holding():
             stage = Staging(self._store, level)
@@ -126,7 +127,7 @@ class Repair:
     def _records(self, top: Root, stage: Staging) -> tuple[SnapshotRecord, SnapshotRecord]:
         head, record = self._state.head, self._state.record
         assert head is not None  # noqa: S101  # what is damaged was recorded
-        # Both in order of time, as all that follow a clock that stepped back.
+        # Times ascend, as for all snapshots after a clock that stepped back.
         base = replace(
             head, time_ns=max(clock.now_ns(), head.time_ns), group={}, freeze_ms=0.0, capture_ms=0.0
         )
@@ -150,7 +151,7 @@ class Repair:
     def _as_found(self, damages: Sequence[Damage], stage: Staging) -> Root:
         """Root of the newest snapshot with the damaged files as they are on disk; all staged.
 
-        What the disk does not give is a hole in it.
+        What the disk does not return is recorded as a hole.
         """
         assert self._state.head is not None  # noqa: S101  # see above
         encoded = self._store.node(self._state.head.root)
@@ -182,9 +183,9 @@ class Repair:
         return filetree.update(content, count, count, changes, stage.get, stage.put)
 
     def write(self, damages: Sequence[Damage]) -> dict[bytes, str]:
-        """Put the recorded bytes back, durably; why that failed, by first name of the file.
+        """Put the recorded bytes back, durably; errors by the first name of the file.
 
-        Of other files each is done all the same. Raises OSError and CorruptionError where the
+        An error of one file does not stop the others. Raises OSError and CorruptionError where the
         signatures could not be stored: whoever opens the volume next does that.
         """
         assert self._state.head is not None  # noqa: S101  # see above
@@ -218,10 +219,10 @@ class Repair:
             raise CorruptionError(f"the disk gives other bytes than were written, from {start}")
 
     def finish(self, journal: RepairJournal) -> tuple[list[bytes], dict[bytes, str]]:
-        """Give the files their recorded metadata and signatures back, and remove the journal.
+        """Give the files their recorded metadata and signatures, and remove the journal.
 
-        The paths of those that are still there, and of those that refused it, with the reason: each
-        by itself. Changes no content.
+        Returns the paths of files that are still there, and errors by path: one does not stop the
+        others. Changes no content.
         """
         head = self._state.head
         batch = Batch()
@@ -244,7 +245,9 @@ class Repair:
         return done, failed
 
     def _settled(self, path: bytes, number: int, batch: Batch) -> bool:
-        """Whether this is still the file, and not as it was recorded; then its metadata are."""
+        """Restore metadata if this is still the file and differs from its record; whether it
+        was.
+        """
         record = self._store.index(self._state.record.id, number)
         try:
             entry, _ = self._live.entry(path)
@@ -259,8 +262,8 @@ class Repair:
                     durable.sync_open_file(fd)
                     status = os.fstat(fd)
         except (ConflictError, NotFoundError):
-            return False  # something else has its place now: not what was under repair
-        # It is synced and mapped by nobody: as after a replay, each change moves a timestamp.
+            return False  # something else is there now: not the file under repair
+        # It is synced and nobody has it mapped: as after a replay, each change moves a timestamp.
         signature = replace(
             record, mtime_ns=status.st_mtime_ns, ctime_ns=status.st_ctime_ns,
             seen_ns=status.st_ctime_ns + inode.proven_ns(),
@@ -269,7 +272,7 @@ class Repair:
         return True
 
     def _restore_metadata(self, fd: int, entry: Entry) -> None:
-        """What a write takes away: set-id bits, capabilities, the modification time."""
+        """Restore what a write takes away: set-id bits, capabilities, the modification time."""
         status = os.fstat(fd)
         if status.st_mode & 0o7777 != entry.mode:
             os.fchmod(fd, entry.mode)
@@ -278,12 +281,12 @@ class Repair:
         for name, value in wanted.items():
             if found.get(name) != value:
                 os.setxattr(fd, name, value)
-        # The change time has to move last, after all that moves it.
+        # The change time has to move last.
         os.utime(fd, ns=(status.st_atime_ns, entry.mtime_ns))
 
 
 def tag_of(kept: SnapshotRecord) -> str:
-    """The tag of a snapshot of what was on disk."""
+    """The tag of the snapshot of what was on disk."""
     return f"before-repair-{kept.seq}"
 
 
@@ -300,7 +303,7 @@ def _put_back(fd: int, each: Difference, content: bytes, chunk_bits: int) -> Non
 
 
 def _replaced(top: Entry, names: list[bytes], new: Entry, stage: Staging) -> Entry:
-    """The directory with another entry at the path below it; every directory above follows."""
+    """The directory with another entry at the path below it; directories above are updated."""
     above = [top]
     for name in names[:-1]:
         below = dirtree.lookup(above[-1].content, name, stage.get)

@@ -1,6 +1,6 @@
-"""Objects that a live directory still holds: it is read as a capture would, and nothing is stored.
+"""Finds objects that a live directory still contains; it is read as by a capture, and not changed.
 
-What was written meanwhile has other digests, and is not what is looked for.
+What was written meanwhile has other digests, and is not found.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SalvageSource:
-    """A volume's live directory, and how its files are cut."""
+    """A volume's live directory, and how its files are chunked."""
 
     volume_id: int
     directory: str
@@ -39,7 +39,7 @@ class SalvageSource:
 
 @dataclass(slots=True)
 class _Directory:
-    """A directory that is being read. `below`: subdirectories that are to follow."""
+    """A directory that is being read. `below`: subdirectories to read next."""
 
     name: bytes
     status: os.stat_result
@@ -50,8 +50,8 @@ class _Directory:
 
 @dataclass(slots=True)
 class Salvage:
-    """Looks through one live directory. `wanted`: those of some digests that are looked for;
-    `found` is given each of them, with its plain content.
+    """Searches one live directory. `wanted`: returns those of some digests that are needed; `found`
+    is called for each object that is found, with its plain content.
     """
 
     store: Store
@@ -63,7 +63,7 @@ class Salvage:
     _links: dict[bytes, Entry | None] = field(default_factory=dict)
 
     def files(self, paths: set[bytes]) -> Iterator[None]:
-        """Read these files alone: what their own trees are made of."""
+        """Read only these files."""
         with self._opened() as top:
             for path in sorted(paths):
                 *parents, name = path.strip(b"/").split(b"/")
@@ -73,8 +73,8 @@ class Salvage:
                 yield
 
     def everything(self) -> Iterator[None]:
-        """Build the trees of all directories, and the root. A directory's nodes stay in memory only
-        until its own tree is made.
+        """Build the trees of all directories, and the root. A directory's nodes are in memory only
+        until its own tree is complete.
         """
         with self._opened() as top:
             entry = yield from self._tree(top)
@@ -91,8 +91,8 @@ class Salvage:
             os.close(fd)
 
     def _tree(self, top: int) -> Generator[None, None, Entry]:
-        """Generator that returns the entry of the top directory; subdirectories come first, however
-        deep they are.
+        """Generator that returns the entry of the top directory; subdirectories come first, to any
+        depth.
         """
         stack = [(yield from self._listed(top, []))]
         while True:
@@ -109,7 +109,9 @@ class Salvage:
             stack[-1].entries[directory.name] = entry
 
     def _listed(self, top: int, path: list[bytes]) -> Generator[None, None, _Directory]:
-        """Generator that returns a directory whose names are read, but for those below it."""
+        """Generator that returns a directory with its names read, except those of its
+        subdirectories.
+        """
         with tree.opened(top, path) as fd:
             name = path[-1] if path else b""
             directory = _Directory(name, os.fstat(fd), self._attributes(fd))
@@ -137,7 +139,7 @@ class Salvage:
         )
 
     def _entry(self, directory: int, name: bytes) -> Entry | None:
-        """The entry of a name that is no directory, with its content read."""
+        """The entry of a name that is not a directory, with its content read."""
         with inode.pinned(directory, name) as (pin, status):
             kind = kind_of(status)
             if kind is None or kind is Kind.DIRECTORY:
@@ -159,7 +161,7 @@ class Salvage:
         )
 
     def _take(self, content: Content) -> None:
-        """Keep the chunks that are wanted, and put the others' digests into the file's tree."""
+        """Emit the wanted chunks, and put the digests of all into the file's tree."""
         for digest in self.wanted(set(content.data)):
             self.found(ObjectId.chunk(digest), bytes(content.data[digest]))
         content.data.clear()

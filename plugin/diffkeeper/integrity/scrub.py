@@ -1,10 +1,10 @@
-"""Scrubbing: every stored object is read again, what is damaged is healed where a good copy exists.
+"""Scrubbing: every stored object is read again; what is damaged is healed from a good copy.
 
 1. Every pack is read from disk, and each object that is found there compared with its digest.
-2. All snapshots are walked: which files need what is damaged, or is not there at all?
-3. Good copies are looked for, by their digests: in other packs, in live directories. They are
-   stored anew.
-4. What is left is lost to the snapshots and files that are named.
+2. All snapshots are walked: which files need what is damaged or missing?
+3. Good copies are searched for, by digest: in other packs, in live directories. They are stored
+   again.
+4. What is left is lost; its snapshots and files are named.
 
 It works in short steps, each at most one short transaction. Live directories are only read.
 """
@@ -31,21 +31,21 @@ if TYPE_CHECKING:
     from diffkeeper.snapshot.chunker import Chunker
     from diffkeeper.store.store import Store
 
-    Lost = Callable[[set[bytes]], set[bytes]]  # those of some digests that cannot be read
+    Lost = Callable[[set[bytes]], set[bytes]]  # returns those of some digests that cannot be read
 
 log = logging.getLogger(__name__)
 
-SCRUB_SECONDS = 7 * 86_400.0  # from the end of a pass to the next one
-SCRUB_FIRST_SECONDS = 600.0  # from the start of the daemon to the first one
+SCRUB_SECONDS = 7 * 86_400.0  # from the end of one pass to the next
+SCRUB_FIRST_SECONDS = 600.0  # from the start of the daemon to the first pass
 SCRUB_SUSPECT_SECONDS = 600.0  # from the end of a pass to one that a failed capture asks for
 SCRUB_ROUNDS_MAX = 8  # of healing in one pass
-SCRUB_LOSSES_MAX = 1_000  # paths that are named, of a snapshot and of a report
+SCRUB_LOSSES_MAX = 1_000  # paths that are named, for a snapshot and in a report
 
 
 @dataclass(slots=True)
 class ScrubReport:
-    """What one pass did. `lost`: paths that some snapshot cannot give back any more, a bounded list
-    of them; `lost_objects` counts objects, `lost_snapshots` snapshots.
+    """What one pass did. `lost`: paths that some snapshot cannot restore any more, a bounded list;
+    `lost_objects` counts objects, `lost_snapshots` snapshots.
     """
 
     started: str = ""
@@ -65,7 +65,7 @@ class ScrubReport:
 
 
 class Scrubber:
-    """Scrubs one store, by command and by itself; `live` gives the live directories there are."""
+    """Scrubs one store, by command and in the background; `live` returns the live directories."""
 
     def __init__(
         self, store: Store, reader: Chunker, live: Callable[[], list[SalvageSource]]
@@ -75,10 +75,10 @@ class Scrubber:
         self._live = live
         self._lock = threading.Lock()
         self._work: Iterator[None] | None = None
-        # What an older release lost is healed where it can be, as soon as maintenance is done.
+        # What an older release lost is healed if possible, once maintenance is done.
         self._due_at = clock.monotonic() + (SCRUB_FIRST_SECONDS if store.places_checked() else 0)
-        self._urgent = False  # the pass under way is to heal what keeps a volume from its captures
-        self._suspect_at = clock.monotonic()  # from when on a suspicion is followed
+        self._urgent = False  # the pass under way is to heal what makes captures of a volume fail
+        self._suspect_at = clock.monotonic()  # from when on a suspicion starts a pass
         self._running = ScrubReport()
         self._total = 0
         self.last: ScrubReport | None = None
@@ -95,11 +95,11 @@ class Scrubber:
 
     @property
     def trouble(self) -> str:
-        """What the last pass found lost, as long as one of the snapshots that lose it is there."""
+        """What the last pass found lost, while one of the affected snapshots exists."""
         return self._lost_text if self._store.damaged else ""
 
     def run_slice(self) -> bool:
-        """One step of the pass that is due, if any; whether somebody waits for its end."""
+        """One step of the pass that is due, if any; whether a caller waits for its end."""
         with self._lock:
             if self._work is None and self._is_due():
                 self._urgent = self._store.upkeep.suspected
@@ -112,19 +112,19 @@ class Scrubber:
         return now >= self._due_at or (self._store.upkeep.suspected and now >= self._suspect_at)
 
     def run_all(self) -> ScrubReport:
-        """A whole pass from its beginning, in the place of one under way."""
+        """A whole pass from the start, in place of one under way."""
         with self._lock:
             self._work = work = self._pass()
         while True:
             with self._lock:
-                if self._work is not work:  # it ended, or another one took its place
+                if self._work is not work:  # it ended, or another one replaced it
                     break
                 self._step()
-        assert self.last is not None  # noqa: S101  # a pass came to its end
+        assert self.last is not None  # noqa: S101  # a pass has ended
         return self.last
 
     def stop(self) -> None:
-        """End what is under way."""
+        """Cancel the pass under way."""
         with self._lock:
             self._work = None
 
@@ -160,8 +160,8 @@ class Scrubber:
             self._count(report, found, damaged)
             yield
         losses = yield from self._losses(damaged, unreadable)
-        needed = _digests(losses)  # what else is damaged is garbage
-        # What is healed shows what it refers to, and makes the deltas on it whole.
+        needed = _digests(losses)  # damaged objects that no snapshot needs are garbage
+        # A healed node shows what it refers to, and makes the deltas above it readable.
         for _ in range(SCRUB_ROUNDS_MAX if losses else 0):
             lost = self._lost(damaged, unreadable)
             if not (yield from self._heal(damaged.keys() | _digests(losses), lost, losses)):
@@ -190,7 +190,9 @@ class Scrubber:
         damaged.update(bad)
 
     def _numbers(self, upto: int) -> Iterator[int]:
-        """Numbers of the packs below `upto`, in pages; what is stored meanwhile is left out."""
+        """Numbers of the packs below `upto`, in pages; packs that are stored meanwhile are left
+        out.
+        """
         at = 0
         while page := [each for each in self._store.upkeep.packs(at) if each < upto]:
             yield from page
@@ -206,7 +208,7 @@ class Scrubber:
     def _losses(
         self, damaged: dict[bytes, str], unreadable: set[int]
     ) -> Generator[None, None, dict[SnapshotId, list[Loss]]]:
-        """Generator that returns what each snapshot misses."""
+        """Generator that returns what each snapshot lacks."""
         found: dict[SnapshotId, list[Loss]] = {}
 
         walk = MissingObjects(self._store, self._lost(damaged, unreadable))
@@ -230,7 +232,7 @@ class Scrubber:
         return lost
 
     def _is_there(self, each: SnapshotId) -> bool:
-        """A snapshot that was forgotten meanwhile misses nothing."""
+        """Whether the snapshot is still stored: a forgotten one lacks nothing."""
         try:
             self._store.snapshot(*each)
         except NotFoundError:
@@ -249,17 +251,18 @@ class Scrubber:
     def _heal(
         self, wanted: set[bytes], lost: Lost, losses: dict[SnapshotId, list[Loss]]
     ) -> Generator[None, None, bool]:
-        """Store good copies of all that can be found; generator that returns whether any was.
+        """Store good copies of everything that can be found; generator that returns whether any
+        was.
 
-        What only a lost node refers to is not in `wanted`: of live directories all is taken that
-        `lost` says is not there.
+        What is below a lost node is not in `wanted`: from live directories everything is taken that
+        `lost` reports as missing.
         """
         if not wanted:
             return False
         healed = _Healed(self._store)
         objects = self._store.objects
         for digest in wanted:
-            # What memory still holds is a good copy, too, and would hide that the other one is not.
+            # Caches may have a good copy, which would hide that the stored one is damaged.
             with contextlib.suppress(CorruptionError, NotFoundError):
                 each = objects.identify(digest)
                 healed.add(each, objects.plain(each))
@@ -284,7 +287,7 @@ class Scrubber:
 
     def _conclude(self, report: ScrubReport, losses: dict[SnapshotId, list[Loss]]) -> None:
         names = {volume.id: volume.name for volume in self._store.volumes()}
-        # A volume may have been purged, or a snapshot forgotten, since they were looked at.
+        # A volume may have been purged, or a snapshot forgotten, since the walk.
         losses = {k: v for k, v in losses.items() if k.volume_id in names and self._is_there(k)}
         report.lost_objects, report.lost_snapshots = len(_digests(losses)), len(losses)
         report.healed_objects = report.damaged_objects - report.lost_objects
@@ -336,7 +339,7 @@ class _Healed:
         self.digests: set[bytes] = set()
 
     def add(self, each: ObjectId, plain: bytes) -> None:
-        """One more, once."""
+        """Add a copy; only the first one of each object."""
         if each.digest in self.digests:
             return
         self.digests.add(each.digest)
@@ -346,14 +349,14 @@ class _Healed:
             self.flush()
 
     def flush(self) -> None:
-        """Store what waits."""
+        """Store what is collected."""
         if self._waiting:
             self._store.inspection.heal(self._waiting)
         self._waiting, self._bytes = {}, 0
 
 
 def _as_far_as_possible(steps: Iterator[None]) -> Iterator[None]:
-    """A live directory may go while it is read: what was found until then counts."""
+    """Run the steps; a live directory may disappear meanwhile, what was found until then counts."""
     try:
         yield from steps
     except (OSError, CorruptionError):

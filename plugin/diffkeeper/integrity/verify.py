@@ -1,8 +1,8 @@
 """Compares what is on disk, and what is in the store, with a snapshot's Merkle root.
 
-`Verifier.live` re-reads every file and compares digests and metadata with the tree, whatever the
-timestamps say. `Verifier.stored` reads every object that the root reaches; the store checks each
-against its key. Both name what does not match.
+`Verifier.live` reads every file and compares digests and metadata with the tree, whatever the
+timestamps are. `Verifier.stored` reads every object below the root; the store checks each against
+its key. Both name what does not match.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ VERIFY_FAULTS_MAX = 100
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """One path that does not match, and how.
+    """One path that does not match, and why.
 
-    damaged: only the content differs, or cannot be read, so that `integrity.bit_rot` may
-    tell whether it was written or rotted.
+    damaged: only the content differs, or cannot be read; then `integrity.bit_rot` decides whether
+    it was written or has rotted.
     """
 
     path: bytes
@@ -48,7 +48,7 @@ class Mismatch:
 
 @dataclass(slots=True)
 class Result:
-    """What a verification found. `complete` is false when its time ran out."""
+    """Result of a verification. `complete` is false when its time ran out."""
 
     files: int = 0
     bytes: int = 0
@@ -58,13 +58,13 @@ class Result:
 
 
 class _OutOfTime(Exception):
-    """Ends the walk; never leaves this module."""
+    """Ends the walk when time is over; never leaves this module."""
 
 
 class Verifier:
-    """One verification of one snapshot root, within `seconds` (None: without end).
+    """One verification of one snapshot root, within `seconds` (None: no limit).
 
-    `cancelled` is asked between files.
+    `cancelled` is called between files.
     """
 
     def __init__(
@@ -91,9 +91,9 @@ class Verifier:
         unless: Root | None = None,
         exclude: Sequence[str] = (),
     ) -> Result:
-        """Compare a directory with a root; what equals the root `unless` is left out.
+        """Compare a directory with a root, except what is equal to the root `unless`.
 
-        exclude: what is not missed where it is not in the snapshot, see `snapshot.exclusions`.
+        exclude: globs of what may be missing in the snapshot, see `snapshot.exclusions`.
         """
         started = clock.monotonic()
         self._exclusions = Exclusions(exclude)
@@ -110,7 +110,7 @@ class Verifier:
         return self.result
 
     def _proven(self, unless: Root | None) -> Entry | None:
-        """The root directory that needs no second look; none where files behind links changed."""
+        """The verified root directory of `unless`; None where files behind links have changed."""
         if unless is None:
             return None
         entry, links_root = root.decode_root(self._store.node(unless))
@@ -201,7 +201,7 @@ class Verifier:
     def _directory(
         self, path: list[bytes], fd: int, recorded: Entry, known: Entry | None
     ) -> Iterator[tuple[list[bytes], Entry, Entry | None]]:
-        """Compare what differs from `known`; returns the subdirectories that are to follow."""
+        """Compare what differs from `known`; returns the subdirectories to visit next."""
         get = self._store.node
         names = set(inode.names(fd))
         if self._exclusions:
@@ -217,7 +217,7 @@ class Verifier:
         for name, old, new in dirtree.diff(known.content, recorded.content, get):
             self._check()
             if new is None:
-                continue  # it was removed; that nothing has its place now, the count tells
+                continue  # it was removed; if nothing replaced it, the number of names shows that
             if new.kind is Kind.DIRECTORY:
                 same = old is not None and old.kind is Kind.DIRECTORY
                 yield [*path, name], new, old if same else None
@@ -243,7 +243,7 @@ class Verifier:
 
     @staticmethod
     def _is_ours(fd: int, name: bytes) -> bool:
-        """Whether a name belongs to the volume: no mount, and no file system of its own."""
+        """Whether a name belongs to the volume: neither a mount point nor another file system."""
         try:
             with inode.pinned(fd, name) as (_, status):
                 return status.st_dev == os.fstat(fd).st_dev
@@ -276,7 +276,7 @@ class Verifier:
         self.result.bytes += entry.size
 
     def _metadata(self, status: os.stat_result, entry: Entry, pin: int) -> str:
-        """How metadata differs, or nothing."""
+        """How metadata differs, or ""."""
         kind = kind_of(status)
         if kind is not entry.kind:
             return (
@@ -302,7 +302,7 @@ class Verifier:
         return ""
 
     def _file(self, status: os.stat_result, entry: Entry, pin: int) -> str:
-        """How content differs, or nothing."""
+        """How content differs, or ""."""
         if entry.kind is Kind.SYMLINK and inode.link_target(pin) != entry.target:
             return "link target differs"
         if entry.kind is not Kind.FILE:
@@ -310,10 +310,10 @@ class Verifier:
         return self._content(pin, status.st_size, entry)
 
     def _content(self, pin: int, size: int, entry: Entry) -> str:
-        """How the bytes of a regular file differ, or nothing."""
+        """How the bytes of a regular file differ, or ""."""
 
         def stop_early(content: Content) -> None:
-            """One difference is enough; what is none is not kept."""
+            """Stop at the first difference; equal content is not kept in memory."""
             found = _first_difference(content, entry, self._store)
             if found is not None:
                 raise _DiffersError(found)
@@ -334,7 +334,7 @@ class Verifier:
 
 
 class _DiffersError(Exception):
-    """Ends the reading of a file at a chunk that differs; never leaves this module."""
+    """Ends the reading of a file at the first chunk that differs; never leaves this module."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -342,7 +342,7 @@ class _DiffersError(Exception):
 
 
 def _first_difference(content: Content, entry: Entry, store: Store) -> int | None:
-    """First chunk that differs; a hole where zeros were, or the reverse, is no difference."""
+    """First chunk that differs; a hole in place of zeros, or the reverse, is no difference."""
     step = 1 << entry.chunk_bits
     for number in sorted(content.changes):
         length = min(step, entry.size - number * step)
