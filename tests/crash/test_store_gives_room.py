@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +15,7 @@ from diffkeeper.format import chunk
 from diffkeeper.hashing import chunk_digest
 from diffkeeper.limits import MIB
 from diffkeeper.space.maintenance import Maintenance
-from diffkeeper.store import page_check
+from diffkeeper.store import environment, page_check
 from diffkeeper.store.batch import ObjectMap
 from diffkeeper.store.store import Batch, Store
 from tests.support import disks, history
@@ -87,6 +89,36 @@ def test_holes_leave_what_is_in_use(disk: Path) -> None:
         store = Store.open(path, reserve_bytes=0)
         for number in range(1, seq + 1):
             assert history.files_of(store, number) == states[number]
+    store.close()
+
+
+def test_others_have_their_turns_between_holes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file may need very many holes, and each may take milliseconds."""
+    monkeypatch.setattr(environment, "STORE_PUNCH_SECONDS", 0.0)
+    store = Store.open(str(tmp_path / "store"), reserve_bytes=0)
+    for seed in range(30):
+        garbage(store, seed)
+        history.commit(store, seed + 1, {b"kept": random.Random(seed).randbytes(70_000)})
+    Maintenance(store).run_all()
+    held = store.file_bytes()
+    started = threading.Event()
+
+    def give_back() -> int:
+        started.set()
+        return store.give_back()
+
+    with ThreadPoolExecutor(1) as pool:
+        given = pool.submit(give_back)
+        started.wait()
+        committed = 0
+        while not given.done():
+            store.commit(Batch(names_put={"name": committed + 1}))
+            committed += 1
+    assert given.result() > 0
+    assert store.file_bytes() < held
+    assert committed > 3
     store.close()
 
 

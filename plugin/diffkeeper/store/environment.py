@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import lmdb
 
-from diffkeeper import failpoint
+from diffkeeper import clock, failpoint
 from diffkeeper.errors import (
     CorruptionError,
     DiffKeeperError,
@@ -37,6 +37,7 @@ STORE_READERS_MAX = 126
 STORE_BALLAST_BYTES_MAX = 16 * MIB  # given up for records when the disk is full
 STORE_BALLAST_FRACTION = 1 / 64  # of the file system, if that is less
 STORE_CHECK_PAGES = 256  # that are looked at in one transaction
+STORE_PUNCH_SECONDS = 0.1
 STORE_PUNCH_PAGES_MIN = 16  # shorter runs of free pages stay where they are
 STORE_LOCK_FILE_BYTES = 32 * KIB
 
@@ -292,25 +293,38 @@ class Environment:
                 raise NoSpaceError(f"{self.data_path} has grown to its bound of {old} bytes")
             self._env.set_mapsize(min(max(2 * old, old + more_bytes), STORE_MAP_BYTES_MAX))
 
-    def give_back(self) -> int:
-        """Make holes of long runs of free pages, which needs no room; bytes that the disk got.
+    def give_back(self, start: int = 0) -> tuple[int, int]:
+        """Make holes of long runs of free pages from page `start` on, which needs no room.
 
-        The caller sees to it that nobody writes; waits until no transaction is open. The file keeps
-        its length. Where the file system has no holes nothing is given.
+        Returns the bytes that the disk got, and the page to go on with, 0 at the end: all others
+        wait meanwhile, so that it stops after a while. The caller sees to it that nobody writes;
+        waits until no transaction is open. The file keeps its length. Where the file system has no
+        holes nothing is given.
         """
         with self._gate.exclusive(), self._translated():
+            began = clock.monotonic()
             before = os.stat(self.data_path).st_blocks
             size, runs = page_check.free_runs(self.data_path, STORE_PUNCH_PAGES_MIN)
-            fd = os.open(self.data_path, os.O_RDWR | os.O_CLOEXEC)
-            try:
-                for start, count in runs:
-                    linux.punch_hole(fd, start * size, count * size)
-            except OSError as error:
-                if error.errno != errno.EOPNOTSUPP:
-                    raise
-            finally:
-                os.close(fd)
-            return max(0, before - os.stat(self.data_path).st_blocks) * _BLOCK_BYTES
+            # As long as it took to look, at least: else, looking would be most of the work.
+            enough = began + max(STORE_PUNCH_SECONDS, 2 * (clock.monotonic() - began))
+            after = self._punch([run for run in runs if run[0] >= start], size, enough)
+            given = max(0, before - os.stat(self.data_path).st_blocks)
+            return given * _BLOCK_BYTES, after
+
+    def _punch(self, runs: list[tuple[int, int]], page_bytes: int, enough: float) -> int:
+        """Make a hole of each run, (first page, count), until that time; the page after, or 0."""
+        fd = os.open(self.data_path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            for page, count in runs:
+                linux.punch_hole(fd, page * page_bytes, count * page_bytes)
+                if clock.monotonic() >= enough:
+                    return page + count
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+        finally:
+            os.close(fd)
+        return 0
 
     def held_bytes(self) -> int:
         """What the data file takes on the disk; holes take nothing."""

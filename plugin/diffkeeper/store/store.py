@@ -11,7 +11,7 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
-from diffkeeper import failpoint
+from diffkeeper import clock, failpoint
 from diffkeeper.errors import (
     BusyError,
     CorruptionError,
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["Batch", "Store"]
 
 COMPACT_ATTEMPTS_MAX = 8  # copies that are made of a store that is written to meanwhile
+GIVE_BACK_REST_SECONDS = 0.005  # in which who waits for a turn gets it
 RECENT_OBJECTS_MAX = 65_536
 
 
@@ -231,9 +232,8 @@ class Store:
         were written each time.
         """
         with self.writer.copying():
-            with self.writer.turn(upkeep=True):
-                before = self.file_bytes()
-                given = self._environment.give_back()
+            before = self.file_bytes()
+            given = self.give_back()
             # Besides the tables there are the lists of free pages, which the copy has not.
             needed, free = self.used_bytes() + MIB, durable.free_bytes(self._environment.path)
             if free >= needed:
@@ -256,9 +256,18 @@ class Store:
         )
 
     def give_back(self) -> int:
-        """Make holes of the file's free room, without a copy; bytes that the disk got."""
-        with self.writer.turn(upkeep=True):
-            return self._environment.give_back()
+        """Make holes of the file's free room, without a copy; bytes that the disk got.
+
+        Others have their turns in between: a hole can take milliseconds, and there may be many.
+        """
+        given = page = 0
+        while True:
+            with self.writer.turn(upkeep=True):
+                more, page = self._environment.give_back(page)
+            given += more
+            if not page:
+                return given
+            clock.sleep(GIVE_BACK_REST_SECONDS)
 
     def keep_ballast(self) -> None:
         """Have what a full disk needs to remove something, see `Environment.keep_ballast`."""
