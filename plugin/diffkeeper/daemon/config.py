@@ -84,9 +84,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add one flag per setting; a flag that isn't given leaves `None`."""
     for setting, text in SETTINGS.items():
         if setting != "socket":  # every command has --socket already
-            parser.add_argument(
-                f"--{setting}", metavar="VALUE", help=f"{text} [{variable(setting)}]"
-            )
+            shown = f"{text} [{variable(setting)}]".replace("%", "%%")
+            parser.add_argument(f"--{setting}", metavar="VALUE", help=shown)
 
 
 def defaults(host: str = "/host") -> dict[str, str]:
