@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from diffkeeper.cli import restore, transfer
+from diffkeeper.cli import reference
+from diffkeeper.cli.commands import export, restore
 from diffkeeper.cli.main import main
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def test_links_that_come_after_the_first_look(
     assert daemon.cli("snapshot", "v").returncode == 0
     elsewhere, target = daemon.base / "elsewhere", daemon.base / "target"
     elsewhere.mkdir()
-    resolve = restore.resolve
+    resolve = reference.resolve
 
     def resolved(*arguments: Any) -> Any:
         _put_link(target, elsewhere)
@@ -58,7 +59,7 @@ def test_links_that_come_after_the_first_look(
     victim = elsewhere / "victim"
     victim.write_text("kept")
     (daemon.base / "v.tar.partial").symlink_to(victim)
-    monkeypatch.setattr(transfer, "resolve", resolve)
+    monkeypatch.setattr(export, "resolve", resolve)
     assert run(daemon, "export", "v", "--to", str(daemon.base / "v.tar")) == 0
     assert victim.read_text() == "kept"
     assert not (daemon.base / "v.tar").is_symlink()

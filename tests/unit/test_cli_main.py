@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 import diffkeeper
-from diffkeeper.cli import commands, connection, discover, history, output, restore, target
-from diffkeeper.cli.main import HELP, main, parser
+from diffkeeper.cli import commands, connection, discover, figures, output, reference, target
+from diffkeeper.cli.commands import COMMANDS
+from diffkeeper.cli.main import main, parser
 from diffkeeper.errors import ConflictError, InvalidInputError, UnavailableError
 
 if TYPE_CHECKING:
@@ -48,8 +49,21 @@ def run(*arguments: str, stdout: int) -> subprocess.CompletedProcess[bytes]:
     )
 
 
-def test_every_command_has_help_and_a_function() -> None:
-    assert set(HELP) == set(commands.COMMANDS)
+def test_every_command_has_one_name_and_help() -> None:
+    names = [command.name for command in COMMANDS]
+    assert len(set(names)) == len(names)
+    assert all(command.help for command in COMMANDS)
+
+
+def test_every_file_of_a_command_is_in_the_list() -> None:
+    files = {path.stem for path in Path(commands.__file__).parent.glob("*.py")} - {"__init__"}
+    assert {command.run.__module__.rpartition(".")[2] for command in COMMANDS} == files
+
+
+@pytest.mark.parametrize("name", [command.name for command in COMMANDS])
+def test_every_command_tells_its_arguments(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name, "--help"]) == 0
+    assert capsys.readouterr().out.startswith(f"usage: diffkeeper {name} ")
 
 
 @pytest.mark.parametrize(
@@ -114,9 +128,9 @@ def test_the_environment_names_a_socket(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_numbers_are_shown_as_ranges() -> None:
-    assert history.ranges([]) == "-"
-    assert history.ranges([1, 2, 3, 5, 7, 8]) == "1-3,5,7-8"
-    assert history.ranges(list(range(0, 100, 2))).endswith(",38,…")
+    assert figures.ranges([]) == "-"
+    assert figures.ranges([1, 2, 3, 5, 7, 8]) == "1-3,5,7-8"
+    assert figures.ranges(list(range(0, 100, 2))).endswith(",38,…")
 
 
 def test_version_without_a_daemon(capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,10 +152,10 @@ def test_doctor_without_a_daemon() -> None:
 
 
 def test_references() -> None:
-    assert restore.split_reference("v") == ("v", None)
-    assert restore.split_reference("v@12") == ("v", "12")
+    assert reference.split_reference("v") == ("v", None)
+    assert reference.split_reference("v@12") == ("v", "12")
     with pytest.raises(InvalidInputError):
-        restore.split_reference("v@")
+        reference.split_reference("v@")
 
 
 def test_restore_targets(tmp_path: Path) -> None:
@@ -173,7 +187,7 @@ def test_tables_in_a_pipe_are_plain_and_complete(capsys: pytest.CaptureFixture[s
 
 def test_nested_status_becomes_rows() -> None:
     value = {"a": 1, "b": {"c": "x", "d": {}}, "e": "", "f": [1]}
-    assert commands.flatten(value) == [("a", 1), ("b.c", "x"), ("b.d", "-"), ("e", "-"), ("f", [1])]
+    assert figures.flatten(value) == [("a", 1), ("b.c", "x"), ("b.d", "-"), ("e", "-"), ("f", [1])]
 
 
 def test_a_reader_that_goes_away_is_no_traceback() -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from diffkeeper import errors
 from diffkeeper.api import metrics
-from diffkeeper.cli.main import EXIT_CODES, EXIT_INTERRUPTED, HELP
+from diffkeeper.cli.commands import COMMANDS
+from diffkeeper.cli.main import EXIT_CODES, EXIT_INTERRUPTED
 from diffkeeper.daemon import config
 from diffkeeper.volumes.options import OPTIONS, VolumeOptions, parse_options
 
@@ -90,14 +91,14 @@ def test_options_in_examples_are_accepted(document: str) -> None:
 
 def test_the_command_table_is_the_code() -> None:
     table = rows("docs/options.md", "## Commands")
-    assert [row[0].strip("`").split()[1] for row in table] == list(HELP)
+    assert [row[0].strip("`").split()[1] for row in table] == [command.name for command in COMMANDS]
 
 
 @pytest.mark.parametrize("document", TEXTS)
 def test_commands_in_examples_exist(document: str) -> None:
     for text in code(TEXTS[document]):
         for word in re.findall(r"(?:^|[\n$(;&]\s*|sudo )diffkeeper ([a-z][a-z-]*)", text):
-            assert word in HELP, f"diffkeeper {word}"
+            assert word in [command.name for command in COMMANDS], f"diffkeeper {word}"
 
 
 def test_the_exit_codes_are_the_code() -> None:

@@ -234,7 +234,7 @@ def test_the_rules_can_fail(module: str, source: str) -> None:
         ),
         ("clock.py", "import time"),
         ("fsio/durable.py", "import os\nos.rename('a', 'b')"),
-        ("cli/commands.py", "import os\nos.environ['X']"),
+        ("cli/connection.py", "import os\nos.environ['X']"),
         ("daemon/config.py", "import os\nos.environ['X']"),
     ],
 )

@@ -7,7 +7,8 @@ import sys
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import diffkeeper
-from diffkeeper.cli import commands, output
+from diffkeeper.cli import output
+from diffkeeper.cli.commands import COMMANDS
 from diffkeeper.daemon import config
 from diffkeeper.errors import DiffKeeperError
 
@@ -24,33 +25,6 @@ exit codes:
   15 the store is not where it was, 16 a live directory cannot be looked at,
   17 mounts do not reach the host, 130 interrupted, 141 broken pipe
 """
-HELP: Final = {
-    "serve": "run the daemon",
-    "volumes": "list the volumes",
-    "inspect": "show one volume with its status",
-    "set": "change options of a volume",
-    "rename": "give a volume that nothing has mounted another name",
-    "snapshots": "list the snapshots of a volume, oldest first",
-    "snapshot": "take a snapshot now and wait until it is durable",
-    "verify": "check a volume, or one of its snapshots, against the Merkle root",
-    "repair": "put recorded bytes back into damaged files of a volume that nothing has mounted",
-    "restore": "write a snapshot's files into a directory",
-    "export": "write a snapshot as a tar, or a volume with its history, into one file",
-    "import": "make a new volume from a file that export --history wrote",
-    "tag": "give a snapshot a name, under which it is kept",
-    "untag": "take such a name away",
-    "forget": "forget snapshots, all that are named or none",
-    "prune": "show what retention lets go now, and forget it",
-    "trash": "list the removed volumes",
-    "undelete": "bring a removed volume back with its history",
-    "empty-trash": "delete removed volumes for good",
-    "maintain": "do all maintenance of the store that is due, and say what was done",
-    "scrub": "read every stored object again, heal what is damaged, name what is lost",
-    "compact": "give free room in the store's file back to the file system",
-    "stats": "show what the store and each volume take",
-    "doctor": "say what is missing on this machine, what it costs and how to mend it",
-    "version": "show the versions of this program and of the daemon",
-}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -67,68 +41,12 @@ def parser() -> argparse.ArgumentParser:
     # A default here would overwrite what was given before the command's name.
     _add_common(common, {"socket": argparse.SUPPRESS, "json": argparse.SUPPRESS})
     subparsers = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, text in HELP.items():
-        sub = subparsers.add_parser(name, help=text, description=text, parents=[common])
-        _add_own(sub, name)
+    for command in COMMANDS:
+        text = command.help
+        sub = subparsers.add_parser(command.name, help=text, description=text, parents=[common])
+        sub.set_defaults(run=command.run)
+        command.add_arguments(sub)
     return top
-
-
-def _add_own(sub: argparse.ArgumentParser, name: str) -> None:
-    """The arguments that the command of this name has for itself."""
-    match name:
-        case "inspect" | "snapshots" | "snapshot" | "untag":
-            sub.add_argument("volume", metavar="VOLUME")
-        case "verify" | "restore" | "export" | "tag":
-            sub.add_argument("volume", metavar="VOLUME[@SNAPSHOT]")
-        case "forget":
-            sub.add_argument("snapshots", metavar="VOLUME@SNAPSHOT", nargs="+")
-        case "import":
-            sub.add_argument("file", metavar="FILE", help="what was exported, or - to pipe")
-            new = "name of the new volume"
-            sub.add_argument("--as", dest="name", metavar="NAME", required=True, help=new)
-        case "set":
-            sub.add_argument("volume", metavar="VOLUME")
-            form = "such as interval=5s; without a value the default"
-            sub.add_argument("options", metavar="OPTION=VALUE", nargs="+", help=form)
-        case "rename":
-            sub.add_argument("volume", metavar="VOLUME")
-            sub.add_argument("to", metavar="NAME")
-        case "stats":
-            sub.add_argument("volume", metavar="VOLUME", nargs="?")
-        case "prune":
-            sub.add_argument("volume", metavar="VOLUME", nargs="?")
-            sub.add_argument("--dry-run", action="store_true", help="show it only")
-        case "maintain":
-            sub.add_argument("--now", action="store_true", help="at once, which is the default")
-        case "repair":
-            sub.add_argument("volume", metavar="VOLUME")
-            which = "file below the volume's top directory; all that are damaged by default"
-            sub.add_argument("paths", metavar="PATH", nargs="*", help=which)
-            sub.add_argument("--dry-run", action="store_true", help="show what is damaged only")
-            sub.add_argument("--yes", action="store_true", help="do not ask")
-        case "undelete":
-            sub.add_argument("volume", metavar="VOLUME|ID")
-            sub.add_argument("--as", dest="to", metavar="NAME", help="under another name")
-        case "empty-trash":
-            sub.add_argument("volume", metavar="VOLUME|ID", nargs="?")
-            sub.add_argument("--yes", action="store_true", help="do not ask")
-        case "serve":
-            config.add_arguments(sub)
-    match name:
-        case "restore":
-            which = "file or directory below the volume's top directory; everything by default"
-            sub.add_argument("paths", metavar="PATH", nargs="*", help=which)
-            sub.add_argument("--to", metavar="DIR", required=True, help="new or empty directory")
-            group = "all volumes that were captured with it, as they were at the same instant"
-            sub.add_argument("--group", action="store_true", help=group)
-            for flag, what in (("owner", "owners and groups"), ("xattrs", "extended attributes")):
-                sub.add_argument(f"--no-{flag}", action="store_true", help=f"without {what}")
-        case "export":
-            sub.add_argument("--to", metavar="FILE", required=True, help="new file, or - to pipe")
-            whole = "the whole volume with all its snapshots, for `diffkeeper import`"
-            sub.add_argument("--history", action="store_true", help=whole)
-        case "tag" | "untag":
-            sub.add_argument("tag", metavar="TAG")
 
 
 def _add_common(to: argparse.ArgumentParser, default: dict[str, object]) -> None:
@@ -154,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     try:
         arguments = parser().parse_args(argv)
-        return commands.COMMANDS[arguments.command](arguments)
+        code: int = arguments.run(arguments)
+        return code
     except SystemExit as ended:  # argparse has already said why
         return ended.code if isinstance(ended.code, int) else 2
     except DiffKeeperError as error:

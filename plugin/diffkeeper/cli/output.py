@@ -1,4 +1,7 @@
-"""What the reader sees: tables on a terminal, plain columns in a pipe, JSON on request."""
+"""What the reader sees: tables on a terminal, plain columns in a pipe, JSON on request.
+
+What draws on terminals is imported where something is drawn: it takes longer than most commands.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,6 @@ import os
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
-
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -46,6 +44,10 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
     """A table on a terminal; aligned columns, complete and without frames, anywhere else."""
     texts = [[printable(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
         table = Table(*headers, header_style="bold", box=None, pad_edge=False)
         for row in texts:
             table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
@@ -61,6 +63,9 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
 @contextmanager
 def waiting(text: str) -> Iterator[None]:
     """A spinner on standard error while something without measurable progress runs."""
+    from rich.console import Console
+    from rich.text import Text
+
     with Console(stderr=True).status(Text(printable(text))):
         yield
 
@@ -69,14 +74,17 @@ def waiting(text: str) -> Iterator[None]:
 def progress_bar(text: str, total_bytes: int) -> Iterator[Callable[..., None]]:
     """A bar on standard error if that is a terminal; yields what takes the bytes done so far, and
     objects, if those are counted. A total of 0 is one that is not known."""
+    from rich import progress as bars
+    from rich.console import Console
+
     columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TimeRemainingColumn(),
+        bars.TextColumn("{task.description}", markup=False),
+        bars.BarColumn(),
+        bars.DownloadColumn(binary_units=True),
+        bars.TimeRemainingColumn(),
     )
     console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with bars.Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(printable(text), total=total_bytes or None)
 
         def show(done: int, objects: int | None = None) -> None:

@@ -18,6 +18,8 @@ from diffkeeper.fsio import tree
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+STANDARD = "-"  # standard output, or input, in place of a file
+
 
 def check_target(path: str) -> str:
     """The absolute path of a target that doesn't exist or is an empty directory; its parent must

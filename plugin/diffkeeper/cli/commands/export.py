@@ -1,6 +1,6 @@
-"""`diffkeeper export` and `import`: volumes between hosts, through the daemon's socket.
+"""`diffkeeper export`: a snapshot as a tar, or a volume with its history, in one file.
 
-What is written to a file has its name only when it is whole. An import is checked by the daemon.
+The file has its name only when it is whole.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ import os
 import sys
 from typing import IO, TYPE_CHECKING, cast
 
-from diffkeeper import clock, limits
+from diffkeeper import clock
 from diffkeeper.cli import output
 from diffkeeper.cli.client import volume_path
-from diffkeeper.cli.restore import resolve, split_reference
-from diffkeeper.cli.target import failed, parent
-from diffkeeper.errors import ConflictError, DiffKeeperError, InvalidInputError, NotFoundError
+from diffkeeper.cli.command import Command
+from diffkeeper.cli.connection import connect
+from diffkeeper.cli.reference import add_snapshot, resolve, split_reference
+from diffkeeper.cli.target import STANDARD, failed, parent
+from diffkeeper.errors import ConflictError, InvalidInputError, NotFoundError
 from diffkeeper.format.ids import Root
 from diffkeeper.format.records import SnapshotRecord, VolumeRecord
 from diffkeeper.fsio import durable
@@ -23,13 +25,34 @@ from diffkeeper.fsio.tree import held
 from diffkeeper.volumes.options import check_name, format_size
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterator
 
     from diffkeeper.cli.client import Client
     from diffkeeper.transfer.archive_write import Exporter
     from diffkeeper.volumes.views import Json
 
-STANDARD = "-"  # standard output or input
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The snapshot or volume, and the file."""
+    add_snapshot(parser)
+    parser.add_argument("--to", metavar="FILE", required=True, help="new file, or - to pipe")
+    whole = "the whole volume with all its snapshots, for `diffkeeper import`"
+    parser.add_argument("--history", action="store_true", help=whole)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Export one snapshot as a tar, or a volume with its history as an archive."""
+    client = connect(arguments)
+    try:
+        result = export(client, arguments.volume, arguments.to, history=arguments.history)
+    finally:
+        client.close()
+    if arguments.json and arguments.to != STANDARD:
+        output.print_json(result)
+    else:
+        _show(result)
+    return 0
 
 
 @contextlib.contextmanager
@@ -170,7 +193,7 @@ def _is_there(client: Client, name: str, seq: int) -> bool:
     return True
 
 
-def show_export(result: Json) -> None:
+def _show(result: Json) -> None:
     """Say in one line what was exported; on standard error if the archive went to the other."""
     size = format_size(cast("int", result["bytes"]))
     if result["format"] == "tar":
@@ -192,42 +215,9 @@ def show_export(result: Json) -> None:
         output.print_line(line)
 
 
-def import_volume(client: Client, path: str, name: str) -> Json:
-    """Import an archive as the new volume `name`; returns what the daemon made of it."""
-    check_name(name)
-    began = clock.monotonic()
-    with contextlib.ExitStack() as stack:
-        if path == STANDARD:
-            source, total = sys.stdin.buffer, 0
-        else:
-            try:
-                source = stack.enter_context(open(path, "rb"))
-            except OSError as error:
-                raise InvalidInputError(f"{path}: {error.strerror}") from error
-            total = os.fstat(source.fileno()).st_size
-        show = stack.enter_context(output.progress_bar(f"importing {name}", total))
-
-        def pieces() -> Iterator[bytes]:
-            done = 0
-            while piece := _read(source, path):
-                yield piece
-                done += len(piece)
-                show(done)
-
-        result = cast("Json", client.upload(volume_path(name, "import"), pieces()))
-    return {**result, "seconds": round(clock.monotonic() - began, 3)}
-
-
-def _read(source: IO[bytes], path: str) -> bytes:
-    try:
-        return source.read(limits.TRANSFER_PIECE_BYTES)
-    except OSError as error:
-        raise DiffKeeperError(f"{path} cannot be read: {error.strerror or error}") from error
-
-
-def show_import(result: Json) -> None:
-    """Say in one line what was imported."""
-    output.print_line(
-        f"imported {result['volume']}: {result['snapshots']} snapshots, {result['objects']} objects"
-        f" in {result['seconds']} s; the newest is {result['volume']}@{result['head']}"
-    )
+COMMAND = Command(
+    "export",
+    "write a snapshot as a tar, or a volume with its history, into one file",
+    run,
+    add_arguments,
+)

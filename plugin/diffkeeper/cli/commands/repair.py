@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, cast
 
 from diffkeeper.cli import output
 from diffkeeper.cli.client import volume_path
+from diffkeeper.cli.command import Command, add_volume
+from diffkeeper.cli.confirmation import add_yes, confirm
 from diffkeeper.cli.connection import ask
-from diffkeeper.cli.history import confirm
 from diffkeeper.errors import VerificationError
 from diffkeeper.volumes.options import check_name, format_size
 from diffkeeper.volumes.path_arguments import check_path
@@ -18,7 +19,16 @@ if TYPE_CHECKING:
     from diffkeeper.volumes.views import Json
 
 
-def repair(arguments: argparse.Namespace) -> int:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The volume, and some of its files."""
+    add_volume(parser)
+    which = "file below the volume's top directory; all that are damaged by default"
+    parser.add_argument("paths", metavar="PATH", nargs="*", help=which)
+    parser.add_argument("--dry-run", action="store_true", help="show what is damaged only")
+    add_yes(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
     """Repair damaged files; raises VerificationError when some stay damaged."""
     name = check_name(arguments.volume)
     for path in arguments.paths:
@@ -105,3 +115,11 @@ def _judge(name: str, report: Json) -> None:
         raise VerificationError(f"{left} paths of {name} differ and were not repaired")
     if not report["complete"]:
         raise VerificationError(f"there may be more in {name}: repair again")
+
+
+COMMAND = Command(
+    "repair",
+    "put recorded bytes back into damaged files of a volume that nothing has mounted",
+    run,
+    add_arguments,
+)

@@ -7,11 +7,13 @@ import os
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, cast
-from urllib.parse import quote
 
 from diffkeeper import clock
 from diffkeeper.cli import output
 from diffkeeper.cli.client import volume_path
+from diffkeeper.cli.command import Command
+from diffkeeper.cli.connection import connect
+from diffkeeper.cli.reference import add_snapshot, query, resolve, split_reference
 from diffkeeper.cli.target import check_target, opened, opened_in
 from diffkeeper.errors import (
     DiffKeeperError,
@@ -21,26 +23,52 @@ from diffkeeper.errors import (
 )
 from diffkeeper.format.ids import Root
 from diffkeeper.volumes.options import check_name
+from diffkeeper.volumes.path_arguments import check_path
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable
 
     from diffkeeper.cli.client import Client
     from diffkeeper.volumes.views import Json
 
 
-def split_reference(text: str) -> tuple[str, str | None]:
-    """Volume and snapshot of `VOL` or `VOL@SNAP`; the latter None when absent."""
-    name, at, reference = text.partition("@")
-    if at and not reference:
-        raise InvalidInputError(f"{text!r} names no snapshot after @")
-    return name, reference if at else None
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The snapshot, what of it, and where to."""
+    add_snapshot(parser)
+    which = "file or directory below the volume's top directory; everything by default"
+    parser.add_argument("paths", metavar="PATH", nargs="*", help=which)
+    parser.add_argument("--to", metavar="DIR", required=True, help="new or empty directory")
+    group = "all volumes that were captured with it, as they were at the same instant"
+    parser.add_argument("--group", action="store_true", help=group)
+    for flag, what in (("owner", "owners and groups"), ("xattrs", "extended attributes")):
+        parser.add_argument(f"--no-{flag}", action="store_true", help=f"without {what}")
 
 
-def resolve(client: Client, name: str, reference: str | None) -> Json:
-    """The snapshot that the reference names; the newest `crash` one without it."""
-    query = "" if reference is None else f"?snapshot={quote(reference, safe='')}"
-    return cast("Json", client.get(volume_path(name, "resolve") + query))
+def run(arguments: argparse.Namespace) -> int:
+    """Restore a snapshot, or all volumes of its group, into a directory.
+
+    Raises IncompleteError, after all is shown, when the target refused some of it.
+    """
+    check_name(split_reference(arguments.volume)[0])
+    wanted = Wanted(
+        owner=not arguments.no_owner,
+        xattrs=not arguments.no_xattrs,
+        # As a shell completes the name of a directory.
+        paths=tuple(check_path(path.rstrip("/")) for path in arguments.paths),
+    )
+    client = connect(arguments)
+    try:
+        act = restore_group if arguments.group else restore
+        result = act(client, arguments.volume, arguments.to, wanted)
+    finally:
+        client.close()
+    if arguments.json:
+        output.print_json(result)
+    else:
+        _show(result)
+    _judge(result)
+    return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +102,7 @@ def restore_group(client: Client, volume: str, path: str, wanted: Wanted) -> Jso
     if wanted.paths:
         raise InvalidInputError("paths are those of one volume; restore them without --group")
     target = check_target(path)
-    query = "" if reference is None else f"?snapshot={quote(reference, safe='')}"
-    found = cast("list[Json]", client.get(volume_path(name, "group") + query))
+    found = cast("list[Json]", client.get(volume_path(name, "group") + query(reference)))
     began = clock.monotonic()
     members: list[Json] = []
     with opened(target) as directory:
@@ -156,7 +183,7 @@ def _replay(
     return {"files": done.files, "bytes": done.bytes, "refused": refused}
 
 
-def judge(result: Json) -> None:
+def _judge(result: Json) -> None:
     """IncompleteError when the target refused something."""
     counts: Counter[str] = Counter()
     for each in cast("list[Json]", result.get("members", [result])):
@@ -166,11 +193,11 @@ def judge(result: Json) -> None:
         raise IncompleteError(f"restored, but {result['to']} refused some of it ({what})")
 
 
-def show(result: Json) -> None:
+def _show(result: Json) -> None:
     """Say in one line for each volume what was restored."""
     if "members" in result:
         for member in cast("list[Json]", result["members"]):
-            show({**member, "seconds": result["seconds"]})
+            _show({**member, "seconds": result["seconds"]})
         return
     snapshot = cast("Json", result["snapshot"])
     note = "; it is fuzzy: not one instant" if snapshot["consistency"] == "fuzzy" else ""
@@ -185,3 +212,6 @@ def show(result: Json) -> None:
             ("refused", "path", "why"),
             [[each["what"], each["path"], each["problem"]] for each in refused],
         )
+
+
+COMMAND = Command("restore", "write a snapshot's files into a directory", run, add_arguments)

@@ -1,4 +1,4 @@
-"""`diffkeeper set` and `rename`: what is changed of a volume that is there."""
+"""`diffkeeper set`: options of a volume that is there."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 from diffkeeper.cli import output
 from diffkeeper.cli.client import volume_path
+from diffkeeper.cli.command import Command, add_volume
 from diffkeeper.cli.connection import ask
 from diffkeeper.errors import InvalidInputError
 from diffkeeper.volumes.options import check_name
@@ -16,7 +17,14 @@ if TYPE_CHECKING:
     from diffkeeper.volumes.views import Json
 
 
-def set_options(arguments: argparse.Namespace) -> int:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The volume and its options."""
+    add_volume(parser)
+    form = "such as interval=5s; without a value the default"
+    parser.add_argument("options", metavar="OPTION=VALUE", nargs="+", help=form)
+
+
+def run(arguments: argparse.Namespace) -> int:
     """Set options of a volume; an empty value is the default."""
     name = check_name(arguments.volume)
     given: dict[str, str | None] = {}
@@ -36,12 +44,4 @@ def set_options(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def rename(arguments: argparse.Namespace) -> int:
-    """Give a volume another name."""
-    name, target = check_name(arguments.volume), check_name(arguments.to)
-    found = cast("Json", ask(arguments, "POST", volume_path(name, "rename"), {"as": target}))
-    if arguments.json:
-        output.print_json(found)
-    else:
-        output.print_line(f"{name} is {found['name']} now")
-    return 0
+COMMAND = Command("set", "change options of a volume", run, add_arguments)

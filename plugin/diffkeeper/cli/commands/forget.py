@@ -1,0 +1,47 @@
+"""`diffkeeper forget`: snapshots of one volume let go, all that are named or none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from diffkeeper.cli import output
+from diffkeeper.cli.client import volume_path
+from diffkeeper.cli.command import Command
+from diffkeeper.cli.connection import ask
+from diffkeeper.cli.figures import ranges
+from diffkeeper.cli.reference import split_reference
+from diffkeeper.errors import InvalidInputError
+from diffkeeper.volumes.options import check_name
+
+if TYPE_CHECKING:
+    import argparse
+
+    from diffkeeper.volumes.views import Json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The snapshots."""
+    parser.add_argument("snapshots", metavar="VOLUME@SNAPSHOT", nargs="+")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Forget snapshots of one volume, all of them or none."""
+    chosen = [split_reference(text) for text in arguments.snapshots]
+    names = {name for name, _ in chosen}
+    if len(names) > 1:
+        raise InvalidInputError("name snapshots of one volume; nothing was forgotten")
+    references = [reference for _, reference in chosen if reference is not None]
+    if len(references) < len(chosen):
+        raise InvalidInputError("say which snapshots: VOLUME@SNAPSHOT; nothing was forgotten")
+    name = check_name(names.pop())
+    message = {"snapshots": references}
+    done = cast("Json", ask(arguments, "POST", volume_path(name, "forget"), message))
+    if arguments.json:
+        output.print_json(done)
+    else:
+        seqs = cast("list[int]", done["forgotten"])
+        output.print_line(f"forgot {len(seqs)} snapshots of {name}: {ranges(seqs)}")
+    return 0
+
+
+COMMAND = Command("forget", "forget snapshots, all that are named or none", run, add_arguments)

@@ -1,0 +1,29 @@
+"""`diffkeeper maintain`: all maintenance of the store that is due."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from diffkeeper.cli.command import Command
+from diffkeeper.cli.figures import run_and_show
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """A flag that says what is done anyway."""
+    parser.add_argument("--now", action="store_true", help="at once, which is the default")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do all maintenance that is due; returns when it is done."""
+    return run_and_show(arguments, "/v1/maintain", "maintaining the store")
+
+
+COMMAND = Command(
+    "maintain",
+    "do all maintenance of the store that is due, and say what was done",
+    run,
+    add_arguments,
+)

@@ -1,0 +1,57 @@
+"""Numbers and nested objects as a person reads them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, cast
+
+from diffkeeper.cli import output
+from diffkeeper.cli.connection import ask
+from diffkeeper.volumes.options import format_size
+
+if TYPE_CHECKING:
+    import argparse
+
+    from diffkeeper.volumes.views import Json
+
+RANGES_SHOWN_MAX: Final = 20
+
+
+def run_and_show(arguments: argparse.Namespace, path: str, doing: str) -> int:
+    """For a command that has the daemon do something, and shows the figures that come back."""
+    with output.waiting(doing):
+        found = cast("Json", ask(arguments, "POST", path, {}))
+    if arguments.json:
+        output.print_json(found)
+    else:
+        output.print_table(("figure", "value"), [figure(*item) for item in found.items()])
+    return 0
+
+
+def figure(name: str, value: object) -> tuple[str, str]:
+    """One of them as a row; a number of bytes with its unit."""
+    if name.endswith("_bytes") and isinstance(value, int):
+        return name.removesuffix("_bytes"), format_size(value)
+    return name, str(value)
+
+
+def flatten(value: Json, prefix: str = "") -> list[tuple[str, object]]:
+    """Nested objects as `outer.inner` rows."""
+    rows: list[tuple[str, object]] = []
+    for key, inner in value.items():
+        if isinstance(inner, dict) and inner:
+            rows += flatten(inner, f"{prefix}{key}.")
+        else:
+            rows.append((prefix + key, "-" if inner in ("", None, {}, []) else inner))
+    return rows
+
+
+def ranges(numbers: list[int]) -> str:
+    """Rising numbers as `1-3,5`, cut short after some."""
+    found: list[list[int]] = []
+    for number in numbers:
+        if found and found[-1][1] == number - 1:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    texts = [str(a) if a == b else f"{a}-{b}" for a, b in found[:RANGES_SHOWN_MAX]]
+    return ",".join(texts + ["…"] * (len(found) > RANGES_SHOWN_MAX)) or "-"
