@@ -1,1 +1,1 @@
-"""Commands for a person or a script, talking to the running daemon over its socket."""
+"""Commands for a person or a script; they talk to the running daemon over its socket."""

@@ -1,4 +1,4 @@
-"""HTTP over the daemon's Unix socket, with the daemon's errors raised as what they were."""
+"""HTTP over the daemon's Unix socket; the daemon's errors are raised as the same exceptions."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Client:
         self._connection = _Connection(path, seconds_max)
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         self._connection.close()
 
     def get(self, path: str) -> object:
@@ -61,7 +61,7 @@ class Client:
         return self.call("GET", path, None)
 
     def call(self, method: str, path: str, message: object) -> object:
-        """Send `message` as JSON (nothing if None); the JSON value that comes back."""
+        """Send `message` as JSON (no body if None); the JSON value of the answer."""
         body = self.exchange(method, path, message)
         try:
             return json.loads(body)
@@ -69,12 +69,12 @@ class Client:
             raise UnavailableError(f"{self.path} does not speak DiffKeeper's API") from error
 
     def exchange(self, method: str, path: str, message: object) -> bytes:
-        """As `call`, but the answer's bytes as they are."""
+        """As `call`, but returns the answer's bytes."""
         body = None if message is None else json.dumps(message).encode("ascii")
         return self._answer(method, path, lambda c: c.request(method, path, body=body))
 
     def upload(self, path: str, pieces: Iterator[bytes]) -> object:
-        """POST a body of any length; ends early when the daemon has answered before all is sent."""
+        """POST a body of any length; stops early if the daemon answers before all is sent."""
 
         def send(connection: http.client.HTTPConnection) -> None:
             connection.putrequest("POST", path)
@@ -115,7 +115,9 @@ class Client:
 
 
 def as_error(answer: bytes, otherwise: str) -> DiffKeeperError:
-    """The exception that an error answer stands for; a plain one with `otherwise` if unreadable."""
+    """The exception that an error answer stands for; a general one with `otherwise` if
+    unreadable.
+    """
     try:
         message: object = json.loads(answer)
     except ValueError:

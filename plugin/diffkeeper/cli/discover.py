@@ -1,4 +1,4 @@
-"""Finding the running daemon's socket without being told."""
+"""Finds the running daemon's socket if none is given."""
 
 from __future__ import annotations
 

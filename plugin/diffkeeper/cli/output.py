@@ -1,7 +1,4 @@
-"""What the reader sees: tables on a terminal, plain columns in a pipe, JSON on request.
-
-What draws on terminals is imported where something is drawn: it takes longer than most commands.
-"""
+"""Output of commands: tables on a terminal, plain columns in a pipe, JSON on request."""
 
 from __future__ import annotations
 
@@ -41,7 +38,7 @@ def print_line(text: str) -> None:
 
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table on a terminal; aligned columns, complete and without frames, anywhere else."""
+    """A table on a terminal; aligned columns without frames or cuts anywhere else."""
     texts = [[printable(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
         from rich.console import Console
@@ -62,7 +59,7 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
 
 @contextmanager
 def waiting(text: str) -> Iterator[None]:
-    """A spinner on standard error while something without measurable progress runs."""
+    """A spinner on standard error while something without progress runs."""
     from rich.console import Console
     from rich.text import Text
 
@@ -72,8 +69,9 @@ def waiting(text: str) -> Iterator[None]:
 
 @contextmanager
 def progress_bar(text: str, total_bytes: int) -> Iterator[Callable[..., None]]:
-    """A bar on standard error if that is a terminal; yields what takes the bytes done so far, and
-    objects, if those are counted. A total of 0 is one that is not known."""
+    """A progress bar on standard error if that is a terminal; yields a function for the bytes done
+    so far, and the objects if those are counted. A total of 0 means unknown.
+    """
     from rich import progress as bars
     from rich.console import Console
 
@@ -95,7 +93,7 @@ def progress_bar(text: str, total_bytes: int) -> Iterator[Callable[..., None]]:
 
 
 def discard_output() -> None:
-    """Send what is still buffered nowhere: the reader of the pipe has gone."""
+    """Discard what is still buffered: the reader of the pipe has gone."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, sys.stdout.fileno())
     os.close(null)

@@ -1,4 +1,4 @@
-"""Objects of the store, fetched through the daemon's socket and checked against their hashes here.
+"""Objects of the store, fetched through the daemon's socket and checked against their hashes.
 
 So a restore needs no access to the plugin's files, and the plugin none to the target.
 """
@@ -33,7 +33,7 @@ class RemoteObjects:
         self._clients: list[Client] = []
 
     def close(self) -> None:
-        """End every connection."""
+        """Close every connection."""
         for client in self._clients:
             client.close()
 
@@ -56,13 +56,13 @@ class RemoteObjects:
         return [plain for _, plain in found]
 
     def stored_chunks(self, digests: list[bytes]) -> list[bytes]:
-        """Chunks as they were sent, in order, checked; raises CorruptionError, NotFoundError."""
+        """Chunks in stored encoding, in order, checked; raises CorruptionError, NotFoundError."""
         return [stored for stored, _ in self._fetch(ObjectKind.CHUNK, digests, CHUNKS_PER_REQUEST)]
 
     def _fetch(
         self, kind: ObjectKind, digests: list[bytes], batch_max: int
     ) -> Iterator[tuple[bytes, bytes]]:
-        """(as it was sent, plain bytes) of each object, in order."""
+        """(stored encoding, plain bytes) of each object, in order."""
         for start in range(0, len(digests), batch_max):
             batch = digests[start : start + batch_max]
             message = {"objects": [[kind, digest.hex()] for digest in batch]}

@@ -1,7 +1,7 @@
-"""Where a command writes.
+"""The directory that a command writes to.
 
-Other users may write there, too, and may put links into the way at any moment. So a path is walked
-once, and from then on there are descriptors only.
+Other users may write there, too, and may put links into the path at any moment. So a path is walked
+once, and from then on only descriptors are used.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ STANDARD = "-"  # standard output, or input, in place of a file
 
 def check_target(path: str) -> str:
     """The absolute path of a target that doesn't exist or is an empty directory; its parent must
-    exist. Nothing is made yet. Raises ConflictError, InvalidInputError.
+    exist. Creates nothing. Raises ConflictError, InvalidInputError.
     """
     target = os.path.abspath(path)
     try:
@@ -43,10 +43,10 @@ def check_target(path: str) -> str:
 
 @contextlib.contextmanager
 def opened(path: str) -> Iterator[int]:
-    """A descriptor of the empty directory at an absolute path, made with mode 0700 unless there.
+    """A descriptor of the empty directory at an absolute path, created with mode 0700 if needed.
 
-    What takes its place meanwhile is not written to. ConflictError when it is not empty or is a
-    link, InvalidInputError when it cannot be reached.
+    If something replaces it meanwhile, that is not written to. ConflictError when it is not empty
+    or is a link, InvalidInputError when it cannot be reached.
     """
     with parent(path) as above, opened_in(above, path) as directory:
         yield directory

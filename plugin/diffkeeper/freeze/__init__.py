@@ -1,1 +1,1 @@
-"""Who writes to a volume, and how to stop them: survey, cgroup freezer, guard, journal."""
+"""Who writes to a volume, and how to freeze them: survey, cgroup freezer, guard, journal."""

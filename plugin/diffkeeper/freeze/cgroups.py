@@ -1,8 +1,8 @@
-"""One freezable cgroup (v1 freezer or v2), and the way from a process to its cgroup's directory.
+"""One freezable cgroup (v1 freezer or v2), and the mapping from a process to its cgroup.
 
-Both versions freeze hierarchically, and both tell what somebody asked of this very cgroup
-(`freezer.self_freezing`, `cgroup.freeze`) apart from what it has reached (`freezer.state`,
-`cgroup.events`), so that a pause made by a user is known for what it is, also on an ancestor.
+Both versions freeze hierarchically, and both distinguish what was requested of this very cgroup
+(`freezer.self_freezing`, `cgroup.freeze`) from what it has reached (`freezer.state`,
+`cgroup.events`), so that a user's pause is recognised, also on an ancestor.
 """
 
 from __future__ import annotations
@@ -103,15 +103,15 @@ class Cgroup:
         return self._read(self._requested).startswith(b"1")
 
     def frozen(self) -> bool:
-        """True when every process in it stands still, for whatever reason, or it is gone."""
+        """True when every process in it is frozen, for whatever reason, or it is gone."""
         return self.flavour.frozen in self._read(self._reached) or self.gone
 
     def freeze(self) -> None:
-        """Ask for the freeze; `wait_frozen` tells when it is reached."""
+        """Request the freeze; `wait_frozen` waits until it is reached."""
         self._write(self.flavour.freeze)
 
     def thaw(self) -> None:
-        """Take our request back; a cgroup below a frozen ancestor stays frozen."""
+        """Withdraw our request; a cgroup below a frozen ancestor stays frozen."""
         self._write(self.flavour.thaw)
 
     def wait_frozen(self, deadline: float) -> bool:
@@ -155,10 +155,10 @@ class Hierarchy:
         self._bases: dict[str, str] = {}
 
     def directory(self, membership: bytes) -> tuple[str, str]:
-        """Cgroup directory from the bytes of a `/proc/PID/cgroup`, and why it can't be frozen.
+        """Cgroup directory from the content of `/proc/PID/cgroup`, and why it can't be frozen.
 
         Exactly one of the two is empty. The v1 freezer is preferred; where it is not mounted, or
-        the process sits in its root, the v2 cgroup serves.
+        the process is in its root, the v2 cgroup is used.
         """
         found = [self._resolve(mount, path) for mount, path in self._paths(membership)]
         usable = [directory for directory, reason in found if not reason]
@@ -180,9 +180,9 @@ class Hierarchy:
         return result
 
     def members(self, directory: str) -> list[int]:
-        """Processes of a cgroup without its descendants; none when it is gone or can't tell.
+        """Processes of a cgroup without its descendants; none when it is gone or unreadable.
 
-        They are numbered as our own pid namespace does it, as /proc does when `same_pids`.
+        Their numbers are those of our own pid namespace, as in /proc when `same_pids`.
         """
         try:
             with open(f"{directory}/cgroup.procs", "rb", buffering=0) as file:
@@ -191,7 +191,9 @@ class Hierarchy:
             return []
 
     def below(self, directory: str) -> Iterator[int]:
-        """Processes of a cgroup and its descendants, as far as /proc numbers them as we do."""
+        """Processes of a cgroup and its descendants, if /proc uses the numbers of our pid
+        namespace.
+        """
         if self.same_pids:
             for path, _, _ in os.walk(directory):
                 yield from self.members(path)

@@ -1,6 +1,6 @@
-"""inotify on the freezers' control files: shows that somebody else wrote one during our freeze.
+"""inotify on the freezers' control files: detects that somebody else wrote one during our freeze.
 
-An instance of its own: in a freeze nobody waits for the events of volumes.
+It has an instance of its own, so that nobody waits for the events of volumes in a freeze.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ class Watch:
         self._instance = Instance()
 
     def add(self, path: str) -> int:
-        """Watch `path` for opening and writing; the number that its events carry."""
+        """Watch `path` for opening and writing; returns the watch number in its events."""
         return self._instance.add_path(path, linux.IN_MODIFY | linux.IN_OPEN)
 
     def remove(self, watch: int) -> None:
-        """Forget a watch; the kernel may have done so before us, with the file."""
+        """Remove a watch; the kernel may already have done so, with the file."""
         self._instance.remove(watch)
 
     def drain(self) -> list[InotifyEvent]:
@@ -40,8 +40,8 @@ class Watch:
 def written_after_open(events: list[InotifyEvent]) -> set[int]:
     """Watches whose file was opened and then written, both within `events`.
 
-    We never open a control file during a freeze, so this is somebody else; and because the opening
-    lies within the events, the write comes after all that we did before them.
+    We never open a control file during a freeze, so this was somebody else; and because the opening
+    is within the events, the write came after all that we did before them.
     """
     opened: set[int] = set()
     written: set[int] = set()

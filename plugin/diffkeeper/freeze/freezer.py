@@ -1,11 +1,11 @@
-"""Stopping a set of cgroups for a bounded moment, so that nothing can leave them stopped.
+"""Freezes a set of cgroups for a bounded moment, so that nothing can leave them frozen.
 
 Order of one freeze: journal, guard armed, every cgroup told to freeze, all awaited; work; all
 thawed, guard disarmed, journal cleared. A kill of this process at any point in between makes the
-guard thaw within milliseconds; a kill of both leaves the journal, which the next start obeys. A
-cgroup that somebody else had paused before is left alone, and so is one that somebody else pauses
+guard thaw within milliseconds; a kill of both leaves the journal, from which the next start thaws.
+A cgroup that somebody else had paused before is left alone, and so is one that somebody else pauses
 during the freeze. So is one whose container has not begun yet: its runtime refuses to start what is
-frozen, and there is no program in it that writes.
+frozen, and it has no program that writes.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ _PRIORITY = 1
 
 
 class Frozen:
-    """A freeze that is being held, or was.
+    """A freeze, under way or over.
 
-    `started`: monotonic seconds just before its first write; `reached`: when all stood still;
-    `late`: cgroups that did not in time; `paused_already`: cgroups that somebody else had frozen
-    before. After the block `seconds` is how long the cgroups were held.
+    `started`: monotonic seconds just before its first write; `reached`: when all were frozen;
+    `late`: cgroups that did not freeze in time; `paused_already`: cgroups that somebody else had
+    frozen before. After the block, `seconds` is how long the cgroups were frozen.
     """
 
     def __init__(self, cgroups: Sequence[Cgroup], paused: Sequence[Cgroup], limit: float) -> None:
@@ -62,7 +62,7 @@ class Frozen:
 
     @property
     def expired(self) -> bool:
-        """True when something ran before its time: the moment is not one instant then.
+        """True when a process ran too early: then the copy is not of one instant.
 
         The guard may have thawed at the limit, or somebody else resumed a cgroup. Inside the block
         it is the answer up to now (about 10 microseconds per cgroup), afterwards the final one.
@@ -73,7 +73,7 @@ class Frozen:
         return late or not all(cgroup.requested() or cgroup.gone for cgroup in self._cgroups)
 
     def end(self, foreign: bool) -> None:
-        """Settle `expired` before the thaw; `foreign`: somebody else wrote to a freezer."""
+        """Determine `expired` before the thaw; `foreign`: somebody else wrote to a freezer."""
         try:
             self._ended = self.expired or foreign
         except FreezeError:
@@ -104,18 +104,18 @@ class Freezer:
 
     @property
     def guard_pid(self) -> int:
-        """Number of the guard process; 0 while there is none."""
+        """Process id of the guard; 0 if there is none."""
         return self._guard.pid
 
     @property
     def guard_stays(self) -> bool:
-        """Whether the guard is kept in memory, so that it is on time while others are swapped."""
+        """Whether the guard's memory is locked, so that it is on time while others are swapped."""
         return self._guard.stays
 
     def start(self) -> list[str]:
-        """Thaw what the journal names, start the guard; what was thawed.
+        """Thaw what the journal names, start the guard; returns what was thawed.
 
-        Raises FreezeError when guard or journal can't be had: `frozen` would refuse to work then.
+        Raises FreezeError without guard or journal: `frozen` would refuse to work then.
         """
         with self._lock:
             thawed = thaw_journal(self._journal_path, self._cgroup_root)
@@ -130,7 +130,7 @@ class Freezer:
             return thawed
 
     def stop(self) -> None:
-        """End the guard and release all descriptors; waits for a freeze under way to end."""
+        """End the guard and close all descriptors; waits for a freeze under way to end."""
         with self._lock:
             self._guard.stop()
             for directory in list(self._cached):
@@ -144,13 +144,13 @@ class Freezer:
 
     @contextlib.contextmanager
     def frozen(self, cgroups: Sequence[str], limit_seconds: float) -> Iterator[Frozen]:
-        """Hold the cgroups (directories, as the survey names them) frozen for the block.
+        """Freeze the cgroups (directories, as the survey names them) for the block.
 
-        Only the topmost ones are written to; those that are gone, or are without a program yet, are
-        skipped. Raises FreezeError, with everything thawed again, when one is not frozen within
-        `limit_seconds` or must not be, or is let alone for a while because it did not freeze
-        before. The limit counts from the first freeze, not from the wait for another freeze to end,
-        or for a moment at which all may run that have a quota of CPU.
+        Only the topmost ones are written to; those that are gone, or have no program yet, are
+        skipped. Raises FreezeError, with everything thawed again, when a cgroup is not frozen
+        within `limit_seconds`, must not be frozen, or is skipped for a while because it did not
+        freeze before. The limit counts from the first write, and does not include waiting for
+        another freeze, or for a period of a CPU quota.
         """
         with self._lock:
             self._stuck.check(topmost(cgroups))
@@ -177,7 +177,9 @@ class Freezer:
                 raise self._told(frozen, error) from error
 
     def _told(self, frozen: Frozen, error: FreezeError) -> FreezeError:
-        """The error, with who did not freeze: all run again, but he sleeps on where he did."""
+        """The error, naming who did not freeze: everything runs again, but that task still
+        sleeps.
+        """
         named = [
             self._stuck.failed(c.directory, self._hierarchy.below(c.directory), frozen.seconds)
             for c in frozen.late
@@ -224,7 +226,7 @@ class Freezer:
             raise FreezeError(f"not thawed: {'; '.join(failures)}")
 
     def _thaw(self, cgroup: Cgroup) -> list[str]:
-        """Thaw one; why that failed, or nothing."""
+        """Thaw a cgroup; why that failed, or ""."""
         try:
             cgroup.thaw()
         except FreezeError as error:
@@ -233,7 +235,7 @@ class Freezer:
         return []
 
     def _retry_thaws(self) -> None:
-        """Try again to thaw what could not be: by its name, as guard and next start do."""
+        """Try again to thaw what could not be thawed: by its path, as guard and next start do."""
         for directory in list(self._owed):
             with contextlib.suppress(FreezeError):
                 thaw_by_name(directory)
@@ -241,10 +243,10 @@ class Freezer:
 
     @contextlib.contextmanager
     def _hurry(self) -> Iterator[None]:
-        """Run this thread ahead of all ordinary ones, where we may: others wait for it, frozen.
+        """Run this thread with real-time priority, if allowed: others are frozen until it is done.
 
-        On a busy machine this shortens the freeze several times, for it lasts as long as we take to
-        be scheduled. Its own limit bounds what it takes from others.
+        On a busy machine this makes the freeze several times shorter, for it lasts until this
+        thread is scheduled. Its own limit bounds what it takes from others.
         """
         policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
         try:
@@ -271,7 +273,9 @@ class Freezer:
             raise
 
     def _record(self, deadline: float, files: dict[str, str]) -> None:
-        """Journal and arm the guard for these cgroups (to control files), and for what is owed."""
+        """Journal these cgroups (to control files), and those whose thaw failed, and arm the
+        guard.
+        """
         assert self._journal is not None  # noqa: S101  # `frozen` checks it
         owed = {d: path for d in self._owed if (path := control_path(d))}
         files = {**owed, **files}
@@ -288,7 +292,7 @@ class Freezer:
         self._journal.clear()
 
     def _refuse_own(self, cgroups: list[Cgroup]) -> None:
-        """The guard lives in our cgroup, wherever we are moved: whoever freezes it never thaws."""
+        """Raises FreezeError for the guard's own cgroup: a frozen guard never thaws."""
         own = self._hierarchy.own(self._guard.pid)
         for cgroup in cgroups:
             if cgroup.directory in own:
@@ -327,7 +331,7 @@ class Freezer:
         return cgroup
 
     def _has_begun(self, cgroup: Cgroup) -> bool:
-        """Whether a program runs in it; once one did, there is one until the cgroup ends."""
+        """Whether a program of the container runs in it; once one did, that is remembered."""
         cached = self._cached[cgroup.directory]
         cached.begun = cached.begun or not all(
             processes.is_runtimes(self._proc_root, pid)
@@ -352,9 +356,9 @@ class _Cached:
 
 @contextlib.contextmanager
 def _uncollected() -> Iterator[None]:
-    """Keep the cycle collector from running meanwhile: it would stop all threads for 20 ms.
+    """Disable the cycle collector for the block: it would stop all threads for 20 ms.
 
-    Freezes take turns, so nobody else switches it.
+    There is one freeze at a time, so nobody else switches it.
     """
     enabled = gc.isenabled()
     gc.disable()

@@ -1,4 +1,4 @@
-"""The parent's side of the guard process."""
+"""The daemon's side of the guard process."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "guard_main.
 class Guard:
     """One guard process. Not thread-safe; a dead guard is replaced by `ensure`.
 
-    An arm message needs no answer: once it lies in the socket, it outlives us.
+    An arm message needs no answer: once it is in the socket, it outlives us.
     """
 
     def __init__(self) -> None:
         self.pid = 0
-        self.stays = False  # in memory, whatever is swapped out
+        self.stays = False  # its memory is locked
         self._channel: socket.socket | None = None
 
     def ensure(self) -> None:
@@ -56,10 +56,11 @@ class Guard:
             raise
 
     def arm(self, deadline: float, journal: str, record: bytes, files: Sequence[str]) -> None:
-        """Thaw `files` at the monotonic `deadline`, or when we die; replaces what was armed.
+        """Have `files` thawed at the monotonic `deadline`, or when we die; replaces an earlier
+        call.
 
-        `record` is the head of the journal that belongs to this freeze. Raises FreezeError when
-        the guard takes no messages: then nothing may be frozen.
+        `record` is the head of the journal record of this freeze. Raises FreezeError when the guard
+        accepts no messages: then nothing may be frozen.
         """
         fields = ["arm", str(int(deadline * 1e6)), journal, record.hex(), *files]
         message = b"\0".join(map(os.fsencode, fields)) + b"\0\0"
@@ -75,14 +76,14 @@ class Guard:
                 raise FreezeError(f"the freeze guard takes no messages: {error}") from error
 
     def disarm(self) -> None:
-        """Forget what is armed. A dead guard is stopped for good; `ensure` replaces it."""
+        """Cancel what is armed. A dead guard is reaped; `ensure` replaces it."""
         try:
             self._send(b"disarm\0\0")
         except OSError:
             self.stop()
 
     def stop(self) -> None:
-        """End the guard and reap it; anything armed is thawed by it unless it is dead."""
+        """End the guard and reap it; it thaws what is armed unless it is dead."""
         if self._channel is not None:
             self._channel.close()
             self._channel = None
@@ -103,7 +104,7 @@ class Guard:
 
 
 def _spawn(channel: int) -> int:
-    """Start the program with `channel` as descriptor 0, deaf to signals that end a whole group."""
+    """Start the program with `channel` as descriptor 0, ignoring signals to the process group."""
     return os.posix_spawn(
         sys.executable,
         [sys.executable, "-I", "-S", _PROGRAM],
@@ -115,7 +116,7 @@ def _spawn(channel: int) -> int:
 
 
 def _reap(pid: int) -> None:
-    """Wait for the end that follows the closed channel; a guard that hangs is killed."""
+    """Wait for its end after the channel was closed; a guard that hangs is killed."""
     if _wait(pid, os.WNOHANG):
         return
     descriptor = os.pidfd_open(pid)
@@ -128,7 +129,7 @@ def _reap(pid: int) -> None:
 
 
 def _wait(pid: int, options: int) -> bool:
-    """True when the guard has ended, also when somebody else has reaped it."""
+    """True when the guard has ended, also when another thread has reaped it."""
     try:
         return os.waitpid(pid, options)[0] != 0
     except ChildProcessError:

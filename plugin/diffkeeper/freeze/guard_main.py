@@ -22,7 +22,9 @@ RETRY_MICROSECONDS = 1_000_000
 
 
 def thaw(files: list[bytes]) -> list[bytes]:
-    """Thaw every file's cgroup; one that has vanished needs nothing. Those that failed."""
+    """Thaw the cgroup of every file; a cgroup that is gone needs nothing. Returns those that
+    failed.
+    """
     failed = []
     for path in files:
         try:
@@ -74,24 +76,26 @@ def receive() -> bytes:
 
 
 def hurry() -> None:
-    """Run ahead even of the parent's freeze, where we may; ordinary priority does otherwise."""
+    """Get a higher priority than the daemon's in a freeze, if allowed; otherwise continue
+    without.
+    """
     try:
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(2))
     except PermissionError:
-        return  # Without CAP_SYS_NICE; the parent tells of it as its own `urgent`.
+        return  # Without CAP_SYS_NICE; the daemon reports that as its own `urgent`.
 
 
 def stay() -> bool:
-    """Keep this program in memory, so that its thaw waits for no disk; whether that is allowed.
+    """Lock this program in memory, so that its thaw waits for no disk; returns whether that worked.
 
-    What it has now (some 13 MB, which takes CAP_IPC_LOCK), and not what it will: without the
-    capability more of that than RLIMIT_MEMLOCK would end it.
+    Only what is mapped now (some 13 MB, which takes CAP_IPC_LOCK), not future memory: without the
+    capability, exceeding RLIMIT_MEMLOCK would end the process.
     """
     return bool(ctypes.CDLL(None).mlockall(MCL_CURRENT) == 0)
 
 
 def serve() -> None:
-    """Obey the parent until it is gone, and thaw what is armed then."""
+    """Follow messages until the daemon is gone, and thaw what is armed then."""
     os.chdir("/")
     hurry()
     poller = select.poll()

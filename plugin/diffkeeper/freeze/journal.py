@@ -1,7 +1,7 @@
-"""The freeze journal: what to thaw at the next start, should we and the guard both be killed.
+"""The freeze journal: what to thaw at the next start, if both daemon and guard are killed.
 
-The file is written in place and never synced: a page cache outlives a killed process, and a reboot
-thaws by itself. A record that is torn fails its checksum, and proves that the freeze it announces
+The file is written in place and never synced: the page cache outlives a killed process, and a
+reboot thaws by itself. A torn record fails its checksum, which proves that the freeze it announces
 had not begun. Its blocks stay allocated, so that a full disk does not stop the next freeze.
 
     offset  size  field
@@ -46,7 +46,8 @@ class FreezeJournal:
             os.pwrite(self._descriptor, bytes(_PREALLOCATED_BYTES), 0)
 
     def write(self, directories: Sequence[str]) -> bytes:
-        """Announce the freeze of `directories`; the record's head, which the guard clears by.
+        """Announce the freeze of `directories`; returns the record's head, which the guard clears
+        by.
 
         Raises FreezeError when it can't be written: then nothing may be frozen.
         """
@@ -81,7 +82,7 @@ class FreezeJournal:
 
 
 def thaw_journal(journal_path: str, cgroup_root: str) -> list[str]:
-    """Thaw what a killed daemon left frozen, and clear its journal; the directories thawed.
+    """Thaw what a killed daemon left frozen, and clear its journal; returns the directories.
 
     No journal, or a torn one, means that nothing is frozen. Raises CorruptionError when a record
     leads out of `cgroup_root`, FreezeError when the kernel refuses to thaw.

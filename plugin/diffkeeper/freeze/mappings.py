@@ -1,4 +1,4 @@
-"""Shared writable mappings of processes: stores through them may leave no trace to see."""
+"""Shared writable mappings of processes: stores through them may leave no trace."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ _LINE = re.compile(
 
 @dataclass(slots=True)
 class Mappings:
-    """`inodes`: what is mapped of one file system; `rings`: processes with asynchronous I/O;
-    `foreign`: files of other file systems, which may be overlays of it.
+    """`inodes`: files of one file system that are mapped; `rings`: processes with asynchronous I/O;
+    `foreign`: mapped files of other file systems, which may be overlays of it.
     """
 
     inodes: set[int] = field(default_factory=set)
@@ -59,10 +59,11 @@ class MappingScanner:
         self.by_query = True
 
     def scan(self, pids: Iterable[int], dev: str, *, writable: bool = True) -> Mappings:
-        """Mappings of `pids` on the file system `dev` ("major:minor"); vanished ones have none.
+        """Mappings of `pids` on the file system `dev` ("major:minor"); none for processes that
+        ended.
 
-        writable: only those that need no mprotect(2) to be stored to. Raises UnsupportedError when
-        we may not look.
+        writable: only those that can be stored to without mprotect(2). Raises UnsupportedError
+        without permission.
         """
         major, minor = map(int, dev.split(":"))
         mapped = Mappings()
@@ -73,17 +74,17 @@ class MappingScanner:
                 elif name.startswith((b"/[aio]", b"anon_inode:[io_uring]")):
                     mapped.rings.add(pid)
                 elif device[0] == 0 and name.startswith(b"/"):
-                    # No disk's: an overlay's, or of memory.
+                    # of no disk: an overlay, or memory
                     mapped.foreign.add((pid, f"{device[0]}:{device[1]}", name))
         return mapped
 
     def everything(self, pid: int) -> set[tuple[str, int]]:
-        """Device ("major:minor") and inode number of all that a process may store to so."""
+        """Device ("major:minor") and inode number of every file that a process may store to."""
         found = self._of(pid, writable=True)
         return {(f"{major}:{minor}", inode) for (major, minor), inode, _ in found if inode}
 
     def _of(self, pid: int, *, writable: bool) -> list[_Mapping]:
-        """Those of a process; none when it is ending."""
+        """The mappings of a process; none when it is exiting."""
         for directory in directories(self._proc_root, pid):
             try:
                 maps = os.open(f"{directory}/maps", os.O_RDONLY | os.O_CLOEXEC)
@@ -96,7 +97,7 @@ class MappingScanner:
         return []
 
     def _mappings(self, maps: int, writable: bool) -> list[_Mapping]:
-        """All of one `maps`; ProcessLookupError when what it tells of has ended."""
+        """All mappings of one `maps` file; ProcessLookupError when its process has ended."""
         if self.by_query:
             try:
                 return self._query(maps, _QUERY_FLAGS | _WRITABLE if writable else _QUERY_FLAGS)
@@ -139,7 +140,8 @@ class MappingScanner:
             except FileNotFoundError:
                 return None
             except OSError as error:
-                # A path that is too long for a name is no ring's; the rest is told without it.
+                # A path that is too long for the name is no ring's; everything else is returned
+                # without it.
                 if error.errno != errno.ENAMETOOLONG:
                     raise
                 continue

@@ -1,10 +1,10 @@
-"""The host's mount namespaces and what each has mounted, kept up to date at little cost.
+"""The host's mount namespaces and the mounts of each, kept up to date at little cost.
 
-A process is known by its number and the inode number of its directory in /proc, which another
-process of the same number doesn't share. One that has been seen for a while is asked for its
-namespace only now and then, and so is a namespace for its mounts while no new process is in it. No
-descriptor is kept: one on a mountinfo would tell of changes, and would hold all mounts of the
-namespace, other volumes among them, busy after its container is gone.
+A process is identified by its number and the inode number of its directory in /proc, which another
+process of the same number does not share. The namespace of a process that is known for a while is
+read again only from time to time, and so are the mounts of a namespace while no new process is in
+it. No descriptor is kept open: one on a mountinfo would report changes, and would keep all mounts
+of the namespace, those of other volumes too, busy after its container is gone.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ class MountTable:
 
     @cached_property
     def places(self) -> frozenset[MountPlace]:
-        """Where all of them are, as far as the process sees that."""
+        """The places of all mounts, as far as the process sees them."""
         places = map(self.place, self._by_id.values())
         return frozenset(place for place in places if place is not None)
 
     def within(self, mount: mountinfo.Mount) -> bool:
-        """Whether the way to a mount leads over file systems alone that need no other process."""
+        """Whether the path to a mount leads only over file systems that need no other process."""
         at = self._by_id.get(mount.parent)
         while at is not None and at.fs_type in _LOCAL:
             if at.point == "/":
@@ -71,7 +71,7 @@ class MountTable:
         return False
 
     def place(self, mount: mountinfo.Mount) -> MountPlace | None:
-        """Where the mount is; None when what it is mounted on is out of the process's sight."""
+        """Place of the mount; None when what it is mounted on is out of the process's sight."""
         parent = self._by_id.get(mount.parent)
         if parent is None:
             return None
@@ -80,7 +80,7 @@ class MountTable:
 
 
 class View:
-    """What one mount namespace has mounted, as each of its members with a root of its own sees."""
+    """The mounts of one mount namespace, as seen by each of its members with a root of its own."""
 
     def __init__(self, tables: list[MountTable], witness: _Key, first: float, now: float) -> None:
         self.members: frozenset[_Key] = frozenset()
@@ -101,7 +101,7 @@ class Namespaces:
         self._hosts: dict[int | str, tuple[bytes, MountTable]] = {}
 
     def views(self, afresh: bool) -> Iterator[tuple[View, list[int]]]:
-        """Each namespace with its processes; `afresh` asks all of them for their mounts again."""
+        """Each namespace with its processes; `afresh` reads the mounts of all of them again."""
         now = clock.monotonic()
         known, self._views = self._views, {}
         for namespace, members in self._groups(now).items():
@@ -115,11 +115,11 @@ class Namespaces:
             yield view, [pid for pid, _ in members]
 
     def table(self, pid: int | str) -> MountTable:
-        """What a process sees mounted; nothing when it is ending, for it writes no more."""
+        """The mounts that a process sees; none when it is exiting, for it writes no more."""
         return MountTable(mountinfo.parse(self._mountinfo(pid)))
 
     def host_tables(self) -> list[MountTable]:
-        """The same of process 1, and of us; made anew only where it has changed."""
+        """The mounts of process 1 and of this process; parsed again only if they changed."""
         for pid in (1, "self"):
             text = self._mountinfo(pid)
             if pid not in self._hosts or self._hosts[pid][0] != text:
@@ -138,7 +138,7 @@ class Namespaces:
         return groups
 
     def _refresh(self, now: float) -> dict[_Key, _Process]:
-        """All processes, with namespaces that are fresh enough."""
+        """All processes, with namespaces that are recent enough."""
         old, current = self._processes, {}
         with os.scandir(self._proc_root) as entries:
             for entry in entries:
@@ -160,7 +160,9 @@ class Namespaces:
         return next(filter(None, found), "")
 
     def _look(self, members: list[_Key], first: float, now: float) -> View:
-        """The mounts of a namespace. A process that has changed its root sees only those below."""
+        """The mounts of a namespace. A process that has changed its root sees only those below
+        it.
+        """
         roots: dict[str, _Key] = {}
         for key in members:
             root = self._root(key[0])
@@ -179,6 +181,8 @@ class Namespaces:
 
 
 def _due(first: float, now: float, number: int) -> float:
-    """When to ask again: at the next look for a new one, seldom and spread out for an old one."""
+    """When to read it again: at the next survey for a new process, seldom and at different times
+    for an old one.
+    """
     trusted = limits.SURVEY_TRUST_SECONDS
     return now if now - first < trusted else now + trusted * (1 + number % _JITTER / _JITTER)

@@ -1,8 +1,9 @@
-"""Who could write to several volumes, and writes to none, such as a monitor or a backup.
+"""Processes that could write to several volumes, and write to none, such as a monitor or a backup.
 
-A mount namespace that has several volumes mounted for writing makes one group of them, and its
-processes are frozen for each. One from which nothing was written for a while, through none of those
-mounts, counts as if they were read-only, until it writes. What cannot be told counts as a write.
+A mount namespace with several volumes mounted for writing makes one group of them, and its
+processes are frozen for each. A namespace from which nothing was written for a while, through any
+of those mounts, counts as if they were read-only, until it writes. When in doubt it counts as a
+writer.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ if TYPE_CHECKING:
     from diffkeeper.fsio.mountinfo import Mount
 
 OBSERVERS_MAX = 16  # of the 128 fanotify groups that root has by default
-OBSERVER_PROCESSES_MAX = 64  # of one, which are looked at in each survey
+OBSERVER_PROCESSES_MAX = 64  # of one, which each survey checks
 
 
 @dataclass(frozen=True, slots=True)
 class Namespace:
     """A mount namespace as one pass saw it.
 
-    members: its processes, each with the inode number of its directory in /proc; witness: one
-    that sees all of it; mounts: the writable ones of volumes that the pass was for, by id;
-    several: whether they are of more than one; within: whether nothing but file systems of this
-    machine's own is met on the way to them.
+    members: its processes, each with the inode number of its directory in /proc; witness: one that
+    sees all of it; mounts: by id, the writable ones of volumes that the pass was for; several:
+    whether they belong to more than one; within: whether only file systems of this machine are on
+    the path to them.
     """
 
     members: frozenset[tuple[int, int]]
@@ -53,13 +54,14 @@ class _Watched:
             self.writes = None
 
     def is_as(self, found: Namespace) -> bool:
-        """Whether it is that namespace, and no mount of a volume came to it."""
+        """Whether it is that namespace, with no further mount of a volume."""
         return found.mounts.keys() <= self.mounts.keys() and bool(self.members & found.members)
 
 
 class Observers:
-    """Not thread-safe. `stores`: whether one of these processes may store unseen to a file on one
-    of these devices, or has one open for writing; UnsupportedError where that cannot be told.
+    """Watches namespaces for writes. Not thread-safe. `stores`: whether one of these processes may
+    store unseen to a file on one of these devices, or has one open for writing; UnsupportedError
+    where that cannot be found out.
     """
 
     def __init__(
@@ -70,11 +72,11 @@ class Observers:
         self._watched: dict[str, _Watched] = {}
 
     def news(self) -> bool:
-        """Whether one has written that counted as one who does not."""
+        """Whether a namespace that counted as an observer has written."""
         return any(each.writes is not None and each.writes.any() for each in self._watched.values())
 
     def without_writes(self, namespaces: Mapping[str, Namespace]) -> set[str]:
-        """Those, of all that there are, that write nothing."""
+        """Those of all namespaces that write nothing."""
         now = clock.monotonic()
         for name in self._watched.keys() - namespaces.keys():
             self._watched.pop(name).end()
@@ -105,7 +107,7 @@ class Observers:
             return True
 
     def _begin(self, found: Namespace) -> Writes | None:
-        """See writes from now on; None where that is not to be had."""
+        """Watch for writes from now on; None where that is not possible."""
         watching = sum(each.writes is not None for each in self._watched.values())
         if not found.within or watching >= OBSERVERS_MAX:
             return None

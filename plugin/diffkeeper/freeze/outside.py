@@ -1,7 +1,7 @@
-"""What all processes of the machine have mapped: looked at now and then, once for all volumes.
+"""What all processes of the machine have mapped: read from time to time, once for all volumes.
 
-Most of them belong to no container that has a volume, and are not frozen: what they store into a
-volume's file leaves no trace, and makes its snapshots no instant. Too slow for a look at each.
+Most of them belong to no container that has a volume, and are not frozen: a store of theirs into a
+volume's file leaves no trace, and makes its snapshots fuzzy. Too slow for every capture.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from diffkeeper import clock
 from diffkeeper.errors import UnsupportedError
 from diffkeeper.freeze.mappings import MappingScanner
 
-OUTSIDE_SECONDS = 30.0  # between two looks at what all processes have mapped
+OUTSIDE_SECONDS = 30.0  # between two readings of all processes' mappings
 OUTSIDE_FILES_MAX = 100_000
 
 
 class Outside:
-    """Files by device that some process may store to through a mapping. Thread safe, bounded."""
+    """Files by device that a process may store to through a mapping. Thread safe, bounded."""
 
     def __init__(self, proc_root: str = "/proc") -> None:
         self._proc_root = proc_root
@@ -29,8 +29,8 @@ class Outside:
         self._found: dict[str, dict[int, int]] = {}
 
     def mapped(self, dev: str) -> dict[int, int]:
-        """Inode numbers on `dev` ("major:minor") to a process each; the same object until all was
-        looked at again.
+        """Inode numbers on `dev` ("major:minor"), each with one process; the same object until the
+        next reading.
         """
         with self._lock:
             now = clock.monotonic()
@@ -43,7 +43,7 @@ class Outside:
         found: dict[str, dict[int, int]] = {}
         count = 0
         for pid in map(int, filter(str.isdecimal, os.listdir(self._proc_root))):
-            # Whoever may do more than we is no process that we could tell anything of.
+            # a process with more privileges than ours could not be frozen or named anyway
             with contextlib.suppress(UnsupportedError):
                 for dev, inode in self._scanner.everything(pid):
                     found.setdefault(dev, {})[inode] = pid

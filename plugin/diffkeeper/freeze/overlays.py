@@ -1,8 +1,8 @@
-"""Files of a volume that processes have mapped through an overlay, as containers in a container do.
+"""Files of a volume that are mapped through an overlay, as by containers within a container.
 
-Where the upper directory of an overlay lies in a volume, the kernel shows the mapping with the
-overlay's device, and with an inode number that need not be the file's own. So the file is found by
-its path in the overlay, below the upper directory, as a process sees it that has the volume.
+Where the upper directory of an overlay is in a volume, the kernel reports the mapping with the
+overlay's device, and with an inode number that need not be the file's own. So the file is looked up
+by its path in the overlay, below the upper directory, as seen by a process that has the volume.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from diffkeeper.fsio import linux, mountinfo
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-OVERLAID_MAX = 500  # files mapped through overlays that are looked for, of one volume at a time
+OVERLAID_MAX = 500  # files mapped through overlays that are looked up for one volume at a time
 OVERLAY_WITNESSES_MAX = 8
 
 _DELETED = b" (deleted)"
@@ -26,9 +26,9 @@ Foreign = tuple[int, str, bytes]  # process, device of the mapping, path in its 
 def upper_inodes(
     proc_root: str, found: Iterable[Foreign], witnesses: Sequence[int], device: int
 ) -> set[int]:
-    """Inode numbers of those files that lie on `device` (as in st_dev) for one of `witnesses`.
+    """Inode numbers of those files that are on `device` (as in st_dev) for one of `witnesses`.
 
-    witnesses: processes that may see the upper directory. Raises nothing for what is gone.
+    witnesses: processes that may see the upper directory. Files that are gone are skipped.
     """
     inodes: set[int] = set()
     tables: dict[int, list[mountinfo.Mount]] = {}
@@ -45,7 +45,7 @@ def upper_inodes(
 
 
 def _overlays(proc_root: str, pid: int) -> list[mountinfo.Mount]:
-    """The overlays that a process sees, the newest first; none when it is ending."""
+    """The overlays that a process sees, newest first; none when it is exiting."""
     table = mountinfo.parse(read_of(proc_root, pid, "mountinfo"))
     return [mount for mount in reversed(table) if mount.fs_type == "overlay"]
 

@@ -1,4 +1,4 @@
-"""What single processes have open."""
+"""What single processes have open, and in which state they are."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _INFO = re.compile(rb"^(mnt_id|ino):\s*(\d+)", re.MULTILINE)
 
 
 def directories(proc_root: str, pid: int | str) -> Iterator[str]:
-    """Where /proc tells of a process: its own directory, then that of another thread of it.
+    """Directories in /proc that describe a process: its own, then that of another thread.
 
-    Once its first thread has ended, the kernel tells there alone what the others still have:
-    mounts, mappings, descriptors.
+    Once its first thread has ended, mounts, mappings and descriptors of the others are only shown
+    there.
     """
     yield f"{proc_root}/{pid}"
     try:
@@ -39,7 +39,7 @@ def directories(proc_root: str, pid: int | str) -> Iterator[str]:
 
 
 def read_of(proc_root: str, pid: int | str, name: str) -> bytes:
-    """A file of a process in /proc; nothing when it is ending."""
+    """Content of a process's file in /proc; empty when it is exiting."""
     for directory in directories(proc_root, pid):
         try:
             with open(f"{directory}/{name}", "rb", buffering=0) as file:
@@ -52,9 +52,9 @@ def read_of(proc_root: str, pid: int | str, name: str) -> bytes:
 def open_for_write(proc_root: str, pids: Iterable[int], dev: str) -> set[int]:
     """Inodes on the file system `dev` ("major:minor") that one of `pids` has open for writing.
 
-    Descriptors are told by their mount, so that no file system that hangs is ever asked; only one
-    whose mount is not in the process's own mount namespace is looked at itself. A file without
-    any name left is not among them: nothing can be recorded of it.
+    The file system of a descriptor is found by its mount, so that a file system that hangs is never
+    accessed; a descriptor whose mount is not in the process's own mount namespace is stat'ed
+    itself. Files without any name left are excluded: they are not recorded.
     """
     found: set[int] = set()
     for pid in pids:
@@ -68,7 +68,7 @@ def open_for_write(proc_root: str, pids: Iterable[int], dev: str) -> set[int]:
 
 
 def _opened(path: str, dev: str) -> set[int]:
-    """The same of one process or thread; OSError when it is ending."""
+    """As `open_for_write`, for one process or thread; OSError when it is exiting."""
     found: set[int] = set()
     directory = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -85,7 +85,7 @@ def _written(directory: int, name: str, devices: dict[int, str], dev: str) -> se
     """The inode behind one descriptor if it is open for writing on `dev`, else nothing."""
     path = f"fd/{name}"
     try:
-        # The link's own owner-write bit shows how the file was opened.
+        # The write bit of the link's owner shows how the file was opened.
         if not os.lstat(path, dir_fd=directory).st_mode & stat.S_IWUSR:
             return set()
         target = os.readlink(path, dir_fd=directory)
@@ -123,9 +123,9 @@ def _slurp(path: str, directory: int) -> bytes:
 
 
 def exiting(proc_root: str, pid: int) -> bool:
-    """Whether a process has ended, or is ending: by its state, or PF_EXITING of linux/sched.h.
+    """Whether a process has ended, or is exiting: by its state, or PF_EXITING of linux/sched.h.
 
-    Its first thread may have ended before others: that is no end.
+    Its first thread may have ended before others: the process has not.
     """
     try:
         fields = _stat(proc_root, pid)
@@ -137,10 +137,10 @@ def exiting(proc_root: str, pid: int) -> bool:
 
 
 def is_runtimes(proc_root: str, pid: int) -> bool:
-    """Whether a process is still its container runtime's, and no program of the container yet.
+    """Whether a process still runs the container runtime's program, and none of the container's.
 
-    It was forked and has executed nothing since (PF_FORKNOEXEC of linux/sched.h), and what it runs
-    is not there in its own root. One that is gone is no program either.
+    It was forked and has executed nothing since (PF_FORKNOEXEC of linux/sched.h), and its program
+    does not exist in its own root. False for a process that is gone.
     """
     base = f"{proc_root}/{pid}"
     try:
@@ -159,7 +159,7 @@ def is_runtimes(proc_root: str, pid: int) -> bool:
 
 
 def _stat(proc_root: str, pid: int) -> list[bytes]:
-    """What stands after the name in a process's stat; OSError."""
+    """The fields after the name in a process's stat; OSError."""
     with open(f"{proc_root}/{pid}/stat", "rb", buffering=0) as file:
         return read_all(file.fileno()).rpartition(b")")[2].split()
 
@@ -173,7 +173,7 @@ def read_all(descriptor: int) -> bytes:
 
 
 def vanished(error: OSError, *more: int) -> None:
-    """Return when the process or descriptor is gone: it writes no more. Raise otherwise."""
+    """Return if the error means that a process or descriptor is gone; raise it otherwise."""
     if error.errno not in _GONE and error.errno not in more:
         raise UnsupportedError(
             f"{error.filename}: {error.strerror}: looking into processes needs CAP_SYS_PTRACE"

@@ -1,7 +1,8 @@
-"""CPU quotas: a cgroup that has used its quota up runs, and so freezes, in its next period only.
+"""CPU quotas: a cgroup that has used up its quota runs, and so freezes, only in its next period.
 
-Until then the others stand for it. So a freeze begins when a period does: of one cgroup, all of
-whose tasks run then; of several, of the one after whose turn the others come soonest.
+Until then the others are frozen and wait. So a freeze begins when a period does: for one cgroup its
+own, in which all its tasks can run; for several, that of the one after which the others' periods
+begin soonest.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 QUOTA_LOOK_SECONDS = 0.000_5
-QUOTA_EARLY_SECONDS = 0.003  # around the moment at which a period is expected to begin
-QUOTA_BEAT_SECONDS = 10.0  # for which the beat of periods is remembered
-QUOTA_WAIT_SECONDS_MAX = 0.3  # for the beginning of a period of CPU quota: most last 0.1 s
+QUOTA_EARLY_SECONDS = 0.003  # tolerance around the moment at which a period is expected to begin
+QUOTA_BEAT_SECONDS = 10.0  # for which the phase of periods is remembered
+QUOTA_WAIT_SECONDS_MAX = 0.3  # for the begin of a period: most last 0.1 s
 
 _STAT_BYTES = 4096
 _V1_CONTROLLERS = ("cpu", "cpu,cpuacct")
@@ -26,9 +27,9 @@ _V1_CONTROLLERS = ("cpu", "cpu,cpuacct")
 
 @dataclass(slots=True)
 class _Quota:
-    """A cgroup with a quota. periods, throttled: how many there were, and of these, in how many it
-    was used up; ticked: when one was seen to begin (monotonic), and all others do by its beat; 0
-    for none.
+    """A cgroup with a quota. periods, throttled: number of periods, and of those in which the quota
+    was used up; ticked: when one was seen to begin (monotonic), from which the others follow; 0 if
+    unknown.
     """
 
     path: str
@@ -38,14 +39,14 @@ class _Quota:
     ticked: float = 0.0
 
     def period_began(self) -> bool:
-        """Whether another period has begun since the last look."""
+        """Whether another period has begun since the last call."""
         before, numbers = self.periods, _numbers(f"{self.path}/cpu.stat")
         self.periods = numbers.get("nr_periods", 0)
         self.throttled = numbers.get("nr_throttled", 0)
         return self.periods != before
 
     def next_tick(self, now: float) -> float:
-        """When its next period begins, by the last one that was seen to."""
+        """When its next period begins, from the last begin that was seen."""
         return now + (self.ticked - now) % self.period_seconds
 
 
@@ -54,12 +55,12 @@ class Quotas:
 
     def __init__(self, cgroup_root: str) -> None:
         self._root = cgroup_root.rstrip("/") or "/"
-        self._known: dict[str, _Quota] = {}  # by path, as they were at the last call
+        self._known: dict[str, _Quota] = {}  # by path, as of the last call
 
     def await_turn(self, directories: Iterable[str]) -> None:
         """Wait, for a bounded time, for a moment at which all the cgroups may run.
 
-        At once where none of them has used up a quota since it was asked for last.
+        Returns at once if none of them has used up a quota since the last call.
         """
         short = [quota for quota in self._found(directories) if self._is_short(quota)]
         if not short:
@@ -79,7 +80,7 @@ class Quotas:
             _await([first], began + QUOTA_WAIT_SECONDS_MAX)
 
     def describe(self, directory: str) -> str:
-        """What keeps a cgroup from running, for a person; empty where no quota does."""
+        """Why a cgroup may not run, for a person; empty if no quota limits it."""
         for quota in self._found([directory]):
             quota.period_began()
             if quota.throttled:
@@ -90,7 +91,7 @@ class Quotas:
         return ""
 
     def _is_short(self, quota: _Quota) -> bool:
-        """Whether the quota was used up since the last call, or ever at the first one."""
+        """Whether the quota was used up since the last call, or at all for the first one."""
         quota.period_began()
         before = self._known.get(quota.path, _Quota(quota.path))
         if clock.monotonic() - before.ticked < QUOTA_BEAT_SECONDS:
@@ -101,13 +102,13 @@ class Quotas:
         return quota.throttled > before.throttled
 
     def _found(self, directories: Iterable[str]) -> list[_Quota]:
-        """The cgroups with a quota among these and those that hold them."""
+        """The cgroups with a quota among these and their ancestors."""
         paths = {path: None for directory in directories for path in self._holding(directory)}
         found = [(path, _period(path)) for path in paths]
         return [_Quota(path, period) for path, period in found if period]
 
     def _holding(self, directory: str) -> list[str]:
-        """The directories of a cgroup and those above it where its CPU is controlled."""
+        """Directories of a cgroup and its ancestors that have the CPU controller."""
         base = directory
         if directory.startswith(f"{self._root}/freezer/"):
             below = directory.removeprefix(f"{self._root}/freezer/")
@@ -121,20 +122,20 @@ class Quotas:
 
 
 def first_turn(moments: Sequence[float], period: float) -> int:
-    """Which of those whose periods begin at these moments, and again after each `period`, is first.
+    """Index of the period to freeze in, of periods that begin at these moments and every `period`.
 
-    From its beginning on, the beginnings of all others come within the shortest time.
+    From its begin on, the begins of all others follow within the shortest time.
     """
     phases = [moment % period for moment in moments]
     order = sorted(range(len(phases)), key=phases.__getitem__)
     ends = [*order[1:], order[0]]
     waits = [(phases[b] - phases[a]) % period or period for a, b in zip(order, ends, strict=True)]
-    # It begins where the longest wait ends.
+    # It is the one after the longest gap.
     return ends[waits.index(max(waits))]
 
 
 def _await(quotas: Sequence[_Quota], deadline: float) -> None:
-    """Note when each one's next period begins, as far as it does before the deadline."""
+    """Observe when each one's next period begins, as far as that is before the deadline."""
     left = list(quotas)
     while left and clock.monotonic() < deadline:
         clock.sleep(QUOTA_LOOK_SECONDS)
@@ -144,7 +145,7 @@ def _await(quotas: Sequence[_Quota], deadline: float) -> None:
 
 
 def _period(path: str) -> float:
-    """Seconds of a cgroup's period; 0 where it has no quota."""
+    """Seconds of a cgroup's period; 0 if it has no quota."""
     if (quota := _read(f"{path}/cpu.cfs_quota_us")) is not None:
         microseconds = _read(f"{path}/cpu.cfs_period_us") if int(quota) > 0 else None
         return int(microseconds or 0) / 1e6
@@ -158,7 +159,7 @@ def _numbers(path: str) -> dict[str, int]:
 
 
 def _read(path: str) -> str | None:
-    """A file of the cgroup file system; None where it is not there."""
+    """Content of a file of the cgroup file system; None if it does not exist."""
     try:
         with open(path, "rb", buffering=0) as file:
             return file.read(_STAT_BYTES).decode("ascii")

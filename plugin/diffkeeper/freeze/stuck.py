@@ -1,9 +1,9 @@
-"""Processes that do not freeze: who they are, and when a freeze of their cgroup is tried again.
+"""Processes that do not freeze: which they are, and when their cgroup is tried again.
 
-A freezer waits for every task of a cgroup to come out of the kernel. One that sleeps there without
-interruption (a FUSE file system whose daemon is stopped, NFS without a server, a slow disk) keeps
-all others of its cgroup standing until the freeze is given up. So such a cgroup is let alone: for
-longer with each freeze that fails, and long enough that it stands for no more than its share.
+A freezer waits for every task of a cgroup to leave the kernel. A task in uninterruptible sleep (a
+FUSE file system whose daemon is stopped, NFS without a server, a slow disk) keeps all others of its
+cgroup frozen until the freeze is given up. So such a cgroup is skipped: for longer with each freeze
+that fails, and long enough that it is frozen for no more than its share of the time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from diffkeeper.errors import FreezeError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-FREEZE_RETRY_SECONDS_MAX = 60.0  # for which one that does not freeze is let alone
+FREEZE_RETRY_SECONDS_MAX = 60.0  # for which a cgroup that does not freeze is skipped, at most
 STUCK_LOOK_SECONDS = 0.002
 STUCK_LOOKS_MAX = 10
 STUCK_TASKS_LOOKED_MAX = 1024
@@ -31,7 +31,7 @@ _WAITS = "D"  # the state in /proc/PID/stat of an uninterruptible sleep
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A thread that sleeps without interruption; `waits` is the kernel's function that it is in."""
+    """A thread in uninterruptible sleep; `waits` is the kernel function that it sleeps in."""
 
     pid: int
     number: int
@@ -46,10 +46,10 @@ class Task:
 
 @dataclass(slots=True)
 class Rest:
-    """Freezes that failed in a row for one reason, and for how long none is tried now.
+    """Back-off after freezes that failed in a row for one reason.
 
-    held: seconds that writers stood for them; earliest, until: moments (monotonic) before which
-    none is tried, whatever happens, and while the reason lasts.
+    held: seconds that writers were frozen for them; earliest, until: moments (monotonic) before
+    which none is tried: in any case, and while the reason lasts.
     """
 
     times: int = 0
@@ -58,7 +58,7 @@ class Rest:
     until: float = 0.0
 
     def failed(self, held_seconds: float) -> None:
-        """One more; after some in a row the rest begins, which doubles each time."""
+        """Record a failure; after several in a row the back-off begins, which doubles each time."""
         self.times += 1
         self.held += held_seconds
         beyond = self.times - limits.FREEZE_ATTEMPTS_MAX
@@ -72,20 +72,20 @@ class Rest:
             self.held = 0.0
 
     def left(self, *, lasts: bool) -> float:
-        """Seconds for which none is to be tried; `lasts`: the reason does."""
+        """Seconds until a freeze may be tried; `lasts`: whether the reason does."""
         return max(0.0, (self.until if lasts else self.earliest) - clock.monotonic())
 
 
 @dataclass(slots=True)
 class _Cgroup:
-    """What is known of one: who did not freeze in it."""
+    """What is known of one cgroup: the tasks that did not freeze."""
 
     rest: Rest = field(default_factory=Rest)
     tasks: tuple[Task, ...] = ()
 
 
 class Stuck:
-    """What is known of cgroups that did not freeze. Not thread-safe."""
+    """Cgroups that did not freeze. Not thread-safe."""
 
     def __init__(self, proc_root: str = "/proc") -> None:
         self._proc_root = proc_root
@@ -105,7 +105,9 @@ class Stuck:
                 )
 
     def failed(self, directory: str, pids: Iterable[int], held_seconds: float) -> str:
-        """A cgroup of these processes did not freeze, and stood so long for it; who it was."""
+        """Record that a cgroup of these processes did not freeze, and was partly frozen so long;
+        returns a text that names the process.
+        """
         failed = self._failed.setdefault(directory, _Cgroup())
         failed.rest.failed(held_seconds)
         failed.tasks = tuple(self._waiting(pids))
@@ -113,19 +115,19 @@ class Stuck:
         return _told(directory, failed.tasks)
 
     def froze(self, directories: Iterable[str]) -> None:
-        """These did."""
+        """Record that these cgroups froze."""
         for directory in directories:
             self._failed.pop(directory, None)
 
     def _drop(self) -> None:
-        """Forget cgroups that are gone."""
+        """Drop cgroups that are gone."""
         for directory in [d for d in self._failed if not os.path.isdir(d)]:
             del self._failed[directory]
 
     def _waiting(self, pids: Iterable[int]) -> list[Task]:
-        """Some of the processes' threads that sleep without interruption.
+        """Some of the processes' threads in uninterruptible sleep.
 
-        A thaw may wake them: they are looked at when they have had time to fall asleep again.
+        A thaw may wake them: they are read after enough time to fall asleep again.
         """
         pids, found = list(pids), []
         for _ in range(STUCK_LOOKS_MAX):
@@ -157,12 +159,12 @@ class Stuck:
             try:
                 names = os.listdir(f"{self._proc_root}/{pid}/task")
             except OSError:
-                continue  # it has ended, and stops no freeze
+                continue  # it has ended, and hinders no freeze
             for name in names:
                 yield pid, int(name)
 
     def _still(self, tasks: Sequence[Task]) -> bool:
-        """Whether one of them has not moved on."""
+        """Whether one of the threads still sleeps at the same place."""
         return any(
             _state(base) == _WAITS and _function(base) == task.waits
             for task in tasks
@@ -176,13 +178,13 @@ def _told(directory: str, tasks: Sequence[Task]) -> str:
 
 
 def _state(base: str) -> str:
-    """A thread's state, one letter; empty when it is gone. Its name may have any bytes."""
+    """A thread's state, one letter; empty when it is gone. Its name may contain any bytes."""
     fields = _read(f"{base}/stat").rpartition(b")")[2].split()
     return fields[0].decode() if fields else ""
 
 
 def _function(base: str) -> str:
-    """The kernel's function that a thread waits in; empty where the kernel does not tell."""
+    """The kernel function that a thread sleeps in; empty where the kernel does not show it."""
     name = _read(f"{base}/wchan").decode(errors="replace")
     return "" if name == "0" else name
 

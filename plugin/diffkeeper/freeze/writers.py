@@ -1,6 +1,6 @@
-"""Who can write to a volume: every process that sees it from a mount namespace of its own.
+"""The writers of a volume: every process that sees it from a mount namespace of its own.
 
-The mount tables of the processes are the truth here, so that this works for any container runtime
+They are found in the mount tables of all processes, so that this works for any container runtime
 and needs no socket of one.
 """
 
@@ -30,15 +30,15 @@ T = TypeVar("T")
 _READ_BYTES = 256
 __all__ = ["Mappings", "Survey", "Target", "Writers"]
 
-SURVEY_SECONDS_MAX = 0.25  # for which a survey holds that costs little
-SURVEY_SECONDS_LONGEST = 5.0  # the same for one that costs much, and while no process begins
+SURVEY_SECONDS_MAX = 0.25  # for which a cheap survey is reused
+SURVEY_SECONDS_LONGEST = 5.0  # for which an expensive one is, or while no process begins
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A directory, whatever it is mounted as, see `mounts.locate`.
+    """A directory, wherever it is mounted, see `mountinfo.locate`.
 
-    `dev`: its file system as "major:minor", as mountinfo shows it (on btrfs that is not `st_dev`);
+    `dev`: its file system as "major:minor", as in mountinfo (on btrfs that is not `st_dev`);
     `root`: its path inside that file system.
     """
 
@@ -51,11 +51,10 @@ class Writers:
     """The writers of one target.
 
     `cgroups`: directories to freeze, topmost only; `pids`: all writing processes; `unfreezable`: a
-    sentence for each process that no freeze can stop: a snapshot is fuzzy while there is one;
-    `readers`: processes that have it mounted read-only, or write nothing; `observed`: there are
-    such as write nothing; `containers`: how many containers have it
-    mounted in any way, as told by their cgroups; `at`: when the look for them began, on the
-    monotonic clock.
+    sentence for each process that cannot be frozen: while there is one, snapshots are fuzzy;
+    `readers`: processes that have it mounted read-only, or that only observe; `observed`: whether
+    some only observe, see `observers`; `containers`: number of containers that have it mounted in
+    any way, by their cgroups; `at`: begin of the survey, on the monotonic clock.
     """
 
     cgroups: tuple[str, ...] = ()
@@ -75,13 +74,13 @@ class Writers:
 class Survey:
     """Finds the writers of volumes. Thread-safe; keeps no descriptor of a process between calls.
 
-    One serves all volumes, since a pass over all processes does. `passes` counts those.
+    One survey serves all volumes, since it passes over all processes anyway. `passes` counts them.
 
-    A mount that is at the same place as one of the host's, or of ours, is a copy of it: a system
-    service has those, and a monitor that has the host's whole tree mounted. Whoever sees a volume
-    through such a copy alone is no writer and no user; if he writes all the same, he writes as a
-    process of the host does, which is not frozen. A read-only mount makes a user, no writer; so
-    does a namespace of several volumes that nothing is written from, see `observers`.
+    A mount at the same place as one of the host's, or of ours, is a copy of it: system services
+    have such copies, and so has a monitor with the host's whole tree mounted. A process that sees a
+    volume only through a copy is neither writer nor user; if it writes all the same, that is as if
+    a process of the host wrote, which is not frozen. A read-only mount makes a user, not a writer;
+    so does a namespace of several volumes that nothing is written from, see `observers`.
     """
 
     def __init__(self, proc_root: str = "/proc", cgroup_root: str = "/sys/fs/cgroup") -> None:
@@ -95,13 +94,15 @@ class Survey:
         self._lock = threading.Lock()
         self._last = _Pass()
         self.passes = 0
-        # Device and path of the directory that we mount volumes in. Copies that others made of what
-        # was mounted there may outlast it.
+        # Device and path of the directory with our mount points. Copies of mounts below it may
+        # outlast the originals.
         self.mounts_in: tuple[str, str] | None = None
 
     @property
     def _mappings(self) -> MappingScanner:
-        """This thread's own: nobody waits for another one's look, which may be in a freeze."""
+        """The scanner of this thread: no thread waits for another one's scan, which may be in a
+        freeze.
+        """
         if not hasattr(self._scanners, "own"):
             self._scanners.own = MappingScanner(self._proc_root)
         scanner: MappingScanner = self._scanners.own
@@ -109,9 +110,9 @@ class Survey:
 
     @contextlib.contextmanager
     def one_look(self) -> Iterator[None]:
-        """Within it this thread reads of each process once what it has mapped, and what follows.
+        """Within the block, this thread reads the mappings of each process only once.
 
-        For many volumes that are asked about in one moment.
+        For questions about many volumes at one moment.
         """
         self._looks.known = {}
         try:
@@ -120,7 +121,7 @@ class Survey:
             del self._looks.known
 
     def _once(self, key: Hashable, read: Callable[[], T]) -> T:
-        """What `read` returns, or returned in the look that this thread is in."""
+        """Result of `read`; within `one_look` the one of the first call for this key."""
         known: dict[Hashable, T] | None = getattr(self._looks, "known", None)
         if known is None:
             return read()
@@ -129,19 +130,19 @@ class Survey:
         return known[key]
 
     def find(self, targets: Sequence[Target]) -> dict[Target, Writers]:
-        """The writers of each target, in one pass over all processes (a few ms for hundreds)."""
+        """The writers of each target, from one pass over all processes (a few ms for hundreds)."""
         with self._lock:
             return self._find(targets)
 
     def recent(
         self, targets: Sequence[Target], written: Target | None = None, *, quiet: bool = False
     ) -> dict[Target, Writers]:
-        """The same as the last pass told it, if that is young enough.
+        """As `find`, but from the last pass if that is recent enough.
 
-        It is for a moment, which is the longer the more a pass costs, so that passes keep to a
-        share of one core; and for longer while no process begins. Not if it saw nobody write to
-        `written`, which somebody did. It is the same object for as long as it tells the same.
-        `quiet`: nobody is seen to write, for which one of the last seconds does.
+        The more a pass costs, the longer its result is reused, so that passes keep to a share of
+        one core; and longer while no process begins. It is not reused if it found no writer of
+        `written`, which somebody wrote to. The result is the same object until another pass.
+        `quiet`: no writes were seen, so a pass of the last seconds is recent enough.
         """
         with self._lock:
             last, age = self._last, clock.monotonic() - self._last.began
@@ -157,7 +158,7 @@ class Survey:
             return self._find(targets)
 
     def _newest(self) -> bytes:
-        """Number of the process or thread that was begun last."""
+        """Number of the process or thread that began last."""
         with open(f"{self._proc_root}/loadavg", "rb", buffering=0) as file:
             return file.read(_READ_BYTES).split()[-1]
 
@@ -176,7 +177,7 @@ class Survey:
             by_dev.setdefault(target.dev, {})[target.root] = target
         found: dict[Target, _TargetProcesses] = {target: _TargetProcesses() for target in targets}
         if targets:
-            # A new volume may have been mounted into namespaces that were there before.
+            # A new volume may have been mounted into namespaces that existed before.
             views = list(self._namespaces.views(afresh=self._asks_anew(targets, now)))
             host = _Host(self._namespaces, self.mounts_in)
             seen = [(view, pids, _seen(view, by_dev, host)) for view, pids in views]
@@ -194,7 +195,9 @@ class Survey:
         return {target: places.writers(pids, now) for target, pids in found.items()}
 
     def _stores(self, pids: Sequence[int], devices: Collection[str]) -> bool:
-        """Whether one of them may write to a file without a trace, or has one open for it."""
+        """Whether one of the processes may write to a file without a trace, or has one open for
+        writing.
+        """
         return any(
             self._mapped(frozenset(pids), dev) != Mappings() or self.open_for_write(pids, dev)
             for dev in devices
@@ -208,11 +211,12 @@ class Survey:
         return not all(target in known for target in targets)
 
     def hidden_writes(self, pids: Iterable[int], dev: str) -> Mappings:
-        """Files on `dev` that one of `pids` can store into unseen, and who has asynchronous I/O.
+        """Files on `dev` that one of `pids` can store into unseen, and processes with asynchronous
+        I/O.
 
-        Fit for the inside of a freeze: about 0.1 ms for each process with PROCMAP_QUERY (Linux
-        6.11), several times that without. It misses an io_uring instance whose rings are in
-        memory that the process brought itself.
+        Fast enough for the inside of a freeze: about 0.1 ms for each process with PROCMAP_QUERY
+        (Linux 6.11), several times that without. It misses an io_uring instance whose rings are in
+        memory that the process supplied.
         """
         pids = frozenset(pids)
         return self._once(("mapped", pids, dev), lambda: self._mapped(pids, dev))
@@ -227,7 +231,7 @@ class Survey:
         return mapped
 
     def overlaid(self, found: Mappings, pids: Sequence[int], device: int) -> set[int]:
-        """Inodes on `device` (as in st_dev) that were found mapped through an overlay.
+        """Inodes on `device` (as in st_dev) that are mapped through an overlay.
 
         pids: processes that have the volume mounted.
         """
@@ -246,7 +250,7 @@ class Survey:
         """
         found: set[int] = set()
         for name in filter(str.isdecimal, os.listdir(self._proc_root)):
-            # Whoever may do more than we is no process of a container's.
+            # a process with more privileges than ours is in no container
             with contextlib.suppress(UnsupportedError):
                 found |= self._mappings.scan([int(name)], dev, writable=False).inodes
         return found
@@ -268,8 +272,8 @@ class Survey:
 
 @dataclass(frozen=True, slots=True)
 class _Pass:
-    """What a pass over all processes told. began: when, on the monotonic clock; holds: for how many
-    seconds it is good; newest: the process that had been begun last.
+    """Result of one pass over all processes. began: when, on the monotonic clock; holds: seconds
+    for which it is reused; newest: the process that had begun last.
     """
 
     found: dict[Target, Writers] = field(default_factory=dict)
@@ -288,9 +292,9 @@ class _TargetProcesses:
 
 
 class _Host:
-    """The places of mounts that process 1 has, and we; read when first asked for.
+    """Places of the mounts of process 1 and of ours; read when first needed.
 
-    That is after the other namespaces were looked at: no copy is older than its original.
+    That is after the other namespaces were read: no copy is older than its original.
     """
 
     def __init__(self, namespaces: Namespaces, mounts_in: tuple[str, str] | None) -> None:
@@ -310,7 +314,7 @@ class _Host:
 
 
 class _Cgroups:
-    """Processes to cgroups, each cgroup's list of processes read once."""
+    """Cgroups of processes; each cgroup's list of processes is read once."""
 
     def __init__(self, proc_root: str, hierarchy: Hierarchy) -> None:
         self._proc_root = proc_root
@@ -320,9 +324,9 @@ class _Cgroups:
         self._told: dict[tuple[tuple[int, ...], tuple[int, ...], bool], Writers] = {}
 
     def writers(self, found: _TargetProcesses, at: float) -> Writers:
-        """Raises nothing for processes that vanish: they write no more.
+        """The writers of one target. Processes that have ended are skipped.
 
-        Those of many volumes of one container are told once.
+        The processes of many volumes of one container are resolved once.
         """
         key = tuple(found.writing), tuple(found.reading), found.observed
         if key not in self._told:
@@ -339,7 +343,7 @@ class _Cgroups:
             except OSError:
                 continue
             if reason and processes.exiting(self._proc_root, pid):
-                # It has left its cgroup already, and runs nothing of its own any more.
+                # It has left its cgroup already, and runs no code of its own any more.
                 continue
             alive.append(pid)
             if directory in self._own:
@@ -360,7 +364,7 @@ class _Cgroups:
         )
 
     def _containers(self, pids: Iterable[int]) -> int:
-        """In how many cgroups they are, those below another one not counted."""
+        """Number of cgroups of the processes, without those below another one."""
         found: set[str] = set()
         for pid in pids:
             with contextlib.suppress(OSError):
@@ -389,7 +393,7 @@ _Seen = dict[Target, list["Mount"]]
 
 
 def _namespace(view: View, targets: _Seen) -> Namespace:
-    """A namespace with what it can write to."""
+    """A namespace with the mounts that it can write to."""
     writable = [[mount for mount in held if mount.writable] for held in targets.values()]
     mounted = {mount.id: mount for held in writable for mount in held}
     within = len(view.tables) == 1 and all(map(view.tables[0].within, mounted.values()))
@@ -398,7 +402,7 @@ def _namespace(view: View, targets: _Seen) -> Namespace:
 
 
 def _seen(view: View, by_dev: dict[str, dict[str, Target]], host: _Host) -> _Seen:
-    """The targets that a namespace has mounted, each with the mounts of it.
+    """The targets that a namespace has mounted, each with its mounts.
 
     `by_dev`: file system to root to target.
     """
@@ -414,7 +418,7 @@ def _seen(view: View, by_dev: dict[str, dict[str, Target]], host: _Host) -> _See
 
 
 def _at_and_above(root: str) -> Iterator[str]:
-    """A path inside a file system and all that hold it, the file system's root last."""
+    """A path inside a file system and its parents, the file system's root last."""
     yield root
     while root != "/":
         root = root.rpartition("/")[0] or "/"

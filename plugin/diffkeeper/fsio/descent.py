@@ -1,6 +1,6 @@
-"""Opens directories of one tree, however deep, each from the nearest one that is still open.
+"""Opens directories of one tree, at any depth, each from the nearest one that is still open.
 
-From the root the kernel walks the whole path each time, so that the cost of a chain of nested
+From the root the kernel would walk the whole path each time, so that the cost of a chain of nested
 directories would grow with the square of its length.
 """
 
@@ -15,7 +15,7 @@ from diffkeeper.fsio import linux
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-DESCENT_STEP = 64  # directories between two that stay open
+DESCENT_STEP = 64  # depth between two directories that stay open
 DESCENT_OPEN_MAX = 32
 
 
@@ -36,9 +36,9 @@ class Node(Protocol):
 
 
 class Descent:
-    """Descriptors of a few directories below `root`. Not thread-safe; `close` gives them back.
+    """Descriptors of a few directories below `root`. Not thread-safe; `close` closes them.
 
-    A directory that moves while it is open here is found where it went, and all below it.
+    If a directory moves while it is open here, it and all below it are found at its new place.
     """
 
     def __init__(self, root: int) -> None:
@@ -46,19 +46,19 @@ class Descent:
         self._open: OrderedDict[Node, int] = OrderedDict()
 
     def close(self) -> None:
-        """Keep nothing open; it can be used on."""
+        """Close all descriptors; the object can still be used."""
         while self._open:
             os.close(self._open.popitem()[1])
 
     def open(self, node: Node) -> int:
-        """A descriptor of its own of what is at its place, for the caller, who closes it.
+        """A new descriptor of what is at its place; the caller closes it.
 
-        Only what has the node's inode number stays open for others. Raises OSError as
+        Only a directory with the node's inode number stays open for later calls. Raises OSError as
         `linux.open_directory_beneath` does.
         """
         base, names = self._from(node)
         if len(names) > DESCENT_STEP:
-            # What follows is likely to be near: its way is walked but once.
+            # The next call is likely to be near: its path is walked only once.
             above = linux.open_directory_beneath(base, names[:-DESCENT_STEP])
             self._keep(self._above(node, DESCENT_STEP), above)
             base, names = self._from(node)
@@ -87,7 +87,7 @@ class Descent:
         return at
 
     def _keep(self, node: Node, fd: int) -> None:
-        """Have it open for others, unless something else is at its place."""
+        """Keep it open for later calls, unless something else is at its place."""
         if os.fstat(fd).st_ino != node.inode:
             os.close(fd)
             return

@@ -1,4 +1,4 @@
-"""Renames, syncs and removals: the steps whose order decides what a power cut leaves behind."""
+"""Renames, syncs and removals, whose order decides what is on disk after a power cut."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def sync_open_file(fd: int) -> None:
 
 
 def write_file(path: str, content: bytes) -> None:
-    """A file that is there with all of its content, durably, or not at all; mode 0600."""
+    """Write a file durably, as a whole or not at all; mode 0600."""
     partial = f"{path}.partial"
     fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
@@ -61,13 +61,13 @@ def rename_directory(source: str, target: str) -> None:
 
 
 def replace_file(source: str, target: str) -> None:
-    """Put a file that is durable in the place of another one, durably, on one file system."""
+    """Replace a file by another one that is durable, durably, on one file system."""
     os.rename(source, target)
     sync_directory(os.path.dirname(target))
 
 
 def publish_file(fd: int, source: str, target: str) -> None:
-    """Make an open file's content durable and give it its name; both in one directory."""
+    """Make an open file's content durable, then rename it; both names in one directory."""
     os.fsync(fd)
     os.rename(source, target)
     sync_directory(os.path.dirname(target))
@@ -84,8 +84,8 @@ def make_directory(path: str, mode: int) -> None:
 def remove_tree(path: str) -> None:
     """Remove a directory tree of any depth; absent is not an error.
 
-    What is mounted below is not entered, though it be of the same file system. All goes that can;
-    raises DiffKeeperError, which names what stays and why.
+    Mounts below are not entered, not even of the same file system. Everything that can be removed
+    is; raises DiffKeeperError, which names what stays and why.
     """
     removal = Removal()
     above, name = os.path.split(os.path.abspath(path))
@@ -104,7 +104,7 @@ def remove_tree(path: str) -> None:
 
 
 def _left(removal: Removal, above: str) -> str:
-    """What stays: the first of it by name."""
+    """A text about what stays, with the first names."""
     if not removal.left:
         return ""
     name, error = removal.left[0]
@@ -116,8 +116,8 @@ def _left(removal: Removal, above: str) -> str:
 def is_there(path: str) -> bool:
     """Whether a directory is there; false only where nothing at all is.
 
-    OSError where that cannot be told (EIO, EACCES, ESTALE, a link to nowhere), NotADirectoryError
-    where it, or what should hold it, is something else.
+    OSError where that cannot be found out (EIO, EACCES, ESTALE, a link to nowhere),
+    NotADirectoryError where it, or a directory above, is something else.
     """
     try:
         found = os.stat(path)
@@ -131,20 +131,20 @@ def is_there(path: str) -> bool:
 
 
 def device_of(path: str) -> int:
-    """The file system that a directory is on, or would be if it were made; OSError."""
+    """The file system that a directory is on, or would be if it were created; OSError."""
     while not is_there(path):
         path = os.path.dirname(path)
     return os.stat(path).st_dev
 
 
 def free_bytes(path: str) -> int:
-    """Bytes that anybody may still write on the file system that holds `path`."""
+    """Bytes that anybody may still write on the file system of `path`."""
     status = os.statvfs(path)
     return status.f_bavail * status.f_frsize
 
 
 def free_bytes_of_root(path: str) -> int:
-    """The same with what the file system keeps for root."""
+    """Bytes that root may still write on the file system of `path`, including its reserve."""
     status = os.statvfs(path)
     return status.f_bfree * status.f_frsize
 
@@ -156,5 +156,5 @@ def boot_id() -> str:
 
 
 def highest_number(path: str) -> int:
-    """The greatest of the names in a directory that are numbers; 0 when there is none."""
+    """The greatest name in a directory that is a number; 0 if there is none."""
     return max((int(name) for name in os.listdir(path) if name.isdecimal()), default=0)

@@ -1,4 +1,6 @@
-"""Whether anything is written through some mounts: marks of mounts, see fanotify(7)."""
+"""Detects whether anything is written through some mounts: fanotify marks on mounts,
+fanotify(7).
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,11 @@ _MASK = linux.FAN_MODIFY | linux.FAN_CLOSE_WRITE
 
 
 class Writes:
-    """Tells of the first write to any file through one of its mounts, by whomever.
+    """Detects the first write to any file through one of its mounts, by any process.
 
-    Not of what is done to names alone, such as a removal, and not of stores through a mapping.
-    Holds neither mounts nor files busy. Raises OSError where the kernel has no group left, or does
-    not know how.
+    Changes of names, such as a removal, and stores through a mapping are not detected. Keeps
+    neither mounts nor files busy. Raises OSError where no group is left, or the kernel does not
+    support this.
     """
 
     def __init__(self) -> None:
@@ -26,7 +28,9 @@ class Writes:
         self.close = weakref.finalize(self, os.close, self._fd)
 
     def add(self, path: str, mount: int) -> None:
-        """The mount with this id, which is at this path. OSError, also where another one is."""
+        """Add the mount with this id, which is at this path. OSError, also if another mount is
+        there.
+        """
         fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
         try:
             if linux.mount_id(fd) != mount:
@@ -36,5 +40,5 @@ class Writes:
             os.close(fd)
 
     def any(self) -> bool:
-        """Whether there was one; never blocks."""
+        """Whether anything was written; never blocks."""
         return bool(self._poller.poll(0))

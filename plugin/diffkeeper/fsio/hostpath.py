@@ -1,7 +1,7 @@
-"""How the host names a directory of ours, and whether it means the same one.
+"""The host's name of one of our directories, and whether it leads to the same directory.
 
 The managed plugin sees the host's directories below mounts of its own: a disk that the host mounts
-later, or below, is not in them. Process 1 sees what the host's users see.
+later, or below, is not in them. Process 1 sees what users of the host see.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class OnHost:
     """A directory as process 1 has it.
 
-    path: its name there; "" where it has none, or can't be asked. covered: the name that should
-    lead to it, while the host has another file system mounted there, or on the way.
+    path: its name there; "" if it has none, or that cannot be found out. covered: the name that
+    should lead to it, if the host has another file system mounted there, or above.
     """
 
     path: str = ""
@@ -29,9 +29,9 @@ class OnHost:
 
 
 def of(directory: str, proc_root: str) -> OnHost:
-    """Look for the host's name of an existing directory. `proc_root`: the host's /proc.
+    """The host's name of an existing directory. `proc_root`: the host's /proc.
 
-    Told by what is mounted alone, since a container may not look into process 1's directories.
+    From mount tables only, since a container may not look into process 1's directories.
     """
     try:
         device, inside, _ = mountinfo.locate(directory)
@@ -44,7 +44,7 @@ def of(directory: str, proc_root: str) -> OnHost:
 
 
 def mount_of(directory: str, proc_root: str) -> str:
-    """Where the host has what holds an existing directory mounted; "" where that can't be told."""
+    """Where the host has the file system of an existing directory mounted; "" if unknown."""
     path = of(directory, proc_root).path
     try:
         found = mountinfo.mounts_of("1", proc_root) if path else []
@@ -54,7 +54,7 @@ def mount_of(directory: str, proc_root: str) -> str:
 
 
 def _names(found: list[mountinfo.Mount], device: str, inside: str) -> Iterator[str]:
-    """Where it should be by what is mounted, below the mount of the highest directory first."""
+    """Names that the mount table gives for it, those through the highest directory first."""
     holding = [mount for mount in found if mount.device == device and _below(inside, mount.root)]
     for mount in sorted(holding, key=lambda mount: len(mount.root)):
         rest = inside.removeprefix(mount.root.rstrip("/")).lstrip("/")
@@ -62,7 +62,7 @@ def _names(found: list[mountinfo.Mount], device: str, inside: str) -> Iterator[s
 
 
 def _leads_to(found: list[mountinfo.Mount], name: str) -> tuple[str, str]:
-    """Device and path inside it of a name without links: a later mount covers earlier ones."""
+    """Device and path inside it of a name without links: later mounts cover earlier ones."""
     mount = next(mount for mount in reversed(found) if _below(name, mount.point))
     return mount.device, mountinfo.inside(mount, name)
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MMAP_HORIZON_CENTISECONDS_MAX = 60_000
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-# Labels that belong to the host's policy, not to the data.
+# labels of the host's security policy, which are no data
 _XATTRS_OF_THE_SYSTEM = (
     "system.posix_acl_access",
     "system.posix_acl_default",
@@ -36,7 +36,7 @@ _XATTRS_LEFT_OUT = frozenset({"security.selinux", "security.ima", "security.evm"
 def pinned(directory: int, name: bytes) -> Iterator[tuple[int, os.stat_result]]:
     """An O_PATH descriptor of `name` in `directory`, and its lstat.
 
-    Raises OSError: ENOENT, EXDEV (something is mounted there), …
+    Raises OSError: ENOENT, EXDEV (a mount point), …
     """
     fd = linux.open_path_beneath(directory, name)
     try:
@@ -47,7 +47,7 @@ def pinned(directory: int, name: bytes) -> Iterator[tuple[int, os.stat_result]]:
 
 @contextlib.contextmanager
 def reading(pin: int) -> Iterator[int]:
-    """A readable descriptor of the regular file that `pin` holds; leaves its access time alone.
+    """A readable descriptor of the regular file of `pin`; does not change its access time.
 
     Raises BlockingIOError while another process holds a lease on the file.
     """
@@ -64,7 +64,7 @@ def reading(pin: int) -> Iterator[int]:
 
 @contextlib.contextmanager
 def writing(pin: int) -> Iterator[int]:
-    """A descriptor to read and write the regular file that `pin` holds.
+    """A descriptor to read and write the regular file of `pin`.
 
     Raises OSError: EPERM (it is immutable), ETXTBSY (it is being executed), …
     """
@@ -76,12 +76,12 @@ def writing(pin: int) -> Iterator[int]:
 
 
 def evict(fd: int) -> None:
-    """Drop the clean pages of a file from memory, so that the next look reads the disk."""
+    """Drop the clean pages of a file from memory, so that the next read is from disk."""
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def xattrs(pin: int) -> dict[bytes, bytes]:
-    """Extended attributes of the inode that `pin` (O_PATH or not) holds; {} where unsupported.
+    """Extended attributes of the inode of `pin` (O_PATH or not); {} where unsupported.
 
     Raises OSError: E2BIG (more names than the kernel lists), EIO, …
     """
@@ -105,7 +105,7 @@ def xattrs(pin: int) -> dict[bytes, bytes]:
 
 
 def system_xattrs(pin: int) -> dict[bytes, bytes]:
-    """Those of them that the kernel gives a meaning to, asked for by name."""
+    """Only those attributes that have a meaning for the kernel, read by name."""
     found: dict[bytes, bytes] = {}
     for name in _XATTRS_OF_THE_SYSTEM:
         try:
@@ -117,7 +117,7 @@ def system_xattrs(pin: int) -> dict[bytes, bytes]:
 
 
 def await_change(pin: int) -> None:
-    """Wait until system calls that change the regular file `pin`, and began before, have ended.
+    """Wait for system calls that change the regular file `pin` and began before this call.
 
     They hold the inode's lock, which ext4 takes to look for a hole, and XFS to read. Direct writes
     inside the file share the lock, and are not waited for.
@@ -129,7 +129,7 @@ def await_change(pin: int) -> None:
 
 
 def link_target(pin: int) -> bytes:
-    """Target of the symbolic link that `pin` holds, raw bytes."""
+    """Target of the symbolic link of `pin`, raw bytes."""
     return os.readlink(b"", dir_fd=pin)
 
 
@@ -142,12 +142,12 @@ def data_extents(fd: int, size: int, position: int = 0) -> Iterator[tuple[int, i
                 return
             position = min(size, os.lseek(fd, start, os.SEEK_HOLE))
         except OSError as error:
-            # No data follow, or the file was cut while it was looked at.
+            # there are no more data, or the file was cut meanwhile
             if error.errno == errno.ENXIO:
                 return
             raise
         if position <= start:
-            # The same: the cut is a change of its own.
+            # it was cut meanwhile, which is a change of its own
             return
         yield start, position
 
@@ -174,7 +174,7 @@ def read_exactly(fd: int, view: memoryview, offset: int) -> int:
 
 
 def is_regular(status: os.stat_result) -> bool:
-    """Whether an lstat is a regular file's."""
+    """Whether an lstat is of a regular file."""
     return stat.S_ISREG(status.st_mode)
 
 
@@ -184,7 +184,7 @@ def names(directory: int) -> list[bytes]:
 
 
 def status(directory: int, name: bytes) -> os.stat_result | None:
-    """What a name in a directory is, a link itself; None when there is none. Raises OSError."""
+    """lstat of a name in a directory; None when it does not exist. Raises OSError."""
     try:
         return os.stat(name, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
@@ -196,12 +196,11 @@ def statuses(
     before: Callable[[list[int]], None] | None = None,
     skip: Callable[[bytes], bool] | None = None,
 ) -> Iterator[tuple[bytes, os.stat_result | None]]:
-    """Name and lstat of everything in a directory; names that vanish meanwhile are left out.
+    """Name and lstat of everything in a directory, without names that vanish meanwhile.
 
     None instead of the lstat where a name's inode cannot be read. `before` is called with the inode
-    numbers of all but directories before any is looked at; names that `skip` tells are passed over
-    in both. Raises OSError where the directory
-    cannot be read.
+    numbers of everything but directories before the first lstat; names for which `skip` is true are
+    left out of both. Raises OSError where the directory cannot be read.
     """
     with os.scandir(directory) as entries:
         while window := list(itertools.islice(entries, limits.OBSERVE_NAMES_MAX)):
@@ -240,5 +239,5 @@ def mmap_dirty_horizon_ns() -> int:
 
 
 def proven_ns() -> int:
-    """The age of a timestamp, in ns, at which it surely proves a file unchanged."""
+    """The age of a timestamp, in ns, from which on it proves a file unchanged."""
     return mmap_dirty_horizon_ns() + limits.TIMESTAMP_GRANULE_NS

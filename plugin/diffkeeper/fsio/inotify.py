@@ -1,5 +1,5 @@
 """One inotify instance: its watches, and its events as the kernel queued them; and the kernel's
-limits, of which there are two for the same: of the user, and of the user namespace.
+limits, of which there are two of each kind: per user, and per user namespace.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ QUEUED: Final = "fs.inotify.max_queued_events"
 class InotifyEvent(NamedTuple):
     """What happened (`mask`, inotify's bits) to the watch `watch`, or to `name` in it.
 
-    Of an overflow of the queue the watch is -1.
+    For an overflow of the queue the watch is -1.
     """
 
     watch: int
@@ -37,30 +37,31 @@ class InotifyEvent(NamedTuple):
 
 
 class Instance:
-    """Raises OSError (EMFILE) when the kernel has none left for us. Its users take turns."""
+    """Raises OSError (EMFILE) when no instance is left. Not thread-safe."""
 
     def __init__(self) -> None:
         self.descriptor = linux.inotify_init()
 
     def add(self, descriptor: int, mask: int) -> int:
-        """Watch what an open descriptor names; the number of the watch. OSError ENOSPC: none left.
+        """Watch an open descriptor; returns the watch number. OSError ENOSPC: none left.
 
-        What has a watch keeps its number, and gets the new mask.
+        What has a watch already keeps its number, and gets the new mask.
         """
         return linux.inotify_add_watch(self.descriptor, descriptor, mask)
 
     def add_path(self, path: str, mask: int) -> int:
-        """The same for a path."""
+        """Watch a path; returns the watch number. OSError ENOSPC: none left."""
         return linux.inotify_add_watch_path(self.descriptor, os.fsencode(path), mask)
 
     def remove(self, watch: int) -> None:
-        """Forget a watch; the kernel may have done so before us. It queues IN_IGNORED."""
+        """Remove a watch; the kernel may already have done so. It queues IN_IGNORED."""
         linux.inotify_rm_watch(self.descriptor, watch)
 
     def events(self) -> Iterator[InotifyEvent]:
-        """What was queued when the call began, however fast more comes; never blocks.
+        """The events that were queued when the call began, whatever arrives meanwhile; never
+        blocks.
 
-        An event that repeats the one before it is given once.
+        An event that repeats the one before it is returned once.
         """
         left = _QUEUED.unpack(fcntl.ioctl(self.descriptor, termios.FIONREAD, bytes(4)))[0]
         while left > 0:
@@ -94,7 +95,7 @@ def _decoded(buffer: bytes) -> Iterator[InotifyEvent]:
 
 
 def limit(name: str, proc_root: str = "/proc") -> int | None:
-    """A limit of the kernel's by its name; None for one that it lacks, which binds nothing."""
+    """A limit of the kernel by its name; None for one that it does not have."""
     try:
         with open(f"{proc_root}/sys/{name.replace('.', '/')}", encoding="ascii") as file:
             return int(file.read())
@@ -103,11 +104,11 @@ def limit(name: str, proc_root: str = "/proc") -> int | None:
 
 
 def lowest(names: Sequence[str]) -> int | None:
-    """The one of these limits that binds."""
+    """The lowest of these limits, which applies."""
     return min((found for name in names if (found := limit(name)) is not None), default=None)
 
 
 def binding(names: Sequence[str]) -> str:
-    """The names of those to raise for more: most machines have the same number for both."""
+    """The names of the limits to raise: on most machines both have the same value."""
     least = lowest(names)
     return " and ".join(name for name in names if limit(name) == least)

@@ -44,7 +44,7 @@ IN_ONLYDIR = 0x01000000
 FAN_MODIFY = 0x2
 FAN_CLOSE_WRITE = 0x8
 _FAN_NONBLOCK_CLOEXEC = 0x3
-_FAN_REPORT_FID = 0x200  # an event names a file, and holds none
+_FAN_REPORT_FID = 0x200  # an event names a file, and keeps none open
 _FAN_MARK_ADD_MOUNT = 0x1 | 0x10
 _IN_NONBLOCK_CLOEXEC = os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -57,7 +57,7 @@ def _check(result: int, path: str | bytes | None = None) -> int:
 
 
 def file_system_type(path: str) -> int:
-    """Its magic number, such as 0xef53; OSError. Source: statfs(2)."""
+    """Magic number of its file system, such as 0xef53; OSError. Source: statfs(2)."""
     found = ctypes.create_string_buffer(256)  # more than any struct statfs
     _check(_libc.statfs(os.fsencode(path), found), path)
     return int(ctypes.c_ulong.from_buffer(found).value)
@@ -96,17 +96,17 @@ def open_directory_beneath(root: int, components: list[bytes]) -> int:
 
 
 def open_parent(directory: int) -> int:
-    """Open the directory above; the caller closes it. OSError EXDEV where a mount begins here."""
+    """Open the directory above; the caller closes it. OSError EXDEV at the root of a mount."""
     return _openat2(directory, b"..", os.O_RDONLY | os.O_DIRECTORY | os.O_NOATIME, _IN_PLACE)
 
 
 def open_path_beneath(directory: int, name: bytes) -> int:
-    """An O_PATH descriptor of one name, itself if it is a link; OSError EXDEV for a mount point."""
+    """An O_PATH descriptor of one name, of a link itself; OSError EXDEV for a mount point."""
     return _openat2(directory, name, os.O_PATH | os.O_NOFOLLOW)
 
 
 def open_in_root(root: int, path: str) -> int:
-    """An O_PATH descriptor of what a process whose root is the directory `root` has at `path`.
+    """An O_PATH descriptor of `path` as seen by a process whose root is the directory `root`.
 
     A symbolic link at its end is not followed. Raises OSError.
     """
@@ -117,7 +117,9 @@ def open_in_root(root: int, path: str) -> int:
 
 
 def quotactl(fd: int, command: int, number: int, data: bytes) -> bytes:
-    """quotactl_fd(2) on the project quotas of the file system of `fd`: what `data` became."""
+    """quotactl_fd(2) on the project quotas of the file system of `fd`: `data` as the kernel changed
+    it.
+    """
     buffer = ctypes.create_string_buffer(data, len(data))
     what = ctypes.c_uint32(command << 8 | _PROJECTS)
     _check(_libc.syscall(_SYS_QUOTACTL_FD, fd, what, ctypes.c_uint32(number), buffer))
@@ -142,8 +144,8 @@ def mount_tracefs(target: str) -> None:
 def write_out(fd: int, start: int, length: int) -> None:
     """sync_file_range(2): write dirty pages out and wait; a later store to one faults again.
 
-    An error of an earlier writing is told once to whoever asks next, so that only the second one is
-    of this call. It is told to the file's own users all the same.
+    An error of an earlier writeback is reported once to the next caller, so it is called twice, and
+    only the second error counts. The file's own users get the error all the same.
     """
     flags = 1 | 2 | 4  # WAIT_BEFORE, WRITE, WAIT_AFTER
     place = ctypes.c_int64(start), ctypes.c_int64(length)
@@ -173,7 +175,7 @@ def inotify_add_watch(fd: int, directory: int, mask: int) -> int:
 
 
 def inotify_add_watch_path(fd: int, path: bytes, mask: int) -> int:
-    """The same for a path."""
+    """Watch a path; ENOSPC is the watch limit."""
     return _check(_libc.inotify_add_watch(fd, path, ctypes.c_uint32(mask)), path)
 
 
@@ -184,12 +186,12 @@ def inotify_rm_watch(fd: int, watch: int) -> None:
 
 
 def fanotify_init() -> int:
-    """A group that reports files by what they are, non-blocking. OSError."""
+    """A non-blocking group that reports files by their identity. OSError."""
     return _check(_libc.fanotify_init(_FAN_NONBLOCK_CLOEXEC | _FAN_REPORT_FID, 0))
 
 
 def fanotify_mark_mount(fd: int, path: str, mask: int) -> None:
-    """Have a group told what happens through the mount that `path` is in. OSError."""
+    """Add the mount that `path` is in to a group. OSError."""
     where = os.fsencode(path)
     marked = _libc.fanotify_mark(fd, _FAN_MARK_ADD_MOUNT, ctypes.c_uint64(mask), -1, where)
     _check(marked, path)

@@ -1,4 +1,4 @@
-"""What is mounted where, and where a directory lies in its file system."""
+"""What is mounted where, and where a directory is in its file system."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _mount(line: bytes) -> Mount:
 
 
 def _upper(after: bytes) -> str:
-    """Of what mountinfo tells of an overlay, behind the dash: type, source, options."""
+    """Upper directory from the fields of an overlay after the dash: type, source, options."""
     options = after.split(b" ")[-1].split(b",")
     found = next((each for each in options if each.startswith(b"upperdir=")), b"upperdir=")
     return _path(found.removeprefix(b"upperdir="))
@@ -85,10 +85,10 @@ def mounts_of(pid: str, proc_root: str) -> list[Mount]:
 
 
 def namespace_of(directory: str) -> str:
-    """Name of the mount namespace of a process, by its directory in /proc; empty if it is ending.
+    """Name of the mount namespace of a process, by its directory in /proc; empty if it is exiting.
 
-    Where we may not look, the process is taken for a namespace of its own: its mounts are readable
-    all the same.
+    Without permission the process counts as a namespace of its own: its mounts can be read all the
+    same.
     """
     try:
         return os.readlink(f"{directory}/ns/mnt")
@@ -107,8 +107,8 @@ def is_mounted(point: str) -> bool:
 def locate(directory: str) -> tuple[str, str, str]:
     """Device "major:minor", path inside that file system, and file system type of a directory.
 
-    This is how the same directory shows in the mountinfo of any container that has it mounted.
-    Raises NotFoundError when it is not there, or its mount is not in our namespace.
+    This is how the directory appears in the mountinfo of any container that has it mounted. Raises
+    NotFoundError when it does not exist, or its mount is not in our namespace.
     """
     try:
         descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -126,7 +126,7 @@ def locate(directory: str) -> tuple[str, str, str]:
 
 
 def inside(mount: Mount, path: str) -> str:
-    """Path inside the file system of `mount` of what its namespace has at `path`."""
+    """Path inside the file system of `mount` for `path` in the namespace."""
     rest = path.removeprefix(mount.point.rstrip("/")).lstrip("/")
     return f"{mount.root.rstrip('/')}/{rest}".rstrip("/") or "/"
 
@@ -141,7 +141,7 @@ def _mount_id(descriptor: int) -> int:
 
 
 def disk_of(device: int) -> int:
-    """The disk (as in st_dev) that the partition `device` is on; of anything else, itself."""
+    """The disk (as in st_dev) of the partition `device`; for anything else, itself."""
     path = f"/sys/dev/block/{os.major(device)}:{os.minor(device)}"
     if not os.path.exists(f"{path}/partition"):
         return device

@@ -1,8 +1,8 @@
-"""Limits on how much a directory tree may take, which the kernel holds: project quotas.
+"""Limits on how much a directory tree may take, enforced by the kernel: project quotas.
 
-All that is made below a directory with PROJINHERIT gets its project's number, and the file system
-adds up what the files of a number take. ext4 and XFS take the same calls. The file system is named
-by a descriptor, so that no device node is needed (Linux 5.14).
+Everything created below a directory with PROJINHERIT gets its project number, and the file system
+adds up what the files with a number take. ext4 and XFS have the same calls. The file system is
+addressed by a descriptor, so that no device node is needed (Linux 5.14).
 
 Sources: quotactl(2), quotactl_fd in fs/quota/quota.c, linux/quota.h, linux/dqblk_xfs.h, linux/fs.h.
 """
@@ -36,32 +36,32 @@ _GET_STATE: Final = 0x5805  # Q_XGETQSTAT
 _GET_QUOTA: Final = 0x800007
 _SET_QUOTA: Final = 0x800008
 _STATE_BYTES: Final = 128  # more than struct fs_quota_stat
-_FLAGS = struct.Struct("=xxH")  # the begin of it
+_FLAGS = struct.Struct("=xxH")  # its first fields
 _COUNTED, _ENFORCED = 1 << 4, 1 << 5
 # struct if_dqblk: limit of space, its use, and the number of inodes are first, third and sixth.
 _QUOTA = struct.Struct("=QQQQQQQQI4x")
 _BLOCK_LIMITS: Final = 1
 _UNIT: Final = 1024  # bytes; of limits
-_ROUNDED_MAX: Final = 65_536  # bytes; to its blocks the file system rounds a limit up
+_ROUNDED_MAX: Final = 65_536  # bytes; file systems round limits up to their blocks
 _NONE_HERE = frozenset({errno.ENOTTY, errno.EOPNOTSUPP, errno.ENOSYS, errno.ESRCH, errno.EINVAL})
 _OURS = range(PROJECT_FIRST, PROJECT_FIRST + PROJECTS_MAX)
 
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """What a project may take, 0 for no limit, and takes; in bytes. `inodes`: how many it has."""
+    """Limit of a project (0 for none) and what it takes; in bytes. `inodes`: how many it has."""
 
     limit: int = 0
     used: int = 0
     inodes: int = 0
 
     def holds(self, size: int) -> bool:
-        """Whether the limit is so many bytes, or what the file system made of that."""
+        """Whether the limit is so many bytes, as rounded by the file system."""
         return size <= self.limit < size + _ROUNDED_MAX
 
 
 def lack(directory: str) -> str:
-    """Why the file system of a directory holds no project to a limit; "" where it does. OSError."""
+    """Why the file system of a directory cannot limit projects; "" if it can. OSError."""
     with _opened(directory) as fd:
         try:
             flags, number = _attributes(fd)
@@ -79,24 +79,24 @@ def lack(directory: str) -> str:
 
 
 def is_ours(directory: str) -> bool:
-    """Whether the directory has a project of its own out of the range that is taken from here."""
+    """Whether the directory has a project of its own from the range that is used here."""
     with _opened(directory) as fd:
         return _own(fd) != 0
 
 
 def allot(directory: str, start: int, size: int) -> int:
-    """Give an empty directory a project that nothing else has: its number. OSError.
+    """Give an empty directory a project number that nothing else has, and return it. OSError.
 
-    start: where in the range the search begins, of any size. size: what it will be limited to; a
-    number that is limited to that is left of a directory that somebody deleted, and is limited no
-    more; any other limit is somebody else's. UnsupportedError when all that are tried are in use.
+    start: where in the range the search begins, of any size. size: the limit it will get; a number
+    with that limit was left by a directory that somebody deleted, and its limit is removed; any
+    other limit is somebody else's. UnsupportedError when all numbers that were tried are in use.
     """
     with _opened(directory) as fd:
         for step in range(PROJECT_TRIES_MAX):
             number = _OURS[(start + step) % len(_OURS)]
             _assign(fd, number)
             found = _quota(fd, number)
-            # Asked for after it was taken: two who take the same one at once both see it.
+            # Checked after it was taken: two that take the same one at once both see it.
             if found.inodes == 1 and (not found.limit or found.holds(size)):
                 if found.limit:
                     _set(fd, number, 0)
@@ -108,10 +108,10 @@ def allot(directory: str, start: int, size: int) -> int:
 
 
 def adopt(directory: str, number: int) -> None:
-    """Give a tree that nobody has mounted a project that nothing has, the top directory last.
+    """Give a tree that nobody has mounted an unused project number, its top directory last.
 
-    Only files and directories: links and special files take no room. OSError, which names what it
-    is about, such as an immutable file.
+    Only files and directories: links and special files take no space. OSError with the path, for
+    example for an immutable file.
     """
     with _opened(directory) as top:
         pending: list[list[bytes]] = [[]]
@@ -141,22 +141,22 @@ def _about(path: list[bytes]) -> Iterator[None]:
 
 
 def quota(directory: str) -> Quota:
-    """What a directory's own project may take, and takes; OSError."""
+    """Limit and usage of a directory's own project; OSError."""
     with _opened(directory) as fd:
         return _quota(fd, _own(fd))
 
 
 def limit(directory: str, size: int) -> None:
-    """Hold the directory's own project to so many bytes, rounded up; 0: to none. OSError."""
+    """Limit the directory's own project to so many bytes, rounded up; 0: no limit. OSError."""
     with _opened(directory) as fd:
         _set(fd, _own(fd), size)
 
 
 def lift(directory: str, start: int) -> None:
-    """Take the limit from a directory; its project's number is free again once its files are gone.
+    """Remove the limit from a directory; its number is free again once its files are gone.
 
-    What has none of ours is let alone. Where the directory is gone already, `start` (see `allot`)
-    tells the number, if nothing has that. OSError.
+    A directory without a project of ours is left alone. If the directory is gone already, `start`
+    (see `allot`) finds the number, if nothing uses it. OSError.
     """
     there = os.path.isdir(directory)
     while not os.path.isdir(directory):
@@ -191,14 +191,14 @@ def _below(top: int, path: list[bytes]) -> Iterator[int]:
 
 
 def _attributes(fd: int) -> tuple[int, int]:
-    """Flags, and the project's number."""
+    """Flags and project number."""
     found = fcntl.ioctl(fd, _FSGETXATTR, bytes(_ATTRIBUTES.size))
     flags, _, _, number, _, _ = _ATTRIBUTES.unpack(found)
     return flags, number
 
 
 def _own(fd: int) -> int:
-    """The number of a directory's own project; 0 for none, and for one that others gave it."""
+    """The number of a directory's own project; 0 for none, and for one that others assigned."""
     try:
         flags, number = _attributes(fd)
     except OSError as error:
@@ -209,7 +209,7 @@ def _own(fd: int) -> int:
 
 
 def _assign(fd: int, number: int) -> None:
-    """Give an open file or directory a project's number, 0 for none."""
+    """Set the project number of an open file or directory, 0 for none."""
     found = fcntl.ioctl(fd, _FSGETXATTR, bytes(_ATTRIBUTES.size))
     flags, hint, extents, _, cow, rest = _ATTRIBUTES.unpack(found)
     if stat.S_ISDIR(os.fstat(fd).st_mode):

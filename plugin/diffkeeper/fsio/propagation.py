@@ -1,8 +1,8 @@
-"""Whether what we mount is seen outside of our mount namespace, as by an engine that binds it.
+"""Whether our mounts are visible outside of our mount namespace, as to an engine that binds them.
 
 A managed plugin's mount directory is shared with the host. An engine that is killed and started
-again may take the host's side of it away while it starts the plugin anew: what is mounted then
-stays inside, and containers get the empty directory beneath.
+again may unmount the host's side of it while it starts the plugin again: what is mounted then stays
+inside, and containers get the empty directory below.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 def is_seen(point: str, proc_root: str) -> bool:
-    """Whether the mount at `point` has a peer outside; true where it is not shared with anybody.
+    """Whether the mount at `point` has a peer outside; true if it is not shared with anybody.
 
-    `proc_root`: the host's /proc. Process 1 is asked first; others only where it has none.
+    `proc_root`: the host's /proc. Process 1 is asked first; others only if it has none.
     """
     real = os.path.realpath(point)
     own = next((each for each in reversed(mountinfo.own_mounts()) if each.point == real), None)
@@ -30,7 +30,7 @@ def is_seen(point: str, proc_root: str) -> bool:
 
 
 def _groups(proc_root: str) -> Iterator[set[int]]:
-    """The groups of peers in each mount namespace but ours."""
+    """The peer groups in each mount namespace but ours."""
     seen = {mountinfo.namespace_of(f"{proc_root}/self")}
     yield _groups_of("1", proc_root)
     for pid in filter(str.isdecimal, os.listdir(proc_root)):

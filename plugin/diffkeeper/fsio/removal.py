@@ -1,4 +1,4 @@
-"""Removing a tree by descriptors: no link is followed, nothing that is mounted below is entered."""
+"""Removes a tree by descriptors: no link is followed, no mount below is entered."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from diffkeeper import limits
 from diffkeeper.fsio import linux
 
-# A removal that more than so many names resist ends there; of each path so much is told.
+# A removal stops when so many names cannot be removed; paths are cut to so many bytes.
 REMOVAL_LEFT_MAX = 1_000
 
 _Identity = tuple[int, int]  # device and inode number
@@ -16,7 +16,7 @@ _Identity = tuple[int, int]  # device and inode number
 
 @dataclass(slots=True)
 class _DirectoryLevel:
-    """A directory on the way from the top to the one that is being emptied."""
+    """A directory on the path from the top to the one that is being emptied."""
 
     name: bytes
     identity: _Identity
@@ -25,10 +25,10 @@ class _DirectoryLevel:
 
 
 class Removal:
-    """One removal. What cannot go is passed over and kept in `left`, with the reason.
+    """One removal. What cannot be removed is skipped and recorded in `left`, with the reason.
 
-    One descriptor is open at a time, whatever the depth: the way up is by `..`, and is taken only
-    if it leads where the way down came from.
+    One descriptor is open at a time, at any depth: the way up is `..`, and is taken only if it
+    leads where the way down came from.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Removal:
     def run(self, parent: int, name: bytes) -> None:
         """Remove `name` in the directory `parent`, whatever it is; absent is not an error.
 
-        Raises OSError when the tree moves meanwhile, or more stays than `limits` lets be told.
+        Raises OSError when the tree moves meanwhile, or more than `REMOVAL_LEFT_MAX` names stay.
         """
         top = _DirectoryLevel(b"", _identity(parent), below=[name])
         self._levels = [top]
@@ -54,7 +54,7 @@ class Removal:
             os.close(current)
 
     def _down(self, current: int) -> int:
-        """Into the next directory; `current` anew when there is none to enter."""
+        """Enter the next directory; returns `current` again when there is none to enter."""
         level = self._levels[-1]
         name = level.below.pop()
         try:
@@ -69,7 +69,9 @@ class Removal:
         return following
 
     def _unlink(self, directory: int, name: bytes, refused: OSError | None = None) -> None:
-        """Remove what is no directory; one that could not be entered stays, for that reason."""
+        """Remove a name that is no directory; one that could not be entered stays, for that
+        reason.
+        """
         try:
             os.unlink(name, dir_fd=directory)
         except FileNotFoundError:
@@ -80,7 +82,9 @@ class Removal:
             self._stuck(name, error)
 
     def _list(self, directory: int) -> None:
-        """Remove all but directories; note a window of those, and leave out what is stuck."""
+        """Remove everything but directories; collect a window of those, without the ones that
+        stay.
+        """
         level = self._levels[-1]
         with os.scandir(directory) as entries:
             for entry in entries:
@@ -111,7 +115,7 @@ class Removal:
             except FileNotFoundError:
                 pass
             except OSError as error:
-                # Where something stays below, that is the reason, and it is told already.
+                # If something below stays, that is the reason, and it is recorded already.
                 self._levels[-1].stuck.add(level.name)
                 if not level.stuck:
                     self._stuck(level.name, error)

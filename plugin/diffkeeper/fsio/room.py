@@ -9,14 +9,14 @@ from diffkeeper.fsio import durable
 from diffkeeper.limits import GIB, STORE_MAX_FRACTION_DEFAULT, STORE_SPARE_BYTES
 
 STORE_RESERVE_BYTES_MAX = 4 * GIB  # for live data, whatever the size of the disk
-STORE_RESERVE_FRACTION = 0.05  # of the disk, and of live data once more
-STORE_PRESSURE_FRACTION = 0.9  # of its bound, from which history is thinned early
-STORE_EASE_FRACTION = 0.8  # down to which
+STORE_RESERVE_FRACTION = 0.05  # of the disk, and of live data in addition
+STORE_PRESSURE_FRACTION = 0.9  # of its bound, from which on history is thinned early
+STORE_EASE_FRACTION = 0.8  # of its bound, down to which
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A part of a file system: so many bytes, or, where that is 0, a fraction of its size."""
+    """A part of a file system: so many bytes, or, if that is 0, a fraction of its size."""
 
     bytes: int = 0
     fraction: float = STORE_MAX_FRACTION_DEFAULT
@@ -28,17 +28,17 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Levels:
-    """How full it is; in bytes."""
+    """How full store and file system are; in bytes."""
 
     used: int  # by pages in use
-    held: int  # by the store's file on the disk
+    held: int  # allocated for the store's file
     free: int  # on the file system
 
     @property
     def room(self) -> int:
-        """What can be written without taking more from live data than now.
+        """Bytes that can be written without taking more from live data than now.
 
-        Of the free room within the file half counts: short runs of pages may fit nothing.
+        Half of the free space within the file counts: short runs of pages may be of no use.
         """
         return self.free + max(0, (self.held - self.used) // 2 - 4 * STORE_SPARE_BYTES)
 
@@ -46,13 +46,14 @@ class Levels:
 @dataclass(slots=True)
 class Room:
     """The bounds of one store. `live_bytes`, of all volumes, may change at any time; `refused` is
-    the size of the largest that was refused, until there is room for it, or none can be made.
+    the size of the largest commit that was refused, until there is room for it, or none can be
+    made.
     """
 
     path: str
     total_bytes: int  # of the file system
     bound_bytes: int  # of pages in use
-    fixed_bytes: int | None  # the reserve, where it was given
+    fixed_bytes: int | None  # the reserve, if it was given
     live_bytes: int = 0
     refused: int = 0
 
@@ -65,14 +66,16 @@ class Room:
 
     @property
     def reserve_bytes(self) -> int:
-        """What stays free: a share of the disk, and as much again in proportion to live data."""
+        """Bytes that stay free: a share of the disk, and as much again in proportion to live
+        data.
+        """
         if self.fixed_bytes is not None:
             return self.fixed_bytes
         most = min(STORE_RESERVE_BYTES_MAX, int(self.total_bytes * STORE_RESERVE_FRACTION))
         return most + min(most, int(self.live_bytes * STORE_RESERVE_FRACTION))
 
     def levels(self, used: int, held: int) -> Levels:
-        """As it is now."""
+        """The present levels."""
         return Levels(used, held, durable.free_bytes(self.path))
 
     def refusal(self, levels: Levels, size: int) -> str:
@@ -90,8 +93,8 @@ class Room:
         return ""
 
     def excess(self, levels: Levels) -> int:
-        """Bytes that history has to give up now, so that it can go on; 0 while there is room."""
-        # All histories must not go for one capture that is larger than they may ever be.
+        """Bytes that history has to give up now to go on; 0 while there is room."""
+        # A capture larger than history may ever be must not evict all histories.
         more = min(self.refused, self.bound_bytes // 2)
         excess = 0
         if more or levels.used > self.bound_bytes * STORE_PRESSURE_FRACTION:

@@ -1,7 +1,7 @@
-"""Writing a tree: directories by path below a root descriptor, content with holes, metadata.
+"""Writes a tree: directories by path below a root descriptor, content with holes, metadata.
 
-Metadata goes in the order the kernel needs: owner first (a change of owner clears set-id bits and
-capabilities), then mode, extended attributes, and times last.
+Metadata is set in the order that the kernel needs: owner first (a change of owner clears set-id
+bits and capabilities), then mode, extended attributes, and times last.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ def opened(root: int, path: list[bytes]) -> Iterator[int]:
 
 
 def open_without_links(path: str) -> int:
-    """Open an existing directory for writing into it; a link in its place is refused (ENOTDIR)."""
+    """Open an existing directory for writing into it; a link is refused (ENOTDIR)."""
     return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
 def make_directory(parent: int, name: bytes) -> int:
-    """A descriptor of the directory `name`, made with mode 0700 unless it is there; no link."""
+    """A descriptor of the directory `name`, created with mode 0700 if needed; a link is refused."""
     with contextlib.suppress(FileExistsError):
         os.mkdir(name, 0o700, dir_fd=parent)
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -53,7 +53,7 @@ def open_trusted(path: str) -> int:
     """Open a directory by its absolute path, which other users may change meanwhile.
 
     A link on the way is followed only if it belongs to root or to the caller, so that nobody else
-    chooses where it leads. Raises PermissionError for any other link, OSError as open(2) does.
+    chooses the target. Raises PermissionError for any other link, OSError as open(2) does.
     """
     current = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     pending = path.split("/")[::-1]
@@ -87,20 +87,20 @@ def open_trusted(path: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """What an inode gets beside its content."""
+    """Metadata to set on an inode."""
 
-    owner: tuple[int, int] | None  # user and group; None leaves the one that it has
+    owner: tuple[int, int] | None  # user and group; None leaves them
     mode: int | None  # None for a symbolic link
     xattrs: Mapping[bytes, bytes]
     mtime_ns: int
 
 
 def set_metadata(of: int | str, wanted: Metadata, refused: Refused | None = None) -> None:
-    """Owner, mode, extended attributes and modification time of an open file or directory.
+    """Set owner, mode, extended attributes and modification time of an open file or directory.
 
-    For what must not be opened `of` is `held` of an O_PATH descriptor. The first OSError is raised,
-    or each is given to `refused`, with what it is about and the attribute's name, and the rest is
-    set all the same; so is what the target takes without doing it.
+    What must not be opened is given as `held` of an O_PATH descriptor. The first OSError is raised;
+    or each is passed to `refused`, with what it is about and the attribute's name, and the rest is
+    set all the same. Settings that the target accepts and ignores are passed, too.
     """
 
     def attempt(what: str, name: bytes, act: Callable[..., None], *arguments: object) -> bool:
@@ -116,7 +116,7 @@ def set_metadata(of: int | str, wanted: Metadata, refused: Refused | None = None
     owned = wanted.owner is not None and attempt("owner", b"", os.chown, *wanted.owner)
     mode = wanted.mode
     if mode is not None:
-        # With another owner than the recorded one, a set-id bit would give away what that one may.
+        # With another owner than the recorded one, a set-id bit would give that one's rights away.
         mode = mode if owned else mode & ~(stat.S_ISUID | stat.S_ISGID)
         if not attempt("mode", b"", os.chmod, mode):
             mode = None
@@ -136,7 +136,7 @@ def set_metadata(of: int | str, wanted: Metadata, refused: Refused | None = None
 
 
 def held(pin: int) -> str:
-    """A path of the very inode that an O_PATH descriptor holds, whatever its name is by now."""
+    """A path of the inode of an O_PATH descriptor, whatever its name is now."""
     return f"/proc/self/fd/{pin}"
 
 

@@ -1,4 +1,4 @@
-"""The objects of the local store, as replay and verification take them."""
+"""The objects of the local store, for replay and verification."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""What a target does not take of a restore: a share that refuses owners, say, or attributes.
+"""What the target of a restore refuses, for example a share without owners or attributes.
 
-All content is written first and everything else as far as it goes; the rest is counted and told.
+All content is written first and everything else as far as possible; the rest is counted and
+reported.
 """
 
 from __future__ import annotations
@@ -17,22 +18,22 @@ from diffkeeper import limits
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-REFUSALS_TOLD_MAX = 100  # of what a target refused, the first so many are listed
+REFUSALS_TOLD_MAX = 100  # refusals that are listed; all are counted
 
-# What file systems, and those who export them, answer to what they have no form for or forbid.
+# errors for what a file system, or the server of a share, does not support or allow
 _REFUSALS = frozenset((
     errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.ENOTTY,
     errno.EILSEQ, errno.ENAMETOOLONG, errno.EEXIST, errno.EMLINK, errno.EFBIG, errno.EOVERFLOW,
     errno.ENODEV,
 ))  # fmt: skip
-# Of attributes there may be too many, or too large ones, where all else has room.
+# attributes may be too many, or too large, where everything else fits
 _ATTRIBUTE_REFUSALS = _REFUSALS | {errno.E2BIG, errno.ENOSPC, errno.ERANGE}
 ATTRIBUTE = "attribute"
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """One thing that was not applied: to which path, what, and what the target answered."""
+    """One refusal: path, what, and the target's error."""
 
     path: str
     what: str
@@ -40,7 +41,7 @@ class Refusal:
 
 
 class Refusals:
-    """Collects refusals of one restore; thread safe. Only the first ones are kept, all counted.
+    """Collects refusals of one restore; thread safe. Some are listed, all are counted.
 
     `owner` and `xattrs` say whether those are wanted at all.
     """
@@ -52,7 +53,7 @@ class Refusals:
         self._lock = threading.Lock()
 
     def record(self, path: Sequence[bytes], what: str, error: OSError, detail: str = "") -> None:
-        """Take a refusal; any other error is raised again."""
+        """Record a refusal; any other error is raised again."""
         if error.errno not in (_ATTRIBUTE_REFUSALS if what == ATTRIBUTE else _REFUSALS):
             raise error
         with self._lock:

@@ -1,8 +1,8 @@
-"""Builds a directory from a snapshot: equal in content, metadata, links and holes.
+"""Writes a snapshot into a directory: equal in content, metadata, links and holes.
 
 Objects come through an interface, so that the same code replays from the store, over a socket, or
-from wherever objects will be kept. The target is written relative to descriptors that only this
-process knows of; nothing outside it is touched.
+from anywhere else. The target is written relative to descriptors that only this process has;
+nothing outside it is touched.
 """
 
 from __future__ import annotations
@@ -54,18 +54,18 @@ Signed = Callable[[dict[int, IndexRecord]], None]  # takes signatures by inode n
 
 
 class ObjectSource(Protocol):
-    """Where objects come from; every object is checked against its digest before it is returned."""
+    """Source of objects; every object is checked against its digest before it is returned."""
 
     def nodes(self, digests: list[bytes]) -> list[bytes]:
-        """Plain nodes in the order asked for; raises NotFoundError, CorruptionError."""
+        """Plain nodes in the order of `digests`; raises NotFoundError, CorruptionError."""
 
     def chunks(self, digests: list[bytes]) -> list[bytes]:
-        """Plain chunks in the order asked for; raises NotFoundError, CorruptionError."""
+        """Plain chunks in the order of `digests`; raises NotFoundError, CorruptionError."""
 
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What a replay wrote, and how long it took until it was durable."""
+    """What a replay wrote, and seconds until it was durable."""
 
     files: int
     bytes: int
@@ -74,13 +74,13 @@ class Replayed:
 
 @dataclass(slots=True, eq=False)
 class _Place:
-    """A directory that is being filled; the first one has no parent."""
+    """A directory that is being filled; the top one has no parent."""
 
     parent: _Place | None
     name: bytes
     entry: Entry
     inode: int
-    only: Selection | None = None  # the names in it that are wanted; all without
+    only: Selection | None = None  # the wanted names in it; None: all
 
     def path(self, *name: bytes) -> list[bytes]:
         """Path components from the target, of the directory or of a name in it."""
@@ -98,8 +98,8 @@ _Written = list[tuple[int, IndexRecord, int]]  # inode number, signature, bytes
 class Replay:
     """One replay into an existing, empty directory, of which `target` is a descriptor.
 
-    What the target refuses ends it, unless there are `refusals` to collect that. With `only` it
-    makes what that selects, and the directories above, and reads no other object.
+    Whatever the target refuses ends it, unless `refusals` collects that. With `only` it writes what
+    that selects, and the directories above, and reads no other object.
     """
 
     def __init__(
@@ -117,9 +117,9 @@ class Replay:
         self._objects = objects
         self._progress = progress
         self._signed = signed
-        # What is written here becomes visible only once it is synced; from then on every change,
-        # also through a mapping, moves a timestamp. So these signatures prove as much as old ones.
-        # Younger ones would be doubted by the first capture, which would read all of it again.
+        # The tree becomes visible only once it is synced; from then on every change, also through a
+        # mapping, moves a timestamp. So these signatures prove as much as old ones. The first
+        # capture would doubt younger ones, and read everything again.
         self._proven_ns = inode.proven_ns()
         self._root_fd = target
         self._links_root = b""
@@ -148,7 +148,7 @@ class Replay:
         return Replayed(self.files, self.bytes, clock.monotonic() - started)
 
     def _hand_over(self, most: int) -> None:
-        """Give the signatures away when there are more than `most`."""
+        """Pass signatures on when there are more than `most`."""
         if len(self._signatures) > most:
             if self._signed is not None:
                 self._signed(self._signatures)
@@ -158,8 +158,9 @@ class Replay:
         return self._objects.nodes([digest])[0]
 
     def _fill(self, entry: Entry, pool: ThreadPoolExecutor) -> None:
-        """All directories first to last, then their metadata last to first: a child moves its
-        parent's time."""
+        """Fill all directories first to last, then set their metadata last to first: creating a
+        child moves its parent's time.
+        """
         made: list[_Place] = []
         top = _Place(None, b"", entry, os.fstat(self._root_fd).st_ino, self._only)
         self._signatures[top.inode] = directory_signature(0, b"", entry.content)
@@ -183,7 +184,7 @@ class Replay:
             os.close(fd)
 
     def _directory(self, place: _Place, fd: int, pool: ThreadPoolExecutor) -> list[_Place]:
-        """Make every name of one directory; returns its subdirectories."""
+        """Create every name of one directory; returns its subdirectories."""
         flying: list[Future[_Written]] = []
         below: list[_Place] = []
         group: list[tuple[bytes, Entry]] = []
@@ -213,7 +214,7 @@ class Replay:
                 flying.append(pool.submit(self._group, place, fd, group))
             self._land(flying, 0)
         finally:
-            # The descriptor must stay open until nothing writes through it any more.
+            # The descriptor must stay open until all threads have finished with it.
             wait(flying)
         return below
 
@@ -251,7 +252,7 @@ class Replay:
         return written
 
     def _link(self, place: _Place, fd: int, name: bytes, link_id: int) -> None:
-        """A name of a file with several: the first one makes the file."""
+        """Create a name of a file with several names: the first one writes the file."""
         entry = dirtree.lookup(self._links_root, link_key(link_id), self._get)
         if entry is None:
             raise CorruptionError(f"{name!r} is a name of link {link_id}, which is not recorded")
@@ -267,7 +268,9 @@ class Replay:
         self._signatures[status.st_ino] = signature
 
     def _linked(self, place: _Place, fd: int, name: bytes, link_id: int) -> os.stat_result | None:
-        """Give a file that was made another name; None when there is none yet, or none can be."""
+        """Link a file that was written to another name; None when there is none yet, or it is
+        refused.
+        """
         if link_id not in self._first_names:
             return None
         where, first = self._first_names[link_id]
@@ -281,7 +284,7 @@ class Replay:
         return os.stat(name, dir_fd=fd, follow_symlinks=False)
 
     def _made(self, place: _Place, fd: int, name: bytes, entry: Entry) -> os.stat_result | None:
-        """As `_make`, None when the target refuses it; an object's error names who needs it."""
+        """As `_make`, None when the target refuses it; an object's error names the file."""
         try:
             return self._make(place, name, fd, entry)
         except (CorruptionError, NotFoundError) as error:
@@ -292,7 +295,7 @@ class Replay:
             return None
 
     def _refused(self, path: list[bytes], what: str, error: OSError, detail: str = "") -> None:
-        """Note a refusal, or raise it where none is taken."""
+        """Record a refusal, or raise it if they are not collected."""
         if self._refusals is None:
             raise error
         self._refusals.record(path, what, error, detail)
@@ -320,7 +323,7 @@ class Replay:
             self._finish(file, entry, place, name)
             return os.fstat(file)
         except OSError:
-            # Half of a file would pass for all of it where the rest goes on without it.
+            # A half-written file would look complete where the rest goes on without it.
             with contextlib.suppress(OSError):
                 os.unlink(name, dir_fd=fd)
             raise

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 class Selection:
-    """The names that are wanted in one directory; of a name without further ones, all below."""
+    """The names that are wanted in one directory; for a name without names of its own, everything
+    below.
+    """
 
     def __init__(self) -> None:
         self._names: dict[bytes, Selection] = {}
@@ -27,7 +29,7 @@ class Selection:
     def of(cls, paths: Iterable[bytes]) -> Self:
         """The selection of paths below the top directory, see `volumes.path_arguments.check_path`.
 
-        A path below another one that is wanted as well adds nothing.
+        A path below another one that is wanted adds nothing.
         """
         top = cls()
         for path in sorted(paths, key=lambda path: path.count(b"/")):
@@ -35,7 +37,7 @@ class Selection:
             for name in path.split(b"/"):
                 known = at.get(name)
                 if known is not None and not known._names:
-                    break  # all of it is wanted
+                    break  # everything below is wanted
                 at = at.setdefault(name, Selection())._names
         return top
 
@@ -53,7 +55,9 @@ class Selection:
 
 
 def require(paths: Iterable[bytes], content: bytes, get: Get) -> None:
-    """That each path is below a directory with this content; NotFoundError names one that isn't."""
+    """Check that each path exists below a directory with this content; NotFoundError names one that
+    doesn't.
+    """
     for path in paths:
         names = path.split(b"/")
         at = content

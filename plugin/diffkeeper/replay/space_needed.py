@@ -1,6 +1,6 @@
-"""What a replay surely takes of a file system, told before it begins.
+"""The space that a replay certainly needs, computed before it begins.
 
-The record of a snapshot has logical bytes, which says nothing of files with holes.
+A snapshot's record has logical bytes, which include holes.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from diffkeeper.format.node import Get
 
 _BLOCK: Final = 4096  # in which replays leave zeros out
-# Of others, such as those that compress, nothing is known for sure: ext2 to ext4, XFS, tmpfs.
+# of others, such as compressing ones, nothing is certain
 _PLAIN: Final = frozenset((0xEF53, 0x58465342, 0x01021994))
 
 
 def shortage(snapshot_root: Root, logical_bytes: int, get: Get, directory: str) -> tuple[int, int]:
-    """Bytes that a replay into the directory takes at least, and those that are free there; zeros
-    where it may fit.
+    """Bytes that a replay into the directory needs at least, and those that are free; zeros if it
+    may fit.
 
-    logical_bytes: of all files of the snapshot. Reads nodes only where those do not fit either.
-    OSError, and what `get` raises.
+    logical_bytes: of all files of the snapshot. Reads nodes only if those do not fit. OSError, and
+    what `get` raises.
     """
     free = durable.free_bytes_of_root(directory)
     if logical_bytes <= free or linux.file_system_type(directory) not in _PLAIN:
@@ -53,11 +53,11 @@ def _sizes(snapshot_root: Root, get: Get) -> Iterator[int]:
 
 
 def _size(entry: Entry, get: Get) -> int:
-    """Whole blocks; less than a block may lie in the inode."""
+    """Bytes of whole blocks; less than a block may be stored in the inode."""
     if not entry.sparse:
         return entry.size // _BLOCK * _BLOCK
     count, step = chunk_count(entry.size, entry.chunk_bits), 1 << entry.chunk_bits
-    # Zeros of a chunk that was no hole are written whole; of others some block is no hole.
+    # Zeros of a chunk that was no hole are written; of other chunks some block is no hole.
     return sum(
         (step if is_implied(digest, step) else min(step, _BLOCK))
         for number, digest in filetree.runs(entry.content, count, get)

@@ -1,7 +1,7 @@
-"""A snapshot as a tar archive (pax): for people, and for any tar.
+"""A snapshot as a tar archive (pax), for people and for any tar program.
 
-Names and targets that are no UTF-8 stay the bytes that they are. Extended attributes, times to the
-nanosecond and holes are kept in the forms that GNU tar reads. A socket has no form in a tar.
+Names and targets that are no UTF-8 keep their bytes. Extended attributes, times to the nanosecond
+and holes are stored in the forms that GNU tar reads. A tar cannot represent sockets.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _TYPES = {
     Kind.CHAR: tarfile.CHRTYPE,
     Kind.BLOCK: tarfile.BLKTYPE,
 }
-_BLOCK_BITS = 9  # of tar: the parts of a sparse file begin at multiples of this
+_BLOCK_BITS = 9  # of tar: the extents of a sparse file begin at multiples of this
 _SPARSE_NAME = "./GNUSparseFile.0/"
 _Extent = tuple[int, int]
 
@@ -38,7 +38,7 @@ _Extent = tuple[int, int]
 class Tarball:
     """Writes one snapshot to `target`, which only needs `write`; memory is bounded by a few chunks.
 
-    `progress` takes the objects that were named and the bytes of content so far.
+    `progress` is called with the numbers of objects and of content bytes so far.
     """
 
     def __init__(
@@ -57,11 +57,12 @@ class Tarball:
         self.sockets = 0  # left out
 
     def write(self, snapshot_root: Root) -> None:
-        """The whole tree. Raises NotFoundError or CorruptionError for objects, OSError."""
+        """Write the whole tree. Raises NotFoundError or CorruptionError for objects, OSError."""
         entry, self._links_root = root.decode_root(self._get(snapshot_root))
         with self._tar:
             self._add(entry, ".")
-            # Each directory is followed by all that is in it: then its time can be set, by tar.
+            # Each directory is followed by everything in it: so a tar program can set its time
+            # afterwards.
             open_ones = [(".", dirtree.entries(entry.content, self._get))]
             while open_ones:
                 path, left = open_ones[-1]
@@ -131,7 +132,7 @@ class Tarball:
     # Content
 
     def _sparse(self, entry: Entry, item: tarfile.TarInfo) -> None:
-        """GNU's sparse format 1.0: a map of the parts in front of the parts themselves."""
+        """GNU's sparse format 1.0: a map of the extents in front of the extents themselves."""
         map_bytes = sum(map(len, _map(self._extents(entry), entry.size)))
         padding = -map_bytes % tarfile.BLOCKSIZE
         item.pax_headers = {
@@ -152,12 +153,12 @@ class Tarball:
         yield from (data for _, data in self._data(entry))
 
     def _numbers(self, entry: Entry) -> Iterator[tuple[int, bytes]]:
-        """Chunks that are no holes: number and digest."""
+        """Chunks that are not holes: number and digest."""
         count = chunk_count(entry.size, entry.chunk_bits)
         return filetree.runs(entry.content, count, self._get)
 
     def _extents(self, entry: Entry) -> Iterator[_Extent]:
-        """Byte ranges [start, end) that are no holes, as long as they can be."""
+        """Byte ranges [start, end) that are not holes, as long as possible."""
         start = end = 0
         for number, _ in self._numbers(entry):
             at = number << entry.chunk_bits
@@ -179,7 +180,7 @@ class Tarball:
         yield from _zeros(entry.size - end)
 
     def _data(self, entry: Entry) -> Iterator[tuple[int, bytes]]:
-        """(offset, content) of every chunk that is no hole."""
+        """(offset, content) of every chunk that is not a hole."""
         batch: list[tuple[int, bytes]] = []
         for item in self._numbers(entry):
             batch.append(item)
@@ -212,7 +213,9 @@ class _Keyword(str):
 
     @classmethod
     def of_attribute(cls, name: bytes) -> _Keyword:
-        """The key of an extended attribute; what would end a key is escaped as GNU tar does."""
+        """The key of an extended attribute; a character that would end it is escaped as GNU tar
+        does.
+        """
         return cls("SCHILY.xattr." + _text(name.replace(b"%", b"%25").replace(b"=", b"%3D")))
 
     def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
@@ -221,7 +224,7 @@ class _Keyword(str):
 
 
 class _Pieces:
-    """What tarfile reads from: the pieces of an iterator."""
+    """A file object for tarfile over the pieces of an iterator."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces = pieces
@@ -243,7 +246,7 @@ class _Pieces:
 
 
 def _map(extents: Iterator[_Extent], size: int) -> Iterator[bytes]:
-    """The map in text. Its first line counts what follows, so the parts are listed first."""
+    """The map in text. Its first line is the number of extents, so they are listed first."""
     lines = [(start, end - start) for start, end in extents]
     if not lines or sum(lines[-1]) < size:
         lines.append((size, 0))
@@ -263,7 +266,7 @@ def _text(raw: bytes) -> str:
 
 
 def _name(name: bytes) -> str:
-    """A name that stays inside its directory; CorruptionError otherwise."""
+    """A name that stays inside its directory; CorruptionError for others."""
     if name in (b".", b"..") or b"/" in name or b"\0" in name:
         raise CorruptionError(f"{name!r} is not a name of a file")
     return _text(name)

@@ -1,7 +1,7 @@
-"""How many names and chunks a tree would have on a disk, each way from its top counted.
+"""Number of names and chunks that a tree would have on a disk, each path from its top counted.
 
 Nodes are shared: ten nodes of 64 names each can stand for 64**10 files, and four nodes of 256
-references each for a file of 256**4 chunks. So a tree is counted before anything is made of it.
+references each for a file of 256**4 chunks. So a tree is counted before it is written.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class _Node:
     chunks: int
 
     def add(self, names: int, chunks: int) -> None:
-        """What one of the nodes below has; ConflictError beyond a bound."""
+        """Add the counts of a node below; ConflictError beyond a bound."""
         self.names += names
         self.chunks += chunks
         if self.names > limits.IMPORT_NAMES_MAX:
@@ -41,8 +41,8 @@ class _Node:
 
 
 class TreeSize:
-    """Counts below one node after the other; `get` gives nodes. Remembers a fixed number of counts,
-    and counts again what it forgot.
+    """Counts below nodes; `get` reads nodes. Caches a fixed number of counts, and counts again what
+    it dropped.
     """
 
     def __init__(self, get: Get) -> None:
