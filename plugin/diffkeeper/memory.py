@@ -1,4 +1,4 @@
-"""The process's memory, of which a compiler takes much and leaves much behind."""
+"""The process's memory: a compiler takes much of it, and leaves much behind."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def resident_bytes() -> int:
 
 
 def trim_heap() -> None:
-    """Give free heap back to the kernel, also what lies between blocks in use."""
+    """Give free heap back to the kernel, including free pages between blocks in use."""
     ctypes.CDLL(None).malloc_trim(0)
 
 
 def give_back() -> None:
-    """Give back free heap, and the compiler's code, which is read again should it be needed."""
+    """Give back free heap, and the pages of the compiler's code, which are read again if needed."""
     libc = ctypes.CDLL(None)
     trim_heap()
     libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
@@ -32,7 +32,7 @@ def give_back() -> None:
 
 
 def _compiler_code() -> list[tuple[int, int]]:
-    """Where the compiler's code is mapped. Code alone: data may have been changed in memory."""
+    """Where the compiler's code is mapped. Only code: data may have been changed in memory."""
     found = []
     for line in Path("/proc/self/maps").read_text().splitlines():
         place, access, _, _, _, *path = line.split(maxsplit=5)

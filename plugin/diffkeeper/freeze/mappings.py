@@ -74,7 +74,7 @@ class MappingScanner:
                 elif name.startswith((b"/[aio]", b"anon_inode:[io_uring]")):
                     mapped.rings.add(pid)
                 elif device[0] == 0 and name.startswith(b"/"):
-                    # of no disk: an overlay, or memory
+                    # Of no disk: an overlay, or memory.
                     mapped.foreign.add((pid, f"{device[0]}:{device[1]}", name))
         return mapped
 

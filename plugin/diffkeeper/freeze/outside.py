@@ -43,7 +43,7 @@ class Outside:
         found: dict[str, dict[int, int]] = {}
         count = 0
         for pid in map(int, filter(str.isdecimal, os.listdir(self._proc_root))):
-            # a process with more privileges than ours could not be frozen or named anyway
+            # A process with more privileges than ours could not be frozen or named anyway.
             with contextlib.suppress(UnsupportedError):
                 for dev, inode in self._scanner.everything(pid):
                     found.setdefault(dev, {})[inode] = pid

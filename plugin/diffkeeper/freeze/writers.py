@@ -250,7 +250,7 @@ class Survey:
         """
         found: set[int] = set()
         for name in filter(str.isdecimal, os.listdir(self._proc_root)):
-            # a process with more privileges than ours is in no container
+            # A process with more privileges than ours is in no container.
             with contextlib.suppress(UnsupportedError):
                 found |= self._mappings.scan([int(name)], dev, writable=False).inodes
         return found

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MMAP_HORIZON_CENTISECONDS_MAX = 60_000
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-# labels of the host's security policy, which are no data
+# Labels of the host's security policy, which are no data.
 _XATTRS_OF_THE_SYSTEM = (
     "system.posix_acl_access",
     "system.posix_acl_default",
@@ -142,12 +142,12 @@ def data_extents(fd: int, size: int, position: int = 0) -> Iterator[tuple[int, i
                 return
             position = min(size, os.lseek(fd, start, os.SEEK_HOLE))
         except OSError as error:
-            # there are no more data, or the file was cut meanwhile
+            # There are no more data, or the file was cut meanwhile.
             if error.errno == errno.ENXIO:
                 return
             raise
         if position <= start:
-            # it was cut meanwhile, which is a change of its own
+            # It was cut meanwhile, which is a change of its own.
             return
         yield start, position
 

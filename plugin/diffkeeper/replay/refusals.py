@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 REFUSALS_TOLD_MAX = 100  # refusals that are listed; all are counted
 
-# errors for what a file system, or the server of a share, does not support or allow
+# Errors for what a file system, or the server of a share, does not support or allow.
 _REFUSALS = frozenset((
     errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.ENOTTY,
     errno.EILSEQ, errno.ENAMETOOLONG, errno.EEXIST, errno.EMLINK, errno.EFBIG, errno.EOVERFLOW,
     errno.ENODEV,
 ))  # fmt: skip
-# attributes may be too many, or too large, where everything else fits
+# Attributes may be too many, or too large, where everything else fits.
 _ATTRIBUTE_REFUSALS = _REFUSALS | {errno.E2BIG, errno.ENOSPC, errno.ERANGE}
 ATTRIBUTE = "attribute"
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from diffkeeper.format.node import Get
 
 _BLOCK: Final = 4096  # in which replays leave zeros out
-# of others, such as compressing ones, nothing is certain
+# Of others, such as compressing ones, nothing is certain.
 _PLAIN: Final = frozenset((0xEF53, 0x58465342, 0x01021994))
 
 

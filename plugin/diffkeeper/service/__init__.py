@@ -1,1 +1,1 @@
-"""The volumes of one daemon: lifecycle, captures and maintenance, over threads and tasks."""
+"""The volumes of one daemon: lifecycle, captures and maintenance, on threads and tasks."""

@@ -1,7 +1,7 @@
-"""Which captures may run at once, so that long ones of some volumes hold up no others.
+"""Which captures may run at once, so that long ones of some volumes do not delay others.
 
-How long a capture takes nobody knows before its end: the first one of a volume reads all that is
-there, and so does one after a power cut. In the event loop.
+The duration of a capture is unknown before its end: the first one of a volume reads everything, and
+so does one after a power cut. On the event loop.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from concurrent.futures import ThreadPoolExecutor
 
-FIRST_CAPTURES_MAX = 2  # of them, of volumes that never had one
-LONG_CAPTURE_SECONDS = 10.0  # after which a capture leaves its place to others
+FIRST_CAPTURES_MAX = 2  # of these, first captures of volumes
+LONG_CAPTURE_SECONDS = 10.0  # after which a capture gives its slot to others
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class CaptureSlots:
-    """Captures of one daemon, on threads of `pool`, which has some for short questions besides."""
+    """Slots for the captures of one daemon, on threads of `pool`, which has some for short
+    questions, too.
+    """
 
     def __init__(self, pool: ThreadPoolExecutor) -> None:
         self.pool = pool
@@ -36,10 +38,10 @@ class CaptureSlots:
     async def run(
         self, first: bool, function: Callable[P, T], /, *arguments: P.args, **named: P.kwargs
     ) -> T:
-        """What the function returns or raises, called when it is its turn.
+        """Result or exception of the function, called when a slot is free.
 
-        first: of some volume nothing was ever captured; such ones never take all places. One that
-        takes long leaves its place to others, as long as few do.
+        first: some volume has no snapshot yet; such captures never take all slots. A capture that
+        takes long gives up its slot, as long as few do.
         """
         async with contextlib.AsyncExitStack() as place:
             if first:
@@ -54,7 +56,7 @@ class CaptureSlots:
                     await place.aclose()
                     return await work
             finally:
-                work.cancel()  # it has ended; or nobody waits for it, and it need not begin
+                work.cancel()  # it has ended; or the caller was cancelled, and it need not begin
 
     @contextlib.contextmanager
     def _beside(self) -> Iterator[None]:

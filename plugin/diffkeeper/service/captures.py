@@ -1,6 +1,6 @@
-"""Takes the snapshots of volumes, those that are written together in one capture.
+"""Takes the snapshots of volumes; a group is captured together.
 
-Methods block and are called from worker threads.
+Methods block and run on worker threads.
 """
 
 from __future__ import annotations
@@ -30,22 +30,26 @@ _AT_INTERVALS = ("interval", "mount")  # reasons of captures that nobody asked f
 
 @dataclass(frozen=True, slots=True)
 class ConsistencyGroup:
-    """Volumes that are captured together; `note` says why it is not all that are written so."""
+    """Volumes that are captured together; `note`: why it is only a part of those written
+    together.
+    """
 
     volumes: tuple[Volume, ...]
     note: str = ""
 
     @property
     def shortest(self) -> float:
-        """The shortest of the intervals, which rules."""
+        """The shortest of their intervals, which applies to all."""
         return min(volume.pace.interval for volume in self.volumes)
 
     def watched(self) -> list[tuple[Volume, VolumeCapture]]:
-        """Those that are still watched."""
+        """The volumes that are still watched."""
         return [(v, s) for v in self.volumes if (s := v.snapshotter) is not None]
 
     def apply_throttle(self, share: float) -> None:
-        """Give all the same throttle and have their status show the group; `share`: `IdleShare`."""
+        """Set the same interval for all, and show the group in their status; `share`: see
+        `IdleShare`.
+        """
         names = tuple(volume.name for volume in self.volumes) if len(self.volumes) > 1 else ()
         needed = max(volume.pace.needed(share) for volume in self.volumes)
         for volume in self.volumes:
@@ -55,7 +59,7 @@ class ConsistencyGroup:
 
 @dataclass(frozen=True, slots=True)
 class _ConsistencyGroups:
-    """All teams as this survey and `state` had them; and the team of each volume."""
+    """All groups for one survey and one `state`; and the group of each volume."""
 
     found: Mapping[Target, Writers]
     state: object
@@ -64,7 +68,7 @@ class _ConsistencyGroups:
 
 
 class Captures:
-    """The captures of one daemon. `volumes` gives all of them."""
+    """The captures of one daemon. `volumes` returns all volumes."""
 
     def __init__(
         self, survey: Survey, volumes: Callable[[], Sequence[Volume]], spare: IdleShare
@@ -72,19 +76,19 @@ class Captures:
         self._survey = survey
         self._spare = spare
         self._volumes = volumes
-        self._state = object()  # another one when a capture changed what groups are made of
+        self._state = object()  # replaced when a capture changed what groups depend on
         self._teams: _ConsistencyGroups | None = None
 
     def together(self, volume: Volume, found: Mapping[Target, Writers]) -> ConsistencyGroup:
-        """The volumes that are captured with this one, itself among them."""
+        """The volumes that are captured with this one, including itself."""
         return self._of(found).of.get(volume) or ConsistencyGroup((volume,))
 
     def teams(self, found: Mapping[Target, Writers]) -> Sequence[ConsistencyGroup]:
-        """All watched volumes, each with those that are captured with it."""
+        """All watched volumes in groups."""
         return self._of(found).teams
 
     def _of(self, found: Mapping[Target, Writers]) -> _ConsistencyGroups:
-        """Made once for each survey, since all volumes are looked at for that."""
+        """The groups, computed once for each survey, since that visits all volumes."""
         last, state = self._teams, self._state
         if last is None or last.found is not found or last.state is not state:
             teams = tuple(self._made(found))
@@ -106,31 +110,31 @@ class Captures:
         ]
 
     def apply_throttle(self, team: ConsistencyGroup) -> None:
-        """Give a team the pace that its captures may have now."""
+        """Set the intervals of a group, as the idle share allows now."""
         team.apply_throttle(self._spare.share())
 
     def writers(
         self, written: Target | None = None, *, quiet: bool = False
     ) -> dict[Target, Writers]:
-        """Who has any watched volume mounted, now or a moment ago, which captures share.
+        """Who has each watched volume mounted, from a survey that all captures share.
 
-        `written`: a volume that somebody is known to have written to. `quiet`: nobody is.
+        `written`: a volume that is known to have been written to. `quiet`: none is.
         """
         return self._survey.recent(self.targets(), written, quiet=quiet)
 
     def one_look(self) -> AbstractContextManager[None]:
-        """Within it this thread looks at each process once, for however many volumes."""
+        """Within the block this thread asks each process only once, for any number of volumes."""
         return self._survey.one_look()
 
     def targets(self) -> list[Target]:
-        """All watched volumes, as the survey knows them."""
+        """All watched volumes, as the survey identifies them."""
         return [s.target for v in self._volumes() if (s := v.snapshotter) is not None]
 
     def capture(self, volume: Volume, reason: str, *, freeze: bool = True) -> SnapshotRecord | None:
-        """Take a snapshot of what changed in the volume, and in those that are written with it.
+        """Take a snapshot of what changed in the volume, and in those that are captured with it.
 
-        None when nothing changed in this one. Keeps pace and troubles of all. Without `freeze`
-        the writers of a volume alone run on; volumes of a group may only be captured frozen.
+        None when nothing changed in this one. Updates intervals and troubles of all. Without
+        `freeze` the writers of a single volume run on; a group of volumes is always frozen.
         """
         if (snapshotter := volume.snapshotter) is None:
             return None
@@ -163,24 +167,26 @@ class Captures:
 
 
 class _Meter:
-    """What a capture takes of these volumes together, from now on."""
+    """Measures what a capture of these volumes costs together, from its creation on."""
 
     def __init__(self, snapshotters: Sequence[VolumeCapture], cpu_seconds: float) -> None:
-        """`cpu_seconds`: that it took before."""
+        """`cpu_seconds`: cost before that."""
         self._snapshotters = snapshotters
         self._cpu_seconds = cpu_seconds
         self._started = clock.monotonic()
         self._before = self._sums()
 
     def cost(self) -> Cost:
-        """Until now."""
+        """The cost until now."""
         (cpu, frozen), (cpu_before, frozen_before) = self._sums(), self._before
         elapsed = clock.monotonic() - self._started
         cpu += self._cpu_seconds
         return Cost(cpu - cpu_before, frozen - frozen_before, elapsed)
 
     def _sums(self) -> tuple[float, float]:
-        """Seconds of CPU, which the members share, and frozen, which are the same for all."""
+        """Seconds of CPU, which the members share, and seconds frozen, which are the same for
+        all.
+        """
         cpu = sum(s.cpu_seconds for s in self._snapshotters)
         return cpu, max((s.frozen_seconds for s in self._snapshotters), default=0.0)
 
@@ -195,7 +201,7 @@ def _party(
 
 
 def _is_quiet(snapshotter: VolumeCapture) -> bool:
-    """Whether nothing is hinted; not where that cannot be told, which its capture tells."""
+    """Whether there are no hints; false if unknown, which the capture then reports."""
     try:
         return snapshotter.quiet()
     except (DiffKeeperError, OSError):
@@ -203,14 +209,14 @@ def _is_quiet(snapshotter: VolumeCapture) -> bool:
 
 
 def _grouping(volume: Volume, snapshotter: VolumeCapture) -> tuple[frozenset[int], bool]:
-    """What counts of a volume, but for its writers: see `Party`."""
+    """The facts of a volume for grouping, except its writers: see `Party`."""
     head = volume.state.head
     recorded = frozenset(map(int, head.group)) if head is not None else frozenset()
     return recorded, not snapshotter.policy.freeze or snapshotter.faulty
 
 
 def _note(part: Sequence[int], whole: Sequence[int], first: VolumeCapture) -> str:
-    """Why these are not all that are written together; `first`: the snapshotter of the first."""
+    """Why these are not all that are written together; `first`: the capture of the first."""
     if len(part) < len(whole):
         return (
             f"{len(whole)} volumes are written together; they are captured in parts of at most"

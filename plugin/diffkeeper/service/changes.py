@@ -1,4 +1,4 @@
-"""What is changed of a volume that is there: its options, its name. In the event loop."""
+"""Changes of existing volumes: options, name. On the event loop."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class Changes:
-    """`steps`: threads for what is short."""
+    """`steps`: pool for short steps."""
 
     def __init__(self, registry: Registry, scheduler: Scheduler, steps: ThreadPoolExecutor) -> None:
         self._registry = registry
@@ -36,8 +36,8 @@ class Changes:
     async def set_options(self, name: str, given: Mapping[str, str | None]) -> None:
         """Set options of a volume, None for the default; durable and in force when it returns.
 
-        Containers may have it mounted. InvalidInputError for what cannot be changed; then nothing
-        is. NotFoundError.
+        Containers may have it mounted. InvalidInputError for an option that cannot be changed; then
+        nothing is. NotFoundError.
         """
         slot = self._registry.slot(name)
         async with slot.looking, slot.turn("its options are being changed"):
@@ -47,7 +47,7 @@ class Changes:
             if options == volume.state.record.options:
                 return
             await within(self._steps, _refuse_size, volume, options)
-            # A signature may be of a file that is not recorded, or is to be no more.
+            # A signature may be of a file that is now left out, or that was.
             other = options.get("exclude") != volume.state.record.options.get("exclude")
             batch = Batch(drop_index={volume.state.record.id} if other else set())
             await within(self._steps, volume.state.commit, batch, options=options)
@@ -59,10 +59,10 @@ class Changes:
         log.info("options_set", extra={"volume": name, "options": ",".join(sorted(given))})
 
     async def rename(self, name: str, target: str) -> None:
-        """Give a volume another name; durable when it returns.
+        """Rename a volume; durable when it returns.
 
-        NotFoundError; ConflictError while it is mounted, or when the name is taken; BusyError
-        while something else is done with it.
+        NotFoundError; ConflictError while it is mounted, or when the name is in use; BusyError
+        during another step.
         """
         volume_options.check_name(target)
         async with self._registry.naming:
@@ -71,7 +71,7 @@ class Changes:
                 raise ConflictError(f"a volume {target} exists; choose another name")
             if (
                 slot.lock.locked() or slot.looking.locked()
-            ):  # which may last, and nobody is to wait for a name meanwhile
+            ):  # which may last, and must not hold up the assignment of names
                 raise BusyError(f"something else is being done with {name}; try again")
             async with slot.lock:
                 await within(self._steps, _rename, slot.volume, target)
@@ -81,7 +81,7 @@ class Changes:
 
 
 def _refuse_size(volume: Volume, options: Mapping[str, str]) -> None:
-    """Refuse options that limit a volume where that cannot be, see `SizeLimit.refuse`."""
+    """Refuse a limit of size that cannot be set, see `SizeLimit.refuse`."""
     wanted = volume_options.parse_options(options).size_bytes
     if wanted not in (None, volume.options.size_bytes):
         volume.directory.limit.refuse(mounted=volume.mounted)

@@ -1,4 +1,4 @@
-"""Which volumes are written together, and so are captured together.
+"""Which volumes are written by the same processes, and so are captured together.
 
 Two volumes belong together when a process has both mounted. A volume that nobody writes to any more
 stays with those that it was last captured with: what its last writers left in all of them is one
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Party:
-    """What counts of one volume that is watched.
+    """What matters of one watched volume.
 
     pids: its writing processes; recorded: volumes in the group of its newest snapshot, by id;
-    apart: it is captured alone, whoever writes to it; still: all of it is recorded, and who has it
-    mounted writes nothing.
+    apart: it is captured alone, whoever writes to it; still: everything in it is recorded, and the
+    processes that have it mounted write nothing.
     """
 
     pids: frozenset[int] = frozenset()
@@ -32,7 +32,7 @@ class Party:
 
 
 def groups(parties: Mapping[int, Party]) -> list[list[int]]:
-    """The volume ids, each in one group; by id within a group, of whatever size."""
+    """The volume ids in groups, each in one; by id within a group, of any size."""
     leaders = {number: number for number in parties}
 
     def leader(number: int) -> int:
@@ -56,7 +56,7 @@ def groups(parties: Mapping[int, Party]) -> list[list[int]]:
 
 
 def _links(parties: Mapping[int, Party]) -> list[list[int]]:
-    """Sets of volumes that belong together, which may overlap."""
+    """Sets of volumes that belong together; they may overlap."""
     by_pid: dict[int, list[int]] = {}
     pairs: list[list[int]] = []
     for number, party in parties.items():
@@ -74,7 +74,7 @@ def _links(parties: Mapping[int, Party]) -> list[list[int]]:
 def _stay(one: Party, other: Party) -> bool:
     """Whether two that were captured together last stay so, though no process has both.
 
-    One that is still, and was held by who turned out to write nothing, ties none that are written.
+    One that is still, and was only tied by observers, does not tie volumes that are written.
     """
     return not (one.pids and other.pids) and not (
         (one.still and other.pids) or (other.still and one.pids)
@@ -82,6 +82,6 @@ def _stay(one: Party, other: Party) -> bool:
 
 
 def bounded(group: list[int]) -> list[list[int]]:
-    """The same, in parts of at most as many volumes as are captured together."""
+    """A group in parts of at most as many volumes as are captured together."""
     step = limits.GROUP_VOLUMES_MAX
     return [group[start : start + step] for start in range(0, len(group), step)]

@@ -1,4 +1,4 @@
-"""New volumes that begin with a state: clones and imports. Blocks on the store."""
+"""New volumes that begin with a stored state: clones and imports. Blocks on the store."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
     from diffkeeper.store.store import Store
 
-INHERITED = ("chunk-size",)  # content is recognized only in chunks of the same size
+INHERITED = ("chunk-size",)  # content is only recognised in chunks of the same size
 _NAMES_SHOWN_MAX = 10
 
 
 def require_same(name: str, recorded: Mapping[str, str], given: Mapping[str, str]) -> None:
-    """ConflictError unless a create with the `given` options asks for the volume that is there."""
+    """ConflictError unless the `given` options are those of the existing volume."""
     left_out = {k for k in INHERITED if "from" in given and k not in given}
     present = {k: v for k, v in recorded.items() if k not in left_out}
     differing = sorted(k for k in {*present, *given} if present.get(k) != given.get(k))
@@ -42,9 +42,9 @@ def require_same(name: str, recorded: Mapping[str, str], given: Mapping[str, str
 def new(
     store: Store, name: str, options: Mapping[str, str], volumes: Mapping[str, VolumeRecord]
 ) -> Batch:
-    """What makes a volume, with the state that the option `from` names if any; stores nothing.
+    """The batch that creates a volume, with the state that the option `from` names, if any.
 
-    `volumes`: all that there are, by name. NotFoundError, InvalidInputError: no such state.
+    `volumes`: all existing ones by name. NotFoundError, InvalidInputError: there is no such state.
     """
     number = store.next_volume_id()
     record = VolumeRecord(number, name, clock.now_ns(), dict(options))
@@ -65,7 +65,7 @@ def new(
 
 
 def _first(chosen: SnapshotRecord, number: int) -> SnapshotRecord:
-    """The first snapshot of a clone: the same state, taken by nobody."""
+    """The first snapshot of a clone: the same state, with zero costs."""
     return replace(
         chosen, volume_id=number, seq=1, parent=None, time_ns=clock.now_ns(), reason=CLONE,
         new_bytes=0, stored_bytes=0, freeze_ms=0.0, capture_ms=0.0, group={},
@@ -75,7 +75,7 @@ def _first(chosen: SnapshotRecord, number: int) -> SnapshotRecord:
 def _source(
     store: Store, text: str, volumes: Mapping[str, VolumeRecord]
 ) -> tuple[VolumeRecord, SnapshotRecord]:
-    """The volume and the snapshot that are named."""
+    """The volume and the snapshot that `text` names."""
     source_name, _, reference = text.partition("@")
     source = volumes.get(source_name)
     if source is None:
@@ -86,7 +86,7 @@ def _source(
     chosen = _resolve(store, source, reference or None)
     if store.unknown([chosen.root]):
         raise NotFoundError(f"option from: snapshot {chosen.seq} of {source.name} was forgotten")
-    # Read after the snapshot: it has no link id above those that this record counts.
+    # Read after the snapshot, so no link id in it exceeds those that this record counts.
     return next(r for r in store.volumes() if r.id == source.id), chosen
 
 

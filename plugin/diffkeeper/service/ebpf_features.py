@@ -1,4 +1,4 @@
-"""What this machine offers to eBPF captures, as the daemon and the doctor show it."""
+"""eBPF features of this machine, as the daemon and the doctor show them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 
 
 def views(found: Iterable[Feature]) -> list[FeatureView]:
-    """Features as they are shown."""
+    """Features as shown."""
     return [FeatureView(each.name, each.support, each.reason) for each in found]
 
 
 def of_daemon(sources: Sources, *, look: bool) -> list[FeatureView]:
-    """As far as volumes have asked; `look`: where none has, what shows without loading anything."""
+    """Features that volumes have tried; `look`: if none has, what is known without loading
+    anything.
+    """
     return views(sources.preview() if look else sources.features())
 
 
@@ -31,9 +33,10 @@ def of_machine(headers: str) -> list[FeatureView]:
 
 
 def less_than_asked(view: VolumeView, capture: Mapping[str, object]) -> bool:
-    """Whether a volume has a coarser source than it may have, or one that does not watch all.
+    """Whether a volume has a coarser source than it could have, or one that does not watch
+    everything.
 
-    `capture`: what its status tells of that.
+    `capture`: that part of its status.
     """
     asked, used = view.options.get("capture", ladder.AUTO), str(capture.get("source"))
     return bool(capture.get("scanned_directories")) or ladder.fell_back(asked, used)

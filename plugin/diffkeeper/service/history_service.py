@@ -1,4 +1,4 @@
-"""What the admin API does with stored histories and removed volumes; in the event loop."""
+"""The admin API's calls about stored histories and removed volumes; on the event loop."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
 
-RETENTION_TURN_SECONDS = 5.0  # between two looks at what is due
+RETENTION_TURN_SECONDS = 5.0  # between two checks of what is due
 TRASH_TURN_SECONDS = 60.0
 
 
@@ -52,7 +52,7 @@ class HistoryService:
         self._age = age
         self._pools, self._pool = pools, pools.queries
         self._find, self._volumes = registry.find, registry.volumes
-        self._failed: dict[str, str] = {}  # by what failed last
+        self._failed: dict[str, str] = {}  # last error by task
         self.pressure = Pressure(store, retention, trash, registry.volumes)
 
     async def snapshots(self, name: str) -> list[SnapshotView]:
@@ -60,7 +60,7 @@ class HistoryService:
         return await within(self._pool, self._history.views, self._find(name).state.record)
 
     async def records(self, name: str, after: int) -> Json:
-        """Records as they are stored: the volume's, and a page of its snapshots' past `after`."""
+        """Stored records: the volume's, and a page of its snapshots' after `after`."""
         return await within(self._pool, self._history.records, self._find(name).state.record, after)
 
     async def resolve(self, name: str, reference: str | None) -> SnapshotView:
@@ -77,7 +77,7 @@ class HistoryService:
         )
 
     async def objects(self, digests: list[tuple[str, bytes]]) -> list[bytes]:
-        """Objects as they rest in the store, unchecked, in order; the receiver checks them."""
+        """Objects in their stored encoding, in order; the receiver checks them."""
         return await within(self._pool, self._objects, digests)
 
     def _objects(self, digests: list[tuple[str, bytes]]) -> list[bytes]:
@@ -94,11 +94,11 @@ class HistoryService:
         return self._history.view(snapshot)
 
     async def untag(self, name: str, tag: str) -> int:
-        """Take a tag away: the number of its snapshot. NotFoundError."""
+        """Remove a tag; returns the number of its snapshot. NotFoundError."""
         return await within(self._pool, self.retention.untag, self._find(name), tag)
 
     async def forget(self, name: str, references: Sequence[str]) -> list[int]:
-        """Forget the snapshots that the references name, all or none: their numbers."""
+        """Forget the snapshots that the references name, all or none; returns their numbers."""
         return await within(self._pool, self._forget, self._find(name), references)
 
     def _forget(self, volume: Volume, references: Sequence[str]) -> list[int]:
@@ -108,25 +108,25 @@ class HistoryService:
         return seqs
 
     def uncounted_time(self) -> str:
-        """Which time histories and trash do not age by yet, and why; empty when they do by all."""
+        """Which time does not count for retention and trash yet, and why; empty if all counts."""
         return self._age.uncounted()
 
     def short(self) -> str:
-        """That histories are thinned for want of room, and why; empty when there is enough."""
+        """That histories are thinned early for want of space, and why; empty if there is enough."""
         return self.pressure.note
 
     def status(self, volume: Volume) -> Json:
-        """What `Status` says of the retention of a volume."""
+        """The part of `Status` about a volume's retention."""
         note = "; ".join(filter(None, (self.pressure.note, self.uncounted_time())))
         return {"retention": self.retention.shown(volume), "retention_note": note}
 
     def figures(self) -> dict[str, float]:
-        """Of the trash and of the clock, by the names of their metrics; reads memory only."""
+        """Figures of trash and clock by the names of their metrics; reads memory only."""
         return {**self.trash.figures(), "clock_unseen_seconds": self._age.unseen_seconds}
 
     async def prune(self, name: str | None, *, dry_run: bool) -> list[Pruning]:
-        """Forget what retention lets go by the wall clock, in one volume or all; `dry_run` only
-        tells what.
+        """Forget what retention does not keep, by the wall clock, in one volume or all; `dry_run`
+        only lists it.
         """
         volumes = self._volumes() if name is None else [self._find(name)]
         return [await within(self._pool, self._prune, each, dry_run) for each in volumes]
@@ -137,7 +137,7 @@ class HistoryService:
         return Pruning(volume.name, self.retention.shown(volume), forgotten, left, note)
 
     async def thin(self) -> None:
-        """Forget what is due by itself, in all volumes, and at once."""
+        """Forget everything that is due, in all volumes, now."""
         for volume in self._volumes():
             await within(self._pool, self._thin, volume)
 
@@ -145,11 +145,11 @@ class HistoryService:
         self.retention.prune(volume, now_ns=self._age.now_ns())
 
     async def removed(self) -> list[TrashView]:
-        """The volumes in the trash, the first removed one first."""
+        """The volumes in the trash, first removed first."""
         return await within(self._pool, self.trash.views)
 
     async def empty(self, reference: str | None) -> list[TrashView]:
-        """Delete one removed volume, or all, for good: what they were."""
+        """Purge one removed volume, or all; returns what they were."""
         return await within(self._pools.long, self._empty, reference)
 
     def _empty(self, reference: str | None) -> list[TrashView]:
@@ -157,14 +157,14 @@ class HistoryService:
         numbers = {record.id for record in chosen}
         views = [view for view in self.trash.views() if view.id in numbers]
         for record in chosen:
-            # Its time may have come at the same moment, or another request.
+            # retention, or another request, may have purged it at the same moment
             with contextlib.suppress(NotFoundError):
                 self.trash.purge(record)
         self.retention.purged()
         return views
 
     async def run_forever(self) -> None:
-        """Thin histories and empty the trash as it falls due; for ever."""
+        """Apply retention and purge the trash as it falls due; never returns."""
         purge_at = 0.0
         while True:
             await self._told(self.pressure.relieve)
@@ -172,14 +172,14 @@ class HistoryService:
             if clock.monotonic() >= purge_at:
                 purge_at = clock.monotonic() + TRASH_TURN_SECONDS
                 await self._told(self._purge_due)
-            # The last: what went before may have made the room for it.
+            # last, since the steps before may have made the space for it
             await self._told(self._age.save)
             await asyncio.sleep(RETENTION_TURN_SECONDS)
 
     async def _told(
         self, function: Callable[P, object], *arguments: P.args, **named: P.kwargs
     ) -> None:
-        """What fails shows, keeps nothing else from being done, and is tried again."""
+        """Run it; an error is recorded, does not stop the other work, and it is tried again."""
         work = function.__name__
         try:
             await within(self._pools.history, function, *arguments, **named)
@@ -194,7 +194,7 @@ class HistoryService:
             self._failed.pop(work, None)
 
     def troubles(self) -> list[str]:
-        """What of the work in the background failed last."""
+        """The last errors of the background work."""
         return [*self._failed.values(), *list(self.trash.left.values())]
 
     def _purge_due(self) -> None:

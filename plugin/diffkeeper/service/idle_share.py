@@ -1,4 +1,4 @@
-"""How much of a core captures and maintenance may take: more where processors are idle."""
+"""How much of a core captures may take: more where processors are idle."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections import deque
 
 from diffkeeper import clock, limits
 
-# Of what is idle, each may take half: several share it without using it up.
+# Each may take half of the idle time: several share it without using it up.
 CPU_IDLE_PART = 0.5
 CPU_FRACTION_IDLE_MAX = 0.25
-IDLE_SECONDS = 10.0  # that are looked back on
+IDLE_SECONDS = 10.0  # over which idle time is measured
 IDLE_LOOK_SECONDS = 1.0
 
 _LINE_BYTES = 512
@@ -19,30 +19,30 @@ _IDLE = 3  # proc_stat(5): user, nice, system, idle, iowait, …
 
 
 class IdleShare:
-    """Looks at the idle time of the machine's processors. Any thread may call.
+    """Measures the idle time of the machine's processors. Any thread may call.
 
-    Time in which a processor waits for a disk is not idle here: what captures read would wait for
-    the same disk.
+    Time in which a processor waits for a disk does not count: captures would wait for the same
+    disk.
     """
 
     def __init__(self, proc_root: str = "/proc", processors: int | None = None) -> None:
         self._path = os.path.join(proc_root, "stat")
         self._processors = processors or os.cpu_count() or 1
         self._lock = threading.Lock()
-        # When, on the monotonic clock, and what the kernel had counted: idle time, all time.
+        # Readings: time on the monotonic clock, idle time and total time as counted by the kernel.
         self._looks: deque[tuple[float, int, int]] = deque()
 
     def share(self) -> float:
-        """Seconds of CPU in a second for captures of one volume, or group, or for maintenance.
+        """Seconds of CPU per second that captures of one volume, or group, may take.
 
-        At least what they may always take; half of what has been idle of late, up to a bound.
+        At least their fixed share; half of the recent idle time, up to a bound.
         """
         idle = self._idle() * self._processors
         most = min(idle * CPU_IDLE_PART, CPU_FRACTION_IDLE_MAX)
         return max(limits.CPU_FRACTION_MAX, most)
 
     def _idle(self) -> float:
-        """The part of the last seconds in which a processor was idle; 0 where that is not known."""
+        """The fraction of the last seconds in which a processor was idle; 0 if unknown."""
         now = clock.monotonic()
         with self._lock:
             if not self._looks or now - self._looks[-1][0] >= IDLE_LOOK_SECONDS:
@@ -60,7 +60,7 @@ class IdleShare:
     def _counted(self) -> tuple[int, int]:
         with open(self._path, "rb", buffering=0) as file:
             line = file.read(_LINE_BYTES).split(b"\n", 1)[0]
-        # Time of guests, at the end, is part of what comes first.
+        # Time of guests, at the end, is contained in the fields before.
         fields = [int(field) for field in line.split()[1:9]]
         if len(fields) <= _IDLE:
             raise ValueError

@@ -1,9 +1,9 @@
-"""An imported volume made visible: whole or not at all, in transactions of bounded size. Blocks.
+"""Makes an imported volume visible, whole or not at all, in transactions of bounded size. Blocks.
 
-Its snapshots are stored first, some at a time, under an id that no volume has; they are seen by
-nobody but the garbage collection, which keeps what they need. The volume's record, its name and
-its tags are the last transaction. `meta` tells the id of the last import, so that what a killed
-daemon left of it is removed by the next one.
+Its snapshots are stored first, some at a time, under an id that no volume has; only garbage
+collection sees them, and keeps their objects. The volume's record, its name and its tags are the
+last transaction. `meta` has the id of the last import, so that the next daemon removes what a
+killed one left of it.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ IMPORT_RECORDS_MAX = 128  # in one transaction
 
 
 class Adoption:
-    """One import on its way: `store`, then `finish`, or `discard` at any point. One at a time.
+    """One import under way: `store`, then `finish`, or `discard` at any point. One at a time.
 
-    InvalidInputError when this release does not know the options, or a tag can't be one.
+    InvalidInputError when this release does not know the options, or a tag is malformed.
     """
 
     def __init__(self, store: Store, name: str, imported: Imported) -> None:
@@ -61,7 +61,7 @@ class Adoption:
                 failpoint.hit("import.records_stored")
 
     def finish(self) -> VolumeRecord:
-        """Make it visible, in one transaction; its record."""
+        """Make it visible, in one transaction; returns its record."""
         with self._lock:
             record = self._record
             tags = {(record.id, tag): seq for tag, seq in self._tags.items()}
@@ -74,14 +74,14 @@ class Adoption:
             return record
 
     def discard(self) -> None:
-        """Remove what is stored, unless it is a volume; waits for a step under way."""
+        """Remove what is stored, unless it is visible; waits for a step under way."""
         self._ended = True
         with self._lock:
             remove_unfinished(self._store)
 
 
 def remove_unfinished(store: Store) -> None:
-    """Remove what an import that did not come to its end has left, some at a time."""
+    """Remove what an import left that did not complete, some records at a time."""
     number = store.numbers.get(tables.META_IMPORTING)
     if not number:
         return

@@ -1,8 +1,4 @@
-"""The thread that runs maintenance while nobody waits for it, within its share of a core.
-
-The share grows with what is due: a collection looks at every object, so that within a fixed share
-it takes longer the larger the store is, and the store grows faster than it is collected.
-"""
+"""The thread for maintenance in the background, within its share of a core."""
 
 from __future__ import annotations
 
@@ -23,14 +19,14 @@ log = logging.getLogger(__name__)
 
 MAINTENANCE_DEBT_CPU_FRACTION = 0.4  # more, for a store that has doubled since it was collected
 MAINTENANCE_DEBT_CPU_FRACTION_MAX = 0.25
-MAINTENANCE_URGENT_CPU_FRACTION_MAX = 0.5  # while room is short
+MAINTENANCE_URGENT_CPU_FRACTION_MAX = 0.5  # while space is short
 MAINTENANCE_SLICE_SECONDS = 0.02
 MAINTENANCE_TURN_SECONDS = 5.0
 TRIM_SECONDS = 60.0
 
 
 class MaintenanceThread:
-    """Runs slices from `start` to `stop`. `trouble` says why the last one failed, or nothing."""
+    """Runs slices from `start` to `stop`. `trouble`: why the last one failed, or ""."""
 
     def __init__(self, maintenance: Maintenance, scrubber: Scrubber, spare: IdleShare) -> None:
         self.maintenance = maintenance
@@ -54,18 +50,18 @@ class MaintenanceThread:
         self.scrubber.stop()
 
     def _run(self) -> None:
-        # At no lower priority than captures: they would wait for it when it holds the interpreter's
-        # lock, or the store's turn, and other processes the processor.
+        # Not at a lower priority than captures: they would wait for it when it has the
+        # interpreter's lock, or the store's, while other processes have the processor.
         pause = MAINTENANCE_TURN_SECONDS
         while not self._stop.wait(pause):
             pause = self._slice()
             if clock.monotonic() - self._trimmed >= TRIM_SECONDS:
-                # Chunks come and go by the thousand, between others that stay.
+                # Chunks are allocated and freed by the thousand, between others that stay.
                 trim_heap()
                 self._trimmed = clock.monotonic()
 
     def _slice(self) -> float:
-        """Run one slice; the seconds to wait after it."""
+        """Run one slice; returns the seconds to wait after it."""
         cpu, share = clock.thread_cpu(), limits.CPU_FRACTION_MAX
         try:
             more = self.maintenance.run_slice(MAINTENANCE_SLICE_SECONDS)
@@ -81,7 +77,7 @@ class MaintenanceThread:
             log.error("maintenance_failed", extra={"error": str(error)})
             return limits.MAINTENANCE_RETRY_SECONDS
         except Exception as error:
-            # A defect must not end all maintenance: it shows, and is tried again.
+            # A defect must not end all maintenance: it is reported, and tried again.
             self.trouble = f"maintenance failed: {error!r}"
             log.exception("maintenance_failed", extra={"error": str(error)})
             return limits.MAINTENANCE_RETRY_SECONDS

@@ -1,7 +1,7 @@
-"""History yields to live data: what goes early when room is short, and in which order.
+"""What of the history is deleted early when space is short, and in which order.
 
-What was removed more than an hour ago goes first; then histories are thinned as if time had passed,
-by their own retention, the one that takes most first; then what was removed lately. Blocks.
+Volumes that were removed more than an hour ago go first; then histories are thinned as if time had
+passed, by their own retention, the largest first; then volumes that were removed lately. Blocks.
 """
 
 from __future__ import annotations
@@ -23,12 +23,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TRASH_YIELD_SECONDS = 3_600.0  # what was removed later goes only after histories are thinned
-YIELD_STEPS_MAX = 256  # volumes that are thinned in one turn for want of room
+TRASH_YIELD_SECONDS = 3_600.0  # volumes that were removed later go only after histories are thinned
+YIELD_STEPS_MAX = 256  # volumes that are thinned in one call
 
 
 class Pressure:
-    """Of one store. `note` says that history yields now and why, `trouble` that it cannot."""
+    """Early deletion for one store. `note`: that it happens now and why, `trouble`: that it
+    cannot.
+    """
 
     def __init__(
         self,
@@ -41,12 +43,12 @@ class Pressure:
         self._retention = retention
         self._trash = trash
         self._volumes = volumes
-        self._given = 0  # bytes that went since the last collection, as far as it is known
+        self._given = 0  # bytes freed since the last collection, as far as known
         self.note = ""
         self.trouble = ""
 
     def relieve(self) -> None:
-        """Let go what has to; to be called now and then. NoSpaceError, CorruptionError."""
+        """Delete as much as needed; call it regularly. NoSpaceError, CorruptionError."""
         self._store.keep_ballast()
         heads = [volume.state.head for volume in self._volumes()]
         room = self._store.room
@@ -89,7 +91,7 @@ class Pressure:
                 log.info("history_has_room", extra=fields)
 
     def _give(self, wanted: int) -> int:
-        """Let so many bytes go, as far as there are any; how many snapshots and volumes went."""
+        """Delete so many bytes if possible; returns how many snapshots and volumes went."""
         goal = self._given + wanted
         done = 0
         while self._given < goal and self._purge(TRASH_YIELD_SECONDS):
@@ -111,7 +113,7 @@ class Pressure:
         return done
 
     def _purge(self, seconds: float) -> bool:
-        """Purge the first removed volume, if that was so long ago; false where none may go."""
+        """Purge the first removed volume if it was removed so long ago; false if there is none."""
         purged = self._trash.purge_first(seconds)
         self._given += purged or 0
         return purged is not None

@@ -1,6 +1,7 @@
-"""How a volume comes to be: created, cloned, imported, or brought back from the trash.
+"""Provisioning: a volume is created, cloned, imported, or restored from the trash.
 
-Whoever asks is told of a volume that is whole and stored; a step that fails leaves nothing behind.
+The caller gets an answer once the volume is complete and stored; a step that fails leaves nothing
+behind.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 class Provision:
-    """In the event loop."""
+    """Provisioning, on the event loop."""
 
     def __init__(
         self,
@@ -56,7 +57,7 @@ class Provision:
         self._importing = asyncio.Lock()
 
     async def create(self, name: str, options: dict[str, str]) -> None:
-        """Create a volume; a second create of the same name with the same options is the same."""
+        """Create a volume; a second create of the same name with the same options succeeds, too."""
         volume_options.check_name(name)
         volume_options.parse_options(options)
         await self._registry.removed(name)
@@ -84,12 +85,12 @@ class Provision:
         try:
             failpoint.hit("volume.after_create")
             volume = self._volume(record)
-            if record.head is None:  # else the first mount replays it, and has the time for that
+            if record.head is None:  # otherwise the first mount replays it
                 volume.prepare()
                 if (lack := volume.status.troubles.get("size")) is not None:
                     raise UnsupportedError(f"option size: {lack}")
         except BaseException:
-            # Its caller is told that there is none: it must not show up at the next start.
+            # The caller gets an error: the volume must not appear at the next start.
             store.commit(
                 Batch(
                     volumes_del={record.id},
@@ -102,8 +103,8 @@ class Provision:
         return volume
 
     async def import_volume(self, name: str, pieces: AsyncIterator[bytes]) -> Json:
-        """A new volume from an archive that comes in pieces. Nothing is to be seen of it before
-        it is whole. ConflictError for a name that is taken, BusyError while another import runs.
+        """A new volume from an archive that arrives in pieces. It is visible once it is complete.
+        ConflictError for a name that is in use, BusyError while another import runs.
         """
         volume_options.check_name(name)
         if self._importing.locked():
@@ -142,10 +143,10 @@ class Provision:
         return volume
 
     async def undelete(self, reference: str, name: str | None) -> str:
-        """Bring a removed volume back, under another name if one is given: the name it has now.
+        """Restore a removed volume, under another name if one is given; returns its name now.
 
-        The newest `crash` snapshot is replayed at its next mount. NotFoundError; ConflictError
-        where several removed volumes had the name, or a volume has it now.
+        The newest `crash` snapshot is replayed at its next mount. NotFoundError; ConflictError if
+        several removed volumes had the name, or a volume has it now.
         """
         async with self._registry.naming:
             record = self._trash.find(reference)
@@ -162,7 +163,7 @@ class Provision:
 
     def _undelete(self, record: VolumeRecord, name: str) -> Volume:
         store = self._tools.store
-        VolumeState(store, record)  # what cannot be read is not brought back
+        VolumeState(store, record)  # a volume whose records cannot be read is not restored
         back = self._trash.restore(record, name)
         volume = self._volume(back)
         volume.status.count_forgotten(back.next_seq - 1 - store.snapshot_count(back.id))

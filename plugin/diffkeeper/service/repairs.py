@@ -1,7 +1,8 @@
 """Repairs of live directories by command: what is damaged, what is refused, what was done.
 
-Only of a volume that nothing has mounted: a program may hold what is wrong in its memory and write
-it again, and a write may meet the repair. Its lock is held, so that a container's start waits.
+Only for a volume that is not mounted: a program may have the damage in its memory and write it
+again, and its writes may collide with the repair. The step's lock is held, so that a container's
+start waits.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ USERS_SHOWN_MAX = 10
 
 
 class Repairs:
-    """Repairs of the volumes of one store. `capture` takes a snapshot of a volume: its newest."""
+    """Repairs of the volumes of one store. `capture` takes a snapshot of a volume, its newest."""
 
     def __init__(
         self, store: Store, retention: Retention, capture: Callable[[Volume], SnapshotRecord]
@@ -43,10 +44,10 @@ class Repairs:
         self._capture = capture
 
     def run(self, volume: Volume, paths: Sequence[bytes] | None, *, dry_run: bool) -> RepairReport:
-        """Repair these files, or all that a verification finds damaged; `dry_run` only tells.
+        """Repair these files, or all that a verification finds damaged; `dry_run` only lists them.
 
         Of named files all or none: ConflictError, NotFoundError or CorruptionError for one that
-        cannot be repaired, and nothing was changed. See `refuse_mounted`, which comes before.
+        cannot be repaired, and nothing was changed. Call `refuse_mounted` before.
         """
         volume.close()
         if volume.state.record.mounts:
@@ -77,8 +78,8 @@ class Repairs:
     def _verified(
         self, volume: Volume, live: UnusedDirectory
     ) -> tuple[list[Damage], list[bytes], list[Fault], bool]:
-        """What a verification of all files finds damaged, finds whole at a second look, and what
-        cannot be repaired; whether it came to its end.
+        """What a verification of all files finds: damaged files, files found whole on a second
+        look, files that cannot be repaired; and whether it completed.
         """
         verification = volume.verify_live(None, lambda: None, since_verified=False)
         assert verification is not None  # noqa: S101  # there is a snapshot
@@ -122,7 +123,7 @@ class Repairs:
 
 
 def refuse_mounted(volume: Volume) -> None:
-    """ConflictError while something has the volume mounted, or where it has no live directory.
+    """ConflictError while the volume is mounted, or where it has no live directory.
 
     Counts alone do not refuse: a killed dockerd leaves those of containers that are gone.
     """
@@ -151,7 +152,7 @@ def _named(live: UnusedDirectory, paths: Sequence[bytes]) -> tuple[list[Damage],
 
 
 def _add(found: list[Damage], one: Damage | None) -> bool:
-    """Take a damaged file to those that are known, by another name perhaps; false for none."""
+    """Add a damaged file to those that are known, maybe by another name; false for None."""
     if one is None:
         return False
     for each in found:

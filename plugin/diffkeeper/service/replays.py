@@ -1,7 +1,7 @@
-"""Live directories that are gone come back before they are needed, and while a Mount waits.
+"""Replays of lost live directories: in advance, and while a Mount waits.
 
-In the event loop. A replay belongs to no Mount: it goes on when the one that began it has given up,
-and whoever comes later joins it, or finds it done.
+On the event loop. A replay does not belong to a Mount: it continues when the Mount that began it
+has given up, and later Mounts join it, or find it done.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class Replays:
-    """Those of one daemon. `unschedule` ends the scheduled captures of a volume."""
+    """The replays of one daemon. `unschedule` ends the scheduled captures of a volume."""
 
     def __init__(
         self, tasks: Tasks, pools: Workers, unschedule: Callable[[Volume], Awaitable[None]]
@@ -37,13 +37,15 @@ class Replays:
         self._unschedule = unschedule
 
     def _begun(self, slot: Slot) -> asyncio.Task[None]:
-        """The step that has a complete live directory: the one under way, or a new one."""
+        """The task that makes the live directory complete: the one under way, or a new one."""
         if slot.replay_task is None or slot.replay_task.done():
             slot.replay_task = self._tasks.spawn(self._prepare(slot))
         return slot.replay_task
 
     async def joined(self, slot: Slot, seconds_max: float) -> None:
-        """Return once the live directory is there. BusyError when that takes longer; it goes on."""
+        """Return once the live directory is complete. BusyError when that takes longer; the replay
+        continues.
+        """
         try:
             await asyncio.wait_for(asyncio.shield(self._begun(slot)), seconds_max)
         except TimeoutError:
@@ -63,10 +65,10 @@ class Replays:
                 slot.volume.status.troubles.end("live", "capture")
 
     async def foresee(self, slots: Iterable[Slot], in_use: Container[str]) -> None:
-        """Replay what containers will ask for: first what was in use until the last daemon's end,
-        named `in_use`, small ones first.
+        """Replay in advance what containers will mount: first the volumes that were in use when the
+        last daemon ended (`in_use`), small ones first.
 
-        Half of the threads are left to Mounts, which begin their own where they come first.
+        Half of the threads are reserved for Mounts, which begin their own replays.
         """
 
         def order(slot: Slot) -> tuple[bool, int]:
@@ -84,7 +86,7 @@ class Replays:
 
     async def _foreseen(self, slot: Slot) -> None:
         volume = slot.volume
-        with contextlib.suppress(DiffKeeperError, OSError):  # told, and met again by a Mount
+        with contextlib.suppress(DiffKeeperError, OSError):  # reported, and a Mount meets it again
             with _told(volume):
                 if slot.removal is not None or not await within(self._pools.steps, volume.lost):
                     return
@@ -97,7 +99,7 @@ class Replays:
 
 @contextlib.contextmanager
 def _told(volume: Volume) -> Iterator[None]:
-    """What fails inside is counted, and is the volume's trouble until it succeeds."""
+    """An error inside is counted, and is the volume's trouble until a replay succeeds."""
     try:
         yield
     except (DiffKeeperError, OSError) as error:

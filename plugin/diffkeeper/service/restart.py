@@ -1,4 +1,6 @@
-"""Ends the process: the engine starts the managed plugin anew then, and shares its mounts again."""
+"""Ends the process: the engine then starts the managed plugin again, and shares its mounts
+again.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +13,14 @@ from diffkeeper import clock
 
 log = logging.getLogger(__name__)
 
-ANEW_SECONDS_MIN = 30.0  # between two ends of the process for the engine to share mounts anew
+ANEW_SECONDS_MIN = 30.0  # between two ends of the process for that reason
 NOTE: Final = "ended-for-mounts"
 
 
 def may_end(state_dir: str) -> bool:
-    """Whether it is long enough ago that the process was ended; if so, it is noted to be now.
+    """Whether the last end of the process is long enough ago; if so, this one is recorded.
 
-    What an end does not mend is told by each Mount from then on.
+    If that does not help, each Mount reports the problem from then on.
     """
     note = os.path.join(state_dir, NOTE)
     try:
@@ -33,7 +35,7 @@ def may_end(state_dir: str) -> bool:
 
 
 def end(state_dir: str) -> None:
-    """End in order, as if told to stop, unless that was done a moment ago."""
+    """Stop in an orderly way, as on SIGTERM, unless that was done a moment ago."""
     if may_end(state_dir):
         log.error("ending_for_mounts", extra={"state_dir": state_dir})
         os.kill(os.getpid(), signal.SIGTERM)

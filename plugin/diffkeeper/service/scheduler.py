@@ -1,6 +1,7 @@
-"""When which volumes are captured.
+"""The schedule: when which volumes are captured.
 
-One task looks at all that are quiet, which most are most of the time; a capture is one of its own.
+One task checks all volumes without hints, as most are most of the time; a capture is a task of its
+own.
 """
 
 from __future__ import annotations
@@ -27,16 +28,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 QUIET_LOOK_SECONDS = 5.0
-SCHEDULE_RETRY_SECONDS = 1.0  # after a defect of what serves all volumes
+SCHEDULE_RETRY_SECONDS = 1.0  # after a defect in the work for all volumes
 QUIET_STEP_SECONDS = 1.0
-MOUNT_LOOKS_SECONDS = (1.0, 5.0, 20.0, 60.0)  # waits before each look for its container
+MOUNT_LOOKS_SECONDS = (1.0, 5.0, 20.0, 60.0)  # waits before each check for its container
 Found = dict[Target, Writers]
 
 
 @dataclass(slots=True)
 class _Watch:
-    """One mounted volume. looked: when its processes were, on the monotonic clock; news: they tell
-    of a change that nothing hints at; fresh: nothing was looked at since it was mounted.
+    """One mounted volume. looked: when its processes were last asked, on the monotonic clock; news:
+    they showed a change that was not hinted; fresh: nothing was scanned since it was mounted.
     """
 
     task: asyncio.Task[None] | None = None
@@ -46,7 +47,9 @@ class _Watch:
 
 
 class Scheduler:
-    """Captures the mounted volumes of one daemon; runs in the event loop, works by `turns`."""
+    """Captures the mounted volumes of one daemon; on the event loop, with threads for what
+    blocks.
+    """
 
     def __init__(self, captures: Captures, turns: CaptureSlots) -> None:
         self._captures = captures
@@ -55,20 +58,20 @@ class Scheduler:
         self._watches: dict[Volume, _Watch] = {}
         self._changed = asyncio.Event()
         self._looking: asyncio.Task[None] | None = None
-        self._owed: set[Volume] = set()  # whose processes are to be looked at
+        self._owed: set[Volume] = set()  # volumes whose processes are to be asked
         self._expecting: asyncio.Task[None] | None = None
-        self._mounts = 0  # calls of `add`
+        self._mounts = 0  # number of calls of `add`
         self._lock = asyncio.Lock()
-        self._settled: Sequence[ConsistencyGroup] = ()  # that have the pace of their groups
-        self._troubles: dict[str, str] = {}  # by what failed last
+        self._settled: Sequence[ConsistencyGroup] = ()  # groups whose intervals are set
+        self._troubles: dict[str, str] = {}  # last error by task
 
     def troubles(self) -> list[str]:
-        """What failed of the work for all volumes; each is tried again."""
+        """Errors of the work for all volumes; each is tried again."""
         return list(self._troubles.values())
 
     @contextlib.contextmanager
     def _telling(self, work: str) -> Iterator[None]:
-        """A defect of this work shows among the troubles until it succeeds, and ends nothing."""
+        """A defect in this work is a trouble until it succeeds, and ends nothing."""
         try:
             yield
         except Exception as error:
@@ -80,7 +83,7 @@ class Scheduler:
             self._troubles.pop(work, None)
 
     def add(self, volume: Volume) -> None:
-        """Capture the volume from now on, whenever its pace says so and something changed."""
+        """Capture the volume from now on, whenever it is due and something changed."""
         if volume not in self._watches:
             volume.pace.look_at(clock.monotonic())
             self._watches[volume] = _Watch()
@@ -90,7 +93,7 @@ class Scheduler:
             self._expecting = asyncio.create_task(self._expect())
 
     async def remove(self, volume: Volume) -> None:
-        """Begin no capture of the volume any more. One in a thread goes on to its end."""
+        """Begin no more captures of the volume. One on a thread continues to its end."""
         watch = self._watches.pop(volume, None)
         if watch is not None and watch.task is not None:
             watch.task.cancel()
@@ -98,7 +101,7 @@ class Scheduler:
                 await watch.task
 
     async def stop(self) -> None:
-        """The same for all of them."""
+        """Remove all volumes."""
         for task in (self._looking, self._expecting):
             if task is not None:
                 task.cancel()
@@ -106,7 +109,9 @@ class Scheduler:
             await self.remove(volume)
 
     async def run(self) -> None:
-        """For ever: begin what is due. No failure ends it, or holds up more than one volume."""
+        """Begin captures that are due; never returns. No failure ends it, or affects more than one
+        volume.
+        """
         while True:
             self._changed.clear()
             following: float | None = clock.monotonic() + SCHEDULE_RETRY_SECONDS
@@ -132,10 +137,10 @@ class Scheduler:
         return _answer(volume, volume.quiet, unsure=False)
 
     def _pass(self, now: float, quiet: list[Volume]) -> None:
-        """Nothing hints at a change of these. Their processes are looked at, too: at each interval
-        where the source needs that, else now and then.
+        """Handle volumes without hints. Their processes are asked, too: at each interval if the
+        source needs that, otherwise from time to time.
 
-        In the same moments for all volumes, since one survey does for all.
+        At the same moments for all volumes, since one survey serves all.
         """
         for volume in quiet:
             watch = self._watches[volume]
@@ -148,15 +153,15 @@ class Scheduler:
 
     async def _until(self, moment: float | None) -> None:
         left = None if moment is None else max(0.0, moment - clock.monotonic())
-        # `wait_for` loses a cancellation that meets the end of what it waits for.
+        # `wait_for` loses a cancellation that coincides with the end of what it waits for
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(left):
                 await self._changed.wait()
 
     async def _ask_processes(self) -> None:
-        """Ask what the processes tell of quiet volumes; one that changed is due at once.
+        """Ask processes about volumes without hints; one that changed is due at once.
 
-        Until nobody is owed a look: one that takes long keeps no other from its own.
+        Continues until no volume is waiting: a check that takes long delays no other.
         """
         while self._owed:
             volumes, self._owed = list(self._owed), set()
@@ -171,9 +176,9 @@ class Scheduler:
                     self._changed.set()
 
     async def _expect(self) -> None:
-        """See the containers of new mounts start, however long the intervals of the volumes are.
+        """Watch the containers of new mounts start, independent of the volumes' intervals.
 
-        A mount whose container was seen, and is gone, makes no use of a volume any more.
+        A mount whose container was observed, and is gone, is no use of a volume any more.
         """
         step = seen = 0
         while step < len(MOUNT_LOOKS_SECONDS) and any(v.expecting for v in self._watches):
@@ -190,7 +195,7 @@ class Scheduler:
             volume.see(found.get(snapshotter.target, Writers()))
 
     def _ask(self, volumes: list[Volume], found: Found) -> list[Volume]:
-        """Those that changed; the others keep their pace, in the groups that they are in now."""
+        """The volumes that changed; the others keep their intervals, in their groups as of now."""
         with self._captures.one_look():
             changed = [
                 volume
@@ -209,7 +214,9 @@ class Scheduler:
         return changed
 
     async def _capture_due(self, volume: Volume) -> None:
-        """A capture that is due, if anything changed; what goes wrong is told, and tried again."""
+        """Run a capture that is due, if anything changed; an error is reported, and it is tried
+        again.
+        """
         started = clock.monotonic()
         watch = self._watches[volume]
         watch.news = False
@@ -219,7 +226,7 @@ class Scheduler:
         except (DiffKeeperError, OSError) as error:
             log.error("capture_failed", extra={"volume": volume.name, "error": str(error)})
         except Exception as error:
-            # A defect must not end the captures of a volume: it shows, and is tried again.
+            # A defect must not end the captures of a volume: it is reported, and tried again.
             text = f"its turn failed, and comes again: {error!r}"
             volume.status.troubles.begin("turn", text)
             log.exception("capture_failed", extra={"volume": volume.name, "error": str(error)})
@@ -231,7 +238,7 @@ class Scheduler:
             self._changed.set()
 
     async def _tick(self, volume: Volume, watch: _Watch) -> None:
-        """Capture what is written together with the volume, unless that is under way."""
+        """Capture the volume's group, unless that is under way."""
         found = await self._writers()
         team = await within(self._pool, self._captures.together, volume, found)
         started, pace = clock.monotonic(), volume.pace
@@ -248,7 +255,7 @@ class Scheduler:
                 member.pace.end(started)
 
     def _capture(self, volume: Volume, watch: _Watch, team: ConsistencyGroup, found: Found) -> None:
-        # All are asked: each notes who was seen to have it mounted.
+        # All are asked: each records who was seen to have it mounted.
         pending = [v.pending(found.get(s.target, Writers())) for v, s in team.watched()]
         if any(pending):
             self._captures.capture(volume, "mount" if watch.fresh else "interval")
@@ -265,9 +272,9 @@ class Scheduler:
 
 
 def _answer(volume: Volume, ask: Callable[[], bool], *, unsure: bool) -> bool:
-    """What a volume tells of itself; `unsure` where that fails: then its capture has to find out.
+    """Answer of a volume to a question; `unsure` if that fails: then its capture has to find out.
 
-    The errors that are expected are met by the capture, too, and told then.
+    Expected errors happen in the capture, too, and are reported then.
     """
     try:
         answer = ask()
@@ -284,11 +291,11 @@ def _answer(volume: Volume, ask: Callable[[], bool], *, unsure: bool) -> bool:
 
 
 def _turn(moment: float) -> float:
-    """Which one of the looks at processes that a quiet volume gets, too, is due at the moment."""
+    """Number of the moment's slot in the schedule for volumes without hints."""
     return moment // QUIET_LOOK_SECONDS
 
 
 def _shared(moment: float, interval: float) -> float:
-    """A moment at or before this one that quiet volumes share: one wake-up serves them all."""
+    """A moment at or before this one that such volumes share: one wake-up serves them all."""
     step = min(QUIET_STEP_SECONDS, interval)
     return moment // step * step

@@ -1,8 +1,8 @@
 """The volumes of one daemon: what the VolumeDriver protocol and the admin API call.
 
-Lifecycle steps of one volume (mount, unmount, remove, a snapshot on request) take turns; views and
-lists answer from memory at once, whatever is under way. dockerd gives up on a call after 30 s, so
-a step that takes longer goes on behind an answer, and the next call finds its result.
+Lifecycle steps of one volume (mount, unmount, remove, a snapshot on request) run one at a time;
+views and lists answer from memory at once, whatever is under way. dockerd gives up on a call after
+30 s, so a step that takes longer continues after an answer, and the next call finds its result.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ T = TypeVar("T")
 
 
 class VolumeService:
-    """All volumes. Create it in the event loop; `start` loads, `stop` ends everything."""
+    """All volumes. Create it on the event loop; `start` loads the state, `stop` ends everything."""
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ class VolumeService:
         self._scheduler: Scheduler | None = None
         self._caretaker: StoreCare | None = None
         self._troubles: dict[str, str] = {}
-        self._in_use: set[str] = set()  # names of what was mounted when the last daemon ended
+        self._in_use: set[str] = set()  # volumes that were mounted when the last daemon ended
         self._retention = retention
         self._trash_seconds = trash_seconds
         self._trash_max = trash_max
@@ -132,23 +132,23 @@ class VolumeService:
 
     @property
     def arrivals(self) -> Provision:
-        """How volumes come to be; BusyError while the state loads."""
+        """Creating, importing and restoring volumes; BusyError while the state loads."""
         return _made(self._arrivals)
 
     @property
     def changes(self) -> Changes:
-        """What is changed of volumes that are there; BusyError while the state loads."""
+        """Changes of existing volumes; BusyError while the state loads."""
         return _made(self._changes)
 
     # Start and stop
 
     async def start(self) -> None:
-        """Open the store, thaw what a freeze left behind, take mounted volumes over."""
+        """Open the store, thaw what a killed daemon left frozen, take over mounted volumes."""
         try:
             await within(self._pools.steps, self._open)
         except BaseException as error:
             self._loaded.set_exception(error)
-            self._loaded.exception()  # seen here; callers of `ready` see it again
+            self._loaded.exception()  # marks it as retrieved; callers of `ready` get it again
             raise
         self._loaded.set_result(None)
         self._tasks.spawn(self._scheduled.run())
@@ -161,7 +161,7 @@ class VolumeService:
         self.caretaker.start()
 
     async def _load_sources(self) -> None:
-        """Compile the eBPF programs, so that no mount has to wait for that."""
+        """Compile the eBPF programs, so that no mount waits for that."""
         await within(self._pools.long, self._sources.load)
 
     def _open(self) -> None:
@@ -175,7 +175,7 @@ class VolumeService:
         durable.make_directory(layout.volumes, 0o700)
         os.makedirs(self._mount_dir, mode=0o700, exist_ok=True)
         journal = layout.freeze_journal
-        # Before anything of the store is read, which takes its time, or ends in a refusal.
+        # Before the store is read, which takes time, or ends in a refusal.
         store = Store.open(
             layout.store,
             share=self._store_max,
@@ -199,7 +199,7 @@ class VolumeService:
         self._past = HistoryService(store, retention, trash, age, self._pools, self._registry)
         self._caretaker = StoreCare(self._tools, self._registry, self._past, self._pools.long)
         remove_unfinished(store)
-        # A store that was begun anew must not take the directories of an older one for its own.
+        # A new store must not use the directories of an older one.
         store.reserve_ids(durable.highest_number(layout.volumes))
         self._load(store, layout, trash)
         self._changes = Changes(self._registry, self._scheduler, self._pools.steps)
@@ -215,8 +215,8 @@ class VolumeService:
             if record.mounts:
                 self._in_use.add(record.name)
             if record.mounts and record.boot_id != boot:
-                # After a reboot nothing is mounted, whatever was counted. A power cut may have
-                # lost data whose timestamps survived: no signature proves anything any more.
+                # After a reboot nothing is mounted, whatever was counted. A power cut may have lost
+                # data whose timestamps survived: no signature proves anything any more.
                 tags = power_cut_tag(store, record)
                 state.commit(Batch(drop_index={record.id}, tags_put=tags), mounts={})
             self._registry.add(Volume(self._opened, state, layout.volume(record.id)))
@@ -235,13 +235,13 @@ class VolumeService:
         self._groups.capture(volume, reason, freeze=freeze)
 
     async def _go_on(self) -> None:
-        """Take over what is mounted, then replay what is lost."""
+        """Take over mounted volumes, then replay lost live directories."""
         slots = list(self._registry.slots.values())
         await self._take_over([slot for slot in slots if slot.volume.mounted])
         await self._replays.foresee(slots, self._in_use)
 
     async def _take_over(self, slots: list[Slot]) -> None:
-        """All are watched before the first one is captured: it may be one of a group."""
+        """Watch all before the first one is captured: it may be one of a group."""
         tasks = [self._tasks.spawn(self._watch(slot)) for slot in slots]
         await asyncio.gather(*tasks, return_exceptions=True)
         for slot in slots:
@@ -255,10 +255,10 @@ class VolumeService:
                 await within(self._pools.steps, slot.volume.take_over)
 
     async def _tidy(self) -> None:
-        """Add up what is stored, and delete what removed volumes left behind."""
+        """Count stored bytes, and delete what removed volumes left behind."""
         for slot in list(self._registry.slots.values()):
             await within(self._pools.long, slot.volume.state.stored.count)
-        async with self._registry.naming:  # no removed volume comes back meanwhile
+        async with self._registry.naming:  # no removed volume is restored meanwhile
             removed = await within(self._pools.steps, self.past.trash.leftovers)
         removed += [slot.volume.paths.removed for slot in self._registry.slots.values()]
         for path in removed:
@@ -290,7 +290,7 @@ class VolumeService:
         tools.store.close()
 
     async def ready(self) -> None:
-        """Return once the state is loaded; raises what made loading fail."""
+        """Return once the state is loaded; raises the error that made loading fail."""
         await asyncio.shield(self._loaded)
 
     # Views
@@ -305,19 +305,19 @@ class VolumeService:
         return [volume_view(self._registry.slots[n].volume) for n in sorted(self._registry.slots)]
 
     def mountpoint(self, name: str) -> str:
-        """Where a volume is mounted; "" while it is not."""
+        """Mount point of a volume; "" while it is not mounted."""
         return self.view(name).mountpoint
 
     def features(self, *, look: bool) -> list[FeatureView]:
-        """What of eBPF is supported, as far as it was tried; `look`: what shows without trying."""
+        """Supported eBPF features; `look`: also what is known without trying them."""
         return ebpf_features.of_daemon(self._sources, look=look)
 
     def ebpf_counts(self) -> dict[str, int]:
-        """What the loaded eBPF programs count; nothing while there are none."""
+        """Counters of the loaded eBPF programs; empty while there are none."""
         return self._sources.counts()
 
     def troubles(self) -> list[str]:
-        """What needs a person's attention."""
+        """Everything that needs a person's attention."""
         found = [*self._troubles.values(), *self._tasks.troubles()]
         found += self._past.troubles() if self._past is not None else []
         if self._caretaker is not None:
@@ -369,7 +369,7 @@ class VolumeService:
             log.warning("unmount_continues", extra={"volume": name})
 
     async def _unmount(self, slot: Slot, mount_id: str) -> None:
-        """The last look takes no turn: a Mount that comes meanwhile takes the volume over again."""
+        """The final capture runs without the step's lock: a Mount meanwhile cancels it."""
         volume = slot.volume
         async with slot.lock:
             last = await within(self._pools.steps, volume.release, mount_id)
@@ -388,10 +388,10 @@ class VolumeService:
         log.info("unmounted", extra={"volume": volume.name})
 
     async def remove(self, name: str) -> None:
-        """Take the last state, forget the name, delete the live directory; the rest is trash.
+        """Take a last snapshot, free the name, delete the live directory; the rest is trash.
 
         The live directory stays where its state could not be captured at one instant. BusyError
-        when it takes longer than dockerd waits: it goes on then, and Create waits for its end.
+        when this takes longer than dockerd waits: it continues, and Create waits for its end.
         """
         slot = self._registry.slot(name)
         if slot.removal is None:
@@ -433,13 +433,13 @@ class VolumeService:
     # Captures
 
     async def snapshot(self, name: str) -> SnapshotView:
-        """Take a snapshot now; the newest one where nothing changed. Durable when it returns."""
+        """Take a snapshot now; the newest one if nothing changed. Durable when it returns."""
         slot = self._registry.slot(name)
         head = await self._newest(slot)
         return await within(self._pools.queries, History(self._opened.store).view, head)
 
     async def _newest(self, slot: Slot) -> SnapshotRecord:
-        """The newest snapshot, after a capture; one of a mounted volume takes no turn."""
+        """The newest snapshot, after a capture; for a mounted volume without the step's lock."""
         volume = slot.volume
         first = volume.state.head is None
         if volume.snapshotter is not None:
@@ -482,7 +482,7 @@ class VolumeService:
     async def repair(
         self, name: str, paths: Sequence[bytes] | None, *, dry_run: bool
     ) -> RepairReport:
-        """Put recorded bytes back into damaged files, see `Repairs.run`."""
+        """Repair damaged files, see `Repairs.run`."""
         slot = self._registry.slot(name)
         async with slot.looking, slot.turn("it is being repaired"):
             self._registry.require(name, slot)
@@ -494,7 +494,7 @@ class VolumeService:
 
 
 def _made(part: T | None) -> T:
-    """A part of the service; BusyError while it is still to be made."""
+    """A part of the service; BusyError before it is created."""
     if part is None:
         raise BusyError("the daemon is still loading its state")
     return part

@@ -1,4 +1,4 @@
-"""Scrubs, maintenance, compacting and statistics of the store, on request and in the background."""
+"""Scrubs, maintenance, compaction and statistics of the store, on request and in the background."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class StoreCare:
-    """Maintenance, scrubbing and counting of one store. `start` begins, `stop` ends it all."""
+    """Maintenance, scrubbing and counting of one store. `start` begins, `stop` ends everything."""
 
     def __init__(
         self,
@@ -40,11 +40,11 @@ class StoreCare:
         self._background = MaintenanceThread(Maintenance(tools.store), scrubber, spare)
 
     def start(self) -> None:
-        """Begin what goes on by itself, but for `counting.run_forever`."""
+        """Start the background work, except counting."""
         self._background.start()
 
     def stop(self) -> None:
-        """End it; waits for the step under way."""
+        """Stop it; waits for the step under way."""
         self._background.stop()
 
     def _live_directories(self) -> list[SalvageSource]:
@@ -57,12 +57,12 @@ class StoreCare:
         ]
 
     def troubles(self) -> list[str]:
-        """What needs a person's attention."""
+        """Everything that needs a person's attention."""
         told = self._background.trouble, self._background.scrubber.trouble
         return [text for text in (*told, self._past.pressure.trouble) if text]
 
     async def counted(self) -> dict[str, object]:
-        """As `stats`, with figures counted now; older ones where that takes too long."""
+        """As `stats`, with figures counted now; older ones if that takes too long."""
         await self.counting.now()
         return self.stats()
 
@@ -88,15 +88,15 @@ class StoreCare:
         }
 
     async def maintain(self) -> dict[str, object]:
-        """Thin out, then do all maintenance that is due; what was done."""
+        """Apply retention, then do all maintenance that is due; returns a report."""
         await self._past.thin()
         return (await within(self._pool, self._background.maintenance.run_all)).as_json()
 
     async def scrub(self) -> dict[str, object]:
-        """Read every stored object again and heal what is damaged; what was found."""
+        """Read every stored object again and heal what is damaged; returns a report."""
         return (await within(self._pool, self._background.scrubber.run_all)).as_json()
 
     async def compact(self) -> dict[str, object]:
-        """Give free room of the store back to the file system; bytes of its file."""
+        """Give free space of the store back to the file system; returns the bytes of its file."""
         before, after = await within(self._pool, self._store.compact)
         return {"store_file_bytes_before": before, "store_file_bytes": after}

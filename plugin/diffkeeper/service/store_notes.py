@@ -1,7 +1,7 @@
-"""Notes outside of the store's disk that there is a store: one that is not there is missed.
+"""Notes outside of the store's disk that say that there is a store, so that its absence shows.
 
-A disk that is not mounted, or a setting that an upgrade took back, leaves an empty directory where
-the store was. An empty store begun there would have the engine forget all of its volumes.
+A disk that is not mounted, or a setting that an upgrade reset, leaves an empty directory where the
+store was. An empty store created there would make the engine forget all of its volumes.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ NOTE: Final = ".diffkeeper-store"
 
 
 def refuse_missing(state_dir: str, mount_dir: str, proc_root: str) -> None:
-    """StoreMissingError where no store is, although one should be, or could not be seen.
+    """StoreMissingError where there is no store, although one should be, or could be hidden.
 
-    A note may say that one is here. And the host may have a disk on this very directory that is
-    not among our mounts: what we stored would lie beneath it.
+    A note may say that one is here. And the host may have mounted a disk on this very directory
+    which is not among our mounts: what we stored would be hidden below it.
     """
     if _is_store(state_dir):
         _refuse_older(state_dir, proc_root)
@@ -45,9 +45,9 @@ def refuse_missing(state_dir: str, mount_dir: str, proc_root: str) -> None:
 
 
 def _refuse_older(state_dir: str, proc_root: str) -> None:
-    """StoreMissingError where the store that is here lies beneath the disk of the one in use.
+    """StoreMissingError where this store is hidden by the disk of the one in use.
 
-    It was left there when that one was moved to a disk: its volumes are as they were then.
+    It was left there when the store was moved to a disk: its volumes are as they were then.
     """
     points = {mount.point for mount in mountinfo.own_mounts()}
     for point in _ways(state_dir):
@@ -60,10 +60,10 @@ def _refuse_older(state_dir: str, proc_root: str) -> None:
 
 
 def leave(state_dir: str, mount_dir: str) -> None:
-    """Note that there is a store, wherever that outlives its disk; nowhere if nothing does.
+    """Leave notes that there is a store, at every place that outlives its disk.
 
-    The managed plugin's mount directory is a mount of its own, and outlives its upgrades; beside
-    the mount point of a disk there is another file system. Either may be gone after a reboot.
+    The managed plugin's mount directory is a mount of its own, and outlives upgrades; beside the
+    mount point of a disk there is another file system. Either may be gone after a reboot.
     """
     point = _mount_point(state_dir)
     notes = [_beside(point)] if point != "/" else []
@@ -83,15 +83,17 @@ def _is_store(state_dir: str) -> bool:
 
 
 def _notes(state_dir: str, mount_dir: str) -> Iterator[str]:
-    """Where a note may be: of a disk that is not mounted the point may be any on the way to it."""
+    """Places of notes: the mount point of a disk that is not mounted may be any directory on the
+    path.
+    """
     yield os.path.join(mount_dir, NOTE)
     for point in _ways(state_dir):
         yield _beside(point)
 
 
 def _ways(state_dir: str) -> Iterator[str]:
-    """The directory and those above, but for the root."""
-    # As `leave` finds it: a link on the way leads to the disk. It has no leading "//" either.
+    """The directory and its parents, except the root."""
+    # As `leave` resolves it: a link on the path leads to the disk. It has no leading "//" either.
     point = os.path.realpath(state_dir)
     while point != "/":
         yield point
@@ -99,7 +101,7 @@ def _ways(state_dir: str) -> Iterator[str]:
 
 
 def _named(note: str, proc_root: str) -> str:
-    """The note as the host has it, too, where that is another name."""
+    """Path of the note, also as the host names it, if that differs."""
     directory = hostpath.of(os.path.dirname(note), proc_root).path
     on_host = os.path.join(directory, os.path.basename(note)) if directory else note
     return note if on_host == note else f"{note} ({on_host} on the host)"

@@ -1,4 +1,4 @@
-"""What runs in the event loop behind the answers, and shows when it fails."""
+"""Tasks of the event loop that no caller waits for; their failures are reported."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ BACKGROUND_RETRY_SECONDS = 30.0
 
 
 class Tasks:
-    """The tasks of one daemon. For the event loop alone."""
+    """The tasks of one daemon. Only for the event loop."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
         self._failed: dict[str, str] = {}
 
     def spawn(self, step: Coroutine[object, object, None]) -> asyncio.Task[None]:
-        """Begin a step that has an end."""
+        """Start a step that ends by itself."""
         task = asyncio.create_task(step)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task
 
     def run_forever(self, work: str, step: Callable[[], Awaitable[None]]) -> None:
-        """Begin work that goes on for ever: after a defect in it it is begun again."""
+        """Start work that never ends: after a defect it is started again."""
         self.spawn(self._endless(work, step))
 
     async def _endless(self, work: str, step: Callable[[], Awaitable[None]]) -> None:
@@ -48,11 +48,11 @@ class Tasks:
             log.error("background_failed", extra={"error": str(task.exception())})
 
     def troubles(self) -> list[str]:
-        """What has failed and is not begun again yet."""
+        """Work that failed and is not started again yet."""
         return list(self._failed.values())
 
     async def stop(self) -> None:
-        """End all of them."""
+        """Cancel all tasks."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

@@ -1,4 +1,4 @@
-"""What a killed daemon left frozen, and what thaws from now on."""
+"""Thaws what a killed daemon left frozen, and starts the guard."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 def thaw_left(journal: str, cgroup_root: str, troubles: dict[str, str]) -> None:
     """Undo the freeze in which an earlier daemon was killed together with its guard.
 
-    What fails becomes a trouble: the daemon goes on.
+    An error becomes a trouble: the daemon continues.
     """
     try:
         for path in thaw_journal(journal, cgroup_root):
@@ -28,7 +28,7 @@ def thaw_left(journal: str, cgroup_root: str, troubles: dict[str, str]) -> None:
 
 
 def start(freezer: Freezer, troubles: dict[str, str]) -> None:
-    """Have freezes guarded. What fails becomes a trouble: the daemon goes on without freezes."""
+    """Start the guard. An error becomes a trouble: the daemon continues without freezes."""
     try:
         freezer.start()
     except FreezeError as error:

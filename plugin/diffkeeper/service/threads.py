@@ -1,7 +1,7 @@
-"""The step from the event loop into a thread: the one way there, with all arguments typed.
+"""From the event loop into a thread: the only way there, with typed arguments.
 
-mypy checks positional and named arguments against the function, as with `asyncio.to_thread`; here
-the pool is chosen by whoever calls, see `workers.Workers`.
+mypy checks positional and named arguments against the function, as with `asyncio.to_thread`; the
+caller chooses the pool, see `workers.Workers`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ T = TypeVar("T")
 def begun(
     pool: ThreadPoolExecutor, function: Callable[P, T], /, *arguments: P.args, **named: P.kwargs
 ) -> asyncio.Future[T]:
-    """The call of the function on a thread of the pool, which waits there for a free one.
+    """A future of the function's result, called on a thread of the pool once one is free.
 
-    Cancelling it keeps a call from beginning, and does nothing to one that has begun.
+    Cancelling it prevents a call that has not begun, and has no effect on one that has.
     """
 
     def call() -> T:
@@ -34,5 +34,5 @@ def begun(
 async def within(
     pool: ThreadPoolExecutor, function: Callable[P, T], /, *arguments: P.args, **named: P.kwargs
 ) -> T:
-    """What the function returns or raises, called on a thread of the pool."""
+    """Result or exception of the function, called on a thread of the pool."""
     return await begun(pool, function, *arguments, **named)

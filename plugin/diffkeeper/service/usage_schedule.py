@@ -1,4 +1,4 @@
-"""When volumes are counted, and who gets the figures: in the background, or because one waits."""
+"""When usage is counted, and who gets the figures: in the background, or on request."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ ACCOUNT_SECONDS = 600.0
 
 
 class UsageSchedule:
-    """The counts of one store, handed to its volumes and to `trash`.
+    """The counts of one store; the results go to its volumes and to `trash`.
 
-    All but `stop` belong to the event loop.
+    All methods but `stop` are called on the event loop.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class UsageSchedule:
         self._waiting = 0
 
     def stop(self) -> None:
-        """End a count under way soon, and begin none."""
+        """Cancel a count under way, and begin none."""
         self._accounting.stop()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
@@ -53,7 +53,7 @@ class UsageSchedule:
             await asyncio.shield(self._begun())
 
     async def now(self) -> None:
-        """Count now. Returns after a bound in any case: the figures then are older ones."""
+        """Count now. Returns after a bounded time in any case; the figures are older ones then."""
         self._waiting += 1
         self._accounting.in_haste = True
         try:
@@ -64,7 +64,7 @@ class UsageSchedule:
             self._accounting.in_haste = self._waiting > 0
 
     def _begun(self) -> asyncio.Task[None]:
-        """The count under way, or a new one."""
+        """The task of the count under way, or of a new one."""
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._count())
         return self._task

@@ -1,6 +1,6 @@
 """Verifications of live directories, after the last Unmount and by command.
 
-They take no turn of a volume's lifecycle: a container starts beside them.
+They do not hold the step's lock: a container starts beside them.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class Verifying:
         self._capture = capture
 
     def begin(self, volume: Volume) -> None:
-        """Watch the volume for its last look, where that can be; what fails is told."""
+        """Watch the volume for its final capture, if possible; an error is logged."""
         with _told(volume):
             volume.open()
 
     def last_look(self, volume: Volume) -> None:
-        """Final capture and verification. Errors are reported; the unmount goes on."""
+        """Final capture and verification. Errors are reported; the unmount continues."""
         with _told(volume):
             self._capture(volume, "unmount")
             if volume.options.verify == "unmount":
@@ -49,9 +49,10 @@ class Verifying:
     def report(
         self, volume: Volume, head: SnapshotRecord, cancelled: Callable[[], bool]
     ) -> VerifyReport:
-        """Of the live directory, where there is one, and of the objects of its newest snapshot.
+        """Verification of the live directory, if there is one, and of the newest snapshot's
+        objects.
 
-        ConflictError when the live directory was taken away meanwhile, as `cancelled` tells.
+        ConflictError when the live directory was removed meanwhile, as `cancelled` says.
         """
         if not volume.present:
             return verify_report(volume.name, head.seq, head.root, volume.verify_stored(head))
@@ -80,7 +81,7 @@ class Verifying:
 
 @contextlib.contextmanager
 def _told(volume: Volume) -> Iterator[None]:
-    """What fails inside becomes the volume's trouble, and success ends it."""
+    """An error inside becomes the volume's trouble, and success clears it."""
     try:
         yield
     except (DiffKeeperError, OSError) as error:

@@ -1,7 +1,7 @@
-"""The threads of one daemon, for everything that blocks; by purposes that never meet.
+"""From the event loop into threads, for everything that blocks; one pool for each purpose.
 
-What takes long has threads of its own, so that however much of it there is, it keeps nothing
-waiting that is short, or that must go on.
+What takes long has a pool of its own, so that however much of it there is, it delays nothing that
+is short, or that must continue.
 """
 
 from __future__ import annotations
@@ -14,21 +14,23 @@ from diffkeeper.service.capture_slots import CaptureSlots
 
 STEP_THREADS = 8
 LAST_LOOKS_MAX = 4  # of Unmounts and Removes, at once
-CAPTURE_THREADS = CAPTURES_MAX + LONG_CAPTURES_MAX + 2  # and for questions that are short
+CAPTURE_THREADS = CAPTURES_MAX + LONG_CAPTURES_MAX + 2  # and for short questions
 QUERY_THREADS = 4
 LONG_THREADS = 4  # for verifications, scrubs, maintenance and compacting by command
 
 
 class Workers:
-    """The threads of one daemon. What finds no free thread waits for one of its own purpose."""
+    """The thread pools of one daemon. Work that finds no free thread waits only for its own
+    purpose.
+    """
 
     def __init__(self) -> None:
         self._all: list[ThreadPoolExecutor] = []
-        self.steps = self._pool("step", STEP_THREADS)  # of a lifecycle, all short
+        self.steps = self._pool("step", STEP_THREADS)  # short steps of lifecycles
         self.replays = self._pool("replay", limits.REPLAYS_MAX)
-        self.looks = self._pool("look", LAST_LOOKS_MAX)  # last ones, of Unmount and Remove
+        self.looks = self._pool("look", LAST_LOOKS_MAX)  # final captures, of Unmount and Remove
         self.captures = CaptureSlots(self._pool("capture", CAPTURE_THREADS))
-        self.queries = self._pool("query", QUERY_THREADS)  # what somebody waits for
+        self.queries = self._pool("query", QUERY_THREADS)  # what a caller waits for
         self.history = self._pool("history", 1)  # retention and trash, as they fall due
         # One at a time. It waits for nothing that is long: maintenance may be waiting for its end.
         self.imports = self._pool("import", 1)
@@ -40,6 +42,6 @@ class Workers:
         return pool
 
     def stop(self) -> None:
-        """Begin nothing more."""
+        """Begin no more work."""
         for pool in self._all:
             pool.shutdown(wait=False, cancel_futures=True)

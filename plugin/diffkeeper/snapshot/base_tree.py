@@ -34,7 +34,7 @@ def tree(
         index.clear()
         head = None
     if head is None:
-        # those of a first capture that did not complete, see `StatCache.store_early`
+        # Those of a first capture that did not complete, see `StatCache.store_early`.
         store.commit(Batch(drop_index={state.record.id}))
     root = head.root if head is not None else None
     entry = decode_root(stage.get(root))[0] if root is not None else None

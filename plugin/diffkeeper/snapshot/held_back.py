@@ -33,7 +33,7 @@ HELD_BACK_PATH_CHARACTERS_MAX = 200
 HELD_BACK_SECONDS_MIN = 5.0  # until such names are retried; longer each time
 HELD_BACK_SECONDS_MAX = 300.0
 
-# errors of the daemon, or none of a file at all
+# Errors of the daemon, or none of a file at all.
 _NOT_OF_A_FILE = frozenset({errno.ENOENT, errno.EXDEV, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _OF_THE_DISK = frozenset(
     {errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.EREMOTEIO, errno.ESTALE, errno.ETIMEDOUT}

@@ -66,7 +66,7 @@ class Staging:
         try:
             self.relieve()
         except OSError as error:
-            # an error of the store must not be taken for one of the file that is being read
+            # An error of the store must not be taken for one of the file that is being read.
             raise DiffKeeperError(f"the store cannot be written: {error}") from error
 
     def given_up(self, digests: Iterable[bytes], batch: Batch) -> set[bytes]:

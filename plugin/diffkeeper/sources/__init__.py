@@ -1,1 +1,1 @@
-"""Where to look: sources of hints about what changed. Hints are never truth; unsure means look."""
+"""Sources of hints about what changed. Hints may be wrong or missing; when unsure, scan."""

@@ -1,8 +1,8 @@
-"""The interface between a capture and whatever hints at changes (eBPF, inotify, scan).
+"""The interface between a capture and a source of hints about changes (eBPF, inotify, scan).
 
-A directory is known by its inode number, which no rename changes. A hint may be finer or coarser:
-a byte range of a file, a name in a directory, a whole directory, or the whole volume. A source
-that is unsure reports the coarser level; nothing may make a hint finer than what was seen.
+A directory is identified by its inode number, which no rename changes. A hint may be finer or
+coarser: a byte range of a file, a name in a directory, a whole directory, or the whole volume. A
+source that is unsure reports the coarser level; nothing may make a hint finer than what was seen.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Changed:
     """Parts of one file that may have changed: all of it, chunks, and windows of a mapping.
 
-    mapped: some process has, or had, it mapped, so that stores into what was written may be unseen.
+    mapped: a process has, or had, it mapped, so that stores beside what was written may be unseen.
     """
 
     whole: bool = False
@@ -29,7 +29,7 @@ class Changed:
     windows: set[int] = field(default_factory=set)
 
     def merge(self, other: Changed) -> None:
-        """Add what the other one has."""
+        """Add another hint about the same file."""
         self.whole = self.whole or other.whole
         self.mapped = self.mapped or other.mapped
         self.chunks |= other.chunks
@@ -40,20 +40,20 @@ class Changed:
 class Dirty:
     """What may have changed since the last drain.
 
-    everything: the volume is to be compared as a whole (the reason is in `cause`).
-    unwatched: no file is watched any more, so that each is to be watched before it is compared.
+    everything: the volume has to be compared as a whole (the reason is in `cause`).
+    unwatched: no file is watched any more; each has to be watched before it is compared.
     directories: inode numbers of directories whose own attributes (mode, owner, …) may differ.
     names: directory inode number to names in it that were written, created, removed or renamed.
     files: inode number to what changed in the file, where a source sees that.
-    orphans: writes came through a descriptor whose name is gone, so that another name of the same
-        inode may have changed unseen.
-    closed: such a descriptor was closed, until which it may have kept a mapping that stores left no
-        trace through; `unnamed`: inode numbers of files of which this is known.
-    compare: inode numbers of directories that cannot be watched, each name of which is to be
-        compared, whether anything happened or not.
+    orphans: writes came through a descriptor whose name is gone, so another name of the same inode
+    may have changed unseen.
+    closed: such a descriptor was closed; until then it may have had a mapping, whose stores left no
+    trace; `unnamed`: inode numbers of files for which this is known.
+    compare: inode numbers of directories that cannot be watched; every name in them has to be
+    compared in each capture.
     came: names (directory inode number and name) that something was given.
-    passed: something had such a name, and not any more when the drain came: if that is a file which
-        has other names, it may have changed unseen.
+    passed: something had such a name, and has it no more: if that is a file with other names, it
+    may have changed unseen.
     """
 
     everything: bool = False
@@ -74,15 +74,15 @@ class Dirty:
 
     @property
     def hinted(self) -> bool:
-        """Whether something was seen to change, or everything is to be compared.
+        """Whether a change was seen, or everything has to be compared.
 
-        Without watches of some directories there may always be orphans, which tells nothing.
+        `orphans` may be set always where some directories are not watched, and is no evidence then.
         """
         seen = self.everything or self.directories or self.names or self.files
         return bool(seen or (self.orphans and not self.compare))
 
     def escalate(self, cause: str) -> None:
-        """Widen to the whole volume, which covers names; what changed in files is still of use."""
+        """Widen to the whole volume; that covers names, while hints about files stay of use."""
         self.everything = True
         self.cause = self.cause or cause
         self.names.clear()
@@ -91,7 +91,7 @@ class Dirty:
         self.came.clear()
 
     def add_name(self, directory: int, name: bytes) -> None:
-        """Mark one name; past the bound on names the whole volume is marked instead."""
+        """Add one name; beyond the bound on names, widen to the whole volume."""
         if self.everything:
             return
         names = self.names.setdefault(directory, set())
@@ -100,14 +100,14 @@ class Dirty:
             self.escalate("too many changed names to list")
 
     def close(self, number: int = 0) -> None:
-        """A descriptor without a name was closed; `number`: its inode's, if that is known."""
+        """A descriptor without a name was closed; `number`: inode number, if known."""
         if number and len(self.unnamed) < limits.DIRTY_NAMES_MAX:
             self.unnamed.add(number)
         else:
             self.closed = True
 
     def pass_on(self, directory: int, name: bytes, *, came: bool) -> None:
-        """A marked name was given to something (`came`), or taken away."""
+        """A hinted name was given to something (`came`), or taken away."""
         self.passed = self.passed or (directory, name) in self.came
         if came and not self.everything:
             self.came.add((directory, name))
@@ -118,39 +118,39 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """`inotify`, `scan`, …: as shown to a person."""
+        """`inotify`, `scan`, …: as shown in status and log."""
 
     @property
     def complete(self) -> bool:
-        """Whether a name that changes is always hinted, so that unhinted names need no look."""
+        """Whether every changed name is hinted, so that other names need not be scanned."""
 
     @property
     def hinting(self) -> bool:
-        """Whether it tells anything; without, every drain is the whole volume."""
+        """Whether it gives hints at all; otherwise every drain is the whole volume."""
 
     @property
     def unwatched(self) -> int:
-        """Directories that cannot be watched, which each drain has compared."""
+        """Number of directories that cannot be watched; each drain has them compared."""
 
     @property
     def why_unwatched(self) -> str:
-        """Why there are such, and what to do about it; nothing where there are none."""
+        """Why there are such, and what to do about it; empty if there are none."""
 
     def start(self) -> None:
-        """Begin to gather; everything before this is unknown to the source."""
+        """Begin to collect hints; the source knows nothing of what happened before."""
 
     def stop(self) -> None:
-        """Give back every kernel resource."""
+        """Release every kernel resource."""
 
     def watch(self, inode: int, descriptor: int) -> bool:
-        """Gather hints about a directory; called before its names are listed.
+        """Watch a directory; called before its names are listed.
 
-        True when hints about it were not gathered before, so that its names are to be looked at.
-        One that cannot be watched is in `Dirty.compare` from the next drain on.
+        True when it was not watched before, so that its names have to be scanned. One that cannot
+        be watched is in `Dirty.compare` from the next drain on.
         """
 
     def unwatch(self, inode: int) -> None:
-        """Stop gathering about a directory that left the volume."""
+        """Stop watching a directory that left the volume."""
 
     def pending(self) -> bool:
         """Whether a drain would return anything; cheap."""
@@ -158,40 +158,40 @@ class Source(Protocol):
     def drain(self, *, frozen: bool = False) -> Dirty:
         """Take all hints about changes that were complete when the call began.
 
-        `frozen`: nobody is inside a system call that changes the volume.
+        `frozen`: no writer is inside a system call that changes the volume.
         """
 
     def under_way(self) -> bool:
-        """Whether a write is seen that goes on although its process is frozen."""
+        """Whether a write is in flight that continues although its process is frozen."""
 
     def give_back(self, inode: int, names: set[bytes]) -> None:
-        """Make the next drain return these names of a directory again."""
+        """Have the next drain return these names of a directory again."""
 
     def escalate(self, cause: str) -> None:
-        """Make the next drain return the whole volume."""
+        """Have the next drain return the whole volume."""
 
     def broken(self) -> str:
-        """Why what it told since it started may not be everything, or nothing."""
+        """Why it may have missed changes since it was started; empty if it has not."""
 
     def missed(self) -> bool:
         """Whether hints were lost since the last drain; the next one returns the whole volume."""
 
-    # Sources that see which parts of a file change; the others hold no file.
+    # Sources that see which parts of a file change; the others watch no files.
 
     @property
     def by_range(self) -> bool:
-        """Whether every change of a held file is in `Dirty.files`."""
+        """Whether every change of a watched file is in `Dirty.files`."""
 
     @property
     def sees_mappings(self) -> bool:
-        """Whether every file that was mapped since the last drain is marked so."""
+        """Whether every file that was mapped since the last drain is marked as mapped."""
 
     @property
     def window_bits(self) -> int:
         """log2 of the bytes of a window in `Changed`."""
 
     def watch_new(self, inodes: Iterable[int]) -> bool:
-        """See changes of these files from now on; whether one of them was not watched before.
+        """Watch these files from now on; whether one of them was not watched before.
 
         Called before anything is read of them.
         """
@@ -199,21 +199,21 @@ class Source(Protocol):
     def all_seen(self, inode: int) -> bool:
         """Whether all changes were seen since the file's content was last read, see `mark_read`.
 
-        One that was not watched is watched from now on. Called before the file is read.
+        A file that was not watched is watched from now on. Called before the file is read.
         """
 
     def mark_read(self, inodes: Iterable[int]) -> None:
         """The content of these watched files was read, or proved to be what was read before."""
 
     def release(self, inodes: Iterable[int]) -> None:
-        """What is recorded of these files is not their content: they are to be read as a whole."""
+        """The recorded content of these files is not theirs: they have to be read as a whole."""
 
     def give_back_file(self, inode: int, changed: Changed) -> None:
-        """Make the next drain return this of a file again."""
+        """Have the next drain return this hint about a file again."""
 
 
 class NamesOnly:
-    """The part of a source that sees no file's inside."""
+    """The file-related part of a source that only sees names."""
 
     hinting = True
     by_range = False
@@ -221,19 +221,19 @@ class NamesOnly:
     window_bits = 0
 
     def broken(self) -> str:
-        """These know by themselves what they miss."""
+        """Never: such a source knows by itself what it misses."""
         return ""
 
     def missed(self) -> bool:
-        """Nothing is lost without a trace in the next drain."""
+        """Never: what is lost shows in the next drain."""
         return False
 
     def under_way(self) -> bool:
-        """Nothing is seen of that."""
+        """Unknown."""
         return False
 
     def watch_new(self, inodes: Iterable[int]) -> bool:
-        """Nothing is seen of a file."""
+        """Files are not watched."""
         return False
 
     def all_seen(self, inode: int) -> bool:
@@ -241,10 +241,10 @@ class NamesOnly:
         return False
 
     def mark_read(self, inodes: Iterable[int]) -> None:
-        """Nothing is held."""
+        """Files are not watched."""
 
     def release(self, inodes: Iterable[int]) -> None:
-        """Nothing is held."""
+        """Files are not watched."""
 
     def give_back_file(self, inode: int, changed: Changed) -> None:
-        """Nothing was given."""
+        """There were no hints about files."""

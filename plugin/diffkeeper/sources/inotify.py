@@ -1,8 +1,8 @@
-"""inotify(7): tells which name in which directory changed, but not which bytes.
+"""inotify(7): shows which name in which directory changed, but not which bytes.
 
-What it cannot see is covered elsewhere: stores through a shared mapping and asynchronous I/O by
-the survey of the writers' mappings and descriptors, anything before a watch existed by the
-comparison that follows the watch, and a full queue by the comparison of the whole volume.
+What it cannot see is covered elsewhere: stores through a shared mapping and asynchronous I/O by the
+survey of the writers' mappings and descriptors, anything before a watch existed by the comparison
+that follows the watch, and a full queue by the comparison of the whole volume.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ _WRITTEN = linux.IN_MODIFY | linux.IN_CLOSE_WRITE
 
 
 class InotifySource(NamesOnly):
-    """A watch per directory of one volume, in an instance that several volumes may share.
+    """A watch for each directory of one volume, in an instance that several volumes may share.
 
-    Directories that there is no watch for are compared at each drain, and get one once there is.
+    Directories without a watch are compared at each drain, and get one once it is available.
     """
 
     name = "inotify"
 
     def __init__(self, watches_max: int = WATCHED_DIRECTORIES_MAX, *, writes: bool = True) -> None:
-        """`writes`: also tell each write; without, only the last close after writing."""
+        """`writes`: hint each write; without, only the last close after writing."""
         self._watches_max = watches_max
         self._mask = _MASK if writes else _NAMES_MASK
         self._writes = writes
@@ -53,7 +53,7 @@ class InotifySource(NamesOnly):
         self._lock = self._shared.lock
         self._dirty = Dirty()
         # Names that an inode lost: a write hinted under one of them may have gone to that inode,
-        # which may live on under another name.
+        # which may have another name.
         self._gone: dict[int, set[bytes]] = {}
         self._inode_of: dict[int, int] = {}
         self._watch_of: dict[int, int] = {}
@@ -70,21 +70,21 @@ class InotifySource(NamesOnly):
 
     @property
     def unwatched(self) -> int:
-        """Directories that have none."""
+        """Number of directories without a watch."""
         return len(self._unwatched)
 
     @property
     def watch_count(self) -> int:
-        """Directories that have one."""
+        """Number of directories with a watch."""
         return len(self._watch_of)
 
     @property
     def wanted(self) -> int:
-        """All directories that are known."""
+        """Number of known directories."""
         return self.watch_count + self.unwatched
 
     def start(self) -> None:
-        """Join the instance; raises UnsupportedError naming the limit that is reached."""
+        """Join an instance; raises UnsupportedError naming the limit that is reached."""
         self._shared.join(self)
 
     def stop(self) -> None:
@@ -132,30 +132,30 @@ class InotifySource(NamesOnly):
                 self._shared.remove(self, watch)
 
     def pending(self) -> bool:
-        """Whether anything was hinted since the last drain, or there is what gives no hint."""
+        """Whether there are hints since the last drain, or directories that give none."""
         with self._lock:
             self._shared.read()
             return bool(self._dirty or self._unwatched or self.asked)
 
     def drain(self, *, frozen: bool = False) -> Dirty:
-        """Read what the kernel has queued, and take all that was gathered."""
+        """Read the kernel's queue, and take all collected hints."""
         with self._lock:
             self._shared.read()
             if not frozen:
                 self._share()
             taken, self._dirty = self._dirty, Dirty()
             if sum(map(len, self._gone.values())) > limits.DIRTY_NAMES_MAX:
-                # Forgetting which names went means that a write under one is not recognised.
+                # Without these names, a write under one of them is not recognised.
                 self._gone.clear()
                 taken.orphans = True
             if self._unwatched and not taken.everything:
                 taken.compare = tuple(self._unwatched)
-            # Any file may have been written to under a name that came and went unseen.
+            # Any file may have been written under a name that came and went unseen.
             taken.orphans = taken.orphans or bool(self._unwatched and self._writes)
             return taken
 
     def _share(self) -> None:
-        """Watches may be had again; who has more than others, who lack some, gives a few up."""
+        """Use watches that became free; give some up if another owner needs them."""
         self._full = False
         if not self._unwatched:
             self.why_unwatched = ""
@@ -170,22 +170,22 @@ class InotifySource(NamesOnly):
             self.why_unwatched = self._shared.why_no_more()
 
     def give_back(self, inode: int, names: set[bytes]) -> None:
-        """Make the next drain return these names of a directory again."""
+        """Have the next drain return these names of a directory again."""
         with self._lock:
             if not self._dirty.everything:
                 self._dirty.names.setdefault(inode, set()).update(names)
 
     def escalate(self, cause: str) -> None:
-        """Make the next drain return the whole volume."""
+        """Have the next drain return the whole volume."""
         with self._lock:
             self._dirty.escalate(cause)
 
     def overflowed(self) -> None:
-        """Events were lost, maybe of this volume."""
+        """Events were lost; they may have been this volume's."""
         self._dirty.escalate("the inotify queue overflowed")
 
     def on_event(self, event: InotifyEvent) -> None:
-        """Something happened to one of the watches."""
+        """Handle an event of one of the watches."""
         watch, mask, name = event
         if mask & linux.IN_UNMOUNT:
             self._dirty.escalate("the file system was unmounted")
@@ -205,8 +205,8 @@ class InotifySource(NamesOnly):
         if not self._writes:
             return
         if name.startswith(b"#") and mask & _WRITTEN:
-            # An O_TMPFILE descriptor is hinted under a name of its own, also once it is linked: its
-            # inode number.
+            # Events of an O_TMPFILE descriptor have a name of its own, its inode number, even after
+            # it is linked.
             self._dirty.orphans = True
             if mask & linux.IN_CLOSE_WRITE and name[1:].isdigit():
                 self._dirty.close(int(name[1:]))

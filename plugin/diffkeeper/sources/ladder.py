@@ -1,7 +1,7 @@
-"""The ladder of sources: their order, which of them a volume gets, and what follows one that fails.
+"""The ladder of sources: their order, which one a volume gets, and what replaces one that fails.
 
-A source is a file with a class that fulfils `source.Source`, and its rung here. Each is chosen by
-trying it, never by version, and the choice says why.
+A source is a file with a class that implements `base.Source`, and a rung here. Each is chosen by
+trying it, never by version, and the choice has a reason.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ AUTO: Final = "auto"  # the option's value for "the finest source that works her
 
 @dataclass(frozen=True, slots=True)
 class VolumePlace:
-    """Where a volume lies: device (as in st_dev), type of the file system; bits of its chunks.
+    """Where a volume is: device (as in st_dev), type of the file system; bits of its chunks.
 
-    directory: one of ours on that device, for a file that proves that writes are seen; nothing
-    proves it without.
+    directory: one of ours on that device, for a file whose writes prove that eBPF sees them; "" for
+    no such proof.
     """
 
     device: int
@@ -50,16 +50,17 @@ class Programs(Protocol):
     """The eBPF programs of this machine."""
 
     def loaded(self) -> tuple[Program, Heartbeat | None]:
-        """Load them unless they are; raises UnsupportedError, which says why there are none."""
+        """Load them unless they are loaded; raises UnsupportedError, which says why that is
+        impossible.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class Rung:
     """A source by its name, which is a value of the option `capture`, too.
 
-    start: returns the started source, and what is to be said of it besides, or nothing; raises
-    UnsupportedError when it does not work here. programs: it needs eBPF programs, so that a volume
-    that lost another source does not try it.
+    start: returns the started source and a remark, or ""; raises UnsupportedError when it does not
+    work here. programs: it needs eBPF programs, so a volume whose source broke does not try it.
     """
 
     name: str
@@ -101,10 +102,10 @@ NAMES: Final = (AUTO, *(rung.name for rung in LADDER))
 def choose(
     wanted: str, place: VolumePlace, programs: Programs, rungs: Sequence[Rung] = ()
 ) -> Choice:
-    """Start the source of a volume, `auto` or by its name; `rungs`: instead of the ladder's own.
+    """Start the source of a volume, `auto` or by name; `rungs`: in place of the ladder.
 
-    One that does not work falls back to the next coarser one; the reason says so. Raises
-    UnsupportedError when none works, which the ladder's own last one always does.
+    If one does not work, the next coarser one is tried; the reason says so. Raises UnsupportedError
+    when none works, which cannot happen with the ladder itself.
     """
     asked = f"asked for by the volume's option capture={wanted}"
     if wanted == AUTO:
@@ -121,7 +122,7 @@ def choose(
 
 
 def replacement(rungs: Sequence[Rung] = ()) -> str:
-    """The name of the source to go on with where one broke: the finest that needs no programs."""
+    """Name of the source that replaces one that broke: the finest without programs."""
     return next(rung.name for rung in rungs or LADDER if not rung.programs)
 
 

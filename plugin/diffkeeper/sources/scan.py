@@ -1,6 +1,7 @@
-"""The source that knows nothing: every drain asks for a comparison of the whole volume.
+"""The source without hints: every drain asks for a comparison of the whole volume.
 
-It works wherever files have timestamps, costs a stat per file and capture, and backs the others.
+It works wherever files have timestamps, costs an lstat for each file and capture, and is the last
+resort.
 """
 
 from __future__ import annotations
@@ -17,20 +18,20 @@ class ScanSource(NamesOnly):
     why_unwatched = ""
 
     def start(self) -> None:
-        """Nothing to prepare."""
+        """Nothing to do."""
 
     def stop(self) -> None:
-        """Nothing to give back."""
+        """Nothing to release."""
 
     def watch(self, inode: int, descriptor: int) -> bool:
         """Every capture lists every directory anyway."""
         return False
 
     def unwatch(self, inode: int) -> None:
-        """Nothing is kept per directory."""
+        """There are no watches."""
 
     def pending(self) -> bool:
-        """Always: only a comparison can tell."""
+        """Always: only a comparison can find changes."""
         return True
 
     def drain(self, *, frozen: bool = False) -> Dirty:

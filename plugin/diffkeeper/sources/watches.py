@@ -1,8 +1,8 @@
-"""The few inotify instances of this process, which the sources of all volumes share.
+"""The few inotify instances of this process, shared by the sources of all volumes.
 
 Instances and watches are counted by user, and root's are those of most containers, too: a handful
-of instances for any number of volumes, and a share of the watches, leave theirs to others. More
-than one, since a queue that overflows has all volumes on it compared.
+of instances for any number of volumes, and a share of the watches, leave theirs to others. There is
+more than one instance, since a queue that overflows makes all volumes on it be compared.
 """
 
 from __future__ import annotations
@@ -23,45 +23,46 @@ if TYPE_CHECKING:
 
 INOTIFY_PAUSE_SECONDS = 0.02
 INOTIFY_INSTANCES_MAX = 8  # of the 128 that root has by default
-WATCHES_UNKNOWN = 8192  # what kernels begin with
+WATCHES_UNKNOWN = 8192  # default of kernels that do not show the limit
 
 
 class Owner(Protocol):
-    """Who has watches. Called with the lock held, but for what it tells of itself.
+    """An owner of watches. Called with the lock held, except for the properties.
 
-    asked: there is somebody who lacks watches, and has fewer.
+    asked: another owner needs watches, and has fewer.
     """
 
     asked: bool
 
     @property
     def watch_count(self) -> int:
-        """Watches that it has."""
+        """Number of watches that it has."""
 
     @property
     def wanted(self) -> int:
-        """Watches that it would have, had everybody all."""
+        """Number of watches that it would have without a limit."""
 
     def on_event(self, event: InotifyEvent) -> None:
-        """Something happened to a watch of this owner."""
+        """Handle an event of one of this owner's watches."""
 
     def overflowed(self) -> None:
-        """Events were lost, of whichever owner."""
+        """Events were lost; they may have been any owner's."""
 
 
 class Watches:
-    """Shares out one instance, open while anybody has joined. Methods from any thread.
+    """Shares one inotify instance, which is open while it has owners. Methods from any thread.
 
-    all: every one of this process, itself among them; they share the watches that may be had.
+    all: all objects of this class in the process, including this one; they share the process's
+    watches.
 
-    `lock` guards all of it, and what the owners gather. A busy volume costs another one no more
-    than the look at what the kernel's queue holds, which is bounded.
+    `lock` guards everything, including what the owners collect. A busy volume costs another one no
+    more than reading the kernel's queue, which is bounded.
     """
 
     def __init__(self, all_: Sequence[Watches]) -> None:
         self._all = all_
         self.lock = threading.RLock()
-        self._share = 0  # what `share` told last
+        self._share = 0  # last result of `share`
         self._instance: Instance | None = None
         self._wake = -1
         self._pump: threading.Thread | None = None
@@ -73,11 +74,11 @@ class Watches:
 
     @property
     def owners(self) -> int:
-        """How many have joined."""
+        """Number of owners."""
         return len(self._owners)
 
     def join(self, owner: Owner) -> None:
-        """Take part; raises UnsupportedError naming the limit that is reached."""
+        """Add an owner; raises UnsupportedError naming the limit that is reached."""
         with self.lock:
             if self._instance is None:
                 self._open()
@@ -98,7 +99,7 @@ class Watches:
         self._pump.start()
 
     def leave(self, owner: Owner, watches: Sequence[int]) -> None:
-        """Give up all watches of an owner, which are these; the last one closes the instance."""
+        """Remove an owner with all its watches; the last one closes the instance."""
         with self.lock:
             if owner not in self._owners:
                 return
@@ -108,7 +109,7 @@ class Watches:
                 closing, self._instance = self._instance, None
                 self._owner_of.clear()
                 watches = ()
-        # Each leaves an event in the queue that is for all.
+        # Each leaves an event in the shared queue.
         for start in range(0, len(watches), limits.INOTIFY_REMOVED_AT_ONCE):
             with self.lock:
                 for watch in watches[start : start + limits.INOTIFY_REMOVED_AT_ONCE]:
@@ -123,7 +124,7 @@ class Watches:
             if self._instance is None or owner not in self._owners:
                 raise OSError(errno.EBADF, "the source is not started")
             held = sum(map(len, self._all))
-            # What may be had is asked again only where the last answer says that it is too much.
+            # The limits are read again only when the last known ones are exceeded.
             if held >= self._share and held >= self._ask_share():
                 raise UnsupportedError(self.why_no_more())
             try:
@@ -143,17 +144,17 @@ class Watches:
         return self._share
 
     def why_no_more(self) -> str:
-        """What limits the watches of this process, and what to do about it."""
+        """Which limit applies to this process, and how to raise it."""
         return (
             f"{self._share} directories are watched with inotify, a {limits.WATCHES_SHARE}th of"
             f" {inotify.binding(inotify.WATCHES)}, and the rest is left to others: raise it"
         )
 
     def allowance(self, owner: Owner) -> int:
-        """Watches that an owner may have who wants more, or is asked for some.
+        """Number of watches that an owner may have.
 
-        As many for each, but for those that want fewer. Who has more than that is asked for them:
-        a volume with very many directories takes no small one's.
+        The same for each owner that wants more than that. An owner with more than its share gives
+        some up: a volume with very many directories does not take a small one's.
         """
         owners = [each for one in self._all for each in list(one._owners)]
         wanted, room = [each.wanted for each in owners], self._ask_share()
@@ -165,14 +166,14 @@ class Watches:
         return level
 
     def remove(self, owner: Owner, watch: int) -> None:
-        """Forget a watch, unless another owner has taken the directory over."""
+        """Remove a watch, unless another owner has taken the directory over."""
         with self.lock:
             if self._instance is not None and self._owner_of.get(watch) is owner:
                 del self._owner_of[watch]
                 self._instance.remove(watch)
 
     def read(self) -> None:
-        """Hand out what the kernel has queued by now."""
+        """Read the kernel's queue and pass its events on."""
         with self.lock:
             if self._instance is not None:
                 for event in self._instance.events():
@@ -195,7 +196,7 @@ class Watches:
         poller.register(wake, select.POLLIN)
         while not any(fd == wake for fd, _ in poller.poll()):
             self.read()
-            # Events come one per write; waiting a little takes them in batches.
+            # Each write is an event; waiting a little takes many at once.
             clock.sleep(INOTIFY_PAUSE_SECONDS)
 
 
@@ -208,7 +209,7 @@ def _end(instance: Instance, wake: int, pump: threading.Thread | None) -> None:
 
 
 def _level(wanted: Sequence[int], room: int) -> int:
-    """The most that each gets of `room`, which is less than they want together."""
+    """The largest share of `room` for each, if together they want more."""
     left = len(wanted)
     for each in sorted(wanted):
         if each > room // left:
@@ -219,13 +220,13 @@ def _level(wanted: Sequence[int], room: int) -> int:
 
 
 def share() -> int:
-    """Watches that this process may have in all, as the kernel's limits are now."""
+    """Number of watches that this process may have in all, as the kernel's limits are now."""
     most = inotify.lowest(inotify.WATCHES)
     return (WATCHES_UNKNOWN if most is None else most) // limits.WATCHES_SHARE
 
 
 class Instances:
-    """All of this process. For any thread."""
+    """All instances of this process. Thread safe."""
 
     def __init__(self) -> None:
         self._all: list[Watches] = []
@@ -235,7 +236,7 @@ class Instances:
         return sum(map(len, self._all))
 
     def least_used(self) -> Watches:
-        """The one that a new source is to join."""
+        """The instance that a new source should use."""
         with self._lock:
             found = min(self._all, key=lambda each: each.owners, default=None)
             few = len(self._all) < INOTIFY_INSTANCES_MAX

@@ -1,1 +1,1 @@
-"""The source whose hints come of eBPF programs in the kernel."""
+"""The source whose hints come from eBPF programs in the kernel."""

@@ -1,7 +1,7 @@
-"""Whether the loaded programs, their tracepoints and their maps are still what was loaded.
+"""Whether the loaded programs, their tracepoints and maps are still what was loaded.
 
-It asks the kernel of each by its descriptor: the same object behind it, and the program among those
-that the tracepoint runs. The kernel leaves a program out when its tracepoint is met while another
+The kernel is asked about each by its descriptor: whether the same object is behind it, and whether
+the tracepoint runs the program. The kernel skips a program when its tracepoint is hit while another
 eBPF program runs on that processor, as in an interrupt, and counts that.
 """
 
@@ -27,7 +27,7 @@ _QUERY_BPF: Final = 0xC008240A  # PERF_EVENT_IOC_QUERY_BPF
 
 @dataclass(frozen=True, slots=True)
 class _Event:
-    """A tracepoint: its descriptor, and its program's descriptor and id."""
+    """A tracepoint: its descriptor, and descriptor and id of its program."""
 
     name: bytes
     fd: int
@@ -36,7 +36,7 @@ class _Event:
 
 
 class Attached:
-    """All that one loaded set of programs has in the kernel. Methods from any thread."""
+    """Everything that one loaded set of programs has in the kernel. Methods from any thread."""
 
     def __init__(self, library: Any, loaded: Any) -> None:
         self._library, self._loaded = library, loaded
@@ -56,10 +56,9 @@ class Attached:
         return _Event(name, fd, program, self._ask(program)[0])
 
     def look(self) -> tuple[str, dict[str, int]]:
-        """What is not as it was loaded, empty when all is; and tracepoints to how many runs of
-        their programs the kernel has left out since the load.
+        """What is not as it was loaded, or ""; and skipped runs since the load by tracepoint.
 
-        Older kernels count nothing, which is 0.
+        Older kernels do not count skipped runs, which is 0.
         """
         broken, left_out = "", {}
         with self._lock:
@@ -75,7 +74,7 @@ class Attached:
         return broken, left_out
 
     def release(self) -> None:
-        """Take what is not ours any more from bcc, lest it closes another's descriptors."""
+        """Remove from bcc what is not ours any more, lest it closes another's descriptors."""
         with self._lock:
             for event in self._events:
                 if not _programs(event.fd):
@@ -84,11 +83,11 @@ class Attached:
                     self._loaded.funcs.pop(b"tracepoint__" + event.name.replace(b":", b"__"), None)
 
     def _ask(self, fd: int) -> tuple[int, int]:
-        """The kernel's number of a program or map, and how often it left a program out.
+        """The kernel's id of a program or map, and how often it skipped a program.
 
-        Zeros when the descriptor is of none.
+        Zeros when the descriptor is of neither.
         """
-        # What stands in it would tell the kernel where to write more.
+        # Its content would make the kernel write more data elsewhere.
         ctypes.memset(self._information, 0, _INFO_BYTES)
         self._length.value = _INFO_BYTES
         if self._library.bpf_obj_get_info(fd, self._information, self._length_at) < 0:
@@ -98,7 +97,7 @@ class Attached:
 
 
 def _programs(fd: int) -> tuple[int, ...]:
-    """Numbers of the programs that run at a tracepoint; none when the descriptor is of none."""
+    """Ids of the programs that run at a tracepoint; none when the descriptor is not of one."""
     query = bytearray(_QUERY_BYTES)
     _QUERY_HEAD.pack_into(query, 0, _PROGRAMS_MAX, 0)
     try:

@@ -1,4 +1,4 @@
-"""The programs' counters: an array of the kernel's with a value per processor, read at once."""
+"""The programs' counters: an array in the kernel with a value for each processor, read at once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class CounterSums:
     """Sums over all processors. Raises OSError."""
 
     def __init__(self, library: Any, table: Any) -> None:
-        """`table`: bcc's, whose own way to read makes an object for each processor."""
+        """`table`: bcc's, whose own reader makes an object for each processor."""
         self._library, self._fd = library, table.map_fd
         self._lock = threading.Lock()
         self._values = struct.Struct(f"={len(table[ctypes.c_int(0)])}Q")

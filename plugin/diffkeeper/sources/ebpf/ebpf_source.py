@@ -1,8 +1,8 @@
-"""eBPF: tells which parts of which file changed; names come from inotify, without its writes.
+"""eBPF: shows which parts of which file changed; names come from inotify, without its writes.
 
-Files are watched by inode number before they are read. What the kernel's marks cannot tell is
-covered as with inotify: anything before a file is watched by reading it whole, and marks that had
-no room by the comparison of the whole volume, under a new number for which no file is held.
+Files are watched by inode number before they are read. What the marks cannot show is covered as
+with inotify: anything before a file is watched by reading it whole, and marks that had no room by
+the comparison of the whole volume, under a new number for which no file is watched yet.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class EbpfSource:
         heart: Heartbeat | None = None,
         directory: str = "",
     ) -> None:
-        """`heart`: proves that writes are seen, by a file below `directory`."""
+        """`heart`: proves that writes are seen, with a file below `directory`."""
         self._program = program
         self._heart, self._directory = heart, directory
         self.window_bits = program.window_bits
@@ -50,26 +50,26 @@ class EbpfSource:
         self._given_back: dict[int, Changed] = {}
         self._started, self._under_way, self._moving = Waiting(), Waiting(), Moving()
         self._frozen = False  # whether the last drain was in a freeze
-        # Watched, and read or compared since, with nothing told meanwhile that makes that void.
+        # watched, and read or compared since, with no hint meanwhile that invalidates that
         self._proven: set[int] = set()
 
     @property
     def complete(self) -> bool:
-        """Whether the names of all directories are hinted."""
+        """Whether names are watched in all directories."""
         return self._names.complete
 
     @property
     def unwatched(self) -> int:
-        """Directories whose names are not."""
+        """Number of directories whose names are not watched."""
         return self._names.unwatched
 
     @property
     def why_unwatched(self) -> str:
-        """Why not."""
+        """Why these are not watched."""
         return self._names.why_unwatched
 
     def start(self) -> None:
-        """Begin to gather; raises UnsupportedError naming the limit that is reached."""
+        """Begin to collect hints; raises UnsupportedError naming the limit that is reached."""
         if self._heart is not None:
             self._heart.join(self._device, self._directory)
         try:
@@ -85,7 +85,7 @@ class EbpfSource:
             heart.leave(self._device)
 
     def broken(self) -> str:
-        """Why what it tells cannot be relied on any more, or nothing; asks the kernel."""
+        """Why hints may be missing, or ""; asks the kernel."""
         return self._silent() or self._program.check()
 
     def missed(self) -> bool:
@@ -96,20 +96,20 @@ class EbpfSource:
         return self._heart.silent(self._device) if self._heart is not None else ""
 
     def stop(self) -> None:
-        """Give back every kernel resource."""
+        """Release every kernel resource."""
         self._leave()
         number, self._number = self._number, 0
         if number:
-            # The maps of lost programs may be gone, and mean nothing.
+            # The maps of lost programs may be gone, and are of no use.
             self._program.close_volume(number, forget=not self._program.lost)
         self._names.stop()
 
     def watch(self, inode: int, descriptor: int) -> bool:
-        """Gather names of a directory, unless a limit is reached."""
+        """Watch the names of a directory, unless a limit is reached."""
         return self._names.watch(inode, descriptor)
 
     def unwatch(self, inode: int) -> None:
-        """Stop gathering names of a directory."""
+        """Stop watching the names of a directory."""
         self._names.unwatch(inode)
 
     def pending(self) -> bool:
@@ -131,9 +131,9 @@ class EbpfSource:
             return True
 
     def drain(self, *, frozen: bool = False) -> Dirty:
-        """Take names first: of an inode that was freed since, its mark is then there, too.
+        """Take names first: if an inode was freed since, its mark is there by then.
 
-        Raises UnsupportedError when the files had to give way to those of other volumes.
+        Raises UnsupportedError when the volume was evicted from the map of watched files.
         """
         dirty = self._names.drain(frozen=frozen)
         marks = self._program.drain(self._number)
@@ -151,7 +151,7 @@ class EbpfSource:
             dirty.files.setdefault(inode, Changed()).merge(changed)
         if not self.sees_mappings:
             for inode, changed in marks.started.items():
-                # Timestamps move without a write when a mapped page becomes storable.
+                # Timestamps move without a write when a mapped page becomes writable.
                 changed.mapped = changed.mapped or inode not in marks.done
         self._take_started(marks, dirty, frozen=frozen)
         for inode in marks.reused:
@@ -162,13 +162,14 @@ class EbpfSource:
         return dirty
 
     def _take_started(self, marks: ChangeMarks, dirty: Dirty, *, frozen: bool) -> None:
-        """What has started is looked at now, and again when it has ended: in a freeze or surely.
+        """Hint operations that are only seen to start, now and again when they have ended.
 
-        That is enough for a size, which is told again when it has changed. What moves content is
-        not, and who does it need not be frozen: see `Moving`.
+        They have ended in a freeze, or after a certain time. That is enough for a change of size,
+        which is marked again when it has happened. It is not for content that is moved, whose
+        process need not be frozen: see `Moving`.
 
-        Direct I/O whose end is not told may go on in a freeze, and may have ended before it, which
-        the writers know: so each freeze looks, until it has surely ended.
+        Direct I/O whose end is not reported may continue in a freeze, and its writers may know that
+        it has ended before: so each freeze reads it, until it has certainly ended.
         """
         now = clock.monotonic()
         moved = {inode: each for inode, each in marks.started.items() if each.whole or each.chunks}
@@ -195,20 +196,20 @@ class EbpfSource:
         return self._program.direct_under_way(self._number)
 
     def give_back(self, inode: int, names: set[bytes]) -> None:
-        """Make the next drain return these names of a directory again."""
+        """Have the next drain return these names of a directory again."""
         self._names.give_back(inode, names)
 
     def give_back_file(self, inode: int, changed: Changed) -> None:
-        """Make the next drain return this of a file again."""
+        """Have the next drain return this hint about a file again."""
         self._given_back.setdefault(inode, Changed()).merge(changed)
 
     def escalate(self, cause: str) -> None:
-        """Make the next drain return the whole volume; no file is held any more."""
+        """Have the next drain return the whole volume; no file counts as watched any more."""
         self._renew()
         self._names.escalate(cause)
 
     def _renew(self) -> None:
-        """A new number: what is watched under the old one is not held."""
+        """Use a new number: files that are watched under the old one do not count."""
         ended, self._number = self._number, self._program.open_volume(self._device)
         self._program.close_volume(ended, forget=False)
         self._given_back.clear()
@@ -218,7 +219,7 @@ class EbpfSource:
         self._proven.clear()
 
     def watch_new(self, inodes: Iterable[int]) -> bool:
-        """See changes of these files from now on. Raises UnsupportedError without room."""
+        """Watch these files from now on. Raises UnsupportedError without room."""
         new = [
             inode
             for inode in inodes
@@ -238,7 +239,9 @@ class EbpfSource:
             raise
 
     def all_seen(self, inode: int) -> bool:
-        """Whether all changes were seen since the file was settled; else it is watched now."""
+        """Whether all changes were seen since the file was last read; otherwise it is watched
+        now.
+        """
         if inode in self._proven:
             return False
         held = self._program.watched_as(self._number, inode)
@@ -249,10 +252,10 @@ class EbpfSource:
         return bool(held)
 
     def mark_read(self, inodes: Iterable[int]) -> None:
-        """What is recorded of these files is their content, but for what is marked since.
+        """The recorded content of these files is theirs, except for what is marked since.
 
-        Not of those that are watched no more, or under another number, since they were read: what
-        changed meanwhile is marked nowhere.
+        Not for files that are not watched any more, or under another number, since they were read:
+        changes meanwhile were not marked.
         """
         proven = self._proven.intersection(inodes)
         if not self._program.refused(self._number):
@@ -260,7 +263,7 @@ class EbpfSource:
         self._proven -= proven
 
     def release(self, inodes: Iterable[int]) -> None:
-        """See nothing of these files any more."""
+        """Stop watching these files."""
         inodes = list(inodes)
         self._program.unwatch(self._number, inodes)
         self._proven.difference_update(inodes)

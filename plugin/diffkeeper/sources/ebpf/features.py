@@ -1,7 +1,7 @@
-"""What eBPF captures need and use, feature by feature, as far as it was really tried.
+"""Features that eBPF captures need and use, as far as each was tried.
 
-`supported`: it was used and worked. `unsupported`: it was tried, and the reason says what came of
-it. `unknown`: nobody has tried, and the reason says what is known all the same.
+`supported`: it was used and worked. `unsupported`: it was tried, and the reason is the result.
+`unknown`: it was not tried, and the reason is what is known without.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ class Feature:
 
 @dataclass(slots=True)
 class Attempt:
-    """What one attempt to have eBPF has shown so far, in the order of the steps."""
+    """What one attempt to use eBPF has shown so far, in the order of the steps."""
 
     why_not_tried: str = "no volume has asked for eBPF"
     found: dict[str, Feature] = field(default_factory=dict)
 
     def record(self, name: str, support: Support, reason: str) -> None:
-        """Record what was found."""
+        """Record a result."""
         self.found[name] = Feature(name, support, reason)
 
     @contextmanager
     def trying(self, name: str, works: str) -> Iterator[None]:
-        """Record how the step that runs inside comes out; an UnsupportedError goes on its way."""
+        """Record the result of the step inside the block; an UnsupportedError is raised on."""
         try:
             yield
         except UnsupportedError as error:
@@ -56,18 +56,18 @@ class Attempt:
         self.record(name, "supported", works)
 
     def planned(self, parts: Mapping[str, str]) -> None:
-        """The tracepoints were read; name of each part to why it is not supported, or empty."""
+        """The tracepoints were read; name of each part to why it is not supported, or ""."""
         for name, why_not in parts.items():
             self.record(name, "unsupported" if why_not else "unknown", why_not or NOT_LOADED)
 
     def attached(self) -> None:
-        """The programs run: whatever was planned is in use."""
+        """The programs run: everything that was planned is in use."""
         for name, feature in list(self.found.items()):
             if feature.support == "unknown":
                 self.record(name, "supported", "attached to its tracepoints")
 
     def lost(self, reason: str) -> None:
-        """The programs were lost while running, and with them what they did."""
+        """The programs were lost while running, and everything that they did."""
         for name, feature in list(self.found.items()):
             if name == "programs" or (name not in STEPS and feature.support == "supported"):
                 self.record(name, "unsupported", reason)

@@ -1,9 +1,8 @@
-"""Proves now and then that writes are still marked, by writing.
+"""Proves regularly that writes are still marked, by writing.
 
-On each device that volumes use eBPF on, a nameless file of ours is written to, in a thread of its
-own that may wait for a disk; the mark of that must show up in the next drain. Without one the
-programs count as lost, for all volumes; without proof for long, a device's volumes rely on them no
-more.
+On each device with volumes that use eBPF, a nameless file is written to, by a thread that may wait
+for a disk; its mark must be in the next drain. If it is not, the programs count as lost, for all
+volumes; if nothing was proved for long, a device's volumes stop using them.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ _CHUNK_BITS = 12
 
 
 class Heartbeat:
-    """Of one set of loaded programs. Methods may be called from any thread."""
+    """Heartbeat of one set of loaded programs. Methods may be called from any thread."""
 
     def __init__(self, program: Program, seconds: float = limits.HEARTBEAT_SECONDS) -> None:
-        """`seconds`: from one beat to the next."""
+        """`seconds`: between two beats."""
         self._program = program
         self._seconds = seconds
         self._lock = threading.Lock()
@@ -41,7 +40,7 @@ class Heartbeat:
         self._stopping = threading.Event()
 
     def join(self, device: int, directory: str) -> None:
-        """Begin to prove for one more volume on `device`; a file is made below `directory`.
+        """Add a volume on `device`; a file is created below `directory`.
 
         Raises UnsupportedError when a write to it leaves no mark, or it can't be written to.
         """
@@ -55,7 +54,7 @@ class Heartbeat:
                 self._thread.start()
 
     def leave(self, device: int) -> None:
-        """One volume on `device` less; the thread ends with the last one of all."""
+        """Remove a volume on `device`; the thread ends with the last one of all."""
         ended: threading.Thread | None = None
         with self._lock:
             self._users[device] -= 1
@@ -72,7 +71,7 @@ class Heartbeat:
         pulse.close()
 
     def silent(self, device: int) -> str:
-        """Why nothing has been proven for too long on a device, or nothing."""
+        """Why nothing was proved for too long on a device, or ""."""
         pulse = self._pulses.get(device)
         if pulse is None or clock.monotonic() - pulse.proven < HEARTBEAT_SILENT_SECONDS_MAX:
             return ""
@@ -107,14 +106,16 @@ class _Pulse:
         program.watch(self._number, _CHUNK_BITS, [self._inode], held=False)
 
     def beat(self) -> str:
-        """Write, and look for the mark; what is wrong with the programs if it is not there."""
+        """Write, and look for the mark; returns what is wrong with the programs if it is
+        missing.
+        """
         with self._lock:
             if self._fd < 0:
                 return ""
             try:
                 os.pwrite(self._fd, b"\0", 0)
             except OSError as error:
-                # Nothing was written, so that nothing follows; `silent` tells if it stays so.
+                # Nothing was written, which proves nothing; `silent` reports it if it continues.
                 self.trouble = str(error.strerror)
                 return ""
             return self._look()
@@ -128,11 +129,11 @@ class _Pulse:
         if changed is not None and (changed.whole or changed.chunks):
             self.proven, self.trouble = clock.monotonic(), ""
             return ""
-        # Marks that had no room prove nothing, and have everything compared anyway.
+        # Lost marks prove nothing, and cause a comparison anyway.
         return "" if marks.lost else "a write left no mark"
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         with self._lock:
             os.close(self._fd)
             self._fd = -1
@@ -142,7 +143,7 @@ class _Pulse:
 
 
 def _first(program: Program, device: int, directory: str) -> _Pulse:
-    """A pulse that has proven that writes are marked."""
+    """A pulse after its first successful beat."""
     try:
         pulse = _Pulse(program, device, directory)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Has bcc compile the eBPF programs, and gives back what the compiler leaves behind."""
+"""Compiles the eBPF programs with bcc, and gives back the memory of the compiler."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _STDERR: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Loading:
-    """How the programs were loaded: with which headers, how fast, and resident sizes in bytes."""
+    """How the programs were loaded: headers, seconds, and resident sizes in bytes."""
 
     headers: Path
     headers_bytes: int
@@ -35,7 +35,7 @@ class Loading:
     resident_after: int
 
     def fields(self) -> dict[str, object]:
-        """As the log shows it."""
+        """Fields for the log."""
         return {
             "headers": self.headers,
             "headers_bytes": self.headers_bytes,
@@ -47,11 +47,11 @@ class Loading:
 
 
 def import_bcc() -> Any:
-    """Debian's bcc, which lies in the system's Python; PyPI has another package of that name."""
+    """Debian's bcc, in the system's Python; PyPI has another package of that name."""
     if _DEBIAN_PACKAGES not in sys.path:
         sys.path.append(_DEBIAN_PACKAGES)
     try:
-        import bcc  # costs 60 MB, so only where it is used
+        import bcc  # costs 60 MB, so only where it is needed
         import bcc.libbcc
     except (ImportError, OSError) as error:
         raise UnsupportedError(f"bcc is not installed: {error}") from error
@@ -61,9 +61,10 @@ def import_bcc() -> Any:
 def load(
     bcc: Any, sets: Sequence[Path], text: str, macros: Mapping[str, int], before: int
 ) -> tuple[Any, Loading]:
-    """Compile and attach with the first set of headers that does; UnsupportedError with the reason.
+    """Compile and attach with the first set of headers that works; UnsupportedError with the
+    reason.
 
-    before: the resident size before bcc was imported.
+    before: resident size before bcc was imported.
     """
     began = clock.monotonic()
     flags = [f"-D{name}={value}" for name, value in macros.items()]
@@ -97,7 +98,7 @@ def _load(bcc: Any, headers: Path, text: str, flags: list[str]) -> Any:
 
 @contextmanager
 def _told() -> Iterator[Callable[[], str]]:
-    """What C code tells on standard error meanwhile, where it would be the log's noise."""
+    """Captures what C code writes to standard error meanwhile, which would be noise in the log."""
     kept = os.dup(_STDERR)
     with tempfile.TemporaryFile() as file:
         os.dup2(file.fileno(), _STDERR)
@@ -109,7 +110,7 @@ def _told() -> Iterator[Callable[[], str]]:
 
 
 def _cause(told: str, error: str) -> str:
-    """The compiler's first error, else the last that was said, before bcc's own words."""
+    """The compiler's first error, else the last line before bcc's own words."""
     lines = [line.strip() for line in told.splitlines() if line.strip()]
     named = [line for line in lines if "error:" in line] or lines[-1:]
     words = [line[:REASON_CHARACTERS_MAX] for line in [*named[:1], error]]

@@ -1,7 +1,7 @@
-"""A hash map of the kernel's, and whose files fill the one of watched files.
+"""A hash map in the kernel, and the shares of volumes in the map of watched files.
 
-The map of watched files is shared by all volumes. When it is full the volume that holds most of it
-gives way, and falls back to a coarser source: a small one keeps eBPF beside a large one.
+The map of watched files is shared by all volumes. When it is full, the volume with most files in it
+is evicted, and falls back to a coarser source: a small volume keeps eBPF beside a large one.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     import struct
     from collections.abc import Callable, Iterator, Sequence
 
-EBPF_ROOM_ATTEMPTS_MAX = 16  # volumes that give way to the files of one look
-EBPF_ROOM_FILES = 65_536  # that are taken out at once for others
+EBPF_ROOM_ATTEMPTS_MAX = 16  # volumes that are evicted for one call
+EBPF_ROOM_FILES = 65_536  # that are removed at once to make room
 MAP_BATCH_ENTRIES = 4_096
 
 
 class KernelMap:
-    """One hash map of the kernel's, read and written in batches. Raises OSError."""
+    """One hash map in the kernel, read and written in batches. Raises OSError."""
 
     def __init__(self, library: Any, fd: int, key: struct.Struct, value: struct.Struct) -> None:
         self._library, self._fd = library, fd
@@ -37,7 +37,7 @@ class KernelMap:
         self._values = ctypes.create_string_buffer(self._batch * value.size)
 
     def get(self, key: bytes) -> tuple[int, ...] | None:
-        """The value of a key, None if it has none."""
+        """The value of a key, None if it is absent."""
         value = self._room()
         if self._library.bpf_lookup_elem(self._fd, key, value) < 0:
             error = ctypes.get_errno()
@@ -47,7 +47,7 @@ class KernelMap:
         return self._value.unpack(value.raw)
 
     def put_many(self, keys: Sequence[bytes], value: bytes) -> None:
-        """The same value for many keys; of a map that is full (E2BIG) some may be there."""
+        """Set one value for many keys; if the map is full (E2BIG), some may have been set."""
         for at in range(0, len(keys), self._batch):
             part = keys[at : at + self._batch]
             count = ctypes.c_uint32(len(part))
@@ -57,11 +57,11 @@ class KernelMap:
                 raise OSError(error, os.strerror(error))
 
     def delete(self, key: bytes) -> None:
-        """One that is not there is no error."""
+        """Remove a key; an absent one is no error."""
         self._library.bpf_delete_elem(self._fd, key)
 
     def delete_many(self, keys: Sequence[bytes]) -> None:
-        """The same for many; where the batch call stops, one by one."""
+        """Remove many keys; one by one where the batch call stops."""
         for at in range(0, len(keys), self._batch):
             part = keys[at : at + self._batch]
             count = ctypes.c_uint32(len(part))
@@ -70,15 +70,15 @@ class KernelMap:
                     self.delete(key)
 
     def items(self, *, take: bool) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-        """Everything in the map; `take`: each entry is removed in the moment it is read."""
+        """Everything in the map; `take`: each entry is removed at the moment it is read."""
         for keys, values in self.batches(take=take):
             unpacked = self._key.iter_unpack(keys), self._value.iter_unpack(values)
             yield from zip(*unpacked, strict=True)
 
     def batches(self, *, take: bool) -> Iterator[tuple[bytes, bytes]]:
-        """The same as packed keys and values, each batch read in the moment it is asked for.
+        """As `items`, as packed keys and values, each batch read when it is asked for.
 
-        A map can be walked by one thread at a time.
+        Only one thread at a time can iterate over a map.
         """
         name = "bpf_lookup_and_delete_batch" if take else "bpf_lookup_batch"
         call = getattr(self._library, name)
@@ -91,7 +91,7 @@ class KernelMap:
             error = ctypes.get_errno() if result < 0 else 0
             if error not in (0, errno.ENOENT):
                 raise OSError(error, os.strerror(error))
-            # Copies of what was filled in: the buffers serve the next call, whoever makes it.
+            # Copies: the buffers serve the next call, of any thread.
             keys = ctypes.string_at(self._keys, count.value * self._key.size)
             values = ctypes.string_at(self._values, count.value * self._value.size)
             yield keys, values
@@ -101,9 +101,9 @@ class KernelMap:
 
 
 class Shares:
-    """Who has how much of the map of watched files. Methods may be called from any thread.
+    """Shares of volumes in the map of watched files. Methods may be called from any thread.
 
-    Numbers are those of volumes. One that was `refused` is watched no more, and never again.
+    Volumes are identified by number. One in `refused` is not watched any more, and never will be.
     """
 
     def __init__(
@@ -113,22 +113,22 @@ class Shares:
         value: struct.Struct,
         is_open: Callable[[int], bool],
     ) -> None:
-        """key, value: of that map; a value begins with the number.
+        """key, value: layouts of that map; a value begins with the number.
 
-        is_open: whether a number is in use; one that was given up never is again.
+        is_open: whether a number is in use; a closed one never is again.
         """
         self._watched, self._key, self._value, self._is_open = watched, key, value, is_open
         self._walking = threading.Lock()
-        # An entry that a walk takes out is the one that it has read, and no newer one.
+        # An entry that an iteration removes is the one that it has read, and no newer one.
         self._changing = threading.Lock()
         self._refused: dict[int, str] = {}
 
     def refused(self, number: int) -> str:
-        """Why a volume had to give way, or nothing."""
+        """Why a volume was evicted, or ""."""
         return self._refused.get(number, "")
 
     def put(self, number: int, keys: Sequence[bytes], value: bytes) -> None:
-        """Watch files of a volume. Raises UnsupportedError if it has to give way itself."""
+        """Watch files of a volume. Raises UnsupportedError if it is evicted itself."""
         for _ in range(EBPF_ROOM_ATTEMPTS_MAX):
             if number in self._refused:
                 raise UnsupportedError(self._refused[number])
@@ -144,14 +144,18 @@ class Shares:
         raise UnsupportedError(f"{_full()}, again and again")
 
     def end(self, number: int, *, forget: bool) -> None:
-        """A number was given up; `forget`: take its files out of the map, which visits them all."""
+        """A number was closed; `forget`: remove its files from the map, which visits all of
+        them.
+        """
         if forget:
             with self._walking:
                 self._take_out(lambda found: found == number, limits.EBPF_WATCHED_MAX)
         self._refused.pop(number, None)
 
     def _make_room(self, asking: int) -> None:
-        """Take out what is nobody's, or else the files of the volume that has most of them."""
+        """Remove entries of closed numbers, or else the files of the volume that has most of
+        them.
+        """
         with self._walking:
             counts = collections.Counter[int]()
             for _, values in self._watched.batches(take=False):
@@ -161,7 +165,7 @@ class Shares:
                 if counts[largest] <= counts[asking]:
                     raise UnsupportedError(f"{_full()}, and no other volume has more of them")
                 self._refused[largest] = f"{_full()} of all volumes, and this one has the most"
-            # The rest goes when the source that was refused stops, or more room is asked for.
+            # The rest is removed when the refused source stops, or more room is needed.
             self._take_out(lambda number: not self._is_wanted(number), EBPF_ROOM_FILES)
 
     def _is_wanted(self, number: int) -> bool:

@@ -1,4 +1,4 @@
-"""What the eBPF programs have marked, gathered for each volume between two drains."""
+"""The marks of the eBPF programs, collected for each volume between two drains."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from diffkeeper.sources.base import Changed
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-STARTED_LOOKS_SECONDS = (2.0, STARTED_SECONDS)  # when it is looked at again, from its drain on
+STARTED_LOOKS_SECONDS = (2.0, STARTED_SECONDS)  # seconds after its drain at which it is read again
 
 # Kinds of marks; as in bpf/marks.h.
 DONE = 0
@@ -27,7 +27,7 @@ UNDER_WAY = 6
 
 @dataclass(slots=True)
 class ChangeMarks:
-    """Marks of one volume; bounded, past the bound everything is lost."""
+    """Marks of one volume; bounded, beyond the bound all are lost."""
 
     done: dict[int, Changed] = field(default_factory=dict)
     started: dict[int, Changed] = field(default_factory=dict)
@@ -40,7 +40,7 @@ class ChangeMarks:
         return bool(self.lost or self.done or self.started or self.under_way or self.reused)
 
     def lose(self) -> None:
-        """A mark is missing: only a comparison of the whole volume tells what changed."""
+        """A mark is missing: only a comparison of the whole volume finds what changed."""
         self.done.clear()
         self.started.clear()
         self.under_way.clear()
@@ -48,7 +48,7 @@ class ChangeMarks:
         self.lost = True
 
     def add_chunk(self, kind: int, inode: int, number: int) -> None:
-        """A chunk, or of a STORED mark a window, was marked."""
+        """A chunk was marked; for a STORED mark a window."""
         if not self._room():
             return
         changed = self._changed(kind, inode)
@@ -61,7 +61,7 @@ class ChangeMarks:
         if kind == REUSED:
             self.reused.add(inode)
         elif kind == LOOK:
-            # Told before the change, as what has STARTED; it names no part of the content.
+            # Reported before the change, like STARTED; it names no part of the content.
             self._changed(STARTED, inode)
         elif kind == MAPPED:
             self._changed(kind, inode).mapped = True
@@ -83,25 +83,27 @@ class ChangeMarks:
 
 
 class Waiting:
-    """Marks of operations that are told when they start, by the time of their drain; bounded."""
+    """Marks of operations that are reported when they start, by the time of their drain;
+    bounded.
+    """
 
     def __init__(self) -> None:
         self._drained: deque[tuple[float, dict[int, Changed]]] = deque()
 
     def add(self, now: float, marks: dict[int, Changed]) -> None:
-        """What a drain has brought; past the bound files are looked at as a whole."""
+        """Add the marks of a drain; beyond the bound files are read as a whole."""
         if not marks:
             return
         self._drained.append((now, marks))
         _bound([changed for _, drained in self._drained for changed in drained.values()])
 
     def due(self, ended: float) -> bool:
-        """Whether something that was drained up to then waits."""
-        first = next(iter(self._drained.copy()), None)  # another thread may take it meanwhile
+        """Whether something waits that was drained up to then."""
+        first = next(iter(self._drained.copy()), None)  # another thread may remove it meanwhile
         return first is not None and first[0] <= ended
 
     def drained_between(self, since: float, ended: float) -> Iterator[tuple[int, Changed]]:
-        """What was drained from `since` on or up to `ended`; the latter waits no more."""
+        """What was drained from `since` on or up to `ended`; the latter is removed."""
         for drained, marks in self._drained:
             if drained >= since or drained <= ended:
                 yield from marks.items()
@@ -109,7 +111,7 @@ class Waiting:
             self._drained.popleft()
 
     def clear(self) -> None:
-        """Nothing waits."""
+        """Drop everything."""
         self._drained.clear()
 
 
@@ -117,9 +119,9 @@ class Waiting:
 class _Moving:
     drained: float
     marks: dict[int, Changed]
-    looks: int = 0  # how many of those that are due by time there were
+    looks: int = 0  # how many of the reads by time are done
     told: bool = False
-    frozen: bool = False  # whether a freeze has looked since
+    frozen: bool = False  # whether it was read in a freeze since
 
     @property
     def due(self) -> float:
@@ -127,18 +129,18 @@ class _Moving:
 
 
 class Moving:
-    """Content that is moved or taken away, which is told when it starts; bounded.
+    """Operations that move or remove content, which are reported when they start; bounded.
 
-    Who is frozen has ended it, so that the first look in a freeze sees it done. Who is not, such as
-    a process of the host, may go on: all of it is looked at again when it has surely ended, and
-    once before that, since most of it takes no time.
+    A process that is frozen has ended them, so that the first read in a freeze sees the result. One
+    that is not, such as a process of the host, may continue: everything is read again when it has
+    certainly ended, and once before, since most operations take no time.
     """
 
     def __init__(self) -> None:
         self._entries: deque[_Moving] = deque()
 
     def add(self, now: float, marks: dict[int, Changed]) -> None:
-        """What a drain has brought; past the bound files are looked at as a whole."""
+        """Add the marks of a drain; beyond the bound files are read as a whole."""
         if not marks:
             return
         self._entries.append(_Moving(now, marks))
@@ -146,13 +148,13 @@ class Moving:
         _bound(waiting)
 
     def due(self, now: float) -> bool:
-        """Whether something is to be looked at again."""
+        """Whether something is due to be read again."""
         return any(now >= entry.due for entry in self._entries.copy())
 
     def look(self, now: float, *, frozen: bool) -> Iterator[tuple[int, Changed]]:
-        """What is to be looked at now: what is new, what no freeze has seen yet, what is due."""
+        """What to read now: what is new, what no freeze has seen yet, what is due."""
         for entry in self._entries:
-            due = now >= entry.due and not frozen  # in a freeze time is dear
+            due = now >= entry.due and not frozen  # in a freeze time is short
             if due or not entry.told or (frozen and not entry.frozen):
                 yield from entry.marks.items()
             entry.told, entry.frozen = True, entry.frozen or frozen
@@ -162,7 +164,7 @@ class Moving:
         self._entries = deque(entry for entry in self._entries if entry.looks < left)
 
     def clear(self) -> None:
-        """Nothing is under way."""
+        """Drop everything."""
         self._entries.clear()
 
 

@@ -1,4 +1,4 @@
-"""The sources that this machine has: eBPF programs loaded once, and what was found of them."""
+"""The sources of this machine: eBPF programs, loaded once, and what was found out about them."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ TURNED_OFF: Final = "turned off by the daemon's setting ebpf=off"
 
 
 class Sources:
-    """The sources that this machine has. Methods may be called from any thread."""
+    """The sources of this machine. Methods may be called from any thread."""
 
     def __init__(
         self, headers: str = "", heartbeat: float = limits.HEARTBEAT_SECONDS, *, off: bool = False
     ) -> None:
-        """`headers`: kernel headers to compile with, otherwise looked for. `heartbeat`: seconds.
+        """`headers`: kernel headers to compile with; "" to search for them. `heartbeat`: seconds.
         off: no eBPF, whatever a volume asks for.
         """
         self._headers = headers
@@ -51,7 +51,7 @@ class Sources:
         return made
 
     def load(self) -> str:
-        """Load the eBPF programs unless that was tried; returns why there are none, or nothing."""
+        """Load the eBPF programs unless that was tried; returns why there are none, or ""."""
         with self._lock:
             if self._program is not None and self._program.lost:
                 self._put_aside(self._program)
@@ -60,7 +60,7 @@ class Sources:
             return self._why_not
 
     def loaded(self) -> tuple[Program, Heartbeat | None]:
-        """Load the eBPF programs unless they are; raises UnsupportedError."""
+        """The eBPF programs, loaded now if need be; raises UnsupportedError."""
         why_not = self.load()
         loaded, heart = self._program, self._heart
         if why_not or loaded is None:
@@ -80,7 +80,7 @@ class Sources:
         log.info("ebpf_loaded", extra=self._program.loading.fields())
 
     def _put_aside(self, lost: Program) -> None:
-        """Volumes may still have lost programs open, so that they are unloaded at the end."""
+        """Volumes may still use lost programs, so they are unloaded at the end."""
         self._lost.append(lost)
         self._program = self._heart = None
         if len(self._lost) >= EBPF_LOADS_MAX:
@@ -95,18 +95,18 @@ class Sources:
             self._program, self._heart, self._why_not = None, None, "the daemon stops"
 
     def features(self) -> tuple[Feature, ...]:
-        """What was found of eBPF on this machine, as far as it was tried."""
+        """Features of eBPF on this machine, as far as they were tried."""
         attempt, loaded = self._attempt or Attempt(), self._program
         if loaded is not None and loaded.lost:
             attempt.lost(loaded.lost)
         return attempt.report()
 
     def preview(self) -> tuple[Feature, ...]:
-        """As `features`; where nothing was tried, what shows without loading anything."""
+        """As `features`; if nothing was tried, what is known without loading anything."""
         return self.features() if self._attempt is not None else look(self._headers)
 
     def counts(self) -> dict[str, int]:
-        """What the loaded programs count; nothing while there are none."""
+        """Counters of the loaded programs; empty while there are none."""
         loaded = self._program
         if loaded is None or loaded.lost:
             return {}
@@ -121,7 +121,7 @@ class Sources:
         return ladder.choose(wanted, place, self)
 
     def matter(self, fs_type: str) -> tuple[Feature, ...]:
-        """The features that a volume on this type of file system makes use of, or would."""
+        """The features that a volume on this type of file system uses, or would use."""
         wanted = ("programs", fs_type, DIRECT_ENDS, FAULTS, MAPPED)
         return tuple(
             feature
@@ -132,12 +132,12 @@ class Sources:
 
 
 def look(headers: str = "", *, own_process: bool = False) -> tuple[Feature, ...]:
-    """What shows without loading or mounting anything; `own_process`: bcc may be imported."""
+    """What is known without loading or mounting anything; `own_process`: bcc may be imported."""
     attempt = Attempt("nothing was loaded")
     if not tracing.mounted():
         attempt.record("tracefs", "unknown", "not mounted; the daemon mounts it for itself")
     else:
-        with suppress(UnsupportedError):  # the attempt has it
+        with suppress(UnsupportedError):  # the attempt has recorded it
             program.plan(attempt)
     try:
         found = tracing.header_sets(headers)

@@ -1,7 +1,7 @@
-"""The eBPF programs in the kernel, and their maps: which files are watched, what was marked.
+"""The eBPF programs in the kernel, and their maps: watched files, and marks.
 
-One set of programs serves all volumes. A volume is a number that is never given again, so that what
-the kernel still holds of one that ended means nothing to the next.
+One set of programs serves all volumes. A volume has a number that is never reused, so that marks
+left in the kernel by a closed volume are no other volume's.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-EBPF_FILES_SHARE = 2  # a volume has at most one of so many of them
+EBPF_FILES_SHARE = 2  # one volume has at most one part of so many
 EBPF_VOLUME_SLOTS = 4_096
 EBPF_RANGE_CHUNKS_MAX = 64
 EBPF_DISK_PLACES_MAX = 8
-# Each time all is compared: a volume is better off without eBPF where that comes so often.
+# Each time everything is compared: a volume is better off without eBPF where that happens so often.
 EBPF_LEFT_OUT_MAX = 20
 EBPF_LEFT_OUT_SECONDS = 600.0
 _FILE_KEY: Final = struct.Struct("=QII")
@@ -85,7 +85,7 @@ _FILE_SYSTEMS: Final = {
         ),
     },
 }
-# Where a kernel has them: content that an ioctl moves between two files of an XFS.
+# Only on some kernels: an ioctl that moves content between two files of an XFS.
 _EXCHANGES: Final = {
     "xfs_swap.c": ("xfs/xfs_swap_extent_before",),
     "xfs_exchange.c": ("xfs/xfs_exchrange_mappings",),
@@ -93,8 +93,8 @@ _EXCHANGES: Final = {
 _LOOP: Final = {"iomap.c": ("iomap/iomap_iter",)}
 # Told by some kernels only; without it direct I/O is marked when it starts. Comes before the loop.
 _DIRECT: Final = {"direct.c": ("iomap/iomap_dio_rw_begin", "iomap/iomap_dio_complete")}
-# Told by some kernels only; without them a mapping that comes and goes shows by its traces alone.
-# With large pages, as of XFS, that is not enough: a store into one that a write dirtied has none.
+# Only on some kernels; without them a mapping that comes and goes is only seen by its traces. With
+# large pages, as on XFS, that is not enough: a store into one that a write dirtied leaves none.
 _FAULTS: Final = {"faults.c": ("filemap/mm_filemap_fault", "filemap/mm_filemap_map_pages")}
 
 
@@ -110,10 +110,10 @@ class Program:
         faults: bool,
         wider: str = "",
     ) -> None:
-        """Use `load`. file_systems: name to why it is not supported, or an empty text.
+        """Use `load`. file_systems: name to why it is not supported, or "".
 
-        direct_end: the end of direct I/O is told, so that there are no UNDER_WAY marks.
-        faults: page faults are told, so that no file is mapped without a mark.
+        direct_end: the end of direct I/O is reported, so that there are no UNDER_WAY marks.
+        faults: page faults are reported, so that no file is mapped without a mark.
         wider: what is read more widely on this kernel than on others, and why; for a person.
         """
         library = bcc.libbcc.lib
@@ -149,15 +149,15 @@ class Program:
         self._attached = Attached(library, loaded)
         self.loading: loading.Loading | None = None
         self.attempt: Attempt | None = None
-        self.lost = ""  # why the programs do not tell everything any more
+        self.lost = ""  # why the programs miss changes
         _, self._left_out = self._attached.look()
         self._left_out_at: deque[float] = deque(maxlen=EBPF_LEFT_OUT_MAX)
 
     @classmethod
     def load(cls, headers: str = "", attempt: Attempt | None = None) -> Program:
-        """Compile and attach what this kernel has; `headers`: a folder of kernel headers.
+        """Compile and attach what this kernel supports; `headers`: a folder of kernel headers.
 
-        Raises UnsupportedError with the reason; `attempt` tells what was found on the way.
+        Raises UnsupportedError with the reason; `attempt` records what was found on the way.
         """
         attempt = attempt or Attempt()
         sources, file_systems, flags = plan(attempt)
@@ -182,9 +182,9 @@ class Program:
         self._loaded.cleanup()
 
     def check(self) -> str:
-        """Why nothing that these programs tell can be relied on any more, or nothing.
+        """Why the marks of these programs cannot be relied on any more, or "".
 
-        Where the kernel has left runs out meanwhile, the marks of all volumes are lost (`missed`).
+        If the kernel has skipped runs meanwhile, the marks of all volumes are lost (`missed`).
         """
         if not self.lost:
             # Not under the lock: a drain in a freeze waits for it.
@@ -195,8 +195,9 @@ class Program:
         return self.lost
 
     def _note_left_out(self, left_out: dict[str, int]) -> str:
-        """Why the programs are of no use where runs are left out so often that all is compared time
-        and again, or nothing.
+        """Why the programs are of no use, since runs are skipped too often; or "".
+
+        Each time everything is compared.
         """
         with self._lock:
             # Another thread may have noted what was counted after this look.
@@ -206,7 +207,7 @@ class Program:
             self._left_out.update({name: left_out[name] for name in news})
             for marks in self._marks.values():
                 marks.lose()
-            # The end that was missed may be that of one of these, which nobody waits for then.
+            # The missed end may be that of one of these, which would be waited for in vain.
             self._direct_writes(take=True)
             since = clock.monotonic() - EBPF_LEFT_OUT_SECONDS
             self._left_out_at.append(clock.monotonic())
@@ -225,7 +226,7 @@ class Program:
         return marks is not None and marks.lost
 
     def lose(self, reason: str) -> None:
-        """Remember that the programs do not tell everything any more, and why."""
+        """Record that the programs miss changes, and why."""
         with self._lock:
             if self.lost:
                 return
@@ -234,9 +235,9 @@ class Program:
         log.error("ebpf_lost", extra={"reason": reason})
 
     def open_volume(self, device: int) -> int:
-        """A number for a volume whose files lie on `device` (as in st_dev).
+        """A number for a volume whose files are on `device` (as in st_dev).
 
-        Raises UnsupportedError when its disk holds too many file systems with volumes.
+        Raises UnsupportedError when its disk has too many file systems with volumes.
         """
         with self._lock:
             self._place(device)
@@ -248,7 +249,7 @@ class Program:
             return number
 
     def _place(self, device: int) -> None:
-        """Tell on which disk a file system lies."""
+        """Tell the programs on which disk a file system is."""
         disk, wanted = _kernel_device(mountinfo.disk_of(device)), _kernel_device(device)
         for slot in range(EBPF_DISK_PLACES_MAX):
             key = _PLACE.pack(disk, slot)
@@ -262,7 +263,7 @@ class Program:
         )
 
     def close_volume(self, number: int, *, forget: bool) -> None:
-        """End a number; `forget`: also take its files out of the map, which visits all of them."""
+        """Close a number; `forget`: also remove its files from the map, which visits all."""
         with self._lock:
             self._marks.pop(number, None)
             self._seen.pop(number, None)
@@ -270,13 +271,13 @@ class Program:
         self._shares.end(number, forget=forget)
 
     def refused(self, number: int) -> str:
-        """Why the volume's files are watched no more, to leave room to others, or nothing."""
+        """Why the volume was evicted from the map of watched files, or ""."""
         return self._shares.refused(number)
 
     def watch(self, number: int, chunk_bits: int, inodes: Iterable[int], *, held: bool) -> None:
         """Mark changes of these files from now on.
 
-        Raises UnsupportedError if there is no room for them, or none since another volume asked.
+        Raises UnsupportedError if there is no room for them, or if the volume was evicted.
         """
         device = self._devices[number]
         keys = [_FILE_KEY.pack(inode, device, 0) for inode in inodes]
@@ -286,12 +287,12 @@ class Program:
                 self._mark_under_way(self._direct_files, number, set(keys))
 
     def _mark_under_way(self, recent: KernelMap, number: int, keys: set[bytes]) -> None:
-        """Direct writes that began before have no mark of this number, and may not have ended.
+        """Direct writes that began before have no mark of this number, and may be in flight.
 
-        What has surely ended is forgotten here: the map has room for what is recent.
+        Those that have certainly ended are removed: the map has room for recent ones.
         """
         ended_ns = (clock.monotonic() - limits.STARTED_SECONDS) * 1e9
-        # Taken and put back, since one that was deleted might have become recent meanwhile.
+        # Removed and put back, since one that was deleted might have become recent meanwhile.
         for key, (since_ns,) in list(recent.items(take=True)):
             if since_ns < ended_ns:
                 continue
@@ -301,20 +302,20 @@ class Program:
                 self._marks[number].add_file(UNDER_WAY, key[0])
 
     def watched_as(self, number: int, inode: int) -> bool | None:
-        """What `watch` was told of a file; None when this number does not watch it."""
+        """The `held` that `watch` was called with; None when the file is not watched."""
         found = self._watched.get(_FILE_KEY.pack(inode, self._devices[number], 0))
         if found is None or found[0] != number:
             return None
         return bool(found[2])
 
     def unwatch(self, number: int, inodes: Iterable[int]) -> None:
-        """Mark changes of these files no more."""
+        """Stop marking changes of these files."""
         for inode in inodes:
             if self.watched_as(number, inode) is not None:
                 self._watched.delete(_FILE_KEY.pack(inode, self._devices[number], 0))
 
     def pending(self, number: int) -> bool:
-        """Whether a drain may return anything; True of a number that a thread has just closed."""
+        """Whether a drain may return anything; True for a number that a thread has just closed."""
         marks, seen = self._marks.get(number), self._seen.get(number)
         if marks is None or marks or self.refused(number):
             return True
@@ -328,7 +329,7 @@ class Program:
                 self._overflown = overflown
                 for marks in self._marks.values():
                     marks.lose()
-            # Seen before the marks are taken: one that is set meanwhile is noticed again.
+            # Reset before the marks are taken: one that is set meanwhile is noticed again.
             state = self._state(number)
             if state[1] != self._seen[number][1]:
                 self._marks[number].lose()
@@ -339,7 +340,7 @@ class Program:
             return taken
 
     def direct_under_way(self, number: int) -> bool:
-        """Whether direct I/O is writing to a file that this number watches; False if not told.
+        """Whether direct I/O is writing to a file that this number watches; False if unknown.
 
         One whose end was missed is not waited for for ever.
         """
@@ -353,14 +354,14 @@ class Program:
     def _direct_writes(
         self, *, take: bool = False
     ) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-        """Those under way, as bpf/direct.c counts them; none where their ends are not told."""
+        """Direct writes in flight, from bpf/direct.c; none where ends are not reported."""
         if self._direct is None:
             return []
         with self._direct_lock:  # captures in a freeze ask, several at a time
             return list(self._direct.items(take=take))
 
     def counts(self) -> dict[str, int]:
-        """Sums over all processors of what the programs count."""
+        """The programs' counters, summed over all processors."""
         return {name: self._count(i) for i, name in enumerate(_COUNTS)}
 
     def _count(self, which: int) -> int:
@@ -381,13 +382,13 @@ class Program:
             slots = {number % EBPF_VOLUME_SLOTS for number in self._marks}
             self._taken.put_many([_VOLUME.pack(slot) for slot in slots], _TAKEN.pack(0))
         except OSError:
-            # What was taken and not handed out is missing.
+            # What was removed from the map and not handed out is missing.
             for marks in self._marks.values():
                 marks.lose()
 
 
 def plan(attempt: Attempt) -> tuple[list[str], dict[str, str], dict[str, int]]:
-    """As `_plan`, telling what was found; loads nothing, but mounts tracefs where nobody has."""
+    """As `_plan`, recording what was found; loads nothing, but mounts tracefs if nobody has."""
     with attempt.trying("tracefs", "the kernel's tracepoints can be read"):
         tracing.events()
     with attempt.trying("tracepoints", "the kernel has those that are needed"):
@@ -406,12 +407,12 @@ def _lack(source: str, sources: list[str], instead: str) -> str:
 
 
 def _kernel_device(device: int) -> int:
-    """A device number as tracepoints have it."""
+    """A device number in the form of tracepoints."""
     return os.major(device) << 20 | os.minor(device)
 
 
 def _plan() -> tuple[list[str], dict[str, str], dict[str, int]]:
-    """Sources to compile, support of each file system, and macros; from the kernel's formats."""
+    """Sources to compile, support of each file system, and macros; from tracefs."""
     missing = _missing(_COMMON | _LOOP)
     if missing:
         raise UnsupportedError(f"the kernel has no tracepoint {missing[0]}")
@@ -459,7 +460,7 @@ def _plan() -> tuple[list[str], dict[str, str], dict[str, int]]:
 
 
 def _wider(direct_end: bool, faults: bool) -> str:
-    """What is read more widely for lack of tracepoints, for a person."""
+    """What is read more widely for want of tracepoints, for a person."""
     found = []
     if not direct_end:
         found.append(

@@ -1,4 +1,4 @@
-"""The kernel's tracepoints as tracefs tells them, and the headers that bcc compiles with."""
+"""The kernel's tracepoints as described in tracefs, and the headers for bcc."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ _CHECKOUT = Path(__file__).parents[4]
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """One tracepoint: bytes of each field by its name, and bits of flags by their name."""
+    """One tracepoint: size of each field, and bits of flags, by their names."""
 
     sizes: dict[str, int]
     flags: dict[str, int]
 
 
 def mounted() -> bool:
-    """Whether tracefs is there without mounting it."""
+    """Whether tracefs is mounted already."""
     return any(os.path.isdir(f"{root}/events") for root in _ROOTS)
 
 
 @cache
 def events() -> Path:
-    """The folder of tracepoints; mounts tracefs where nobody has. UnsupportedError without it."""
+    """The folder of tracepoints; mounts tracefs if nobody has. UnsupportedError without it."""
     for root in _ROOTS:
         if os.path.isdir(f"{root}/events"):
             return Path(root, "events")
@@ -50,7 +50,7 @@ def events() -> Path:
 
 
 def read(event: str) -> Format | None:
-    """The format of the tracepoint `category/name`; None where the kernel has none such."""
+    """The format of the tracepoint `category/name`; None if the kernel does not have it."""
     try:
         text = (events() / event / "format").read_text()
     except FileNotFoundError:
@@ -62,7 +62,7 @@ def read(event: str) -> Format | None:
 
 
 def programs() -> Path:
-    """The folder of the eBPF programs' sources. UnsupportedError where it is missing."""
+    """The folder with the sources of the eBPF programs. UnsupportedError if it is missing."""
     for found in (_SHIPPED / "bpf", _CHECKOUT / "bpf"):
         if (found / "marks.h").is_file():
             return found
@@ -70,9 +70,9 @@ def programs() -> Path:
 
 
 def header_sets(wanted: str = "") -> list[Path]:
-    """Kernel headers to try for bcc, best first: `wanted` alone, or this kernel's and ours.
+    """Kernel headers to try, best first: `wanted` only, or this kernel's and ours.
 
-    Raises UnsupportedError where there are none.
+    Raises UnsupportedError if there are none.
     """
     if wanted:
         missing = _unfit(Path(wanted))
@@ -88,7 +88,7 @@ def header_sets(wanted: str = "") -> list[Path]:
 
 
 def _unfit(place: Path) -> str:
-    """What bcc would miss in a folder of headers; nothing where it has all."""
+    """What bcc would miss in a folder of headers; "" if it has everything."""
     for needed in _HEADERS:
         if not (place / needed).is_file():
             return f"{needed} is missing"
