@@ -20,7 +20,8 @@ types: setup ## mypy, strict, over package and tests
 	.venv/bin/mypy
 
 check: lint types ## lint, types and the tests that need no engine, no daemon and no eBPF: two minutes
-	.venv/bin/pytest -n 3 --dist worksteal tests/unit tests/property -m "not slow" -k "not ebpf" $(ARGS)
+	.venv/bin/pytest -n 3 --dist worksteal --durations=20 tests/unit tests/property tests/root \
+		-m "not slow and not ebpf" $(ARGS)
 
 test: lint types ## lint, types and the whole test suite, as CI; starts a private Docker Engine for it
 	DIFFKEEPER_TEST_ENGINE=$(ENGINE) scripts/test $(ARGS)

@@ -1,4 +1,4 @@
-"""Disks for tests of captures, and the profiles of the property tests.
+"""What the folders of tests need, disks for tests of captures, profiles of the property tests.
 
 HYPOTHESIS_PROFILE chooses one: `ci` (default) or `long`.
 """
@@ -6,6 +6,7 @@ HYPOTHESIS_PROFILE chooses one: `ci` (default) or `long`.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +16,9 @@ from tests.support import disks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+TESTS = Path(__file__).parent
+NEED_NOTHING = ("unit", "property")
 
 # Examples start processes and write to disks, so that no deadline fits a busy machine. `ci` tries
 # the same examples in every run; `long` looks for new ones and remembers those that failed.
@@ -40,6 +43,21 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 def pytest_report_header() -> str:
     """Which profile is in use."""
     return f"hypothesis profile: {os.environ.get('HYPOTHESIS_PROFILE', 'ci')}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of `root` and `ebpf` are skipped for other users. Those of `ebpf` are marked, and those
+    of other folders where eBPF is the source that they run with.
+    """
+    for item in items:
+        room = item.path.relative_to(TESTS).parts[0]
+        if room in {"root", "ebpf"} and os.geteuid() != 0:
+            item.add_marker(pytest.mark.skip(reason="needs root"))
+        chosen = getattr(item, "callspec", None)
+        if room == "ebpf" or (
+            room not in NEED_NOTHING and chosen and "ebpf" in chosen.params.values()
+        ):
+            item.add_marker("ebpf")
 
 
 @pytest.fixture(params=disks.KINDS, scope="module")

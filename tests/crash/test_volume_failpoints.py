@@ -10,7 +10,8 @@ import pytest
 
 from diffkeeper import limits
 from tests.support.containers import Container
-from tests.support.volume_world import LIVED, DaemonDied, World
+from tests.support.killed import LIVED
+from tests.support.volume_world import DaemonDied, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

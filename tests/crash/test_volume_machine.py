@@ -16,7 +16,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.support.volume_world import LIVED, DaemonDied, World
+from tests.support.killed import LIVED
+from tests.support.volume_world import DaemonDied, World
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

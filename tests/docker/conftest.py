@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.docker import processes
 from tests.docker.engine import BUILD, REPOSITORY, Engine, import_image
 from tests.docker.makers import PluginMaker, Registry, VolumeMaker, free_port
 from tests.docker.managed import ManagedPlugin
-from tests.support import engine_root
+from tests.support import engine_root, processes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

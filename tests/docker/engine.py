@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from tests.docker import processes
+from tests.support import processes
 from tests.support.engine_root import OWN, Root
 
 REPOSITORY: Final = Path(__file__).parents[2]

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tests.docker import processes
 from tests.docker.engine import REPOSITORY
+from tests.support import processes
 
 if TYPE_CHECKING:
     from tests.docker.engine import Engine

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.docker import processes
-from tests.docker.processes import wait_for
 from tests.support import docker_volumes as volumes
 from tests.support import docker_writers as writers
+from tests.support import processes
 from tests.support.docker_legacy import LegacyPlugin
+from tests.support.processes import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

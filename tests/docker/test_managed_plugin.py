@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.docker import processes
-from tests.support import disks
+from tests.support import disks, processes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

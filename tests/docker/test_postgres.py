@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.docker.processes import wait_for
 from tests.support import docker_volumes as volumes
 from tests.support.postgres_bench import Server, wait_transactions
+from tests.support.processes import wait_for
 
 if TYPE_CHECKING:
     import subprocess

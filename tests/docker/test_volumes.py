@@ -10,8 +10,8 @@ import pytest
 
 from diffkeeper.fsio import project_quota
 from diffkeeper.volumes.options import OPTIONS
-from tests.docker.processes import wait_for
 from tests.support import docker_volumes as volumes
+from tests.support.processes import wait_for
 from tests.support.trees import describe, difference
 
 if TYPE_CHECKING:

@@ -14,13 +14,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.docker import processes
 from tests.docker.engine import REPOSITORY, Engine, import_image
 from tests.docker.makers import free_port
 from tests.docker.managed import ManagedPlugin
 from tests.soak import samples, workloads
 from tests.soak.disk import Disk
 from tests.soak.workloads import Workload
+from tests.support import processes
 from tests.support.engine_root import OWN, RELEASES
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ import uuid
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from tests.docker import processes
 from tests.docker.engine import REPOSITORY
+from tests.support import processes
 from tests.support.docker_volumes import call
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.docker.processes import wait_for
+from tests.support.processes import wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path

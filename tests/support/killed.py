@@ -1,4 +1,4 @@
-"""The failpoints at which tests kill a process; those of a volume's life are in `volume_world`."""
+"""The failpoints at which tests kill a process."""
 
 from __future__ import annotations
 
@@ -34,3 +34,11 @@ IMPORT_UNDONE = (
     "import.before_commit",
 )
 IMPORT_DONE = ("import.after_commit",)
+# Of a volume's life: all others. tests/protocol/test_moving.py kills imports, and
+# tests/crash/test_repair_kill.py repairs, which a life has none of; maintenance and scrubs, which
+# go by their own time, are killed by tests/crash/test_maintenance_kill.py and test_heal_kill.py.
+_ELSEWHERE = (
+    "adopt.", "import.", "merge.", "places.", "carry.", "replace.", "sweep.", "purge.", "compact.",
+    "heal.", "repair.",
+)  # fmt: skip
+LIVED = sorted(name for name in failpoint.NAMES if not name.startswith(_ELSEWHERE))

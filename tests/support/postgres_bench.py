@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from tests.docker.engine import EXEC_ATTEMPTS_MAX
-from tests.docker.processes import wait_for
+from tests.support.processes import wait_for
 
 if TYPE_CHECKING:
     from tests.docker.engine import Engine

@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffkeeper import failpoint
 from diffkeeper.volumes import lifecycle
 from diffkeeper.volumes.lifecycle import Event, Facts, State
 from tests.support.daemon import Daemon
@@ -34,16 +33,6 @@ OPTIONS = {"interval": "30d", "retention": "all"}
 
 class DaemonDied(Exception):
     """The daemon was killed at its failpoint before it answered."""
-
-
-# tests/protocol/test_moving.py kills imports, and tests/crash/test_repair_kill.py repairs, which a
-# life has none of; tests/crash/test_maintenance_kill.py and tests/crash/test_heal_kill.py kill
-# maintenance and scrubs, which go by their own time.
-_ELSEWHERE = (
-    "adopt.", "import.", "merge.", "places.", "carry.", "replace.", "sweep.", "purge.", "compact.",
-    "heal.", "repair.",
-)  # fmt: skip
-LIVED = sorted(name for name in failpoint.NAMES if not name.startswith(_ELSEWHERE))
 
 
 @dataclass

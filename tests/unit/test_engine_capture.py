@@ -9,7 +9,6 @@ import random
 import subprocess
 import threading
 import time
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -27,6 +26,7 @@ from tests.support.trees import Description, describe, difference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from diffkeeper.format.records import SnapshotRecord
     from diffkeeper.sources.base import Dirty
@@ -121,34 +121,6 @@ def test_objects_are_stored_on_the_way_of_a_large_capture(engine: Engine) -> Non
 
 
 # Sources that give up
-
-
-@pytest.fixture
-def short_queue() -> Iterator[int]:
-    """An inotify queue of few events for instances made from now on."""
-    path = Path("/proc/sys/fs/inotify/max_queued_events")
-    if not os.access(path, os.W_OK):
-        pytest.skip("the length of inotify's queue can be set by root alone")
-    before = path.read_text()
-    path.write_text("20")
-    yield 20
-    path.write_text(before)
-
-
-def test_a_queue_that_overflowed_leads_to_a_comparison(short_queue: int, tmp_path: Path) -> None:
-    with Engine(tmp_path, CapturePolicy(source="inotify")) as engine:
-        for number in range(5):
-            (engine.live / f"d{number}").mkdir()
-        engine.capture()
-        # Without the pump, as when the machine is busy: events gather in the kernel's queue.
-        source = engine.snapshotter.watched.source
-        assert isinstance(source, InotifySource)
-        with source._lock:
-            for number in range(10 * short_queue):
-                (engine.live / f"d{number % 5}" / f"f{number}").write_bytes(b"%d" % number)
-        snapshot = engine.capture()
-        assert snapshot.files == 10 * short_queue
-        assert_holds_live(engine, snapshot)
 
 
 def test_too_many_names_lead_to_a_comparison(

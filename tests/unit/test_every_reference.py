@@ -14,7 +14,6 @@ import diffkeeper
 from diffkeeper.errors import CorruptionError
 from diffkeeper.format import merkle
 from diffkeeper.format.archive import ArchiveEncoder, Decoder, FrameKind
-from diffkeeper.format.chunk import zero_digest
 from diffkeeper.format.entry import EMPTY, Kind
 from diffkeeper.format.ids import ObjectId, ObjectKind, Root, SnapshotId
 from diffkeeper.format.node import node_type
@@ -22,11 +21,9 @@ from diffkeeper.format.records import IndexRecord
 from diffkeeper.format.root import encode_root
 from diffkeeper.hashing import chunk_digest
 from diffkeeper.integrity.missing import MissingObjects
-from diffkeeper.integrity.salvage import Salvage, SalvageSource
 from diffkeeper.integrity.scrub import Scrubber
 from diffkeeper.integrity.verify import Verifier
 from diffkeeper.replay.object_source import StoreObjects
-from diffkeeper.replay.replay import restore
 from diffkeeper.replay.tarball import Tarball
 from diffkeeper.snapshot.chunker import Chunker
 from diffkeeper.snapshot.staging import Staging
@@ -151,37 +148,6 @@ def test_verification_of_the_store(
 ) -> None:
     for shape in states.values():
         assert Verifier(store, reader).stored(shape.root).mismatches == []
-
-
-def test_replay_then_rebuild(
-    store: Store, states: dict[int, shapes.Shape], reader: Chunker, tmp_path: Path
-) -> None:
-    live = tmp_path / "live"
-    live.mkdir()
-    signatures: dict[int, IndexRecord] = {}
-    restore(states[2].root, StoreObjects(store), str(live), signed=signatures.update)
-    verifier = Verifier(store, reader)
-    assert verifier.live(str(live), states[2].root).mismatches == []
-    store.commit(
-        Batch(index_put={(1, inode): record.encode() for inode, record in signatures.items()})
-    )
-    found: dict[bytes, bytes] = {}
-    asked: set[bytes] = set()
-
-    def wanted(digests: set[bytes]) -> set[bytes]:
-        asked.update(digests)
-        return digests
-
-    def take(each: ObjectId, plain: bytes) -> None:
-        found[each.digest] = plain
-
-    rebuild = Salvage(store, reader, SalvageSource(1, str(live), 14), wanted, take)
-    for _ in rebuild.everything():
-        pass
-    # Chunks are cut as the volume has them now: those of another size are not looked for there.
-    whole = {d: p for d, p in states[2].chunks.items() if len(p) == 1 << 14 or p.startswith(b"sm")}
-    assert whole.items() <= found.items()
-    assert not [d for d in asked if d in {zero_digest(n) for n in (1, 8192, 16384)}]
 
 
 def test_deltas(store: Store, states: dict[int, shapes.Shape]) -> None:

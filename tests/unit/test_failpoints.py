@@ -11,7 +11,6 @@ import pytest
 import diffkeeper
 from diffkeeper import failpoint
 from tests.support import killed
-from tests.support.volume_world import LIVED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,7 +60,7 @@ def armed() -> set[str]:
     """The failpoints at which tests kill a process; each of them fails if it survives."""
     others = (*killed.MAINTENANCE, *killed.CARRIES, *killed.HEALING, *killed.REPAIR)
     imports = (*killed.IMPORT_UNDONE, *killed.IMPORT_DONE)
-    return {point.partition("=")[0] for point in (*LIVED, *others, *imports)}
+    return {point.partition("=")[0] for point in (*killed.LIVED, *others, *imports)}
 
 
 def test_the_source_passes_what_can_be_armed() -> None:

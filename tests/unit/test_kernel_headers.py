@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-
-from diffkeeper.errors import UnsupportedError
-from diffkeeper.sources.ebpf import loading
-from diffkeeper.sources.ebpf.features import STEPS, Attempt
-from diffkeeper.sources.ebpf.program import Program
 
 REPOSITORY = Path(__file__).parents[2]
 HEADERS = REPOSITORY / "build" / "headers"
@@ -42,40 +36,6 @@ def headers() -> Path:
 def test_they_are_few(headers: Path) -> None:
     files = [path for path in headers.rglob("*") if path.is_file()]
     assert 0 < sum(path.stat().st_size for path in files) < BYTES_MAX
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-def test_the_programs_compile_with_them(headers: Path) -> None:
-    """By the daemon's own loader, and with these headers alone."""
-    attempt = Attempt()
-    try:
-        program = Program.load(str(headers), attempt)
-    except UnsupportedError as error:
-        failed = {each.name for each in attempt.report() if each.support == "unsupported"}
-        if failed & {"tracefs", "tracepoints"}:
-            pytest.skip(str(error))
-        raise
-    program.close()
-    assert program.loading is not None
-    assert program.loading.headers == headers
-    found = {each.name: each.support for each in attempt.report()}
-    assert {found[step] for step in STEPS} == {"supported"}
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-def test_those_that_do_not_compile_are_passed_over(headers: Path, tmp_path: Path) -> None:
-    """As those of a kernel that is too new for the compiler; none left: each is told."""
-    bad = tmp_path / "bad"
-    subprocess.run(["cp", "-a", headers, bad], check=True)
-    (bad / "include" / "linux" / "types.h").write_text("#error too new\n")
-    bcc = loading.import_bcc()
-    text = "int nothing(void *context) { return 0; }"
-    loaded, how = loading.load(bcc, [bad, headers], text, {}, 0)
-    loaded.cleanup()
-    assert how.headers == headers
-    assert how.headers_bytes > 0
-    with pytest.raises(UnsupportedError, match=f"headers in {bad}: .*error: too new"):
-        loading.load(bcc, [bad], text, {}, 0)
 
 
 def test_what_a_program_includes_comes_along(headers: Path, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import subprocess
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -263,32 +262,6 @@ def test_no_room_for_the_tag(
         mended(engine, live, [examined(live, b"d/f")])
     assert head(engine) == before
     assert (engine.live / "d" / "f").read_bytes() == rotten
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="flags need root")
-def test_one_file_that_refuses_leaves_the_others_settled(
-    engine: Engine, live: UnusedDirectory
-) -> None:
-    """A killed repair of two files, of which one has become immutable."""
-    paths = (b"d/f", b"g")
-    files = {path: engine.live / os.fsdecode(path) for path in paths}
-    wanted = {path: file.stat().st_mtime_ns for path, file in files.items()}
-    for file in files.values():
-        file.write_bytes(file.read_bytes())  # put back, and not settled
-    numbers = tuple((path, file.stat().st_ino) for path, file in files.items())
-    journal = RepairJournal(head(engine).root, numbers)
-    (engine.base / "repair").write_bytes(journal.encode())
-    subprocess.run(["chattr", "+i", str(files[b"g"])], check=True)
-    try:
-        work = Repair(engine.store, engine.state, live, str(engine.base / "repair"))
-        done, failed = work.finish(journal)
-    finally:
-        subprocess.run(["chattr", "-i", str(files[b"g"])], check=True)
-    assert done == [b"d/f"]
-    assert failed == {b"g": "Operation not permitted"}
-    assert files[b"d/f"].stat().st_mtime_ns == wanted[b"d/f"]
-    assert files[b"g"].stat().st_mtime_ns != wanted[b"g"], "captured as written"
-    assert not (engine.base / "repair").exists()
 
 
 def test_the_journal(tmp_path: Path) -> None:

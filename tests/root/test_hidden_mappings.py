@@ -20,7 +20,6 @@ from tests.support.harness import Engine
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts and cgroups need root")
 FREEZE_SECONDS = 2.0
 # Stores numbers in one page through a mapping, each when it is told to. argv: file, signals.
 STORER = """

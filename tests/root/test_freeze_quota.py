@@ -68,8 +68,8 @@ class Cgroups:
 @pytest.fixture
 def cgroups() -> Iterator[Cgroups]:
     v1 = Hierarchy(ROOT).v1
-    if os.geteuid() != 0 or not v1 or not os.path.exists(f"{ROOT}/cpu/cgroup.procs"):
-        pytest.skip("needs root, and version 1 of the freezer and the cpu controller")
+    if not v1 or not os.path.exists(f"{ROOT}/cpu/cgroup.procs"):
+        pytest.skip("needs version 1 of the freezer and the cpu controller")
     made = Cgroups(f"diffkeeper-quota-{os.getpid()}")
     yield made
     made.stop()

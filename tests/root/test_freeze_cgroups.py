@@ -98,8 +98,8 @@ def parent(request: pytest.FixtureRequest) -> Iterator[str]:
     mount = hierarchy.v1 if request.param == "v1" else hierarchy.v2
     if not mount:
         pytest.skip(f"no cgroup {request.param} freezer is mounted here")
-    if os.geteuid() != 0 or not os.access(mount, os.W_OK):
-        pytest.skip("making cgroups needs root and a writable cgroup file system")
+    if not os.access(mount, os.W_OK):
+        pytest.skip("making cgroups needs a writable cgroup file system")
     directory = f"{mount}/diffkeeper-test-{os.getpid()}"
     os.mkdir(directory)
     yield directory

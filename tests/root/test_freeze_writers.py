@@ -42,8 +42,8 @@ def cgroup(request: pytest.FixtureRequest) -> Iterator[str]:
     mount = hierarchy.v1 if request.param == "v1" else hierarchy.v2
     if not mount:
         pytest.skip(f"no cgroup {request.param} freezer is mounted here")
-    if os.geteuid() != 0 or not os.access(mount, os.W_OK):
-        pytest.skip("making cgroups needs root and a writable cgroup file system")
+    if not os.access(mount, os.W_OK):
+        pytest.skip("making cgroups needs a writable cgroup file system")
     directory = f"{mount}/diffkeeper-survey-{os.getpid()}"
     os.mkdir(directory)
     yield directory
@@ -63,8 +63,6 @@ def remove(directory: str) -> None:
 @pytest.fixture
 def start() -> Iterator[Start]:
     """Starts a process in a new mount namespace, and in a cgroup."""
-    if os.geteuid() != 0:
-        pytest.skip("mount namespaces need root")
     processes: list[subprocess.Popen[str]] = []
 
     def run(setup: str, cgroup: str = "", *options: str) -> int:

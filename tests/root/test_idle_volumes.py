@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from diffkeeper.freeze.writers import Writers
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts and cgroups need root")
 SECONDS_MAX = 10.0
 MANY = 40
 # Maps a file that is there and stores to it. What it opened it keeps open, which hints at nothing.

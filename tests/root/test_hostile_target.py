@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from diffkeeper.format.records import SnapshotRecord
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="devices and owners need root")
 USER = 4321
 
 

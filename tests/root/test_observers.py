@@ -22,7 +22,6 @@ from tests.support.containers import Container
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts and fanotify need root")
 NAMES = ("a", "b")
 # Waits to be told, and says when it is done.
 ASKED = "while [ ! -e {0}/go ]; do sleep .01; done; {1}; : > {0}/done; exec sleep 1000"

@@ -1,4 +1,4 @@
-"""Processes and mounts that the Docker tests have to find and to end."""
+"""Processes and mounts that tests have to wait for, to find, and to end."""
 
 from __future__ import annotations
 

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from diffkeeper.format.records import SnapshotRecord
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts and leases need root")
 SOURCES = ["inotify", "scan"]
 
 

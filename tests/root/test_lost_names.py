@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts and cgroups need root")
 FREEZE_SECONDS = 2.0  # on a busy machine a process may be slow to stop
 BYTES = 8192
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting and flags need root")
-
 
 @pytest.fixture
 def outside(tmp_path: Path) -> Path:
@@ -69,7 +67,6 @@ def test_a_link_is_removed_and_not_what_it_leads_to(tmp_path: Path, outside: Pat
     assert (outside / "kept").exists()
 
 
-@root
 def test_what_is_mounted_below_is_never_entered(tree: Path, outside: Path, bound: Path) -> None:
     assert os.stat(bound).st_dev == os.stat(tree).st_dev
     with pytest.raises(DiffKeeperError, match=f"{bound}: something is mounted there"):
@@ -80,7 +77,6 @@ def test_what_is_mounted_below_is_never_entered(tree: Path, outside: Path, bound
     ]  # fmt: skip
 
 
-@root
 def test_a_mount_at_the_top_is_not_entered(tmp_path: Path, outside: Path) -> None:
     at = tmp_path / "at"
     at.mkdir()
@@ -117,7 +113,6 @@ def test_more_directories_than_are_kept_in_memory_at_once(
     assert not (tmp_path / "wide").exists()
 
 
-@root
 def test_resistance_is_told_and_bounded(
     tree: Path, bound: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from diffkeeper.replay.replay import Replayed
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="owners need root")
 FILES = 2_000
 
 

@@ -1,4 +1,4 @@
-"""What several unit tests need."""
+"""What several of these tests need."""
 
 from __future__ import annotations
 

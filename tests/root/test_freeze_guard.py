@@ -15,7 +15,6 @@ from diffkeeper.freeze.freezer import Freezer
 from diffkeeper.freeze.guard import Guard
 from diffkeeper.service import thawing
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="locking memory needs root")
 KILO = 1024
 # Says whether its guard stays in memory, and whether it takes messages.
 PROGRAM = """

@@ -74,8 +74,8 @@ class Created:
 
 @pytest.fixture
 def created(tmp_path: Path) -> Iterator[Created]:
-    if os.geteuid() != 0 or shutil.which("runc") is None:
-        pytest.skip("a container takes root, and runc")
+    if shutil.which("runc") is None:
+        pytest.skip("a container takes runc")
     made = Created(tmp_path)
     yield made
     made.delete()

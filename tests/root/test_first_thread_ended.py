@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,12 +13,11 @@ from diffkeeper.freeze.mappings import MappingScanner
 from diffkeeper.freeze.outside import Outside
 from diffkeeper.freeze.writers import Survey, Target
 from diffkeeper.fsio import mountinfo
-from tests.docker.processes import wait_for
+from tests.support.processes import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mount namespaces need root")
 WRITER = """
 import ctypes, mmap, os, sys, threading, time
 def work():

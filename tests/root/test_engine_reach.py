@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from diffkeeper.format.records import SnapshotRecord
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="devices and mounts need root")
 IN_OPEN = 0x20
 SECRET = b"what is outside belongs to others\n" * 100
 RACE_SECONDS = 2.0
