@@ -21,12 +21,19 @@ PACKAGE = Path(diffkeeper.__file__).parent
 # Module -> its classes whose fields it alone writes.
 OWNERS = {
     "volumes/volume.py": ("Volume",),
+    "volumes/registry.py": ("Registry", "Slot"),
+    "volumes/live.py": ("LiveDirectory",),
+    "volumes/size_limit.py": ("SizeLimit",),
+    "volumes/mount_counts.py": ("MountCounts",),
     "volumes/volume_status.py": ("VolumeStatus",),
     "volumes/troubles.py": ("Troubles",),
     "volumes/throttle.py": ("Throttle",),
     "volumes/mount_ledger.py": ("MountLedger",),
     "snapshot/volume_state.py": ("VolumeState",),
+    "service/capture_slots.py": ("CaptureSlots",),
 }
+# A data class, whose fields are what it is made of; the others show nothing but properties.
+OPEN = ("Throttle",)
 # Only packages that are handed a volume can write to one.
 LOOKED_AT = ("volumes", "history", "service", "api", "daemon")
 IN_PLACE = {
@@ -58,6 +65,18 @@ def fields(source: str, names: tuple[str, ...]) -> set[str]:
             ):
                 found.add(each.name)
     return found
+
+
+def shown(source: str, names: tuple[str, ...]) -> set[str]:
+    """Plain fields of these classes that anybody could assign."""
+    return {
+        f"{node.name}.{inner.attr}"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.ClassDef) and node.name in names
+        for inner in ast.walk(node)
+        if isinstance(inner, ast.Attribute) and isinstance(inner.ctx, ast.Store)
+        if ast.unparse(inner.value) == "self" and not inner.attr.startswith("_")
+    }
 
 
 def writes(source: str, owned: set[str]) -> Iterator[tuple[int, str]]:
@@ -93,8 +112,24 @@ def test_one_owner_writes(module: str) -> None:
     assert list(writes((PACKAGE / module).read_text(), others)) == []
 
 
+@pytest.mark.parametrize("module", OWNERS)
+def test_owners_show_properties_alone(module: str) -> None:
+    names = tuple(name for name in OWNERS[module] if name not in OPEN)
+    assert shown((PACKAGE / module).read_text(), names) == set()
+
+
+def test_what_is_shown() -> None:
+    source = "class A:\n    def f(self):\n        self.a, self._b = other.c, 1\n        x.d = 2"
+    assert shown(source, ("A",)) == {"A.a"}
+    assert shown(source, ("B",)) == set()
+
+
 def test_the_owners_fields_are_found() -> None:
-    assert {"snapshotter", "options", "status", "pace", "_leaving"} <= OWNED["volumes/volume.py"]
+    assert {"snapshotter", "options", "status", "pace", "_unused"} <= OWNED["volumes/volume.py"]
+    assert {"leaving", "_leaving"} <= OWNED["volumes/mount_counts.py"]
+    assert {"_slots", "step", "_removal", "replaced"} <= OWNED["volumes/registry.py"]
+    assert {"replaying", "_replaying"} <= OWNED["volumes/live.py"]
+    assert OWNED["service/capture_slots.py"] == {"pool", "_pool", "_places", "_first", "_long"}
     assert {"_tags", "troubles", "group"} <= OWNED["volumes/volume_status.py"]
     assert OWNED["volumes/troubles.py"] == {"_lock", "_texts"}
     assert {"due", "busy", "effective", "recent"} <= OWNED["volumes/throttle.py"]

@@ -30,10 +30,15 @@ class CaptureSlots:
     """
 
     def __init__(self, pool: ThreadPoolExecutor) -> None:
-        self.pool = pool
+        self._pool = pool
         self._places = asyncio.Semaphore(limits.CAPTURES_MAX)
         self._first = asyncio.Semaphore(FIRST_CAPTURES_MAX)
         self._long = 0
+
+    @property
+    def pool(self) -> ThreadPoolExecutor:
+        """Its threads, for short questions."""
+        return self._pool
 
     async def run(
         self, first: bool, function: Callable[P, T], /, *arguments: P.args, **named: P.kwargs
@@ -47,7 +52,7 @@ class CaptureSlots:
             if first:
                 await place.enter_async_context(self._first)
             await place.enter_async_context(self._places)
-            work = begun(self.pool, function, *arguments, **named)
+            work = begun(self._pool, function, *arguments, **named)
             try:
                 await asyncio.wait({work}, timeout=LONG_CAPTURE_SECONDS)
                 if work.done() or self._long >= limits.LONG_CAPTURES_MAX:

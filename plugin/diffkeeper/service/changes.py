@@ -40,7 +40,7 @@ class Changes:
         nothing is. NotFoundError.
         """
         slot = self._registry.slot(name)
-        async with slot.looking, slot.turn("its options are being changed"):
+        async with slot.looking(), slot.turn("its options are being changed"):
             self._registry.require(name, slot)
             volume = slot.volume
             options = volume_options.changed(volume.state.record.options, given)
@@ -65,17 +65,15 @@ class Changes:
         during another step.
         """
         volume_options.check_name(target)
-        async with self._registry.naming:
+        async with self._registry.naming():
             slot = self._registry.slot(name)
-            if target in self._registry.slots:
+            if self._registry.get(target) is not None:
                 raise ConflictError(f"a volume {target} exists; choose another name")
-            if (
-                slot.lock.locked() or slot.looking.locked()
-            ):  # which may last, and must not hold up the assignment of names
+            if slot.busy:  # which may last, and must not hold up the assignment of names
                 raise BusyError(f"something else is being done with {name}; try again")
-            async with slot.lock:
+            async with slot.turn():
                 await within(self._steps, _rename, slot.volume, target)
-                self._registry.slots[target] = self._registry.slots.pop(name)
+                self._registry.rename(name, target)
         counters.forget(name)
         log.info("renamed", extra={"volume": target, "before": name})
 

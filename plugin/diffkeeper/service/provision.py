@@ -61,9 +61,9 @@ class Provision:
         volume_options.check_name(name)
         volume_options.parse_options(options)
         await self._registry.removed(name)
-        async with self._registry.naming:
+        async with self._registry.naming():
             self._registry.refuse_removal(name)
-            present = self._registry.slots.get(name)
+            present = self._registry.get(name)
             if present is not None:
                 derived_volumes.require_same(name, present.volume.state.record.options, options)
                 return
@@ -119,7 +119,7 @@ class Provision:
                 adoption = Adoption(self._tools.store, name, imported)
                 try:
                     await within(self._pools.imports, adoption.store)
-                    async with self._registry.naming:
+                    async with self._registry.naming():
                         self._registry.refuse_taken(name)
                         volume = await within(self._pools.steps, self._adopt, adoption, imported)
                         self._registry.add(volume)
@@ -148,7 +148,7 @@ class Provision:
         The newest `crash` snapshot is replayed at its next mount. NotFoundError; ConflictError if
         several removed volumes had the name, or a volume has it now.
         """
-        async with self._registry.naming:
+        async with self._registry.naming():
             record = self._trash.find(reference)
             target = record.name if name is None else volume_options.check_name(name)
             self._registry.refuse_taken(

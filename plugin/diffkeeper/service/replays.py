@@ -38,9 +38,7 @@ class Replays:
 
     def _begun(self, slot: Slot) -> asyncio.Task[None]:
         """The task that makes the live directory complete: the one under way, or a new one."""
-        if slot.replay_task is None or slot.replay_task.done():
-            slot.replay_task = self._tasks.spawn(self._prepare(slot))
-        return slot.replay_task
+        return slot.join_replay(lambda: self._tasks.spawn(self._prepare(slot)))
 
     async def joined(self, slot: Slot, seconds_max: float) -> None:
         """Return once the live directory is complete. BusyError when that takes longer; the replay
@@ -55,11 +53,12 @@ class Replays:
             ) from None
 
     async def _prepare(self, slot: Slot) -> None:
-        async with slot.lock:
+        async with slot.turn():
             if slot.volume.snapshotter is None or not slot.volume.present:
                 await self._unschedule(slot.volume)
                 await within(self._pools.steps, slot.volume.close)
-                slot.replaced += not slot.volume.present
+                if not slot.volume.present:
+                    slot.replace_live()
                 with _told(slot.volume):
                     await within(self._pools.replays, slot.volume.prepare)
                 slot.volume.status.troubles.end("live", "capture")

@@ -181,7 +181,7 @@ class Scheduler:
         A mount whose container was observed, and is gone, is no use of a volume any more.
         """
         step = seen = 0
-        while step < len(MOUNT_LOOKS_SECONDS) and any(v.expecting for v in self._watches):
+        while step < len(MOUNT_LOOKS_SECONDS) and any(v.mounts.expecting for v in self._watches):
             step, seen = (0 if seen != self._mounts else step), self._mounts
             await asyncio.sleep(MOUNT_LOOKS_SECONDS[step])
             step += 1
@@ -189,10 +189,11 @@ class Scheduler:
                 await within(self._pool, self._see)
 
     def _see(self) -> None:
-        expecting = [(v, s) for v in list(self._watches) if v.expecting and (s := v.snapshotter)]
+        expecting = [v for v in list(self._watches) if v.mounts.expecting]
+        watched = [(v, s.target) for v in expecting if (s := v.snapshotter) is not None]
         found = self._captures.writers()
-        for volume, snapshotter in expecting:
-            volume.see(found.get(snapshotter.target, Writers()))
+        for volume, target in watched:
+            volume.mounts.see(found.get(target, Writers()))
 
     def _ask(self, volumes: list[Volume], found: Found) -> list[Volume]:
         """The volumes that changed; the others keep their intervals, in their groups as of now."""

@@ -236,7 +236,7 @@ class VolumeService:
 
     async def _go_on(self) -> None:
         """Take over mounted volumes, then replay lost live directories."""
-        slots = list(self._registry.slots.values())
+        slots = self._registry.slots()
         await self._take_over([slot for slot in slots if slot.volume.mounted])
         await self._replays.foresee(slots, self._in_use)
 
@@ -245,22 +245,22 @@ class VolumeService:
         tasks = [self._tasks.spawn(self._watch(slot)) for slot in slots]
         await asyncio.gather(*tasks, return_exceptions=True)
         for slot in slots:
-            async with slot.lock:
+            async with slot.turn():
                 if slot.volume.snapshotter is not None:
                     self._scheduled.add(slot.volume)
 
     async def _watch(self, slot: Slot) -> None:
-        async with slot.lock:
+        async with slot.turn():
             if slot.volume.mounted and slot.volume.snapshotter is None:
                 await within(self._pools.steps, slot.volume.take_over)
 
     async def _tidy(self) -> None:
         """Count stored bytes, and delete what removed volumes left behind."""
-        for slot in list(self._registry.slots.values()):
+        for slot in self._registry.slots():
             await within(self._pools.long, slot.volume.state.stored.count)
-        async with self._registry.naming:  # no removed volume is restored meanwhile
+        async with self._registry.naming():  # no removed volume is restored meanwhile
             removed = await within(self._pools.steps, self.past.trash.leftovers)
-        removed += [slot.volume.paths.removed for slot in self._registry.slots.values()]
+        removed += [slot.volume.paths.removed for slot in self._registry.slots()]
         for path in removed:
             await within(self._pools.long, durable.remove_tree, path)
 
@@ -271,12 +271,12 @@ class VolumeService:
             self._loaded.exception()
         if self._caretaker is not None:
             self._caretaker.counting.stop()
-        for slot in self._registry.slots.values():
+        for slot in self._registry.slots():
             slot.volume.end()
         await self._tasks.stop()
         if self._scheduler is not None:
             await self._scheduler.stop()
-        for slot in self._registry.slots.values():
+        for slot in self._registry.slots():
             await within(self._pools.steps, slot.volume.close)
         if self._tools is not None:
             await within(self._pools.steps, self._close, self._tools)
@@ -302,7 +302,7 @@ class VolumeService:
 
     def views(self) -> list[VolumeView]:
         """All volumes by name, without status."""
-        return [volume_view(self._registry.slots[n].volume) for n in sorted(self._registry.slots)]
+        return [volume_view(slot.volume) for _, slot in self._registry.by_name()]
 
     def mountpoint(self, name: str) -> str:
         """Mount point of a volume; "" while it is not mounted."""
@@ -324,7 +324,7 @@ class VolumeService:
             found += self._caretaker.troubles()
         if self._scheduler is not None:
             found += self._scheduler.troubles()
-        for name, slot in sorted(self._registry.slots.items()):
+        for name, slot in self._registry.by_name():
             found.extend(f"{name}: {text}" for text in slot.volume.status.troubles.texts())
         return found
 
@@ -337,7 +337,7 @@ class VolumeService:
         volume_options.check_mount_id(mount_id)
         slot = self._registry.slot(name)
         await self._replays.joined(slot, seconds_max)
-        async with slot.lock:
+        async with slot.turn():
             self._registry.require(name, slot)
             try:
                 await within(self._pools.steps, slot.volume.mount, mount_id)
@@ -359,7 +359,7 @@ class VolumeService:
 
     async def unmount(self, name: str, mount_id: str) -> None:
         """Unmount for one container; the last one captures and verifies. Unknown ids succeed."""
-        slot = self._registry.slots.get(name)
+        slot = self._registry.get(name)
         if slot is None:
             return
         task = self._tasks.spawn(self._unmount(slot, mount_id))
@@ -371,17 +371,17 @@ class VolumeService:
     async def _unmount(self, slot: Slot, mount_id: str) -> None:
         """The final capture runs without the step's lock: a Mount meanwhile cancels it."""
         volume = slot.volume
-        async with slot.lock:
-            last = await within(self._pools.steps, volume.release, mount_id)
+        async with slot.turn():
+            last = await within(self._pools.steps, volume.mounts.release, mount_id)
             if not last:
                 return
             await self._scheduled.remove(volume)
             failpoint.hit("unmount.before_capture")
             await within(self._pools.steps, self._verifying.begin, volume)
-        async with slot.looking:
+        async with slot.looking():
             await within(self._pools.looks, self._verifying.last_look, volume)
-            async with slot.lock:
-                if not volume.leaving or self._registry.slots.get(volume.name) is not slot:
+            async with slot.turn():
+                if not volume.mounts.leaving or self._registry.get(volume.name) is not slot:
                     return
                 await within(self._pools.steps, volume.released)
                 await within(self._pools.steps, volume.close)
@@ -394,30 +394,23 @@ class VolumeService:
         when this takes longer than dockerd waits: it continues, and Create waits for its end.
         """
         slot = self._registry.slot(name)
-        if slot.removal is None:
-            slot.removal = self._tasks.spawn(self._take_away(name, slot))
+        removal = slot.join_removal(lambda: self._tasks.spawn(self._removed(name, slot)))
         try:
-            await asyncio.wait_for(asyncio.shield(slot.removal), limits.REMOVE_SECONDS_MAX)
+            await asyncio.wait_for(asyncio.shield(removal), limits.REMOVE_SECONDS_MAX)
         except TimeoutError:
             raise BusyError(
                 f"volume {name} is being removed; this goes on, and its name is free when it is"
                 " listed no more"
             ) from None
 
-    async def _take_away(self, name: str, slot: Slot) -> None:
-        try:
-            await self._removed(name, slot)
-        finally:
-            slot.removal = None
-
     async def _removed(self, name: str, slot: Slot) -> None:
-        async with slot.looking, slot.turn("it is being removed"):
+        async with slot.looking(), slot.turn("it is being removed"):
             self._registry.require(name, slot)
             await within(self._pools.steps, self._refuse_in_use, slot.volume)
-            slot.replaced += 1
+            slot.replace_live()
             await self._scheduled.remove(slot.volume)
             removed = await within(self._pools.looks, self._remove, slot.volume)
-            del self._registry.slots[name]
+            self._registry.drop(name)
         counters.forget(name)
         log.info("removed", extra={"volume": name, "id": slot.volume.state.record.id})
         if removed is not None:
@@ -484,9 +477,9 @@ class VolumeService:
     ) -> RepairReport:
         """Repair damaged files, see `Repairs.run`."""
         slot = self._registry.slot(name)
-        async with slot.looking, slot.turn("it is being repaired"):
+        async with slot.looking(), slot.turn("it is being repaired"):
             self._registry.require(name, slot)
-            slot.replaced += 1
+            slot.replace_live()
             await within(self._pools.steps, refuse_mounted, slot.volume)
             await self._scheduled.remove(slot.volume)
             repairs = Repairs(self._opened.store, self.past.retention, self._snapshot)

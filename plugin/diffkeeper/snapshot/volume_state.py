@@ -38,7 +38,7 @@ class VolumeState:
         self._lock = threading.Lock()
         self._record = record
         self._head = self._newest(record)
-        self.stored = StoredBytes(store, record.id, record.next_seq)
+        self._stored = StoredBytes(store, record.id, record.next_seq)
 
     def _newest(self, record: VolumeRecord) -> SnapshotRecord | None:
         return self._store.snapshot(record.id, record.head) if record.head is not None else None
@@ -47,6 +47,11 @@ class VolumeState:
     def record(self) -> VolumeRecord:
         """The record as it is stored."""
         return self._record
+
+    @property
+    def stored(self) -> StoredBytes:
+        """What its snapshots have added to the store."""
+        return self._stored
 
     @property
     def head(self) -> SnapshotRecord | None:
@@ -76,7 +81,7 @@ class VolumeState:
         self._record = record
         if snapshot is not None:
             self._head = snapshot
-            self.stored.add(snapshot)
+            self._stored.add(snapshot)
 
     def _reload(self, stored: dict[int, VolumeRecord]) -> None:
         """After a failed commit: it may be stored all the same, so read what the store has."""
@@ -84,7 +89,7 @@ class VolumeState:
         self._record = stored.get(self._record.id, self._record)
         self._head = self._newest(self._record)
         if self._head is not None and self._head.seq >= before:
-            self.stored.add(self._head)
+            self._stored.add(self._head)
 
 
 @dataclass(slots=True)

@@ -54,25 +54,41 @@ class Replaying:
 
 
 class LiveDirectory:
-    """The live directory of a volume. It is renamed into place, so it is complete when it is there.
-    `replaying` may be read from any thread.
+    """The live directory of a volume. It is renamed into place, so it is complete when it is
+    there.
     """
 
     def __init__(
-        self, store: Store, state: VolumeState, paths: VolumePaths, proc_root: str
+        self,
+        store: Store,
+        state: VolumeState,
+        paths: VolumePaths,
+        proc_root: str,
+        size: int | None,
     ) -> None:
+        """`size`: its limit in bytes, None for none."""
         self._store = store
         self._state = state
         self._paths = paths
-        self.path = paths.live
-        self.limit = SizeLimit(self.path, state.record.id, proc_root)
-        self.replaying: Replaying | None = None
+        self._path = paths.live
+        self._limit = SizeLimit(self._path, state.record.id, proc_root, size)
+        self._replaying: Replaying | None = None
         self._ending = threading.Event()
+
+    @property
+    def limit(self) -> SizeLimit:
+        """Its limit of size."""
+        return self._limit
+
+    @property
+    def replaying(self) -> Replaying | None:
+        """The replay under way, if there is one; for any thread."""
+        return self._replaying
 
     @property
     def present(self) -> bool:
         """Whether it is there; UnreadableError where that cannot be found out."""
-        there = self._asked(lambda: durable.is_there(self.path))
+        there = self._asked(lambda: durable.is_there(self._path))
         # While its own disk is not mounted, the directory above is on the disk below.
         if not there and self._state.record.live_id and not self.identity():
             raise UnreadableError(
@@ -100,11 +116,11 @@ class LiveDirectory:
         """
 
         def look() -> str:
-            device = durable.device_of(self.path)
+            device = durable.device_of(self._path)
             if device == durable.device_of(self._store.room.path):
                 return ""
-            there = durable.is_there(self.path)
-            return f"{device}:{os.stat(self.path).st_ino if there else 0}"
+            there = durable.is_there(self._path)
+            return f"{device}:{os.stat(self._path).st_ino if there else 0}"
 
         return self._asked(look)
 
@@ -120,7 +136,7 @@ class LiveDirectory:
     @property
     def waiting_for(self) -> str:
         """What a Mount that waits for the replay is waiting for, for its error message."""
-        now = self.replaying
+        now = self._replaying
         if now is None:
             return "its data is still being replayed"
         return f"its data is still being replayed ({now.files} of {now.snapshot.files} files)"
@@ -153,8 +169,8 @@ class LiveDirectory:
             -1 if options.uid is None else options.uid,
             -1 if options.gid is None else options.gid,
         )
-        self.limit.begin(self._paths.incoming)
-        durable.rename_directory(self._paths.incoming, self.path)
+        self._limit.begin(self._paths.incoming)
+        durable.rename_directory(self._paths.incoming, self._path)
 
     def replay(self, snapshot: SnapshotRecord) -> None:
         """Make the live directory from a snapshot, which becomes the volume's state.
@@ -162,21 +178,21 @@ class LiveDirectory:
         NoSpaceError, before anything is written if it certainly does not fit, or later; nothing is
         left behind then. BusyError when the daemon stops.
         """
-        self.replaying = Replaying(snapshot, clock.now_ns())
+        self._replaying = Replaying(snapshot, clock.now_ns())
         try:
             with self._explained():
                 self._build(snapshot)
                 failpoint.hit("replay.before_rename")
-                durable.rename_directory(self._paths.incoming, self.path)
+                durable.rename_directory(self._paths.incoming, self._path)
                 failpoint.hit("replay.after_rename")
         finally:
-            self.replaying = None
+            self._replaying = None
 
     def _build(self, snapshot: SnapshotRecord) -> None:
         durable.make_directory(self._paths.directory, 0o700)
         self._refuse_without_room(snapshot)
         durable.make_directory(self._paths.incoming, 0o700)
-        self.limit.begin(self._paths.incoming)
+        self._limit.begin(self._paths.incoming)
         volume = self._state.record.id
         store = self._store
         store.commit(Batch(drop_index={volume}))
@@ -235,6 +251,6 @@ class LiveDirectory:
     def _progress(self, files: int, size: int) -> None:
         if self._ending.is_set():
             raise BusyError("the daemon is stopping; the replay begins anew at its next start")
-        replaying = self.replaying
+        replaying = self._replaying
         if replaying is not None:
-            self.replaying = Replaying(replaying.snapshot, replaying.since_ns, files, size)
+            self._replaying = Replaying(replaying.snapshot, replaying.since_ns, files, size)

@@ -25,18 +25,27 @@ NEEDED = (
 
 
 class SizeLimit:
-    """Limit of one live directory. `size`: bytes, None for no limit; `used`: bytes at the last
-    check, None while nothing is limited.
-    """
+    """Limit of one live directory."""
 
-    def __init__(self, live: str, number: int, proc_root: str) -> None:
-        """`number`: volume id, where the search for a free project number begins."""
-        self.size: int | None = None
-        self.used: int | None = None
+    def __init__(self, live: str, number: int, proc_root: str, size: int | None) -> None:
+        """`number`: volume id, where the search for a free project number begins; `size`: bytes,
+        None for no limit.
+        """
+        self._size = size
+        self._used: int | None = None
         self._uncounted = "its files are not counted yet; stop all of its containers for that"
         self._live = live
         self._number = number
         self._proc_root = proc_root
+
+    @property
+    def used(self) -> int | None:
+        """Bytes at the last check; None while nothing is limited."""
+        return self._used
+
+    def take_size(self, size: int | None) -> None:
+        """This is the limit from the next `enforce` on."""
+        self._size = size
 
     def begin(self, directory: str) -> None:
         """Count all files that will be made in an empty directory, the future live directory.
@@ -44,8 +53,8 @@ class SizeLimit:
         An error here is reported by `enforce`, which meets it again.
         """
         with contextlib.suppress(OSError, UnsupportedError):
-            if self.size is not None and not project_quota.lack(directory):
-                project_quota.allot(directory, self._number, self.size)
+            if self._size is not None and not project_quota.lack(directory):
+                project_quota.allot(directory, self._number, self._size)
 
     def enforce(self, aside: str) -> str:
         """Apply the limit to the live directory; why that failed, or "".
@@ -54,10 +63,10 @@ class SizeLimit:
         while containers may use the live directory, which is then left as it is.
         """
         try:
-            self.used = self._limited(self.size, aside)
+            self._used = self._limited(self._size, aside)
         except (OSError, DiffKeeperError) as error:
-            self.used = None
-            wanted = f"of {format_size(self.size)} " if self.size is not None else ""
+            self._used = None
+            wanted = f"of {format_size(self._size)} " if self._size is not None else ""
             return f"its size {wanted}is not enforced: {error}"
         return ""
 

@@ -21,7 +21,7 @@ from diffkeeper.errors import (
     NotFoundError,
     UnreadableError,
 )
-from diffkeeper.fsio import durable, mountinfo, propagation
+from diffkeeper.fsio import mountinfo, propagation
 from diffkeeper.integrity import bit_rot
 from diffkeeper.integrity.verify import Result, Verifier, entry_at
 from diffkeeper.snapshot.context import CaptureContext, CapturePolicy
@@ -30,14 +30,14 @@ from diffkeeper.volumes import size_limit as sizes
 from diffkeeper.volumes.interrupted_repair import settle_interrupted
 from diffkeeper.volumes.live import LiveDirectory, Recovery
 from diffkeeper.volumes.log_summary import Summary
-from diffkeeper.volumes.mount_ledger import MountLedger
+from diffkeeper.volumes.mount_counts import MountCounts
 from diffkeeper.volumes.options import VolumeOptions, parse_options
 from diffkeeper.volumes.throttle import Cost, Throttle
 from diffkeeper.volumes.views import CLONE, repair_command
 from diffkeeper.volumes.volume_status import ShownGroup, Verification, VolumeStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection
 
     from diffkeeper.format.ids import Root
     from diffkeeper.format.records import SnapshotRecord
@@ -53,58 +53,94 @@ class Volume:
 
     def __init__(self, tools: CaptureContext, state: VolumeState, paths: VolumePaths) -> None:
         self._tools = tools
-        self.state = state
-        self.options: VolumeOptions = parse_options(state.record.options)
-        self.paths = paths
-        self.directory = LiveDirectory(tools.store, state, paths, tools.proc_root)
-        self.directory.limit.size = self.options.size_bytes
-        self.live = paths.live
-        self.mountpoint = paths.mountpoint
-        self.snapshotter: VolumeCapture | None = None
+        self._state = state
+        self._options: VolumeOptions = parse_options(state.record.options)
+        self._paths = paths
+        self._directory = LiveDirectory(
+            tools.store, state, paths, tools.proc_root, self._options.size_bytes
+        )
+        self._snapshotter: VolumeCapture | None = None
         self._unused = False  # replayed by this daemon, and not mounted since
-        self.status = VolumeStatus(tools.store.tags(state.record.id))
-        self.pace = Throttle(self.options.interval_seconds, self.options.interval_seconds)
-        self._ledger = MountLedger()
+        self._status = VolumeStatus(tools.store.tags(state.record.id))
+        self._pace = Throttle(self._options.interval_seconds, self._options.interval_seconds)
+        self._mounts = MountCounts(state, self.users)
         self._summary = Summary()
         self._crash_at = 0.0  # monotonic: newest crash-consistent snapshot, or begin of watching
-        # During the final capture the record still says mounted, so that a power cut is recognised.
-        self._leaving = False
+
+    @property
+    def state(self) -> VolumeState:
+        """Its record and newest snapshot."""
+        return self._state
+
+    @property
+    def options(self) -> VolumeOptions:
+        """The options in force."""
+        return self._options
+
+    @property
+    def paths(self) -> VolumePaths:
+        """Where its files are."""
+        return self._paths
+
+    @property
+    def live(self) -> str:
+        """Path of the live directory."""
+        return self._paths.live
+
+    @property
+    def mountpoint(self) -> str:
+        """Where the live directory is bound while it is mounted."""
+        return self._paths.mountpoint
+
+    @property
+    def directory(self) -> LiveDirectory:
+        """The live directory."""
+        return self._directory
+
+    @property
+    def mounts(self) -> MountCounts:
+        """How often it is mounted."""
+        return self._mounts
+
+    @property
+    def snapshotter(self) -> VolumeCapture | None:
+        """What captures it; None while it is not watched."""
+        return self._snapshotter
+
+    @property
+    def status(self) -> VolumeStatus:
+        """What is known of it beside its record."""
+        return self._status
+
+    @property
+    def pace(self) -> Throttle:
+        """When its next capture is due."""
+        return self._pace
 
     @property
     def name(self) -> str:
         """Name of the volume."""
-        return self.state.record.name
+        return self._state.record.name
 
     @property
     def mounted(self) -> bool:
         """Whether any mount is counted."""
-        return bool(self._counts)
-
-    @property
-    def leaving(self) -> bool:
-        """Whether the final capture of an unmount is under way; a Mount meanwhile cancels the
-        unmount.
-        """
-        return self._leaving
-
-    @property
-    def _counts(self) -> Mapping[str, int]:
-        return {} if self._leaving else self.state.record.mounts
+        return bool(self._mounts.by_id)
 
     @property
     def stored_snapshots(self) -> int:
         """Number of stored snapshots."""
-        return self.state.record.next_seq - 1 - (self.status.forgotten or 0)
+        return self._state.record.next_seq - 1 - (self._status.forgotten or 0)
 
     @property
     def stored_bytes(self) -> int:
         """Bytes that its stored snapshots have added to the store, as far as they are counted."""
-        return self.state.stored.bytes
+        return self._state.stored.bytes
 
     @property
     def damaged_snapshots(self) -> list[int]:
         """Sequence numbers of snapshots that the last scrub found damaged, the first ones."""
-        number = self.state.record.id
+        number = self._state.record.id
         found = sorted(seq for volume, seq in self._tools.store.damaged if volume == number)
         return found[: limits.DAMAGED_SNAPSHOTS_SHOWN_MAX]
 
@@ -116,14 +152,14 @@ class Volume:
 
         UnreadableError where that cannot be found out.
         """
-        return self.directory.present
+        return self._directory.present
 
     def lost(self) -> bool:
         """Whether a live directory that a container has used is gone.
 
         A clone, an import or a restored volume from the trash has none before its first mount.
         """
-        record = self.state.record
+        record = self._state.record
         return bool(record.boot_id) and record.head is not None and not self.present
 
     def prepare(self) -> Recovery:
@@ -132,32 +168,32 @@ class Volume:
         ConflictError when it is absent and there is no `crash` snapshot to replay.
         """
         started = clock.monotonic()
-        self.directory.tidy()
+        self._directory.tidy()
         files = size = 0
-        head = self.state.head
+        head = self._state.head
         seq = head.seq if head is not None else None
         if self.present:
-            if (last := self.status.recovery) is not None and self._unused:
+            if (last := self._status.recovery) is not None and self._unused:
                 return last
             kind = "live"
         elif head is None:
             kind = "new"
-            self.directory.make(self.options)
+            self._directory.make(self._options)
         else:
             kind = "replay"
-            chosen = self._tools.store.newest_crash(self.state.record.id)
+            chosen = self._tools.store.newest_crash(self._state.record.id)
             if chosen is None and head.reason == CLONE:
                 chosen = head  # its state was named by the user
             if chosen is None:
                 raise ConflictError(
                     f"the live directory of {self.name} is gone, and no snapshot of it is crash-"
-                    f"consistent; choose one: {self.directory.command()}"
+                    f"consistent; choose one: {self._directory.command()}"
                 )
             files, size, seq = chosen.files, chosen.bytes, chosen.seq
             # A bind mount that is still there shows the directory that is gone.
             mountinfo.unbind(self.mountpoint)
-            self.directory.replay(chosen)
-        self._limit("" if self.mounted else self.paths.incoming)
+            self._directory.replay(chosen)
+        self._limit("" if self.mounted else self._paths.incoming)
         self._unused = kind == "replay"
         milliseconds = (clock.monotonic() - started) * 1000
         return self._recovered(kind, milliseconds, files, size, seq)
@@ -166,7 +202,7 @@ class Volume:
         self, kind: str, milliseconds: float, files: int, size: int, seq: int | None
     ) -> Recovery:
         how = Recovery(kind, round(milliseconds, 3), files, size, clock.now_ns(), seq)
-        self.status.recovered(how)
+        self._status.recovered(how)
         counters.add("recovery_total", volume=self.name, kind=kind)
         counters.observe("recovery_seconds", milliseconds / 1000, kind=kind)
         return how
@@ -175,13 +211,13 @@ class Volume:
 
     def writers(self) -> Writers:
         """Processes that have the volume mounted now."""
-        assert self.snapshotter is not None  # noqa: S101  # opened by every caller
-        target = self.snapshotter.target
+        assert self._snapshotter is not None  # noqa: S101  # opened by every caller
+        target = self._snapshotter.target
         return self._tools.survey.find([target])[target]
 
     @property
     def _policy(self) -> CapturePolicy:
-        options = self.options
+        options = self._options
         return CapturePolicy(
             source=options.capture,
             freeze=options.consistency == "crash",
@@ -193,47 +229,47 @@ class Volume:
 
     def open(self) -> None:
         """Begin to watch the live directory."""
-        if self.snapshotter is None:
-            settle_interrupted(self._tools.store, self.state, self.paths, self.status.troubles)
-            self.snapshotter = VolumeCapture(self._tools, self.state, self.live, self._policy)
+        if self._snapshotter is None:
+            settle_interrupted(self._tools.store, self._state, self._paths, self._status.troubles)
+            self._snapshotter = VolumeCapture(self._tools, self._state, self.live, self._policy)
             self._crash_at = clock.monotonic()
             log.info(
                 "capture",
                 extra={
                     "volume": self.name,
-                    "source": self.snapshotter.watched.source.name,
-                    "reason": self.snapshotter.watched.reason,
+                    "source": self._snapshotter.watched.source.name,
+                    "reason": self._snapshotter.watched.reason,
                 },
             )
 
     def _limit(self, aside: str = "") -> None:
-        sizes.settle(self.directory.limit, self.status.troubles, aside)
+        sizes.settle(self._directory.limit, self._status.troubles, aside)
 
     def take_options(self) -> None:
         """Apply the recorded options; a volume that is watched gets a new watcher."""
-        before, self.options = self._policy, parse_options(self.state.record.options)
-        self.pace.take_interval(self.options.interval_seconds)
-        self.directory.limit.size = self.options.size_bytes
-        if self.directory.readable:
-            self._limit("" if self.mounted else self.paths.incoming)
-        if self.snapshotter is not None and self._policy != before:
+        before, self._options = self._policy, parse_options(self._state.record.options)
+        self._pace.take_interval(self._options.interval_seconds)
+        self._directory.limit.take_size(self._options.size_bytes)
+        if self._directory.readable:
+            self._limit("" if self.mounted else self._paths.incoming)
+        if self._snapshotter is not None and self._policy != before:
             self.close()
             self.open()
 
     def end(self) -> None:
         """The daemon stops: refuse new long steps, and cancel those under way."""
-        self.directory.end()
+        self._directory.end()
 
     def close(self) -> None:
         """Stop watching; waits for a capture under way."""
-        snapshotter, self.snapshotter = self.snapshotter, None
-        self.status.grouped(ShownGroup())
+        snapshotter, self._snapshotter = self._snapshotter, None
+        self._status.grouped(ShownGroup())
         if snapshotter is not None:
             snapshotter.close()
 
     def mount(self, mount_id: str) -> None:
         """Bind the live directory to the mount point and count one mount of this id, durably."""
-        live_id = self.directory.identity()
+        live_id = self._directory.identity()
         self.open()
         failpoint.hit("mount.before_bind")
         mountinfo.bind(self.live, self.mountpoint)
@@ -244,89 +280,39 @@ class Volume:
                 " an empty directory: the engine has to start the plugin anew (docker plugin"
                 " disable -f and enable, if it does not do so by itself in a moment)"
             )
-        counts = self._settled(self._counts)
-        if mount_id not in counts and len(counts) >= limits.MOUNT_IDS_MAX:
-            raise ConflictError(f"{self.name} is mounted {len(counts)} times already")
-        counts[mount_id] = counts.get(mount_id, 0) + 1
-        self._ledger.add(mount_id, clock.monotonic())
-        self.state.update(mounts=counts, boot_id=durable.boot_id(), clean=False, live_id=live_id)
-        self._leaving = self._unused = False
-
-    def release(self, mount_id: str) -> bool:
-        """Count one mount of this id less; true when it was the last one of all.
-
-        Mounts whose containers ended without an Unmount are dropped, whatever their id.
-        """
-        before = self._counts
-        counts = dict(before)
-        counts[mount_id] = counts.get(mount_id, 0) - 1
-        counts = self._settled({i: n for i, n in counts.items() if n > 0})
-        if counts and counts != before:
-            self.state.update(mounts=counts)
-        self._leaving = self._leaving or (bool(before) and not counts)
-        return bool(before) and not counts
+        self._mounts.add(mount_id, live_id)
+        self._unused = False
 
     def released(self) -> None:
         """Record that the volume is not mounted any more."""
         mountinfo.unbind(self.mountpoint)
         failpoint.hit("unmount.after_unbind")
-        self._forget_mounts(clean=True)
-        self._leaving = False
-
-    def abandoned(self) -> bool:
-        """Whether every counted mount has lost its container without an Unmount."""
-        counts = self._counts
-        return bool(counts) and not self._standing(counts)
-
-    def _standing(self, counts: Mapping[str, int]) -> dict[str, int]:
-        """The valid counts; all of them while any process has the volume mounted."""
-        left = self._ledger.standing(counts, clock.monotonic())
-        return dict(counts) if left == counts or self.users() else left
-
-    def _settled(self, counts: Mapping[str, int]) -> dict[str, int]:
-        """The valid counts, as `_standing`, and tells the ledger that only these remain."""
-        left = self._standing(counts)
-        self._ledger.retain(left, nobody=left != counts)
-        return left
-
-    def _forget_mounts(self, *, clean: bool = False) -> None:
-        self._ledger.retain({})
-        self.state.update(mounts={}, clean=clean)
+        self._mounts.forget()
 
     def users(self) -> frozenset[int]:
         """Processes that have the live directory mounted, also read-only, and whether counted or
         not.
         """
-        if self.snapshotter is None and not self.directory.readable:
+        if self._snapshotter is None and not self._directory.readable:
             return frozenset()
         self.open()
         return self.writers().users
-
-    def see(self, writers: Writers) -> None:
-        """Tell the ledger whose containers were observed."""
-        self._ledger.see(self.state.record.mounts, writers.containers, writers.at)
-
-    @property
-    def expecting(self) -> bool:
-        """Whether a counted mount has a container that was not observed yet."""
-        counts = self.state.record.mounts
-        return bool(self._ledger.standing(counts, clock.monotonic()))
 
     def take_over(self) -> None:
         """After a restart of the daemon: watch and bind again what containers still have
         mounted.
         """
         started = clock.monotonic()
-        self._ledger.inherit(self.state.record.mounts)
+        self._mounts.inherit()
         try:
             present = self.present
         except UnreadableError as error:
-            self.status.troubles.begin("live", str(error))
+            self._status.troubles.begin("live", str(error))
             return
         if not present:
-            self.status.troubles.begin(
+            self._status.troubles.begin(
                 "live",
-                f"the live directory {self.paths.shown} is gone while the volume is mounted; it"
+                f"the live directory {self._paths.shown} is gone while the volume is mounted; it"
                 " is replayed, and the containers that have it do not see that: start them again",
             )
             return
@@ -339,21 +325,21 @@ class Volume:
 
     def pending(self, writers: Writers) -> bool:
         """Whether a capture would find work."""
-        self.see(writers)
-        return self.snapshotter is not None and self.snapshotter.pending(writers)
+        self._mounts.see(writers)
+        return self._snapshotter is not None and self._snapshotter.pending(writers)
 
     def quiet(self) -> bool:
         """Whether there are no hints, so that only a survey of processes could show a change."""
-        return self.snapshotter is not None and self.snapshotter.quiet()
+        return self._snapshotter is not None and self._snapshotter.quiet()
 
     @property
     def trusting(self) -> bool:
         """Whether the survey may be left out at most intervals, see `VolumeCapture.trusting`."""
-        return self.snapshotter is not None and self.snapshotter.trusting
+        return self._snapshotter is not None and self._snapshotter.trusting
 
     def hinted(self) -> bool:
         """Whether a source that sees all changes has hinted one since the last capture began."""
-        source = self.snapshotter.watched.source if self.snapshotter is not None else None
+        source = self._snapshotter.watched.source if self._snapshotter is not None else None
         return source is not None and source.complete and source.pending()
 
     def capture_failed(self, error: Exception, shortest: float, cost: Cost) -> None:
@@ -362,16 +348,16 @@ class Volume:
         counters.add("capture_errors_total", volume=self.name, error=kind)
         if isinstance(error, CorruptionError | NotFoundError):
             self._tools.store.upkeep.suspected = True  # damage in the store is healed by a scrub
-        self.status.troubles.begin("capture", f"no snapshot could be taken: {error}")
-        self.pace.failed(shortest, cost)
+        self._status.troubles.begin("capture", f"no snapshot could be taken: {error}")
+        self._pace.failed(shortest, cost)
 
     def captured(self, snapshot: SnapshotRecord | None) -> None:
         """Record that a capture succeeded; None when nothing had changed."""
-        self.status.troubles.end("capture")
+        self._status.troubles.end("capture")
         # The last unmount may have failed to record its mount counts: this commit makes up for it.
-        self.status.troubles.end("unmount")
+        self._status.troubles.end("unmount")
         self._note_lacking()
-        if self.options.size_bytes is not None:
+        if self._options.size_bytes is not None:
             self._limit()
         if snapshot is None:
             return
@@ -384,25 +370,25 @@ class Volume:
         A single fuzzy snapshot is no trouble, nor is a volume whose option asks for fuzzy ones.
         """
         now = clock.monotonic()
-        if snapshot.consistency == "crash" or self.options.consistency == "fuzzy":
+        if snapshot.consistency == "crash" or self._options.consistency == "fuzzy":
             self._crash_at = now
-            self.status.troubles.end("fuzzy")
+            self._status.troubles.end("fuzzy")
             return
         since = now - self._crash_at
-        if since >= max(limits.FUZZY_SECONDS_MAX, limits.FUZZY_INTERVALS_MAX * self.pace.interval):
-            self.status.troubles.begin(
+        if since >= max(limits.FUZZY_SECONDS_MAX, limits.FUZZY_INTERVALS_MAX * self._pace.interval):
+            self._status.troubles.begin(
                 "fuzzy", f"every snapshot of {since:.0f} s is fuzzy: {snapshot.cause}"
             )
 
     def _note_lacking(self) -> None:
         """Update the trouble about what the newest state does not contain."""
-        lacking = self.snapshotter.lacking.trouble if self.snapshotter is not None else ""
+        lacking = self._snapshotter.lacking.trouble if self._snapshotter is not None else ""
         if lacking:
-            self.status.troubles.begin(
+            self._status.troubles.begin(
                 "files", f"its newest state is not all that is there: {lacking}"
             )
         else:
-            self.status.troubles.end("files")
+            self._status.troubles.end("files")
 
     # Verification
 
@@ -419,25 +405,25 @@ class Volume:
         With `since_verified`, only what changed since the last successful verification. A path that
         was changed meanwhile is no mismatch: `capture` records the change first.
         """
-        head = self.state.head
+        head = self._state.head
         if head is None:
             return None
         root = head.root
         unless: Root | None = None
-        verified = self.state.record.verified_seq
+        verified = self._state.record.verified_seq
         if since_verified and verified is not None and verified != head.seq:
             # That snapshot was forgotten: everything is verified again.
             with contextlib.suppress(NotFoundError):
-                record = self._tools.store.snapshot(self.state.record.id, verified)
+                record = self._tools.store.snapshot(self._state.record.id, verified)
                 unless = record.root
         tools = self._tools
         verifier = Verifier(tools.store, tools.reader, seconds=seconds, cancelled=cancelled)
-        result = verifier.live(self.live, root, unless, self.options.exclude)
+        result = verifier.live(self.live, root, unless, self._options.exclude)
         if cancelled():
             return None
-        if result.mismatches and self.snapshotter is not None:
+        if result.mismatches and self._snapshotter is not None:
             capture()
-            after = self.state.head
+            after = self._state.head
             assert after is not None  # noqa: S101  # there was one before
             store, later = self._tools.store, after.root
             result.mismatches = [
@@ -445,10 +431,10 @@ class Volume:
                 for m in result.mismatches
                 if entry_at(store, root, m.path) == entry_at(store, later, m.path)
             ]
-        number, found = self.state.record.id, result.mismatches
+        number, found = self._state.record.id, result.mismatches
         result.mismatches = bit_rot.judged(self._tools.store, number, self.live, root, found)
         verification = Verification(result, head.seq, head.root, clock.now_ns())
-        self.status.verified(verification)
+        self._status.verified(verification)
         self._verified(head, result)
         return verification
 
@@ -458,14 +444,14 @@ class Volume:
         counters.add("verifications_total", volume=self.name, result=outcome)
         fields = {"volume": self.name, "seq": head.seq, "files": result.files, "result": outcome}
         if ok:
-            self.status.troubles.end("verification")
+            self._status.troubles.end("verification")
             log.info("verified", extra=fields)
             if result.complete:
-                self.state.update(verified_seq=head.seq)
+                self._state.update(verified_seq=head.seq)
             return
         named = "; ".join(f"{os.fsdecode(m.path)!r} {m.problem}" for m in result.mismatches[:10])
         offer = repair_command(self.name, result)
-        self.status.troubles.begin(
+        self._status.troubles.begin(
             "verification",
             f"{len(result.mismatches)} paths differ from snapshot {head.seq}: {named}"
             + (f"; put back what is damaged: {offer}" if offer else ""),
@@ -474,13 +460,13 @@ class Volume:
 
     def repaired(self, names: Collection[bytes]) -> None:
         """Drop repaired files from the last verification."""
-        found, head = self.status.verification, self.state.head
+        found, head = self._status.verification, self._state.head
         if found is None or head is None:
             return
         left = [m for m in found.result.mismatches if m.path not in names]
         if len(left) < len(found.result.mismatches):
             result = replace(found.result, mismatches=left)
-            self.status.verified(Verification(result, head.seq, head.root, clock.now_ns()))
+            self._status.verified(Verification(result, head.seq, head.root, clock.now_ns()))
             self._verified(head, result)
 
     def verify_stored(self, snapshot: SnapshotRecord) -> Result:

@@ -17,7 +17,7 @@ def in_use(volume: Volume) -> bool:
 
     Counts alone do not tell: a killed dockerd leaves those of containers that are gone.
     """
-    return volume.mounted and not volume.abandoned()
+    return volume.mounted and not volume.mounts.abandoned()
 
 
 def stage(volume: Volume, *, mounted: bool) -> State:

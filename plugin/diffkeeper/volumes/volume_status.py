@@ -52,13 +52,18 @@ class VolumeStatus:
     """
 
     def __init__(self, tags: Mapping[str, int]) -> None:
-        self.troubles = Troubles()
+        self._troubles = Troubles()
         self._group = ShownGroup()
         self._account: tuple[Account, Accounts] | None = None
         self._verification: Verification | None = None
         self._recovery: Recovery | None = None
         self._tags = tags
         self._forgotten: int | None = None
+
+    @property
+    def troubles(self) -> Troubles:
+        """What needs a person's attention."""
+        return self._troubles
 
     @property
     def group(self) -> ShownGroup:
