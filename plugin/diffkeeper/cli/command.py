@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 def no_arguments(parser: argparse.ArgumentParser) -> None:
-    """For a command that takes what all commands take, and nothing else."""
+    """Add nothing: the command only has the arguments that all commands have."""
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command; its module below `commands` has all of it.
+    """One command; everything about it is in its module in `commands`.
 
     `run` returns the exit code; it raises DiffKeeperError for those that have a class.
     """

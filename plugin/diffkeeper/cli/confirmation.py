@@ -1,4 +1,4 @@
-"""A question before something that cannot be taken back."""
+"""Confirmation of what cannot be undone."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 
 def add_yes(parser: argparse.ArgumentParser) -> None:
-    """The flag that answers it."""
+    """Add the flag `--yes`, which confirms."""
     parser.add_argument("--yes", action="store_true", help="do not ask")
 
 
 def confirm(arguments: argparse.Namespace, question: str, what: str) -> None:
-    """Ask on a terminal unless `--yes`; InvalidInputError for a no, and where nobody is there."""
+    """Ask on a terminal unless `--yes`; InvalidInputError for a no, and without a terminal."""
     if arguments.yes:
         return
     if not sys.stdin.isatty():

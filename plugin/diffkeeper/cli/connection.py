@@ -1,4 +1,4 @@
-"""One question to the running daemon."""
+"""Requests to the running daemon."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the Docker Engine says of itself and of the plugin, as findings of the doctor."""
+"""Checks of the Docker Engine and of the plugin in it, for the doctor."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ENGINE_SECONDS_MAX: Final = 5
 
 
 def run() -> list[checks.Check]:
-    """Asks the engine; one finding if it does not answer."""
+    """The results; a single one if the engine does not answer."""
     from docker.errors import DockerException
 
     import docker  # half a second of imports that only this command needs

@@ -1,4 +1,4 @@
-"""Numbers and nested objects as a person reads them."""
+"""Numbers and nested objects in a form for people."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RANGES_SHOWN_MAX: Final = 20
 
 
 def run_and_show(arguments: argparse.Namespace, path: str, doing: str) -> int:
-    """For a command that has the daemon do something, and shows the figures that come back."""
+    """Run a request to the daemon, and show the figures of its answer; returns the exit code."""
     with output.waiting(doing):
         found = cast("Json", ask(arguments, "POST", path, {}))
     if arguments.json:
@@ -28,7 +28,7 @@ def run_and_show(arguments: argparse.Namespace, path: str, doing: str) -> int:
 
 
 def figure(name: str, value: object) -> tuple[str, str]:
-    """One of them as a row; a number of bytes with its unit."""
+    """One figure as a row; a number of bytes with its unit."""
     if name.endswith("_bytes") and isinstance(value, int):
         return name.removesuffix("_bytes"), format_size(value)
     return name, str(value)
@@ -46,7 +46,7 @@ def flatten(value: Json, prefix: str = "") -> list[tuple[str, object]]:
 
 
 def ranges(numbers: list[int]) -> str:
-    """Rising numbers as `1-3,5`, cut short after some."""
+    """Ascending numbers as `1-3,5`, cut short after some."""
     found: list[list[int]] = []
     for number in numbers:
         if found and found[-1][1] == number - 1:

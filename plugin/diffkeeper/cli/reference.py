@@ -1,4 +1,4 @@
-"""`VOLUME@SNAPSHOT`, as commands take it."""
+"""The argument `VOLUME@SNAPSHOT` of commands."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def split_reference(text: str) -> tuple[str, str | None]:
 
 
 def query(reference: str | None) -> str:
-    """What a path ends with that asks for one snapshot; None stands for the newest."""
+    """The query part of a path that names one snapshot; None is the newest."""
     return "" if reference is None else f"?snapshot={quote(reference, safe='')}"
 
 

@@ -1,1 +1,1 @@
-"""Keeping the store small, and telling who takes what of it."""
+"""Keeps the store small, and counts who takes what of it."""

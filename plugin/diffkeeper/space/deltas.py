@@ -1,8 +1,8 @@
 """Versions that a later snapshot replaced (`merkle.pairs` finds them), stored as deltas.
 
 A version is encoded against its successor, the object at the same place of the next snapshot that
-differs there: the newest stays whole. A base is whole at the time, and only what is whole becomes a
-delta, so that no deltas ever stand on each other in a circle, whatever comes back and goes again.
+differs there: the newest stays whole. A base is whole at that time, and only whole objects become
+deltas, so deltas can never form a circle, whatever content comes back.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class Successors:
         self._next: dict[ObjectId, ObjectId] = {}
 
     def __len__(self) -> int:
-        """Versions that have a successor."""
+        """Number of versions that have a successor."""
         return len(self._next)
 
     def add(self, old: ObjectId, new: ObjectId) -> None:
-        """`new` took the place of `old`. A version that comes back is no old one any more."""
+        """Record that `new` replaced `old`. A version that comes back is no old one any more."""
         self._next.pop(new, None)
         if old not in self._next:
             self._next[old] = new
@@ -42,7 +42,7 @@ class Successors:
     def chains(self) -> Iterator[list[ObjectId]]:
         """Versions oldest first, each with the next one as its successor.
 
-        The last one of a chain has none, or is the start or a middle one of a chain before.
+        The last one of a chain has no successor, or is in an earlier chain.
         """
         later = set(self._next.values())
         done: set[ObjectId] = set()
@@ -57,19 +57,21 @@ class Successors:
 
 
 class DeltaEncoder:
-    """Encodes chains of versions anew, newest first. `frames` are due in the store then."""
+    """Encodes chains of versions, newest first. `frames` have to be stored then."""
 
     def __init__(self, store: Store, round_number: int) -> None:
         self._store = store
         self._objects = store.objects
-        # Rounds stand on each other: once in a while what links them stays whole.
+        # Rounds build on each other: in every so many the links between them stay whole.
         self._whole = round_number % DELTA_ROUNDS_MAX == 0
         self._builder = pack.Builder(UPKEEP_LEVEL)
-        self.packs: set[int] = set()  # that hold what was encoded anew
+        self.packs: set[int] = set()  # that contained what was encoded
         self.deltas = 0
 
     def chain(self, versions: list[ObjectId]) -> None:
-        """One chain, oldest first; its last version stays as it is. Damaged ones are left alone."""
+        """Encode one chain, oldest first; its last version stays as it is, damaged ones are
+        skipped.
+        """
         try:
             base = self._objects.plain(versions[-1])
         except (CorruptionError, NotFoundError):
@@ -88,7 +90,7 @@ class DeltaEncoder:
             base, usable = plain, home is not None
 
     def _put(self, each: ObjectId, plain: bytes, base: ObjectId, below: bytes) -> None:
-        """Add a version; `below` is the content of its base, or empty where it is to be whole."""
+        """Add a version; `below` is the content of its base, or empty if it stays whole."""
         delta = pack.xor(plain, below)
         if below and pack.pays(delta, each.kind):
             self._builder.add_delta(each, delta, base.digest)
@@ -97,7 +99,9 @@ class DeltaEncoder:
             self._builder.add(each, plain)
 
     def frames(self, *, rest: bool = False) -> list[pack.Frame]:
-        """Frames since the last call when they fill a pack, else none; with `rest` all of them."""
+        """Frames since the last call if they fill a pack, otherwise none; with `rest` all of
+        them.
+        """
         if rest:
             return self._builder.finish()
         return self._builder.full_frames(PACK_BYTES)

@@ -1,6 +1,6 @@
-"""Keeps the store small while nobody waits: places, deltas, garbage, objects of older formats.
+"""Background maintenance of the store: pack index, deltas, garbage, objects of older formats.
 
-All work is a sequence of short steps, each at most one short transaction, so that it can stop at
+All work is a sequence of short steps, each at most one short transaction, so that it can stop after
 any of them; a commit waits for one step at most. One thread at a time runs it.
 """
 
@@ -38,11 +38,11 @@ COLLECT_ASK_SECONDS = 1.0  # after which the one who asked for all maintenance l
 
 @dataclass(slots=True)
 class MaintenanceReport:
-    """What was done. Bytes are of the store's used pages, before and after."""
+    """Report of what was done. Bytes are of the store's used pages, before and after."""
 
-    versions: int = 0  # superseded ones that were stored anew
+    versions: int = 0  # superseded ones that were stored again
     deltas: int = 0  # of them as deltas
-    collected: int = 0  # runs of the garbage collection that came to their end
+    collected: int = 0  # garbage collections that completed
     packs_removed: int = 0
     moved_bytes: int = 0
     used_bytes_before: int = 0
@@ -57,11 +57,11 @@ class MaintenanceReport:
 
 
 class Maintenance:
-    """The maintenance of one store. Any thread may call; they take turns.
+    """Maintenance of one store. Any thread may call; calls are serialised.
 
-    A collection waits for who is inside `Store.holding`: captures for a moment, imports for as long
-    as they take. It is given up for a long one, and begins anew once that has ended; deltas, merges
-    and scrubbing go on meanwhile.
+    A collection waits for callers that are inside `Store.holding`: captures for a moment, imports
+    for as long as they take. It is cancelled for a long one, and starts again once that has ended;
+    deltas, merges and scrubbing continue meanwhile.
     """
 
     def __init__(self, store: Store) -> None:
@@ -74,13 +74,13 @@ class Maintenance:
         self._encoded_at: dict[int, float] = {}
         self._carried = False
         self._signatures = StatCacheExpiry(store)
-        self._awaited: frozenset[object] = frozenset()  # holders that a collection was given up for
+        self._awaited: frozenset[object] = frozenset()  # holders that made it cancel a collection
         self._stopped = threading.Event()
-        self.damage: list[str] = []  # what the last run found, for a person to see
+        self.damage: list[str] = []  # damage that the last run found, for a person
 
     @property
     def urgent(self) -> bool:
-        """Whether room is short, so that it may take more of a core."""
+        """Whether space is short, so that maintenance may take more of a core."""
         return self._store.upkeep.urgent
 
     def debt(self) -> float:
@@ -96,7 +96,7 @@ class Maintenance:
             return self._advance(clock.monotonic() + budget_seconds)
 
     def run_all(self) -> MaintenanceReport:
-        """Do all that is due, whenever it was done last; raises NoSpaceError, CorruptionError.
+        """Do everything that is due, whenever it was done last; NoSpaceError, CorruptionError.
 
         Returns once garbage is collected, after whoever holds it.
         """
@@ -110,24 +110,24 @@ class Maintenance:
         return report
 
     def _all_done(self, report: MaintenanceReport) -> bool:
-        """Do all that is due; false when the collection has to wait for somebody."""
+        """Do everything that is due; false when the collection has to wait for somebody."""
         with self._lock:
             self._report = report
             self._awaited = frozenset()
-            # In the place of what is under way, which knows nothing of the newest snapshots.
+            # It replaces what is under way, which does not know the newest snapshots.
             self._work = self._due(everything=True)
             self._advance(float("inf"))
             return not self._awaited
 
     def _await_holders(self) -> None:
-        """Without the lock: what else is due goes on in the background."""
+        """Wait without the lock: other work continues in the background."""
         awaited = self._awaited
         while not self._store.await_holders(awaited, COLLECT_ASK_SECONDS):
             if self._stopped.is_set():
                 raise BusyError("the daemon ends; the collection begins anew after its start")
 
     def stop(self) -> None:
-        """End what is under way; it begins anew another time."""
+        """Cancel what is under way; it starts again another time."""
         self._stopped.set()
         with self._lock:
             self._work = None
@@ -149,11 +149,11 @@ class Maintenance:
         return True
 
     def _due(self, *, everything: bool) -> Iterator[object]:
-        """All that is due, step by step; what a step gives is true where it only waits."""
+        """Everything that is due, step by step; a step yields true if it only waits."""
         upkeep = self._store.upkeep
         removed, moved = upkeep.removed_packs, upkeep.relocated_bytes
         yield from upkeep.check_places()
-        # Before anything that removes packs: what has lost its place must not go with them.
+        # Before anything that removes packs: objects that lost their place must not go with them.
         yield from upkeep.restore_places()
         if not self._carried:
             yield from upkeep.carry()
@@ -166,7 +166,7 @@ class Maintenance:
         now = clock.monotonic()
         late = now - self._collected_at >= limits.COLLECT_SECONDS_MIN
         if everything or late or upkeep.urgent:
-            # Twice, where the first one finds bases that nothing is to stand on any more.
+            # Twice, if the first one finds bases that no delta should keep.
             for _ in range(2 if everything else 1):
                 if upkeep.garbage and not self._awaited & self._store.holders():
                     self._collected_at = now
@@ -228,7 +228,9 @@ class Maintenance:
     # Deltas
 
     def _encode(self, volume_id: int, everything: bool) -> Iterator[None]:
-        """The versions that snapshots since the last time replaced, when they are due."""
+        """Encode the versions that snapshots have replaced since the last time, when they are
+        due.
+        """
         while True:
             seq, round_number = self._store.upkeep.progress(volume_id)
             found = self._since(volume_id, seq)
@@ -261,7 +263,7 @@ class Maintenance:
             try:
                 yield from self._compare(before, after, successors)
             except (CorruptionError, NotFoundError) as error:
-                # Verification and scrubbing report it; the versions above it stay as they are.
+                # Verification and scrub report it; the versions above it stay as they are.
                 self._report.damage.append(str(error))
             last = after.seq
         encoder = DeltaEncoder(self._store, round_number)

@@ -1,7 +1,8 @@
-"""All objects that snapshots reach, children before what refers to them, in bounded memory.
+"""All objects that snapshots reach, children before their parents, in bounded memory.
 
-A subtree that was walked is not walked again, as long as its digest is remembered: what changed
-little since the snapshot before costs little. What is forgotten is given twice, never left out.
+A subtree that was walked is skipped, as long as its digest is remembered: what changed little since
+the snapshot before costs little. An object that was dropped from memory is returned twice, never
+left out.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ WALK_BATCH_NODES = 32
 
 
 class Window:
-    """The digests that were met last; a fixed number of them.
+    """The most recent digests; a fixed number of them.
 
-    One thread calls, for every object of a store: a `store.lru.Lru`, with its lock, takes 2.5 times
-    as long.
+    One thread calls it, for every object of a store: a `store.lru.Lru`, with its lock, takes 2.5
+    times as long.
     """
 
     def __init__(self, entries_max: int) -> None:
@@ -42,7 +43,7 @@ class Window:
         return True
 
     def add(self, digest: bytes) -> bool:
-        """Remember it; false when it was remembered already."""
+        """Remember a digest; false when it was remembered already."""
         if digest in self:
             return False
         self._met[digest[:SHORT_BYTES]] = None
@@ -96,7 +97,8 @@ class Walk:
         self._chunks = Window(window_max)
 
     def objects(self, root: Root) -> Iterator[Found]:
-        """What this snapshot reaches and the walk has not met; holes and zeros are no objects.
+        """The objects of this snapshot that the walk has not returned yet; holes and zeros are no
+        objects.
 
         Raises what `nodes` raises, and CorruptionError for a tree that no encoder makes.
         """
@@ -118,7 +120,7 @@ class Walk:
                 stack.append(_level(ref, plain))
 
     def _refill(self, level: _NodeLevel) -> bool:
-        """Take the next children that are not known, with the plain bytes of the nodes."""
+        """Load the next children that are not known, with the plain bytes of the nodes."""
         while refs := list(islice(level.children, WALK_BATCH_NODES)):
             refs = [ref for ref in refs if not ref.is_node or ref.digest not in self._nodes]
             below = [ref.digest for ref in refs if ref.is_node]

@@ -1,7 +1,7 @@
-"""What each volume takes, alone and together with others: counted by walking all snapshots.
+"""What each volume takes of the store, alone and shared, counted by walking all snapshots.
 
-Beyond a number of objects a sample of them is counted, chosen by digest, so that memory is bounded
-and every volume's sample holds the same objects. The walk works in slices with pauses.
+Above a number of objects a sample of them is counted, chosen by digest, so that memory is bounded
+and every volume's sample has the same objects. The walk works in slices with pauses.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _KEY_BYTES = 8
 
 @dataclass(slots=True)
 class Account:
-    """The figures of one volume, or of all together. Bytes; plain ones without Merkle nodes."""
+    """Figures of one volume, or of all together. Bytes; plain ones without Merkle nodes."""
 
     logical_bytes: int = 0  # of all files in the newest snapshot
     history_bytes: int = 0  # the same, summed over all snapshots
@@ -40,12 +40,12 @@ class Account:
     unique_bytes: int = 0  # plain bytes that no other volume has
     shared_bytes: int = 0  # plain bytes that another volume has, too
     stored_bytes: int = 0  # encoded, of all that it reaches
-    unique_stored_bytes: int = 0  # encoded, of what it alone reaches: what it takes
-    growth_bytes_per_day: int | None = None  # None: there are not sixty seconds of history
+    unique_stored_bytes: int = 0  # encoded, of what only it reaches: freed by its removal
+    growth_bytes_per_day: int | None = None  # None for less than sixty seconds of history
 
     @property
     def ratio(self) -> float | None:
-        """How many times larger its snapshots are, as full copies, than what is stored."""
+        """Size of all its snapshots as full copies, over what is stored."""
         return round(self.history_bytes / self.stored_bytes, 2) if self.stored_bytes else None
 
     def shown(self) -> dict[str, object]:
@@ -60,9 +60,10 @@ class Account:
 
 @dataclass(slots=True)
 class Accounts:
-    """One count of everything. Volumes by id, removed ones too; `one_in`: 1 is exact.
+    """One count of everything. Volumes by id, including removed ones; `one_in`: 1 is exact.
 
-    `trash`: encoded bytes that go with each removed volume once those removed before it are gone.
+    `trash`: encoded bytes that each removed volume gives back once those removed before it are
+    gone.
     """
 
     time_ns: int
@@ -85,7 +86,7 @@ class Accounts:
 
 
 class Sample:
-    """Objects with those who reach them; halved whenever it is full, by a bit of the digest."""
+    """A sample of objects with their owners; halved whenever it is full, by a bit of the digest."""
 
     def __init__(self, entries_max: int = ACCOUNT_SAMPLE_MAX) -> None:
         self._entries_max = entries_max
@@ -95,11 +96,11 @@ class Sample:
 
     @property
     def one_in(self) -> int:
-        """Each entry stands for so many objects."""
+        """Number of objects that each entry stands for."""
         return self._mask + 1
 
     def wants(self, digest: bytes, owner: int) -> bool:
-        """Whether this object would be new in the sample; notes the owner of a known one."""
+        """Whether this object would be new in the sample; records the owner of a known one."""
         key = int.from_bytes(digest[:_KEY_BYTES], "little")
         if key & self._mask:
             return False
@@ -112,7 +113,7 @@ class Sample:
         return False
 
     def add(self, digest: bytes, owner: int, plain_bytes: int, stored_bytes: int) -> None:
-        """An object that it wants."""
+        """Add an object that it wants."""
         key = int.from_bytes(digest[:_KEY_BYTES], "little")
         self.entries[key] = self._shared(frozenset({owner})), plain_bytes, stored_bytes
         while len(self.entries) > self._entries_max:
@@ -120,13 +121,13 @@ class Sample:
             self.entries = {k: v for k, v in self.entries.items() if not k & self._mask}
 
     def _shared(self, owners: frozenset[int]) -> frozenset[int]:
-        """One object for all equal sets."""
+        """One set object for all equal sets."""
         return self._owners.setdefault(owners, owners)
 
 
 @dataclass(slots=True)
 class _Seen:
-    """What the records of one volume say."""
+    """Sums over the records of one volume."""
 
     account: Account = field(default_factory=Account)
     first: SnapshotRecord | None = None
@@ -135,22 +136,22 @@ class _Seen:
 
 
 class UsageWalk:
-    """Counts one store. `refresh` blocks, and one thread at a time may call it."""
+    """Counts one store. `refresh` blocks, and is called by one thread at a time."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._state = b""
         self._stopped = threading.Event()
         self._slice_began = 0.0
-        self.in_haste = False  # somebody waits for the figures
+        self.in_haste = False  # a caller waits for the figures
         self.latest: Accounts | None = None
 
     def stop(self) -> None:
-        """End a count under way soon."""
+        """Cancel a count under way."""
         self._stopped.set()
 
     def refresh(self) -> Accounts | None:
-        """The figures as they are now, from memory where nothing changed; None when stopped."""
+        """Present figures, from memory if nothing changed; None when cancelled."""
         began = self._slice_began = clock.monotonic()
         volumes = self._store.volumes()
         seen, state = self._records(volumes)
@@ -180,9 +181,9 @@ class UsageWalk:
         return self.latest
 
     def _records(self, volumes: list[VolumeRecord]) -> tuple[dict[int, _Seen], bytes]:
-        """What the records say by volume, and a digest that changes when a snapshot comes or goes.
+        """Sums over the records by volume, and a digest that changes when a snapshot comes or goes.
 
-        A group's or a volume's name counts for nothing.
+        Renames do not change it.
         """
         state = blake3()
         found: dict[int, _Seen] = {}
@@ -200,7 +201,9 @@ class UsageWalk:
         return found, state.digest()
 
     def _volume(self, volume: VolumeRecord, sample: Sample) -> int:
-        """Take everything that the volume reaches; how many snapshots could not be walked."""
+        """Add everything that the volume reaches; returns how many snapshots could not be
+        walked.
+        """
         unreadable = 0
         walk = Walk(StoreObjects(self._store).nodes, ACCOUNT_WINDOW_MAX)
         for record in self._store.snapshots(volume.id):
@@ -232,7 +235,7 @@ class UsageWalk:
                 sample.add(found.digest, owner, plain_bytes, stored_bytes)
 
     def _pause(self) -> None:
-        """Let others work: half of the time, or nearly all of it while nobody waits."""
+        """Pause for half of the time, or for nearly all of it while no caller waits."""
         worked = clock.monotonic() - self._slice_began
         if worked >= ACCOUNT_SLICE_SECONDS:
             rest = 1.0 if self.in_haste else 1 / limits.CPU_FRACTION_MAX
@@ -241,7 +244,7 @@ class UsageWalk:
 
 
 def _note(seen: _Seen, record: SnapshotRecord, now_ns: int) -> None:
-    """One more snapshot; what the first one stored is no growth."""
+    """Add a snapshot; what the first one stored is no growth."""
     account = seen.account
     account.snapshots += 1
     account.history_bytes += record.bytes
@@ -254,7 +257,9 @@ def _note(seen: _Seen, record: SnapshotRecord, now_ns: int) -> None:
 
 
 def _trash(sample: Sample, volumes: list[VolumeRecord]) -> dict[int, int]:
-    """See `Accounts`. What keeps its live directory stays for its time, and holds what it has."""
+    """See `Accounts.trash`. Volumes that keep their live directory are not purged for space, and
+    keep what they have.
+    """
     removed = {v.id: v.removed_ns for v in volumes if v.removed_ns is not None and v.clean}
     freed = dict.fromkeys(removed, 0)
     for owners, _, stored in sample.entries.values():
@@ -264,7 +269,7 @@ def _trash(sample: Sample, volumes: list[VolumeRecord]) -> dict[int, int]:
 
 
 def _summed(sample: Sample, accounts: dict[int, Account]) -> Account:
-    """Add the sample up into the volumes' accounts; returns the total."""
+    """Add the sample to the volumes' accounts; returns the total."""
     total = Account()
     for owners, plain, stored in sample.entries.values():
         plain, stored = plain * sample.one_in, stored * sample.one_in

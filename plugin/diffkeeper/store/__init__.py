@@ -1,1 +1,1 @@
-"""The LMDB environment that all volumes share; it knows no paths of theirs."""
+"""The LMDB environment that all volumes share; it does not know their paths."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class ObjectMap(MutableMapping[bytes, bytes]):
-    """Digest to stored object, which keeps the sum of its values' lengths."""
+    """Digest to stored object; maintains the sum of the values' lengths."""
 
     def __init__(self, objects: Mapping[bytes, bytes] | None = None) -> None:
         self._objects: dict[bytes, bytes] = {}
@@ -44,12 +44,11 @@ class ObjectMap(MutableMapping[bytes, bytes]):
 class Batch:
     """Objects are digest to stored object, as `format.chunk.encode` makes it, or in `frames`.
 
-    Of `chunks` and `nodes`, those that are known are skipped; of frames nothing is, so whoever
-    makes them asks `Store.unknown` before.
+    Objects in `chunks` and `nodes` that exist are skipped; frames are stored as they are, so the
+    caller asks `Store.unknown` before making them.
 
-    Within one batch, removals (`drop_index`, `index_del`, `names_del`, `tags_del`,
-    `snapshots_del`, `volumes_del`) come before additions. A tag names a stored snapshot, and is
-    removed with it.
+    Within one batch, removals (`drop_index`, `index_del`, `names_del`, `tags_del`, `snapshots_del`,
+    `volumes_del`) come before additions. A tag names a stored snapshot, and is removed with it.
     """
 
     chunks: MutableMapping[bytes, bytes] = field(default_factory=ObjectMap)
@@ -88,18 +87,18 @@ class Batch:
 
     @property
     def records_only(self) -> bool:
-        """Whether it adds no objects and no snapshots, and so needs next to no room."""
+        """Whether it adds no objects and no snapshots, and so needs almost no space."""
         return not (self._objects or self.snapshots or self.index_put)
 
     @property
     def objects_only(self) -> bool:
-        """Whether it adds objects and makes nothing visible."""
+        """Whether it only adds objects, and makes nothing visible."""
         return self._objects and not (
             self.snapshots or self.volumes or self.names_put or self.names_del
         )
 
     def merge(self, other: Batch) -> None:
-        """Add all that the other one holds."""
+        """Add everything in the other batch."""
         self.chunks.update(other.chunks)
         self.nodes.update(other.nodes)
         self.frames += other.frames

@@ -1,7 +1,7 @@
-"""The note that a store was closed whole: where it holds, an opening need not look at all pages.
+"""The note that a store was closed cleanly: then an opening need not check all pages.
 
-A store can only be damaged at rest after that. What the opening does not look at then is looked at
-before anything is written there, see `Environment.check_places`.
+After that a store can only be damaged at rest. What the opening skips is checked before anything is
+written there, see `Environment.check_places`.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ _BYTES_MAX = 32
 
 
 def write(directory: str, transaction: int) -> None:
-    """Note that all pages of this transaction, the last one, were found whole."""
-    # Without room there is no note, and the next opening looks at everything.
+    """Write a note that all pages of this transaction, the last one, are sound."""
+    # Without space there is no note, and the next opening checks everything.
     with contextlib.suppress(OSError):
         durable.write_file(os.path.join(directory, _NAME), b"%d\n" % transaction)
 
 
 def take(directory: str) -> int | None:
-    """The transaction that the note names, or None; the note is gone, durably."""
+    """The transaction in the note, or None; the note is removed, durably."""
     path = os.path.join(directory, _NAME)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)

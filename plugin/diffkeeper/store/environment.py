@@ -1,7 +1,7 @@
 """The only user of lmdb: one environment, its tables, its errors, and the growth of its map.
 
-LMDB forbids resizing the map while this process has a transaction open, so every transaction
-passes a gate that a resize can close. No transaction outlives the call that began it.
+LMDB forbids resizing the map while this process has a transaction open, so every transaction passes
+a gate that a resize can close. No transaction outlives the call that began it.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     from diffkeeper.store.tables import Table
 
 STORE_READERS_MAX = 126
-STORE_BALLAST_BYTES_MAX = 16 * MIB  # given up for records when the disk is full
+STORE_BALLAST_BYTES_MAX = 16 * MIB  # freed for records when the disk is full
 STORE_BALLAST_FRACTION = 1 / 64  # of the file system, if that is less
-STORE_CHECK_PAGES = 256  # that are looked at in one transaction
+STORE_CHECK_PAGES = 256  # that are checked in one transaction
 STORE_PUNCH_SECONDS = 0.1
-STORE_PUNCH_PAGES_MIN = 16  # shorter runs of free pages stay where they are
+STORE_PUNCH_PAGES_MIN = 16  # shorter runs of free pages are not made holes
 STORE_LOCK_FILE_BYTES = 32 * KIB
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -77,7 +77,7 @@ class Transaction:
         return self._txn.get(key, db=self._databases[table.name])
 
     def number(self, table: Table, key: bytes) -> int | None:
-        """The value of `key`, which is one number, or None; CorruptionError for another value."""
+        """The value of `key` as a number, or None; CorruptionError for another value."""
         raw = self.get(table, key)
         if raw is None:
             return None
@@ -130,7 +130,7 @@ class Transaction:
             return (bytes(cursor.key()), cursor.value()) if cursor.set_range(low) else None
 
     def keys(self, table: Table, low: bytes, limit: int) -> list[bytes]:
-        """At most `limit` keys from `low` on; no value is looked at."""
+        """At most `limit` keys from `low` on; values are not read."""
         found: list[bytes] = []
         with self._txn.cursor(db=self._databases[table.name]) as cursor:
             there = cursor.set_range(low)
@@ -147,7 +147,7 @@ class Transaction:
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A copy of the data file, and the number of the last transaction that is in it."""
+    """A copy of the data file, and the number of its last transaction."""
 
     path: str
     transaction: int
@@ -167,7 +167,7 @@ class Environment:
         self._gate = Gate(_TRANSACTIONS_MAX)
         self._databases: dict[str, lmdb._Database] = {}
         self._checking = threading.Lock()
-        self._unchecked: bytes | None = None  # keys of places from here on were not looked at yet
+        self._unchecked: bytes | None = None  # keys of places from here on are not checked yet
         with self._translated():
             self._allocate_lock_file()
             # What a compaction left that a crash ended: it never became the store.
@@ -185,14 +185,16 @@ class Environment:
             raise
 
     def _check(self) -> None:
-        """All pages, but for those that a clean end tells of and that can be looked at later."""
+        """Check all pages, except those that a clean end vouches for and that can be checked
+        later.
+        """
         spared = ""
         if clean_end.take(self.path) == page_check.transaction(self.data_path):
             spared, self._unchecked = PLACES.name, b""
         page_check.check(self.data_path, but_values_of=PACKS.name, but_leaves_of=spared)
 
     def check_places(self) -> bool:
-        """Look at some more pages of the table of places; true when none is left to look at.
+        """Check some more pages of the table of places; true when all are checked.
 
         Before that nobody may write there. CorruptionError, each time, for a damaged one.
         """
@@ -217,13 +219,15 @@ class Environment:
                     mode=0o600,
                 )
             except lmdb.MemoryError:
-                # A limit on address space: a smaller map does, as it grows by itself.
+                # A limit on address space: a smaller map works, since it can grow.
                 if map_bytes <= STORE_MAP_BYTES_MIN:
                     raise
                 map_bytes //= 2
 
     def _allocate_lock_file(self) -> None:
-        """LMDB writes its lock file through a map, where a full disk would be a SIGBUS."""
+        """Allocate LMDB's lock file, which it writes through a mapping: a full disk would be a
+        SIGBUS.
+        """
         path = os.path.join(self.path, "lock.mdb")
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -233,9 +237,10 @@ class Environment:
             os.close(fd)
 
     def _extend_cut_file(self) -> bool:
-        """Whether the data file ended before its last page, which would be a SIGBUS when read.
+        """Extend a data file that ends before its last page, which would be a SIGBUS when read;
+        whether it did.
 
-        The missing pages become zeros. They may be free ones, so only reading the tables tells
+        The missing pages become zeros. They may be free ones, so only reading the tables shows
         whether anything is lost.
         """
         pages = self._env.info()["last_pgno"] + 1
@@ -246,7 +251,7 @@ class Environment:
         return True
 
     def _open_tables(self, tables: Iterable[Table]) -> None:
-        # Handles outlive only a write transaction; one that changes nothing writes nothing.
+        # Handles only outlive a write transaction; one that changes nothing writes nothing.
         with self._env.begin(write=True) as txn:
             new = not txn.stat()["entries"]
             for table in tables:
@@ -332,7 +337,7 @@ class Environment:
         return min(status.st_size, status.st_blocks * _BLOCK_BYTES)
 
     def keep_ballast(self) -> None:
-        """Have a file that `drop_ballast` can give up, unless it would take what others need."""
+        """Make sure of a file that `drop_ballast` can free, unless others need its space."""
         path = os.path.join(self.path, _BALLAST)
         status = os.statvfs(self.path)
         total = status.f_blocks * status.f_frsize
@@ -348,7 +353,9 @@ class Environment:
             os.close(fd)
 
     def drop_ballast(self) -> bool:
-        """Give the ballast's room up for a transaction that removes something; false for none."""
+        """Free the ballast's space for a transaction that removes something; false if there is
+        none.
+        """
         try:
             os.unlink(os.path.join(self.path, _BALLAST))
         except FileNotFoundError:
@@ -357,10 +364,10 @@ class Environment:
 
     @contextmanager
     def copied(self) -> Iterator[Copy]:
-        """A copy without free pages, for `switch`; it is gone after the block.
+        """A copy without free pages, for `switch`; it is deleted after the block.
 
-        The caller sees to it that there is room for a copy of what is in use. Others read and
-        write meanwhile: what they write is not in it, see `is_as`.
+        The caller makes sure that there is space for a copy of what is in use. Others read and
+        write meanwhile: their writes are not in it, see `is_as`.
         """
         directory = os.path.join(self.path, _COPY)
         new = os.path.join(directory, "data.mdb")
@@ -368,7 +375,8 @@ class Environment:
             with self._gate.shared(), self._translated():
                 copy = Copy(new, self._env.info()["last_txnid"])
                 with self._env.begin():
-                    # LMDB copies what it would not look at to read it.
+                    # LMDB copies long values by their page headers, which it does not need for
+                    # reading.
                     page_check.check(self.data_path)
                 durable.make_directory(directory, 0o700)
                 self._env.copy(directory, compact=True)
@@ -385,9 +393,9 @@ class Environment:
             return self._env.info()["last_txnid"] == copy.transaction
 
     def switch(self, copy: Copy, tables: Iterable[Table]) -> None:
-        """Put the copy in the place of the data file.
+        """Replace the data file by the copy.
 
-        The caller sees to it that nobody writes, and that it `is_as` the file. Readers wait for
+        The caller makes sure that nobody writes, and that it `is_as` the file. Readers wait for
         that moment. A crash leaves the old file or the new one.
         """
         with self._gate.exclusive(), self._translated():
@@ -406,10 +414,10 @@ class Environment:
             self._open_tables(tables)
 
     def keep_spare(self) -> None:
-        """Keep room past the last page, so that records can be written when the disk is full.
+        """Keep space past the last page, so that records can be written when the disk is full.
 
-        Only between commits. What a failed commit wrote past the spare room is given back; without
-        room for it there is less to spare, and the commit that needs it tells.
+        Only between commits. What a failed commit wrote past the spare space is given back; without
+        space for it there is less to spare, and the commit that needs it fails.
         """
         with self._gate.shared():
             end = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]

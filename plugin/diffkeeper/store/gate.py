@@ -1,4 +1,4 @@
-"""Many transactions, or one change of the map or of the file."""
+"""A gate for many transactions, or one change of the map or the file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Gate:
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """Hold the gate open; waits while it is closed. BusyError once it is shut for good."""
+        """Enter the gate; waits while it is closed. BusyError once it is shut for good."""
         with self._condition:
             while self._closed or self._inside >= self._inside_max:
                 if self._finished:
@@ -41,7 +41,7 @@ class Gate:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Close the gate, and go on when nobody is inside; never enter it from inside."""
+        """Close the gate, and wait until nobody is inside; never call it from inside."""
         with self._condition:
             while self._closed:
                 self._condition.wait()

@@ -1,17 +1,20 @@
-"""Garbage collection: what no snapshot reaches goes. Exact, in short steps, beside everything else.
+"""Garbage collection: removes what no snapshot reaches. Exact, in short steps, beside other work.
 
-1. From its start, `Objects.relied` tells of every object that somebody is told to be there, and
-   what is stored from now on is in packs that this collection leaves alone.
-2. All that the snapshots reach is marked: a bit for each object, and the bases of deltas with them.
+1. From its start, `Objects.relied` is called for every object that a caller is told exists, and
+   packs that are stored from now on are not touched by this collection.
+2. Everything that the snapshots reach is marked: bits for each object, and the bases of deltas with
+   them.
 3. Signatures that name content which no snapshot reaches are removed, so that no capture builds on
    it.
-4. Whoever was inside `Store.holding` until then is awaited: it may rely on what it was told before.
-5. Snapshots stored meanwhile are marked. In a moment without commits there are none left, and the
+4. Callers that are inside `Store.holding` until then are awaited: they may rely on objects that
+   they were told of before.
+5. Snapshots stored meanwhile are marked. At a moment without commits there are none left, and the
    sweep begins: whatever is committed from now on refers to what is marked or new.
-6. Packs without a marked object are removed; from those with few, the marked are moved away. Deltas
-   on what is marked as a base alone are put on another base, so that the next collection frees it.
+6. Packs without a marked object are removed; from those with few, the marked ones are moved away.
+   Deltas on what is only marked as a base are rebased, so that the next collection frees it.
 
-Nothing of it is stored: a crash at any point leaves a valid store, and the next one starts anew.
+Nothing of this is stored: a crash at any point leaves a valid store, and the next collection starts
+again.
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ MARK_NODES = 16  # in one step
 
 
 class Collector:
-    """One collection. `steps` runs it; closing them early ends it without harm."""
+    """One collection. `steps` runs it; closing that early is harmless."""
 
     def __init__(
         self,
@@ -51,7 +54,7 @@ class Collector:
         upkeep: Repack,
         holders: Callable[[], frozenset[object]],
     ) -> None:
-        """`holders`: who is inside `Store.holding` now."""
+        """`holders`: callers that are inside `Store.holding` now."""
         self._environment = environment
         self._objects = objects
         self._writer = writer
@@ -59,15 +62,15 @@ class Collector:
         self._holders = holders
         self._marks = ObjectMarks()
         self._remembered: set[bytes] = set()
-        # Volume id to the number up to which its snapshots are marked: a later one has a higher.
+        # Volume id to the number below which its snapshots are marked.
         self._upto: dict[int, int] = {}
         self._floor = 0
         self.damage = ""  # why nothing was swept
-        self.awaited: frozenset[object] = frozenset()  # holders without whose end it cannot go on
+        self.awaited: frozenset[object] = frozenset()  # holders that it has to wait for
         self.marked = 0
 
     def steps(self) -> Iterator[None]:
-        """The collection, step by step: each is short. While somebody is `awaited`, a step does
+        """The collection, step by step: each is short. While holders are `awaited`, a step does
         nothing.
         """
         with self._objects.lock:
@@ -89,7 +92,7 @@ class Collector:
                 yield from self._sweep()
             finished = True
         except (CorruptionError, NotFoundError) as error:
-            # What a damaged node refers to is not known, so nothing may go.
+            # What a damaged node refers to is unknown, so nothing may be removed.
             self.damage = str(error)
         finally:
             self._upkeep.suspected = self._upkeep.suspected or bool(self.damage)
@@ -124,7 +127,9 @@ class Collector:
             at = key + b"\0"
 
     def _first_unmarked(self, txn: Transaction, at: bytes) -> tuple[bytes, bytes] | None:
-        """The first snapshot from the key `at` on that is not marked; a look for each volume."""
+        """The first snapshot from the key `at` on that is not marked; one look-up for each
+        volume.
+        """
         while found := txn.first(tables.SNAPSHOTS, at):
             volume_id, seq = tables.pair_of(found[0])
             upto = self._upto.get(volume_id, -1)
@@ -134,12 +139,12 @@ class Collector:
         return None
 
     def _all_marked(self) -> bool:
-        """Whether no snapshot is unmarked at a moment without commits."""
+        """Whether every snapshot is marked, at a moment without commits."""
         with self._writer.turn(upkeep=True), self._environment.read() as txn:
             return self._first_unmarked(txn, b"") is None
 
     def _walk(self, root: Root) -> Iterator[None]:
-        """Mark a node and all below it, a number of nodes at a time."""
+        """Mark a node and everything below it, some nodes at a time."""
         stack = [merkle.snapshot_root(root)] if root != EMPTY and self._enter(root) else []
         for count, ref in enumerate(_popped(stack), 1):
             encoded = self._objects.plain(ref.id)
@@ -155,7 +160,9 @@ class Collector:
         yield
 
     def _remember(self, digest: bytes) -> None:
-        """Successive snapshots refer to the same objects, which are looked up once then."""
+        """Remember a digest: successive snapshots refer to the same objects, which saves
+        look-ups.
+        """
         if len(self._remembered) >= MARK_REMEMBERED_MAX:
             self._remembered.clear()
         self._remembered.add(digest)
@@ -179,14 +186,14 @@ class Collector:
         return enter and self._set(txn, Mark.ENTERED, at)
 
     def _mark_place(self, txn: Transaction, at: int) -> None:
-        """Mark an object and, of a delta, its bases; the lock is held."""
+        """Mark an object and, for a delta, its bases; the lock is held."""
         place: int | None = at
         self._set(txn, Mark.REACHED, at)
         while place is not None and self._set(txn, Mark.LIVE, place):
             self.marked += 1
             directory = self._objects.directory(txn, pack_of(place))
             if directory is None:
-                # Which bases it needs is not known; whoever reads the object gets the error.
+                # Its bases are unknown; whoever reads the object gets the error.
                 self.damage = f"the directory of pack {pack_of(place)} is damaged"
                 return
             base = directory.base_digest(slot_of(place))
@@ -230,7 +237,7 @@ class Collector:
             return not any(txn.get(t, content) is not None for t in tables.SINGLES.values())
         number, slot = pack_of(at), slot_of(at)
         directory = self._objects.directory(txn, number)
-        # As a base alone a node stays without what it refers to.
+        # A node that is only a base stays without what it refers to.
         node = directory is not None and directory.kind(slot) is ObjectKind.NODE
         mark = Mark.ENTERED if node else Mark.REACHED
         return number <= self._floor and not self._marks.has(mark, number, slot)
@@ -249,7 +256,7 @@ class Collector:
             at = numbers[-1] + 1
 
     def _stays(self, txn: Transaction, digest: bytes) -> bool:
-        """Whether an object is reached, relied on or new; not one that is a base and no more."""
+        """Whether an object is reached, relied on or new, and not only a base."""
         at = self._objects.places.find(txn, digest)
         if at is None:
             return True  # of an older format, or damaged
@@ -261,6 +268,6 @@ class Collector:
 
 
 def _popped(stack: list[merkle.Ref]) -> Iterator[merkle.Ref]:
-    """What is on top of the stack, until it is empty; it may grow meanwhile."""
+    """Elements popped from the stack until it is empty; it may grow meanwhile."""
     while stack:
         yield stack.pop()

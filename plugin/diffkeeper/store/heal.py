@@ -1,4 +1,4 @@
-"""Reads stored objects again as they are on disk, past every cache, and puts good copies back."""
+"""Reads stored objects again from disk, past every cache, and stores good copies."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Damaged = dict[bytes, str]  # digest to what is wrong with the copy that is foun
 
 
 class Healer:
-    """Any thread may call; a pack that goes meanwhile is left out."""
+    """Any thread may call; a pack that is removed meanwhile is skipped."""
 
     def __init__(self, environment: Environment, objects: Objects, writer: Writer) -> None:
         self._environment = environment
@@ -31,9 +31,9 @@ class Healer:
         self._writer = writer
 
     def check(self, number: int) -> tuple[int, int, Damaged]:
-        """(objects, plain bytes, damaged ones) of those that are found in this pack.
+        """(objects, plain bytes, damaged ones) of the objects that are found in this pack.
 
-        CorruptionError when what the pack holds cannot be read at all.
+        CorruptionError when the pack's directory cannot be read.
         """
         raw = self._raw(number)
         if raw is None:
@@ -52,7 +52,7 @@ class Healer:
             except (CorruptionError, NotFoundError) as error:
                 damaged[directory.digest(slot)] = str(error)
         if damaged:
-            # What was moved meanwhile is found elsewhere.
+            # An object that was moved meanwhile is found elsewhere.
             with self._environment.read() as txn:
                 still = {directory.digest(s) for s in self._here(txn, number, directory)}
             damaged = {digest: text for digest, text in damaged.items() if digest in still}
@@ -83,7 +83,7 @@ class Healer:
         return piece
 
     def singles(self) -> Iterator[tuple[int, int, Damaged]]:
-        """The same of objects that an older format kept one by one, some at a time."""
+        """As `check`, for objects that an older format stored one by one, some at a time."""
         for kind, table in tables.SINGLES.items():
             at = b""
             while True:
@@ -102,10 +102,10 @@ class Healer:
                 at = page[-1][0] + b"\0"
 
     def absent(self, digests: Iterable[bytes], unreadable: set[int]) -> set[bytes]:
-        """Those that are not found, or only in a pack of the `unreadable` ones."""
+        """Digests that are not found, or only in a pack of the `unreadable` ones."""
         gone = self._absent(digests, unreadable)
         if gone:
-            with self._objects.lock:  # it may have moved while the first look was under way
+            with self._objects.lock:  # it may have moved during the first look-up
                 gone = self._absent(gone, unreadable)
         return gone
 
@@ -121,9 +121,10 @@ class Healer:
         return gone
 
     def copies(self, wanted: set[bytes], number: int) -> Iterator[tuple[ObjectId, bytes]]:
-        """Good copies of objects in one pack, whether they are found there or not, plain.
+        """Good copies of objects in one pack, found there or not, as plain content.
 
-        A missing base of a delta that would be one is added to `wanted`, for another look.
+        If a delta would be one but for its missing base, the base is added to `wanted`, for another
+        pass.
         """
         raw = self._raw(number)
         try:
@@ -142,7 +143,7 @@ class Healer:
                     wanted.add(base)
 
     def single_copies(self, wanted: set[bytes]) -> Iterator[tuple[ObjectId, bytes]]:
-        """The same of what an older format kept one by one."""
+        """As `copies`, for objects that an older format stored one by one."""
         for kind, table in tables.SINGLES.items():
             for each in (ObjectId(kind, digest) for digest in wanted):
                 with self._environment.read() as txn:
@@ -159,7 +160,7 @@ class Healer:
             return None
 
     def heal(self, found: Mapping[ObjectId, bytes]) -> None:
-        """Store good copies, each equal to its digest; they are the ones that are found then."""
+        """Store good copies, each equal to its digest; they are found from now on."""
         builder = pack.Builder(UPKEEP_LEVEL)
         for each, plain in found.items():
             builder.add(each, plain)
@@ -181,7 +182,7 @@ class Healer:
 
 
 def _plain(wanted: ObjectId, stored: bytes) -> bytes | None:
-    """The content of an object, or None when what is stored is not that."""
+    """The content of an object, or None if what is stored is something else."""
     try:
         plain = chunk.decode(stored, PLAIN_BYTES_MAX[wanted.kind])
     except CorruptionError:

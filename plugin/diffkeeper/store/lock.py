@@ -1,4 +1,4 @@
-"""The lock file: one process at a time, and a mark that tells a lost store from a new one."""
+"""The lock file: one process at a time, and a mark that tells a lost data file from a new store."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _MARKER = b"diffkeeper store\n"
 
 
 def take(path: str) -> int:
-    """Descriptor of the held lock file; StoreLockedError when another process holds it."""
+    """Descriptor of the locked file; StoreLockedError when another process has the lock."""
     lock_path = os.path.join(path, "lock")
     try:
         fd = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -26,7 +26,7 @@ def take(path: str) -> int:
 
 
 def refuse_lost_data(path: str, lock_fd: int) -> None:
-    """A data file that vanished must not turn into a new and empty store."""
+    """CorruptionError for a data file that vanished: it must not become a new and empty store."""
     data_path = os.path.join(path, "data.mdb")
     present = os.path.exists(data_path) and os.stat(data_path).st_size > 0
     if not present and os.pread(lock_fd, len(_MARKER), 0) == _MARKER:
@@ -34,7 +34,7 @@ def refuse_lost_data(path: str, lock_fd: int) -> None:
 
 
 def mark(path: str, lock_fd: int) -> None:
-    """Note that a store is here; NoSpaceError when not even that fits."""
+    """Mark that there is a store; NoSpaceError when there is no space even for that."""
     if os.pread(lock_fd, len(_MARKER), 0) == _MARKER:
         return
     try:

@@ -1,4 +1,4 @@
-"""Values in memory, least recently used first to go."""
+"""A least-recently-used cache."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ V = TypeVar("V")
 
 
 class Lru(Generic[K, V]):
-    """At most `entries_max` values, of which each has a weight, together at most `weight_max`.
+    """At most `entries_max` values, each with a weight, together at most `weight_max`.
 
-    Any thread may call. A value never changes: what is there already is not put again.
+    Any thread may call. Values never change: a key that exists is not replaced.
     """
 
     def __init__(self, entries_max: int = sys.maxsize, weight_max: int = sys.maxsize) -> None:
@@ -24,7 +24,7 @@ class Lru(Generic[K, V]):
         self._lock = threading.Lock()
 
     def get(self, key: K) -> V | None:
-        """The value, or None when it is not here."""
+        """The value, or None if it is not cached."""
         with self._lock:
             found = self._values.get(key)
             if found is None:
@@ -33,7 +33,7 @@ class Lru(Generic[K, V]):
             return found[0]
 
     def put(self, key: K, value: V, weight: int = 1) -> None:
-        """Keep a value; others go until all fit."""
+        """Add a value; others are dropped until all fit."""
         with self._lock:
             if key in self._values:
                 return

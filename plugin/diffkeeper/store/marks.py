@@ -1,4 +1,4 @@
-"""A few bits for each object of a store, as a collection needs them; some 30 bytes for a pack."""
+"""Some bits for each object of a store, for a collection; about 30 bytes for a pack."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ if TYPE_CHECKING:
 
 
 class Mark(IntEnum):
-    """What is told of an object."""
+    """Marks of an object."""
 
     LIVE = 0  # it stays
-    REACHED = 1  # of these, what is more than a base
-    ENTERED = 2  # a node whose references are marked, or wait to be
+    REACHED = 1  # it is more than a base
+    ENTERED = 2  # a node whose references are marked, or queued to be
 
 
 class ObjectMarks:
-    """Not thread safe. `objects` tells how many objects a pack has; it is asked once for each pack
-    that has a mark.
+    """Marks of all objects. Not thread safe. `objects` returns the number of objects in a pack; it
+    is called once for each pack that has a mark.
     """
 
     def __init__(self) -> None:
         self._numbers = array("Q")
-        self._starts = array("q")  # of the pack of the same place: its first bit; -1: none is set
-        self._others: dict[int, int] = {}  # the same of packs that came later
+        self._starts = array("q")  # first bit of the pack at this position; -1: none is set
+        self._others: dict[int, int] = {}  # likewise, of packs that came later
         self._bits = tuple(bytearray() for _ in Mark)
 
     def add_packs(self, numbers: list[int]) -> None:
-        """Packs in rising order. Others can be marked, too, and take more memory."""
+        """Add packs in ascending order. Others can be marked, too, and take more memory."""
         self._starts.extend([-1] * len(numbers))
         self._numbers.extend(numbers)
 
     def put(self, mark: Mark, number: int, slot: int, objects: Callable[[], int]) -> bool:
-        """Set a bit; false when it was set."""
+        """Set a bit; false when it was set before."""
         start = self._start(number)
         if start < 0:
             start = self._reserve(number, objects())

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 class Meta:
-    """Any thread may call. Values are from 0 up to 2**64 - 1."""
+    """Any thread may call. Values are in the range 0 to 2**64 - 1."""
 
     def __init__(self, environment: Environment, writer: Writer) -> None:
         self._environment = environment
         self._writer = writer
 
     def get(self, name: bytes) -> int | None:
-        """The number of this name, None where there is none; CorruptionError."""
+        """The number of this name, None if there is none; CorruptionError."""
         with self._environment.read() as txn:
             return txn.number(tables.META, name)
 

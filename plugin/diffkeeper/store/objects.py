@@ -1,9 +1,9 @@
-"""Chunks and nodes at rest: found, unpacked, checked, and put into packs.
+"""Stored chunks and nodes: look-up, decoding, check against the digest, and packing.
 
-Reads take no lock. A move (an object is packed anew, or its old pack goes) holds `lock` from before
-its commit until the places in memory are the new ones; who finds nothing while something moved
-looks again under the lock. While garbage is collected, `relied` is told of every object that
-somebody was told to be there, under the same lock: what is relied on is never swept.
+Reads take no lock. A move (an object is packed again, or its old pack removed) holds `lock` from
+before its commit until the places in memory are updated; a reader that finds nothing while
+something moves looks again under the lock. During a garbage collection, `relied` is called under
+the same lock for every object that a caller is told exists: what is relied on is never swept.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 NODE_CACHE_BYTES_MAX = 32 * MIB
 FRAME_CACHE_BYTES_MAX = 24 * MIB
 DIRECTORY_CACHE_OBJECTS_MAX = 131_072
-BASES_MAX = 65_536  # from a delta to a whole object
+BASES_MAX = 65_536  # from a delta to a whole object, at most
 
 _ATTEMPTS_MAX = 8
 
@@ -46,15 +46,15 @@ class Packed:
 
 
 class _Moved(Exception):
-    """A pack is not in this transaction: its objects are elsewhere by now, or absent."""
+    """A pack is not in this transaction: its objects were moved, or are absent."""
 
 
 class _BaseMoved(_Moved):
-    """The same of the base of a delta; where nothing moves, the base is absent."""
+    """The base of a delta is not in this transaction: it was moved, or is absent."""
 
 
 class Objects:
-    """All objects of a store. `load` first; any thread may read, writers take turns."""
+    """All objects of a store. Call `load` first; any thread may read, writers take turns."""
 
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
@@ -66,12 +66,12 @@ class Objects:
         self.places = PackIndex(self.directory)
         self.lock = threading.Lock()
         self._moves = 0  # odd while something moves
-        # Those tables of older formats, of single objects, that had any: nothing is added to them.
+        # Tables of single objects of older formats that have any; nothing is added to them.
         self._singles: list[tables.Table] = []
         self.relied: Callable[[Transaction, int], None] | None = None
 
     def load(self) -> None:
-        """Learn the places that are not in the table; a damaged pack has none."""
+        """Read the places that are not in the table; a damaged pack has none."""
         with self._environment.read() as txn:
             raw = txn.get(tables.META, tables.META_PLACES_UPTO)
             at = int.from_bytes(raw, "little") + 1 if raw is not None else 1
@@ -84,7 +84,7 @@ class Objects:
                     return
                 at = int.from_bytes(found[0], "big")
                 self.places.next_pack = at + 1
-                # The objects of a damaged one are absent, and a scrub names what needs them.
+                # The objects of a damaged pack are absent; a scrub names what needs them.
                 with suppress(CorruptionError):
                     self.places.add(at, pack.PackDirectory(found[1]).digests())
             at += 1
@@ -147,7 +147,7 @@ class Objects:
             raise CorruptionError(f"{wanted}: {error}") from None
 
     def _resolved(self, txn: Transaction, at: int) -> bytes:
-        """The object at a place: its piece, and those of its bases down to a whole one."""
+        """The object at a place, decoded with its bases down to a whole one."""
         mixed = self._piece(txn, at)
         length = limit = len(mixed)
         for _ in range(BASES_MAX):
@@ -186,7 +186,7 @@ class Objects:
         return directory.piece(slot, content)
 
     def directory(self, txn: Transaction, number: int) -> pack.PackDirectory | None:
-        """The directory of a pack; None when there is none, or none that can be read."""
+        """The directory of a pack; None when the pack is gone, or cannot be read."""
         found = self._directories.get(number)
         if found is None:
             raw = txn.get(tables.PACKS, tables.id_key(number))
@@ -225,7 +225,7 @@ class Objects:
             raise CorruptionError(f"{digest.hex()} is a delta whose base {base.hex()} is damaged")
 
     def bases(self, txn: Transaction, digest: bytes) -> Iterator[bytes]:
-        """The objects that a delta stands on, down to a whole one; CorruptionError."""
+        """The bases of a delta, down to a whole object; CorruptionError."""
         at = self.places.find(txn, digest)
         for _ in range(BASES_MAX):
             base = None
@@ -237,7 +237,7 @@ class Objects:
             at = self.places.find(txn, base)
 
     def identify(self, digest: bytes) -> ObjectId:
-        """The object that has a digest, of whatever kind; NotFoundError."""
+        """Id of the object with this digest, of either kind; NotFoundError."""
         with self.lock, self._environment.read() as txn:
             at = self.places.find(txn, digest)
             if at is not None:
@@ -248,7 +248,7 @@ class Objects:
         raise NotFoundError(f"object {digest.hex()} is not in the store")
 
     def home(self, digest: bytes) -> int | None:
-        """The pack that holds an object whole; None when it is a delta, or in no pack."""
+        """The pack that contains an object whole; None when it is a delta, or in no pack."""
         with self.lock, self._environment.read() as txn:
             at = self.places.find(txn, digest)
             if at is None or self._require(txn, pack_of(at)).base(slot_of(at)) is not None:
@@ -260,7 +260,7 @@ class Objects:
         return chunk.encode(self.plain(wanted), 1)
 
     def stored_bytes(self, digest: bytes) -> int:
-        """Bytes that an object takes at rest: its share of its frame, and what names it."""
+        """Bytes that an object takes in the store: its share of its frame, and its digest."""
         for attempt in range(_ATTEMPTS_MAX):
             with self._settled(attempt > 0), self._environment.read() as txn:
                 at = self.places.find(txn, digest)
@@ -275,7 +275,7 @@ class Objects:
         raise NotFoundError(f"object {digest.hex()} is not in the store")
 
     def absent(self, digests: Iterable[bytes]) -> set[bytes]:
-        """Those that no object has; what is there is relied on from now on."""
+        """Digests that no object has; those that exist are relied on from now on."""
         wanted = set(digests)
         if self.relied is not None:
             with self.lock:
@@ -292,10 +292,10 @@ class Objects:
             return {digest for digest in digests if not self.is_there(txn, digest)}
 
     def is_there(self, txn: Transaction, digest: bytes) -> bool:
-        """Whether an object has this digest; while garbage is collected, it is relied on then.
+        """Whether an object has this digest; during a collection it is relied on then.
 
-        A delta that nothing needed may be left in its pack while its base is collected: it is not
-        there any more than that is.
+        A delta that nothing needed may be left in its pack while its base is collected: it does not
+        exist any more either.
         """
         at = self.places.find(txn, digest)
         if at is None or not self._stands(txn, at):
@@ -305,7 +305,7 @@ class Objects:
         return True
 
     def _stands(self, txn: Transaction, at: int) -> bool:
-        """Whether the object at a place is whole, or stands on bases that are there."""
+        """Whether the object at a place is whole, or its bases exist."""
         below: int | None = at
         for _ in range(BASES_MAX + 1):
             directory = self.directory(txn, pack_of(below)) if below is not None else None
@@ -323,7 +323,7 @@ class Objects:
     # Writing
 
     def put(self, txn: Transaction, packs: Sequence[Packed]) -> list[tuple[int, list[bytes]]]:
-        """Store packs; (number, digests) of each, for `mark_durable` once it is durable."""
+        """Store packs; (number, digests) of each, for `mark_durable` after the commit."""
         made: list[tuple[int, list[bytes]]] = []
         for number, each in enumerate(packs, self.next_pack):
             if not txn.add(tables.PACKS, tables.id_key(number), each.raw):
@@ -345,11 +345,11 @@ class Objects:
             self.places.add(number, digests)
 
     def remove(self, txn: Transaction, number: int, directory: pack.PackDirectory) -> None:
-        """Remove a pack; whoever looks for one of its objects finds another copy, or none."""
+        """Remove a pack; readers of its objects find another copy, or none."""
         self.drop(txn, number, directory.counts())
 
     def drop(self, txn: Transaction, number: int, counts: tuple[int, int, int] = (0, 0, 0)) -> None:
-        """The same with what it adds to the totals, as far as that is known; CorruptionError."""
+        """As `remove`, with what the pack adds to the totals, as far as known; CorruptionError."""
         key = tables.id_key(number)
         raw = txn.get(tables.PACKS, key)
         if raw is None:
@@ -367,7 +367,7 @@ class Objects:
 
     @contextmanager
     def moving(self) -> Iterator[None]:
-        """Commit a move, and settle it, inside the block."""
+        """Commit a move, and update the places, inside the block."""
         with self.lock:
             self._moves += 1
             try:
@@ -377,7 +377,7 @@ class Objects:
 
 
 def packed(frames: Sequence[pack.Frame]) -> list[Packed]:
-    """Frames as packs that are ready to be stored; takes its time, so not in a transaction."""
+    """Frames as packs that are ready to be stored; slow, so not inside a transaction."""
     return [_packed(each) for each in pack.packs_of(frames, PACK_BYTES)]
 
 
@@ -391,7 +391,7 @@ def _packed(frames: list[pack.Frame]) -> Packed:
 
 
 def check_key(digest: bytes) -> None:
-    """InvalidInputError for what is no digest of an object."""
+    """InvalidInputError for bytes that cannot be a digest."""
     if len(digest) != DIGEST_BYTES or digest == chunk.HOLE:
         raise InvalidInputError(f"{digest.hex()!r} is not the digest of an object")
 

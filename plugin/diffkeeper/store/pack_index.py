@@ -1,12 +1,12 @@
-"""Where each object is: digest to pack and slot.
+"""The pack index: digest to pack and slot.
 
-The objects of recent packs are known in memory alone, from the directories of these packs, so that
-a commit writes no index at all; the table `places` takes them over many at a time, sorted, when
-there is time. What is in memory goes before what the table says: an object that was packed anew is
-found in its newest pack. A place whose pack is gone is none.
+The places of objects in recent packs are only in memory, from the directories of these packs, so
+that a commit writes no index at all; they are written to the table `places` later, many at a time,
+sorted. Memory takes precedence over the table: an object that was packed again is found in its
+newest pack. A place whose pack is gone is invalid.
 
-A key of the table is the first bytes of a digest, which is checked in the pack; two digests that
-share them are told apart by a whole digest as the key of the later one.
+A key of the table is the first bytes of a digest, which is checked in the pack; of two digests with
+the same first bytes the later one has its whole digest as key.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def slot_of(at: int) -> int:
 
 
 class PackIndex:
-    """The places of all objects; `directory` gives that of a pack, or None when it is gone."""
+    """The places of all objects; `directory` returns that of a pack, or None when it is gone."""
 
     def __init__(self, directory: Callable[[Transaction, int], PackDirectory | None]) -> None:
         self._directory = directory
@@ -51,11 +51,11 @@ class PackIndex:
         self.next_pack = 1
 
     def __len__(self) -> int:
-        """Objects that the table does not have yet."""
+        """Number of objects that are not in the table yet."""
         return len(self._recent)
 
     def add(self, pack: int, digests: Iterable[bytes]) -> None:
-        """A pack was stored with these objects in this order."""
+        """Add the objects of a stored pack, in its order."""
         first = pack << SLOT_BITS
         self._recent.update((digest, first + slot) for slot, digest in enumerate(digests))
         self.next_pack = max(self.next_pack, pack + 1)
@@ -63,12 +63,12 @@ class PackIndex:
     def find(self, txn: Transaction, digest: bytes) -> int | None:
         """The place of an object, or None when it is in no pack."""
         at = self._recent.get(digest)
-        # A pack may be gone since, and its directory still be remembered.
+        # A pack may be gone while its directory is still cached.
         if at is not None and _has_pack(txn, at):
             return at
         for key in (digest[: tables.PLACE_KEY_BYTES], digest):
             raw = txn.get(tables.PLACES, key)
-            # The table may not have been looked at yet: a damaged value has any length.
+            # The table may not be checked yet: a damaged value has any length.
             at = int.from_bytes(raw, "little") if raw is not None and len(raw) == 8 else None
             if at is not None and self._is_at(txn, at, digest):
                 return at
@@ -80,16 +80,16 @@ class PackIndex:
         return found is not None and slot < found.objects and found.digest(slot) == digest
 
     def merge(self, txn: Transaction, count: int) -> bool:
-        """Take at most `count` objects over into the table; true when all recent ones are.
+        """Write at most `count` objects to the table; true when all recent ones are written.
 
-        Call `merged` once the transaction is durable, in the same turn of writing: in between, the
-        next call would write the same objects, and both would be taken off the list.
+        Call `merged` once the transaction is durable, before another one can write: otherwise the
+        next call would write the same objects, and both would be removed from the list.
         """
         if not self._merging:
             self._merging = sorted(self._recent.items(), reverse=True)
             self._merging_upto = self.next_pack - 1
         for digest, at in reversed(self._merging[-count:]):
-            # Where that pack is gone the object is found in an older one, and may be relied on.
+            # If that pack is gone, the object is found in an older one, and may be relied on.
             if _has_pack(txn, at):
                 self.write(txn, digest, at)
         if len(self._merging) > count:
@@ -98,18 +98,19 @@ class PackIndex:
         return True
 
     def merged(self, count: int) -> None:
-        """What the last call of `merge` wrote is durable."""
+        """Remove from memory what the last call of `merge` wrote, which is durable."""
         del self._merging[-count:]
         if not self._merging:
             upto = self._merging_upto
             self._recent = {d: at for d, at in self._recent.items() if pack_of(at) > upto}
 
     def write(self, txn: Transaction, digest: bytes, at: int) -> None:
-        """Put one object into the table, in the place of an older copy of it."""
+        """Write one object to the table, replacing an older place of it."""
         key, value = digest[: tables.PLACE_KEY_BYTES], tables.pack_u64(at)
         if txn.add(tables.PLACES, key, value):
             return
-        # Of one object, of one that is gone, or of another one that begins with the same bytes.
+        # An older place of this object, of one that is gone, or of another one with the same first
+        # bytes.
         raw = txn.get(tables.PLACES, key)
         old = int.from_bytes(raw, "little") if raw is not None else 0
         found = self._directory(txn, pack_of(old)) if _has_pack(txn, old) else None

@@ -1,12 +1,12 @@
 """Checks the pages of an LMDB file before LMDB follows them.
 
-LMDB trusts its pages: a damaged one would end the process by a signal, or have it write into pages
+LMDB trusts its pages: a damaged one could end the process by a signal, or make it write into pages
 that are in use. So the B-trees are walked here first, with plain reads: every page number, length,
-count and the order of keys. What values hold is checked by whoever reads them, against digests.
+count and the order of keys. Values are checked by their readers, against digests.
 
-A long value begins with a header that LMDB follows when it removes or copies the value, and not to
-read it. In a table of long values these are most of a store, and far apart: they are looked at
-then.
+A long value begins with a page header that LMDB follows when it removes or copies the value, but
+not to read it. In a table of long values these are most of a store, and far apart: they are checked
+before a removal or copy.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _DEPTH_MAX = 32
 
 
 class _Damage(Exception):
-    """What is wrong; never leaves this module."""
+    """Describes the damage; never leaves this module."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class _Tree:
 
 @dataclass(frozen=True, slots=True)
 class _Visit:
-    """A page to look at, and the keys that may be on it: low <= key < high."""
+    """A page to check, and the keys that may be on it: low <= key < high."""
 
     number: int
     depth: int
@@ -68,12 +68,11 @@ class _Visit:
 
 
 def check(path: str, *, but_values_of: str = "", but_leaves_of: str = "") -> int:
-    """Walk all trees of the LMDB file `path`; how many pages are in use.
+    """Walk all trees of the LMDB file `path`; returns the number of pages in use.
 
-    `but_values_of`: a table of which no long value may be removed or copied before
-    `check_value`, or this function without it. `but_leaves_of`: a table that nobody may write to
-    before `check_leaves`. CorruptionError, naming the page, for what LMDB could not be trusted
-    with.
+    `but_values_of`: a table of which no long value may be removed or copied before `check_value`,
+    or this function without it. `but_leaves_of`: a table that nobody may write to before
+    `check_leaves`. CorruptionError, naming the page, for anything that LMDB must not follow.
     """
     with _checker(path, but_values_of, but_leaves_of) as checker:
         return checker.run()
@@ -86,19 +85,19 @@ def transaction(path: str) -> int:
 
 
 def check_leaves(path: str, table: str, low: bytes | None, leaves_max: int) -> bytes | None:
-    """Look at the leaves of a table that may have keys from `low` on, at most so many.
+    """Check at most so many leaves of a table that may have keys from `low` on.
 
-    What the first key past them is at least; None at the end. The newest transaction's pages must
-    stay meanwhile: the caller has a transaction open. CorruptionError.
+    Returns a lower bound of the next key; None at the end. The newest transaction's pages must stay
+    meanwhile: the caller has a transaction open. CorruptionError.
     """
     with _checker(path) as checker:
         return checker.check_leaves(table, low, leaves_max)
 
 
 def check_value(path: str, table: str, key: bytes) -> None:
-    """CorruptionError where LMDB cannot be trusted with removing the long value of a key.
+    """CorruptionError where LMDB must not remove the long value of a key.
 
-    As the newest transaction has it; nobody may commit meanwhile.
+    As of the newest transaction; nobody may commit meanwhile.
     """
     with _checker(path) as checker:
         checker.check_value(table, key)
@@ -107,8 +106,8 @@ def check_value(path: str, table: str, key: bytes) -> None:
 def free_runs(path: str, pages_min: int) -> tuple[int, list[tuple[int, int]]]:
     """(bytes of a page, runs of at least `pages_min` free pages as (first page, count)).
 
-    Only pages that no transaction from the newest but one on can see: those that LMDB would write
-    to next. Nobody may write meanwhile, or have an older transaction open. CorruptionError.
+    Only pages that no transaction from the newest but one on can see: those that LMDB would reuse
+    next. Nobody may write meanwhile, or have an older transaction open. CorruptionError.
     """
     with _checker(path) as checker:
         return checker.free_runs(pages_min)
@@ -131,10 +130,10 @@ class _Checker:
         self._but_values_of = but_values_of
         self._but_leaves_of = but_leaves_of
         self._page_bytes = STORE_PAGE_BYTES_MIN
-        self._claiming = True  # each page is to be used once
+        self._claiming = True  # each page may be used once
         self._used = bytearray()  # a byte for each page
         self._last = 1
-        self._absent_free = 0  # free pages past the end of the file, which need not be there
+        self._absent_free = 0  # free pages past the end of the file, which need not exist
 
     def run(self) -> int:
         free, main, txn = self._begin()
@@ -181,7 +180,7 @@ class _Checker:
         return None
 
     def _table(self, table: str) -> _Tree:
-        """The newest description of a table, whose pages are used already."""
+        """The newest description of a table, whose pages are counted already."""
         self._claiming = False
         _, main, _ = self._meta()
         found = next((v for k, v in self._items(main) if k == table.encode()), None)
@@ -208,7 +207,7 @@ class _Checker:
         return self._page_bytes, runs
 
     def _begin(self) -> tuple[_Tree, _Tree, int]:
-        """As `_meta`, with the two meta pages taken."""
+        """As `_meta`, and count the two meta pages as used."""
         found = self._meta()
         held = -(-os.fstat(self._fd).st_size // self._page_bytes)
         self._used = bytearray(min(self._last + 1, held))
@@ -224,7 +223,7 @@ class _Checker:
         return raw
 
     def _take(self, number: int, count: int, what: str) -> None:
-        """Count pages as used; nothing else may use them."""
+        """Count pages as used; CorruptionError if something else uses them."""
         end = number + count
         if count < 1 or end > self._last + 1:
             raise _Damage(f"{what} lies outside of the file, in page {number}")
@@ -245,7 +244,7 @@ class _Checker:
         size = self._page_bytes
         if not STORE_PAGE_BYTES_MIN <= size <= STORE_PAGE_BYTES_MAX or size & (size - 1):
             raise _Damage("its first page is no meta page of LMDB")
-        # At once: others may commit meanwhile, and each commit writes one of them.
+        # In one read: others may commit meanwhile, and each commit writes one of them.
         raw = self._read(0, 2)
         metas = [self._one_meta(number, raw[number * size :]) for number in (0, 1)]
         transactions = [meta[3] for meta in metas]
@@ -277,7 +276,9 @@ class _Checker:
     # Trees
 
     def _items(self, tree: _Tree) -> Iterator[tuple[bytes, bytes]]:
-        """Keys in order; values of the trees of free pages and of tables, else empty ones."""
+        """Keys in order; with values for the trees of free pages and of tables, otherwise empty
+        ones.
+        """
         counts = [0, 0, 0, 0]
         # A long value's pages would have to be counted.
         spared = tree.name == self._but_leaves_of and not tree.counts[2]
@@ -342,7 +343,7 @@ class _Checker:
     def _leaf(
         self, tree: _Tree, visit: _Visit, raw: bytes, only: bytes | None = None
     ) -> Iterator[tuple[bytes, bytes, int]]:
-        """(key, value, overflow pages) of each entry, or of one alone."""
+        """(key, value, overflow pages) of each entry, or only of the key `only`."""
         nodes = self._nodes(visit, raw, _LEAF)
         keys = [self._key(tree, raw, node) for node in nodes]
         self._in_order(tree, visit, keys)
@@ -364,7 +365,7 @@ class _Checker:
                 yield key, raw[start : start + length] if tree.flags or wanted else b"", 0
 
     def _overflow(self, number: int, length: int, look: bool) -> int:
-        """Pages of a long value; `look` at what it begins with."""
+        """Number of pages of a long value; `look`: also check its page header."""
         count = (_HEADER.size - 1 + length) // self._page_bytes + 1
         self._take(number, count, "a value")
         if not look:
@@ -398,7 +399,7 @@ class _Checker:
             raise _Damage(f"the keys on page {visit.number}, {tree.name}, are out of order")
 
     def _freed(self, key: bytes, value: bytes, txn: int) -> int:
-        """Pages that one transaction freed: how many; nothing else may use them."""
+        """Number of pages that one transaction freed; nothing else may use them."""
         if len(value) < _PLACE.size or len(value) % _PLACE.size:
             raise _Damage("a list of free pages is cut")
         count, *pages = struct.unpack(f"<{len(value) // _PLACE.size}Q", value)

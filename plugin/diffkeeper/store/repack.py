@@ -1,7 +1,7 @@
-"""What keeps a store small, in steps of a short transaction; `space.maintenance` calls them.
+"""Steps that keep a store small, each a short transaction; `space.maintenance` calls them.
 
-Nothing here decides what is garbage but that one: a copy of an object that is not the one that is
-found. Every step leaves a valid store, and doing one twice is no harm.
+The only garbage that is decided on here are copies of an object other than the one that is found.
+Every step leaves a valid store, and may be repeated.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ if TYPE_CHECKING:
 
 CARRY_OBJECTS = 64  # in one transaction
 
-_PLACE_BYTES = 64  # that a place may add to the table
+_PLACE_BYTES = 64  # that a place may add to the table, at most
 
 
 class Repack:
     """The steps. Maintenance calls them, one thread at a time, beside readers and commits; `merge`
-    is called by whoever commits, too.
+    is also called by commits.
     """
 
     def __init__(self, environment: Environment, objects: Objects, writer: Writer) -> None:
         self._environment = environment
         self._objects = objects
         self._writer = writer
-        # Something may be unreachable: what was left at the last end is not known.
+        # Something may be unreachable: unknown after a start.
         self.garbage = True
-        self.urgent = False  # what is garbage is to be collected at once: room is short
+        self.urgent = False  # collect garbage at once: space is short
         self.suspected = False  # a capture or a collection met damage: a scrub is due
         self.unremovable = ""  # why a pack stays that is not needed any more
         self.relocated_bytes = 0
@@ -58,15 +58,15 @@ class Repack:
     # Places
 
     def check_places(self) -> Iterator[None]:
-        """See to it that the table is whole before anything is written there, step by step.
+        """In steps, check that the table of places is whole before anything is written to it.
 
-        CorruptionError where it is not.
+        CorruptionError if it is damaged.
         """
         while not self._environment.check_places():
             yield
 
     def merge(self) -> bool:
-        """Take some recent places over into the table; true when none is left to do."""
+        """Write some recent places to the table; true when none is left."""
         if not len(self._objects.places):
             return True
         for _ in self.check_places():
@@ -85,7 +85,7 @@ class Repack:
         return done
 
     def drop_places(self) -> Iterator[int]:
-        """Remove the places whose packs are gone, step by step; yields how many went."""
+        """Remove the places of packs that are gone, step by step; yields how many were removed."""
         for _ in self.check_places():
             yield 0
         at = b""
@@ -108,16 +108,16 @@ class Repack:
         return known[number]
 
     def restore_places(self) -> Iterator[None]:
-        """Give the objects that are found nowhere the place where a pack has them, step by step.
+        """Give objects that are found nowhere a place in a pack that contains them, step by step.
 
-        Releases before the mark `places_checked` could lose places. Once, for each store.
+        Releases before the mark `places_checked` could lose places. Once for each store.
         """
         with self._environment.read() as txn:
             if txn.number(tables.META, tables.META_PLACES_CHECKED):
                 return
         yield from self.check_places()
         high = self._objects.next_pack
-        while high > 0:  # the newest copy is the one to be found
+        while high > 0:  # the newest copy is the one that has to be found
             low = max(0, high - STORE_PAGE_RECORDS_MAX)
             for number in reversed([each for each in self.packs(low) if each < high]):
                 self._restore_places(number)
@@ -147,7 +147,7 @@ class Repack:
     # Objects of older formats
 
     def carry(self) -> Iterator[None]:
-        """Pack what an older format kept one by one, step by step."""
+        """Pack objects that an older format stored one by one, step by step."""
         for kind, table in tables.SINGLES.items():
             at = b""
             while True:
@@ -168,7 +168,7 @@ class Repack:
                 each = ObjectId(kind, digest)
                 builder.add(each, self._objects.plain(each))
             except CorruptionError:
-                continue  # what is damaged stays where it is, for scrubbing to see
+                continue  # a damaged object stays where it is, for the scrub to report
             taken.append(digest)
             size += len(stored)
         packs = packed(builder.finish())
@@ -192,7 +192,7 @@ class Repack:
     # Signatures
 
     def forget_signatures(self, stale: list[tuple[bytes, bytes]]) -> None:
-        """Remove rows of the table `index`, key and value, unless they changed."""
+        """Remove rows of the table `index`, key and value, unless they changed meanwhile."""
 
         def act(txn: Transaction) -> Made:
             for key, raw in stale:
@@ -205,9 +205,9 @@ class Repack:
     # Packs
 
     def replace(self, frames: Sequence[pack.Frame], record: tuple[bytes, bytes] | None) -> None:
-        """Store objects anew in other packs; they are found there from now on.
+        """Store objects again in other packs; they are found there from now on.
 
-        `record`: a row of the table `progress` to go with it.
+        `record`: a row of the table `progress` for the same transaction.
         """
         packs = packed(frames)
 
@@ -219,22 +219,22 @@ class Repack:
         self._writer.commit(act, sum(frame.stored_bytes for frame in frames), "replace")
 
     def progress(self, volume_id: int) -> tuple[int, int]:
-        """(seq, round) as the last `replace` for the volume recorded them; zeros at first."""
+        """(seq, round) that the last `replace` for the volume recorded; zeros at first."""
         with self._environment.read() as txn:
             raw = txn.get(tables.PROGRESS, tables.id_key(volume_id))
             value = bytes(raw) if raw is not None else b""
         return int.from_bytes(value[:8], "little"), int.from_bytes(value[8:16], "little")
 
     def packs(self, start: int = 0) -> list[int]:
-        """Numbers of some packs from `start` on, in order; none at the end."""
+        """Numbers of some packs from `start` on, in order; empty at the end."""
         with self._environment.read() as txn:
             keys = txn.keys(tables.PACKS, tables.id_key(start), STORE_PAGE_RECORDS_MAX)
         return [int.from_bytes(key, "big") for key in keys]
 
     def found_here(self, txn: Transaction, number: int, directory: pack.PackDirectory) -> list[int]:
-        """Slots of the objects of a pack that are not found in a newer copy.
+        """Slots of the objects of a pack that have no newer copy.
 
-        One that is found nowhere has lost its place: this copy may be the only one.
+        An object that is found nowhere has lost its place: this copy may be the only one.
         """
         find = self._objects.places.find
         return [
@@ -244,17 +244,17 @@ class Repack:
         ]
 
     def sweep(self, number: int, lives: Lives, *, stays: Stays | None = None) -> bool:
-        """Remove a pack without live objects, or move what lives away where much does not.
+        """Remove a pack without live objects, or move the live ones away if there are few.
 
-        `lives` gives the slots of the live ones, and is asked again in the transaction, in which
-        nothing moves: places may be merged meanwhile. `stays`: whether an object is there for its
-        own sake, and not only as a base; deltas are put on such bases, so that what is a base and
-        nothing else is garbage the next time. False when the pack stays.
+        `lives` returns the slots of the live ones, and is called again in the transaction, in which
+        nothing moves: places may be merged meanwhile. `stays`: whether an object is needed for its
+        own sake, and not only as a base; deltas are rebased on such objects, so that an object that
+        is only a base is garbage the next time. False when the pack stays.
         """
         with self._environment.read() as txn:
             directory = self._objects.directory(txn, number)
             if directory is None:
-                return False  # gone, or damaged: scrubbing has to see it
+                return False  # gone, or damaged: for the scrub to report
             live = lives(txn, number, directory)
             try:
                 bases = self._better_bases(txn, directory, live, stays) if stays else {}
@@ -272,7 +272,7 @@ class Repack:
         def act(txn: Transaction) -> Made:
             nonlocal moved
             if lives(txn, number, directory) != live:
-                return []  # relied on, or moved, meanwhile: the next look counts it in
+                return []  # relied on, or moved, meanwhile: the next collection handles it
             moved = True
             self._objects.remove(txn, number, directory)
             return self._objects.put(txn, packs)
@@ -281,7 +281,7 @@ class Repack:
         try:
             self._writer.commit(act, size, "sweep")
         except CorruptionError as error:
-            # Its pages cannot be given back; all others can.
+            # Its pages cannot be freed; all others can.
             self.unremovable = str(error)
             return False
         if moved:
@@ -300,9 +300,10 @@ class Repack:
     def _better_bases(
         self, txn: Transaction, directory: pack.PackDirectory, live: list[int], stays: Stays
     ) -> dict[int, bytes | None]:
-        """Slots of deltas whose base is nothing but a base: the next one below that stays, if any.
+        """Slots of deltas on an object that is only a base: the next base below it that stays, if
+        any.
 
-        Of what is no more than a base itself, nothing: it goes as soon as nothing stands on it.
+        Nothing for a delta that is only a base itself: it goes once nothing depends on it.
         """
         found: dict[int, bytes | None] = {}
         for slot in live:
@@ -317,9 +318,9 @@ class Repack:
     def _packed_anew(
         self, directory: pack.PackDirectory, live: list[int], bases: dict[int, bytes | None]
     ) -> list[pack.Frame] | None:
-        """Frames of the live objects; None when one of them is damaged, and is to stay where it is.
+        """Frames of the live objects; None when one of them is damaged, and the pack has to stay.
 
-        What is a delta stays one, of the same base or of the one that `bases` gives for its slot.
+        A delta stays a delta, with the same base or the one in `bases` for its slot.
         """
         builder = pack.Builder(UPKEEP_LEVEL)
         try:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Batch", "Store"]
 
-COMPACT_ATTEMPTS_MAX = 8  # copies that are made of a store that is written to meanwhile
+COMPACT_ATTEMPTS_MAX = 8  # of a store that is written to meanwhile
 GIVE_BACK_REST_SECONDS = 0.005  # in which who waits for a turn gets it
 RECENT_OBJECTS_MAX = 65_536
 
@@ -62,8 +62,8 @@ class Store:
         self.upkeep = Repack(environment, self.objects, self.writer)
         self.inspection = Healer(environment, self.objects, self.writer)
         self.numbers = Meta(environment, self.writer)
-        # Snapshots to paths that the last scrub found lost, of snapshots that are stored;
-        # replaced as a whole.
+        # Snapshots to paths that the last scrub found lost, of stored snapshots; replaced as a
+        # whole.
         self.damaged: dict[SnapshotId, tuple[bytes, ...]] = {}
         self._flushed = 0  # batches of objects that nothing refers to yet
         self._holders: set[object] = set()
@@ -81,11 +81,11 @@ class Store:
     ) -> Self:
         """Open the store in the directory `path`, or create it there.
 
-        History takes at most a `share` of its file system. `reserve_bytes` of it stay free for
-        live data and records (default: in proportion to the disk and to live data);
-        `map_bytes` is the first size of LMDB's map (default: that of the file system). `locked` is
-        called when nobody else has the store open, before anything of it is read.
-        StoreLockedError, FormatVersionError, CorruptionError, NoSpaceError.
+        History takes at most a `share` of its file system. `reserve_bytes` of it stay free for live
+        data and records (default: in proportion to the disk and to live data); `map_bytes` is the
+        initial size of LMDB's map (default: that of the file system). `locked` is called once the
+        lock is held, before anything is read. StoreLockedError, FormatVersionError,
+        CorruptionError, NoSpaceError.
         """
         try:
             durable.make_directory(path, 0o700)
@@ -114,7 +114,7 @@ class Store:
         return store
 
     def close(self) -> None:
-        """Wait for running calls, close, and let the lock go; later calls raise BusyError."""
+        """Wait for running calls, close, and release the lock; later calls raise BusyError."""
         with self.writer.turn():
             self._environment.close()
             if self._lock_fd >= 0:
@@ -122,7 +122,7 @@ class Store:
                 self._lock_fd = -1
 
     def _load(self) -> None:
-        """Check the format, or write it into a new store; look for damage in a cut file."""
+        """Check the format, or write it into a new store; check a file that was cut."""
         with self._environment.read() as txn:
             version = txn.number(tables.META, tables.META_FORMAT)
             stored = sum(txn.pages(table) for table in tables.TABLES)
@@ -148,7 +148,7 @@ class Store:
             self._read_everything()
 
     def _read_everything(self) -> None:
-        """Visit every item, so that a missing page is found at once; CorruptionError."""
+        """Read every item, so that a missing page is found at once; CorruptionError."""
         for table in tables.TABLES:
             for key, value in self._items(table, b"", tables.END, count=16):
                 if table is tables.PACKS:
@@ -164,19 +164,19 @@ class Store:
     def chunk(self, digest: bytes) -> bytes:
         """Plain content of a chunk, checked against its digest.
 
-        NotFoundError when it is absent, CorruptionError when its content is not that.
+        NotFoundError when it is absent, CorruptionError when its content has another digest.
         """
         return self.objects.plain(ObjectId.chunk(digest))
 
     def node(self, digest: bytes) -> bytes:
-        """Plain node, checked against its digest, from memory where it was used lately.
+        """Plain node, checked against its digest, from the cache if it was used lately.
 
-        NotFoundError when it is absent, CorruptionError when its content is not that.
+        NotFoundError when it is absent, CorruptionError when its content has another digest.
         """
         return self.objects.plain(ObjectId.node(digest))
 
     def stored(self, digest: bytes) -> tuple[bytes, ObjectId]:
-        """The object of a digest in an encoding of its own (see `format.chunk.encode`), and which.
+        """The object of a digest in an encoding of its own (see `format.chunk.encode`), and its id.
 
         NotFoundError when there is none, CorruptionError when it is damaged.
         """
@@ -184,22 +184,22 @@ class Store:
         return self.objects.stored(found), found
 
     def stored_bytes(self, digest: bytes) -> int:
-        """Bytes that an object takes at rest, its share of a frame; NotFoundError when absent."""
+        """Bytes that an object takes in the store, its share of a frame; NotFoundError."""
         return self.objects.stored_bytes(digest)
 
     def missing(self, digests: Iterable[bytes]) -> set[bytes]:
-        """Those digests of chunks that are not stored; HOLE never is, and never misses."""
+        """Digests of chunks that are not stored; HOLE never is, and never misses."""
         absent = self.objects.absent(digests)
         absent.discard(chunk.HOLE)
         return absent
 
     def unknown(self, digests: Iterable[bytes]) -> set[bytes]:
-        """Those digests that no stored object has, neither a chunk nor a node."""
+        """Digests that no stored object has, neither a chunk nor a node."""
         return self.objects.absent(digests)
 
     @contextmanager
     def holding(self) -> Iterator[None]:
-        """Inside the block, what the store said is there stays, until a commit refers to it.
+        """Inside the block, objects that the store said exist stay, until a commit refers to them.
 
         Without it, an object that no snapshot has may be collected between the two.
         """
@@ -219,22 +219,22 @@ class Store:
                 self._holders_changed.notify_all()
 
     def collector(self) -> Collector:
-        """A collection of garbage to be run; one at a time, and by the thread of the upkeep."""
+        """A garbage collection to be run; one at a time, by the thread of maintenance."""
         return Collector(self._environment, self.objects, self.writer, self.upkeep, self.holders)
 
     def compact(self) -> tuple[int, int]:
         """Give free pages back to the file system; (bytes of the file on the disk before, after).
 
         Captures and maintenance wait meanwhile; records, which the engine waits for, are written
-        all the same, and have the copy begin anew. Long runs of free pages become holes first, for
-        which a full disk has room; what is in use is copied together if there is room for that
-        then. NoSpaceError where there is not, and the holes gave nothing. BusyError where records
-        were written each time.
+        all the same, and make the copy begin again. Long runs of free pages become holes first,
+        which needs no space; what is in use is copied together if there is space for that then.
+        NoSpaceError if there is not, and no holes were made. BusyError if records were written each
+        time.
         """
         with self.writer.copying():
             before = self.file_bytes()
             given = self.give_back()
-            # Besides the tables there are the lists of free pages, which the copy has not.
+            # Besides the tables there are the lists of free pages, which the copy does not have.
             needed, free = self.used_bytes() + MIB, durable.free_bytes(self._environment.path)
             if free >= needed:
                 self._replace_by_copy()
@@ -270,12 +270,12 @@ class Store:
             clock.sleep(GIVE_BACK_REST_SECONDS)
 
     def keep_ballast(self) -> None:
-        """Have what a full disk needs to remove something, see `Environment.keep_ballast`."""
+        """Make sure that a full disk can remove something, see `Environment.keep_ballast`."""
         with self.writer.turn(upkeep=True):
             self._environment.keep_ballast()
 
     def holders(self) -> frozenset[object]:
-        """Whoever is inside `holding` now."""
+        """Callers that are inside `holding` now."""
         with self._holders_changed:
             return frozenset(self._holders)
 
@@ -289,7 +289,7 @@ class Store:
     # Records
 
     def volumes(self) -> list[VolumeRecord]:
-        """Every volume, those in the trash among them, by id."""
+        """Every volume by id, including removed ones."""
         end = tables.id_key(tables.ID_MAX) + b"\0"
         return [VolumeRecord.decode(raw) for _, raw in self._items(tables.VOLUMES, b"\0", end)]
 
@@ -299,7 +299,7 @@ class Store:
             return txn.number(tables.NAMES, name.encode())
 
     def reserve_ids(self, last: int) -> None:
-        """Give out no id up to `last` any more."""
+        """Never return an id up to `last` from `next_volume_id`."""
         with self._id_lock:
             self._next_id = max(self._next_id, last + 1)
 
@@ -370,14 +370,14 @@ class Store:
         return found
 
     def index_numbers(self, volume_id: int, start: int) -> list[int]:
-        """Some inode numbers from `start` on that have a record, in order; none at the end."""
+        """Some inode numbers from `start` on that have a record, in order; empty at the end."""
         with self._environment.read() as txn:
             keys = txn.keys(tables.INDEX, tables.pair_key(volume_id, start), STORE_PAGE_RECORDS_MAX)
         pairs = map(tables.pair_of, keys)
         return [inode for volume, inode in pairs if volume == volume_id]
 
     def forget_signatures(self, volume_id: int, stale: dict[int, IndexRecord]) -> None:
-        """Remove these records by inode number, where they are still the same; durable."""
+        """Remove these records by inode number, if they are unchanged; durable."""
         self.upkeep.forget_signatures(
             [(tables.pair_key(volume_id, ino), record.encode()) for ino, record in stale.items()]
         )
@@ -390,7 +390,7 @@ class Store:
         reverse: bool = False,
         count: int = STORE_PAGE_RECORDS_MAX,
     ) -> Iterator[tuple[bytes, bytes]]:
-        """Items with low <= key < high, `count` at a time, each time from a transaction."""
+        """Items with low <= key < high, in transactions of `count` items each."""
         while True:
             with self._environment.read() as txn:
                 page = txn.scan(table, low, high, count, reverse)
@@ -412,7 +412,7 @@ class Store:
             return _totals(txn)
 
     def file_bytes(self) -> int:
-        """What the data file takes on the disk; holes take nothing."""
+        """Bytes allocated for the data file; holes take nothing."""
         return self._environment.held_bytes()
 
     def used_bytes(self) -> int:
@@ -428,11 +428,11 @@ class Store:
     # Commits
 
     def commit(self, batch: Batch) -> None:
-        """Write the batch as one durable transaction; known objects are skipped.
+        """Write the batch as one durable transaction; objects that exist are skipped.
 
         NoSpaceError (also for objects that would use up the reserve; records may), ConflictError
         for a snapshot that exists or a tag that names another one, NotFoundError for a tag whose
-        snapshot is not stored: nothing is changed then, and the store goes on.
+        snapshot is not stored: nothing is changed then, and the store can still be used.
         """
         self._refuse_without_room(batch)
         if batch.snapshots_del or batch.volumes_del:
@@ -450,7 +450,7 @@ class Store:
         if batch.objects_only:
             self._flushed += 1
             failpoint.hit("store.objects_flushed")
-        # Records add none, and whoever waits for them does not wait for a copy that is made.
+        # Records add none, and their caller does not wait for a copy that is made.
         while not batch.records_only and len(self.objects.places) > RECENT_OBJECTS_MAX:
             self.upkeep.merge()
 
@@ -468,7 +468,7 @@ class Store:
         return made
 
     def _new_objects(self, txn: Transaction, batch: Batch) -> list[pack.Frame]:
-        """A frame for each object that is encoded by itself, and not known."""
+        """A frame for each object that is encoded by itself, and does not exist yet."""
         frames: list[pack.Frame] = []
         both = (batch.chunks, ObjectKind.CHUNK), (batch.nodes, ObjectKind.NODE)
         for objects, kind in both:
@@ -480,7 +480,7 @@ class Store:
 
 
 def _snapshot(key: bytes, raw: bytes) -> SnapshotRecord:
-    """A record that is the one of its key; CorruptionError."""
+    """The record of this key; CorruptionError if it is another one's."""
     record = SnapshotRecord.decode(raw)
     if tables.pair_key(record.volume_id, record.seq) != key:
         volume_id, seq = tables.pair_of(key)

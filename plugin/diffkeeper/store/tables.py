@@ -1,6 +1,6 @@
-"""Every table of the store: what its keys and values are, and what always holds.
+"""Every table of the store: its keys, values and invariants.
 
-`FORMAT.md` beside the codecs lists the same tables; a test holds the two together.
+`FORMAT.md` beside the codecs lists the same tables; a test compares the two.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from diffkeeper.format.ids import ObjectKind
 FORMAT_VERSION = 3
 
 _U64 = struct.Struct("<Q")
-_ID = struct.Struct(">Q")  # big-endian, so that LMDB's byte order is the order of the numbers
+_ID = struct.Struct(">Q")  # big-endian, so that LMDB's byte order is that of the numbers
 _PAIR = struct.Struct(">QQ")
 ID_MAX = (1 << 64) - 1
 END = b"\xff" * 512  # past every key, since LMDB's have 511 bytes at most
@@ -28,7 +28,7 @@ class Table:
     value: str
     invariants: str
     repaired_by: str
-    since: int = 1  # the format version that brought it; an older store gets it when it is opened
+    since: int = 1  # format version that introduced it; an older store gets it when it is opened
 
     @property
     def database(self) -> bytes:
@@ -135,10 +135,10 @@ TAGS = Table(
 TABLES = (
     META, CHUNKS, NODES, SNAPSHOTS, VOLUMES, NAMES, INDEX, TOTALS, TAGS, PACKS, PLACES, PROGRESS,
 )  # fmt: skip
-SINGLES = {ObjectKind.NODE: NODES, ObjectKind.CHUNK: CHUNKS}  # what formats before 3 left
+SINGLES = {ObjectKind.NODE: NODES, ObjectKind.CHUNK: CHUNKS}  # left by formats before 3
 PLACE_KEY_BYTES = 8
 
-# The option of a volume, and what it was by default before format 3.
+# Option of a volume, and its default before format 3.
 CHUNK_SIZE = "chunk-size"
 CHUNK_SIZE_BEFORE_3 = "64KiB"
 
@@ -164,7 +164,7 @@ def pack_u64(value: int) -> bytes:
 
 
 def unpack_u64(value: bytes) -> int | None:
-    """The number of a value, or None when it has not eight bytes."""
+    """The number of a value, or None if it has not eight bytes."""
     return int.from_bytes(value, "little") if len(value) == _U64.size else None
 
 
@@ -189,12 +189,12 @@ def tag_of(key: bytes) -> tuple[int, str]:
 
 
 def tags_end(volume_id: int) -> bytes:
-    """The key that ends the tags of a volume: UTF-8 has no such byte."""
+    """The key that ends the tags of a volume: no UTF-8 text has this byte."""
     return id_key(volume_id) + b"\xff"
 
 
 def pair_end(first: int, stop: int | None) -> bytes:
-    """The key that ends the range of a first number: of `stop`, or past its last one."""
+    """The key that ends a range of pairs with one first number: at `stop`, or past the last one."""
     return pair_key(first, ID_MAX) + b"\0" if stop is None else pair_key(first, stop)
 
 

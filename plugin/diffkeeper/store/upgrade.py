@@ -1,4 +1,4 @@
-"""From an older format to this one: all that it wrote is read as it is, what is new is not."""
+"""Upgrade of a store from an older format: existing data stay readable, new data are not added."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def upgrade(txn: Transaction) -> None:
 
 
 def _pin_chunk_sizes(txn: Transaction) -> None:
-    """Volumes of older formats keep the chunks that they have: the default was another one."""
+    """Volumes of older formats keep their chunk size: the default was a different one."""
     at = tables.id_key(0)
     while page := txn.scan(tables.VOLUMES, at, tables.END, STORE_PAGE_RECORDS_MAX):
         for key, raw in page:
@@ -33,7 +33,7 @@ def _pin_chunk_sizes(txn: Transaction) -> None:
 
 
 def _add_up_totals(txn: Transaction) -> None:
-    """The totals of formats before 3 counted stored bytes of chunks and nodes apart."""
+    """The totals of formats before 3 counted stored bytes of chunks and nodes separately."""
     old = ("chunk_stored_bytes", "node_stored_bytes")
     total = sum(txn.number(tables.TOTALS, name.encode()) or 0 for name in old)
     txn.put(tables.TOTALS, b"stored_bytes", tables.pack_u64(total))

@@ -1,4 +1,6 @@
-"""The one way into a write transaction: in turn, with room, durable, its packs known afterwards."""
+"""The only way to a write transaction: one at a time, with space, durable, its packs registered
+afterwards.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +30,9 @@ class Writer:
         self._environment = environment
         self._objects = objects
         self._turn = threading.Lock()
-        self._upkeep = False  # the turn is maintenance's
+        self._upkeep = False  # maintenance has the turn
         self._copies = threading.Condition()
-        self._copying = False  # only what the engine waits for is written
+        self._copying = False  # a copy is made: only urgent commits are written
         self.wait_seconds_max = 0.0  # that a commit waited for maintenance
 
     @contextmanager
@@ -49,7 +51,7 @@ class Writer:
 
     @contextmanager
     def copying(self) -> Iterator[None]:
-        """Inside the block commits wait that are not `urgent`: a copy of the store is made."""
+        """Inside the block a copy of the store is made: commits wait that are not `urgent`."""
         with self._copies:
             self._copies.wait_for(lambda: not self._copying)
             self._copying = True
@@ -69,13 +71,12 @@ class Writer:
         *,
         urgent: bool = False,
     ) -> None:
-        """Run `act` in a durable transaction in turn; the packs that it returns are known then.
+        """Run `act` in a durable transaction; the packs that it returns are registered afterwards.
 
         `size`: bytes that it may add; `name`: of the failpoints. `urgent`: it does not wait for a
-        copy that is made, and the ballast is given up where it has no room, as for all upkeep,
-        which is what makes room. `settled` follows once what `act` wrote is durable, before anybody
-        else has the turn. NoSpaceError, and whatever `act` raises:
-        nothing is changed then.
+        copy that is made, and the ballast is freed if there is no space, as for all upkeep, which
+        makes space. `settled` is called once what `act` wrote is durable, before another
+        transaction. NoSpaceError, and whatever `act` raises: nothing is changed then.
         """
         upkeep = name != "store"
         if not urgent:
@@ -88,7 +89,7 @@ class Writer:
         failpoint.hit(f"{name}.after_commit")
 
     def _written(self, act: Callable[[Transaction], Made], name: str, *, urgent: bool) -> bool:
-        """False when the map is too small."""
+        """One attempt; false when the map is too small."""
         try:
             with self._environment.write() as txn:
                 made = act(txn)

@@ -1,1 +1,1 @@
-"""Histories as archives, from host to host."""
+"""Histories as archives, for moving volumes between hosts."""

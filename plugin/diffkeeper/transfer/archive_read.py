@@ -1,7 +1,7 @@
-"""An archive's objects stored and checked; nothing of it is visible before the records are.
+"""Reads an archive: its objects are checked and stored; nothing is visible before the records are.
 
-An object may refer only to what came before it or is in the store already. So whatever is stored
-is whole, and what is stored in vain is unreachable.
+An object may only refer to objects that came before it or are in the store already. So whatever is
+stored is complete, and what is stored in vain is unreachable.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ IMPORT_SNAPSHOTS_MAX = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """A whole archive: its records, to be given a volume's id, and how many objects it had."""
+    """A complete archive: its records, without a volume id yet, and how many objects it had."""
 
     volume: VolumeRecord
     snapshots: list[SnapshotRecord]
@@ -43,7 +43,7 @@ class Imported:
 
 
 class Importer:
-    """Takes one archive in pieces. Every method blocks on the store; one thread at a time.
+    """Reads one archive in pieces. Every method blocks on the store; one thread at a time.
 
     CorruptionError, FormatVersionError, NoSpaceError, and ConflictError for more than a bound
     allows: the import has failed then.
@@ -58,13 +58,13 @@ class Importer:
         self._snapshots: list[SnapshotRecord] = []
         self._seqs: set[int] = set()
         self._tags: dict[str, int] = {}
-        self._link_id = 0  # the highest that is met
+        self._link_id = 0  # the highest so far
         self._record_bytes = 0
         self._size = TreeSize(self._get)
-        self._whole = Window(limits.WALK_WINDOW_MAX)  # nodes of files that lack nothing
+        self._whole = Window(limits.WALK_WINDOW_MAX)  # nodes of files whose objects are complete
 
     def feed(self, data: bytes) -> None:
-        """Take the next bytes; stores objects from time to time."""
+        """Process the next bytes; stores objects from time to time."""
         for frame in self._decoder.feed(data):
             self._take(frame)
             if self._batch.size >= IMPORT_BATCH_BYTES:
@@ -162,21 +162,21 @@ class Importer:
         )
 
     def _references(self, plain: bytes) -> Iterator[bytes]:
-        """What must be known before this node is."""
+        """Objects that must exist before this node."""
         yield from (ref.digest for ref in merkle.certain(plain))
         for _, entry in merkle.entries_of(plain):
             if entry.kind is Kind.LINK:
                 self._link_id = max(self._link_id, entry.link_id)
             yield from self._end_of_file(entry)
-        # Only the last one of a file's nodes ends where the file does.
+        # Only the last of a file's nodes ends where the file does.
         for child in merkle.children_of_file(plain)[:-1]:
             if child != HOLE:
                 yield from self._open_end(child)
 
     def _open_end(self, digest: bytes) -> Iterator[bytes]:
-        """The last chunk below a node of a file's tree, where it must be known and is not."""
+        """The last chunk below a node of a file's tree, if it has to exist and does not."""
         if digest in self._whole or self._unknown([digest]):
-            return  # what is not there itself is the first thing that is missing
+            return  # an absent node is the first thing that is missing
         end = merkle.open_end(self._get(digest))
         missing: list[bytes] = []
         if end is not None and end.is_node:
@@ -188,19 +188,19 @@ class Importer:
             self._whole.add(digest)
 
     def _end_of_file(self, entry: Entry) -> Iterator[bytes]:
-        """The last chunk of a file of several, unless its length says that it is implied."""
+        """The last chunk of a file with several, unless its length says that it is implied."""
         count = chunk_count(entry.size, entry.chunk_bits)
         if entry.kind is not Kind.FILE or entry.content == EMPTY or count < 2:
             return
         if self._unknown([entry.content]):
-            return  # what is not there itself is the first thing that is missing
+            return  # an absent node is the first thing that is missing
         last = filetree.Lookup(entry.content, count, self._get).at(count - 1)
         if not merkle.is_implied(last, entry.size - ((count - 1) << entry.chunk_bits)):
             yield last
 
 
 def _checked(each: ObjectId, stored: bytes) -> bytes:
-    """The plain content of an object of the archive; CorruptionError when it is another one's."""
+    """The plain content of an object of the archive; CorruptionError when its digest differs."""
     plain = chunk.decode(stored, PLAIN_BYTES_MAX[each.kind])
     if ObjectId.of(each.kind, plain) != each:
         raise CorruptionError(f"{each} of the archive has other content")

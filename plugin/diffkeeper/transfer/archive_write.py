@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
     from diffkeeper.format.records import SnapshotRecord, VolumeRecord
 
-TRANSFER_CHUNKS = 32  # asked for at once
+TRANSFER_CHUNKS = 32  # requested at once
 
 
 class HistorySource(Protocol):
-    """Where the objects come from; each is checked against its digest before it is returned."""
+    """Source of the objects; each is checked against its digest before it is returned."""
 
     def nodes(self, digests: list[bytes]) -> list[bytes]:
         """Plain nodes in order; raises NotFoundError, CorruptionError."""
@@ -28,10 +28,10 @@ class HistorySource(Protocol):
 
 
 class Exporter:
-    """Writes one archive: `begin`, `snapshot` from the oldest to the newest, `end`.
+    """Writes one archive: call `begin`, `snapshot` from the oldest to the newest, `end`.
 
-    `write` takes bytes; `progress` the bytes and objects written so far. An archive without its
-    end is refused by every reader.
+    `write` takes bytes; `progress` the bytes and objects written so far. An archive without its end
+    is refused by every reader.
     """
 
     def __init__(
@@ -47,17 +47,17 @@ class Exporter:
 
     @property
     def objects(self) -> int:
-        """Chunks and nodes written so far."""
+        """Number of chunks and nodes written so far."""
         counts = self._encoder.counts
         return counts[FrameKind.CHUNK] + counts[FrameKind.NODE]
 
     @property
     def snapshots(self) -> int:
-        """Snapshots written so far."""
+        """Number of snapshots written so far."""
         return self._encoder.counts[FrameKind.SNAPSHOT]
 
     def begin(self, volume: VolumeRecord, format_version: int) -> None:
-        """The volume itself, without what is true on this host alone."""
+        """Write the volume's record, without what is only valid on this host."""
         carried = replace(
             volume, mounts={}, boot_id="", live_id="", clean=True, verified_seq=None,
             removed_ns=None,
@@ -66,9 +66,9 @@ class Exporter:
         self._put(self._encoder.frame(FrameKind.VOLUME, carried.encode()))
 
     def snapshot(self, record: SnapshotRecord) -> None:
-        """One snapshot, after all of its objects that were not written yet.
+        """Write one snapshot, after all of its objects that were not written yet.
 
-        NotFoundError when it was forgotten meanwhile: then go on with the next one.
+        NotFoundError when it was forgotten meanwhile: then continue with the next one.
         """
         waiting: list[bytes] = []
         try:
@@ -82,19 +82,19 @@ class Exporter:
                     payload = found.digest + chunk.encode(found.plain)
                     self._put(self._encoder.frame(FrameKind.NODE, payload))
         except BaseException:
-            # What was met was not all written: nothing that is met again may count as known.
+            # Not everything that was visited was written: nothing of it may count as known.
             self._walk = Walk(self._source.nodes)
             raise
-        # Other volumes' numbers mean nothing elsewhere.
+        # Other volumes' ids mean nothing elsewhere.
         alone = replace(record, group={})
         self._put(self._encoder.frame(FrameKind.SNAPSHOT, alone.encode()))
 
     def tag(self, name: str, seq: int) -> None:
-        """A tag of a snapshot that is written."""
+        """Write a tag of a snapshot that is written."""
         self._put(self._encoder.frame(FrameKind.TAG, encode_tag(name, seq)))
 
     def end(self) -> None:
-        """The trailer."""
+        """Write the trailer."""
         self._put(self._encoder.end())
 
     def _chunks(self, digests: list[bytes]) -> None:

@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def examine(arguments: argparse.Namespace, loaded: config.Config) -> list[Finding]:
-    """All findings. With a daemon, what it sees from where it runs; else what is seen from here."""
+    """All findings. With a daemon, as seen from where it runs; otherwise as seen from here."""
     # No other command looks at the machine, or asks the engine.
     from diffkeeper.api import checks
     from diffkeeper.cli import engine_checks
@@ -78,7 +78,7 @@ def _no_daemon(error: DiffKeeperError) -> Finding:
 
 
 def _show(findings: list[Finding]) -> None:
-    """Print the findings, and below them the cost and the mend of each that has one."""
+    """Print the findings, and below them cost and remedy of each that has one."""
     headers = ("check", "result", "found")
     output.print_table(headers, [[f["name"], f["result"], f["found"]] for f in findings])
     for finding in findings:

@@ -1,4 +1,4 @@
-"""`diffkeeper empty-trash`: removed volumes deleted for good."""
+"""`diffkeeper empty-trash`: deletes removed volumes for good."""
 
 from __future__ import annotations
 

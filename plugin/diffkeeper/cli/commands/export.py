@@ -1,6 +1,6 @@
 """`diffkeeper export`: a snapshot as a tar, or a volume with its history, in one file.
 
-The file has its name only when it is whole.
+A file gets its name only when it is complete.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _target(path: str) -> Iterator[IO[bytes]]:
-    """What is exported into: standard output, or a new file that is whole or absent.
+    """Where to export to: standard output, or a new file that is complete or absent.
 
     ConflictError for a file that exists, InvalidInputError for a terminal or a path without a
     directory, NoSpaceError when it is full.
@@ -74,7 +74,7 @@ def _target(path: str) -> Iterator[IO[bytes]]:
         published = os.path.join(held(above), os.path.basename(target))
         partial = f"{published}.partial"
         try:
-            # Another user may have put a link there: what has the name goes, and is not written to.
+            # Another user may have put a link there: the name is removed, and not written through.
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(partial)
             with open(partial, "xb") as file:
@@ -150,8 +150,8 @@ def _history(client: Client, name: str, _reference: str | None, path: str) -> Js
 
 
 def _snapshots(client: Client, name: str, exporter: Exporter) -> int:
-    """Everything from the oldest snapshot to the one that is the newest now; how many were
-    forgotten before they were reached. NotFoundError when there is none."""
+    """Export all snapshots, from the oldest to the one that is the newest now; returns how many
+    were forgotten before they were reached. NotFoundError when there is none."""
     page = _page(client, name, 0)
     volume = VolumeRecord.decode(cast("str", page["volume"]).encode())
     exporter.begin(volume, cast("int", page["format"]))
@@ -194,7 +194,7 @@ def _is_there(client: Client, name: str, seq: int) -> bool:
 
 
 def _show(result: Json) -> None:
-    """Say in one line what was exported; on standard error if the archive went to the other."""
+    """Print what was exported; on standard error if the archive went to standard output."""
     size = format_size(cast("int", result["bytes"]))
     if result["format"] == "tar":
         seq = cast("Json", result["snapshot"])["seq"]

@@ -1,4 +1,4 @@
-"""`diffkeeper forget`: snapshots of one volume let go, all that are named or none."""
+"""`diffkeeper forget`: removes snapshots of one volume, all that are named or none."""
 
 from __future__ import annotations
 

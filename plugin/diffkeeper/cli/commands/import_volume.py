@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def import_volume(client: Client, path: str, name: str) -> Json:
-    """Import an archive as the new volume `name`; returns what the daemon made of it."""
+    """Import an archive as the new volume `name`; returns the daemon's answer."""
     check_name(name)
     began = clock.monotonic()
     with contextlib.ExitStack() as stack:

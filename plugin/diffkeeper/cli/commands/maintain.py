@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """A flag that says what is done anyway."""
+    """Add the flag `--now`, which is the default."""
     parser.add_argument("--now", action="store_true", help="at once, which is the default")
 
 

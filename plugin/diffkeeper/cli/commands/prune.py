@@ -1,4 +1,4 @@
-"""`diffkeeper prune`: what retention lets go now, shown and forgotten."""
+"""`diffkeeper prune`: shows and forgets what retention does not keep."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print which snapshots retention lets go, then forget them, unless it is a dry run."""
+    """Print which snapshots retention does not keep, then forget them, unless it is a dry run."""
     plan = _prune(arguments, dry_run=True)
     if not arguments.json:
         _show(plan)

@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What of a snapshot is to be restored."""
+    """What to restore of a snapshot."""
 
     owner: bool = True
     xattrs: bool = True
@@ -119,7 +119,7 @@ def restore_group(client: Client, volume: str, path: str, wanted: Wanted) -> Jso
 
 
 def _require(socket: str, snapshot: Json, wanted: Wanted) -> None:
-    """NotFoundError, before anything is made, unless all wanted paths are in the snapshot."""
+    """NotFoundError, before anything is created, unless all wanted paths are in the snapshot."""
     if not wanted.paths:
         return
     from diffkeeper.cli.remote import RemoteObjects  # no other command needs the engine
@@ -145,7 +145,7 @@ def _root(snapshot: Json) -> Root:
 def _restore(
     client: Client, name: str, snapshot: Json, target: str, directory: int, wanted: Wanted
 ) -> Json:
-    """Write one snapshot into an open directory; returns what was written, and what refused."""
+    """Write one snapshot into an open directory; returns what was written, and what was refused."""
     label = f"restoring {name}@{snapshot['seq']}"
     total = 0 if wanted.paths else cast("int", snapshot["bytes"])
     with output.progress_bar(label, total) as show_bytes:

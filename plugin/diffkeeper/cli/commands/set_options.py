@@ -1,4 +1,4 @@
-"""`diffkeeper set`: options of a volume that is there."""
+"""`diffkeeper set`: changes options of an existing volume."""
 
 from __future__ import annotations
 

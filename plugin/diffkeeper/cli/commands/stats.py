@@ -51,13 +51,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _last_scrub(found: Json) -> Json:
-    """What a person wants to know of the last scrub; its list of paths is `scrub`'s to show."""
+    """Figures of the last scrub without its list of paths, which `scrub` shows."""
     last = cast("Json", found["scrub"])["last"]
     return {k: v for k, v in last.items() if k != "lost"} if isinstance(last, dict) else {}
 
 
 def _not_counted(arguments: argparse.Namespace, name: str) -> BusyError:
-    """Why there are no figures of a volume; raises NotFoundError when there is no volume."""
+    """The error where a volume has no figures; raises NotFoundError when there is no volume."""
     ask(arguments, "GET", volume_path(name))
     return BusyError(f"volume {name} is still being counted; ask again")
 

@@ -1,4 +1,4 @@
-"""`diffkeeper tag` and `untag`: a name for a snapshot, given and taken away."""
+"""`diffkeeper tag` and `untag`: adds or removes a name of a snapshot."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def add_untag_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def untag(arguments: argparse.Namespace) -> int:
-    """Take a tag away; its snapshot is thinned as any other then."""
+    """Remove a tag; its snapshot is thinned like any other then."""
     path = volume_path(check_name(arguments.volume), "tags", quote(arguments.tag, safe=""))
     done = cast("Json", ask(arguments, "DELETE", path))
     if arguments.json:

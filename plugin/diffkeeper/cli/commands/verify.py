@@ -1,4 +1,4 @@
-"""`diffkeeper verify`: is a volume, or one of its snapshots, what was recorded?"""
+"""`diffkeeper verify`: compares a volume, or one of its snapshots, with its Merkle root."""
 
 from __future__ import annotations
 
