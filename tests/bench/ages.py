@@ -11,7 +11,7 @@ import time
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from tests.bench.figures import Sample
+from tests.bench.figures import Measurements
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,14 +51,14 @@ class Ages:
 
     def sample(
         self, snapshots: list[dict[str, object]], spans: list[tuple[float, float]]
-    ) -> Sample:
+    ) -> Measurements:
         """Ages in ms at even steps through the spans, in seconds since the epoch."""
         shown = {
             int(str(each["seq"])): datetime.fromisoformat(str(each["time"])).timestamp()
             for each in snapshots
         }
         events = sorted((at, shown[seq]) for seq, at in self._durable.items() if seq in shown)
-        sample = Sample()
+        sample = Measurements()
         for begin, end in spans:
             number, now = 0, begin
             while now < end:

@@ -13,13 +13,13 @@ from blake3 import blake3
 from diffkeeper.fsio.inode import mmap_dirty_horizon_ns
 from tests.bench import peers
 from tests.bench.data import change_page, large_file, place, small_files
-from tests.bench.figures import Sample, Table, ratio, short
+from tests.bench.figures import Measurements, Table, ratio, short
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.bench.daemon import Daemon
+    from tests.bench.daemon import MeasuredDaemon
 
 STEPS = ("full", "nothing changed", "one changed")
 SEGMENT_BYTES = 1 << 20
@@ -35,12 +35,14 @@ class Case:
     live: Path
     change: Callable[[], None]
     written: float
-    ours: dict[str, Sample] = field(default_factory=dict)
-    theirs: dict[str, dict[str, Sample]] = field(default_factory=dict)
+    ours: dict[str, Measurements] = field(default_factory=dict)
+    theirs: dict[str, dict[str, Measurements]] = field(default_factory=dict)
     added: dict[str, int] = field(default_factory=dict)
 
 
-def measure(daemon: Daemon, files: int, mebibytes: int, rounds: int, capture: str) -> list[Table]:
+def measure(
+    daemon: MeasuredDaemon, files: int, mebibytes: int, rounds: int, capture: str
+) -> list[Table]:
     """A table for each data set."""
     cases = [_small(daemon, files, capture), _large(daemon, mebibytes, capture)]
     for case in cases:
@@ -61,7 +63,7 @@ def measure(daemon: Daemon, files: int, mebibytes: int, rounds: int, capture: st
     return tables
 
 
-def _new(daemon: Daemon, volume: str, capture: str) -> Path:
+def _new(daemon: MeasuredDaemon, volume: str, capture: str) -> Path:
     daemon.create(volume, interval="1h", verify="off", capture=capture)
     live = daemon.mount(volume)
     # The capture that every mount begins with is over, and the next one is an hour away.
@@ -70,7 +72,7 @@ def _new(daemon: Daemon, volume: str, capture: str) -> Path:
     return live
 
 
-def _small(daemon: Daemon, files: int, capture: str) -> Case:
+def _small(daemon: MeasuredDaemon, files: int, capture: str) -> Case:
     live = _new(daemon, "small", capture)
     size = small_files(live, files)
     source = random.Random(2)
@@ -84,7 +86,7 @@ def _small(daemon: Daemon, files: int, capture: str) -> Case:
     return Case("small", title, "one file appended to", live, change, time.monotonic())
 
 
-def _large(daemon: Daemon, mebibytes: int, capture: str) -> Case:
+def _large(daemon: MeasuredDaemon, mebibytes: int, capture: str) -> Case:
     live = _new(daemon, "large", capture)
     large_file(live / "file", mebibytes)
     source = random.Random(3)
@@ -96,16 +98,16 @@ def _large(daemon: Daemon, mebibytes: int, capture: str) -> Case:
     return Case("large", title, "one 8 KiB page changed", live, change, time.monotonic())
 
 
-def _beside(daemon: Daemon, case: Case, rounds: int) -> None:
+def _beside(daemon: MeasuredDaemon, case: Case, rounds: int) -> None:
     """Full, nothing changed, one changed: ours and every peer's, in turns."""
     base = daemon.base / f"{case.volume}-peers"
     base.mkdir()
     backups = peers.installed(base)
     for peer in backups:
         peer.prepare()
-    case.ours = {step: Sample() for step in STEPS}
-    case.theirs = {peer.name: {step: Sample() for step in STEPS} for peer in backups}
-    case.theirs["cp"] = {"full": Sample()}
+    case.ours = {step: Measurements() for step in STEPS}
+    case.theirs = {peer.name: {step: Measurements() for step in STEPS} for peer in backups}
+    case.theirs["cp"] = {"full": Measurements()}
     with case.theirs["cp"]["full"].timed():
         peers.copy(case.live, base / "copy")
     for step in STEPS:
@@ -120,7 +122,7 @@ def _beside(daemon: Daemon, case: Case, rounds: int) -> None:
                 _add(case, f"{peer.name} {step}", peer.stored_bytes() - before)
 
 
-def _ours(daemon: Daemon, case: Case, step: str) -> None:
+def _ours(daemon: MeasuredDaemon, case: Case, step: str) -> None:
     before = daemon.snapshots(case.volume)[-1]["seq"]
     with case.ours[step].timed():
         taken = daemon.snapshot(case.volume)
@@ -132,11 +134,11 @@ def _add(case: Case, key: str, count: int) -> None:
     case.added[key] = case.added.get(key, 0) + count
 
 
-def _compare(daemon: Daemon, case: Case, step: str) -> None:
+def _compare(daemon: MeasuredDaemon, case: Case, step: str) -> None:
     """The comparison that every mount has run behind its answer."""
     daemon.unmount(case.volume)
     daemon.mount(case.volume)
-    sample = case.ours.setdefault(step, Sample())
+    sample = case.ours.setdefault(step, Measurements())
     with sample.timed():
         daemon.snapshot(case.volume)
 
@@ -161,7 +163,7 @@ def _table(case: Case) -> Table:
     return table
 
 
-def _cell(ours: Sample, theirs: Sample | None) -> str:
+def _cell(ours: Measurements, theirs: Measurements | None) -> str:
     if theirs is None:
         return "-"
     return f"{theirs.spread()} ({ratio(ours.median, theirs.median)})"
@@ -169,7 +171,7 @@ def _cell(ours: Sample, theirs: Sample | None) -> str:
 
 def _hash_limit(path: Path, mebibytes: int) -> str:
     """How long one thread takes to read and hash the file, which is what cannot be avoided."""
-    sample = Sample()
+    sample = Measurements()
     buffer = bytearray(SEGMENT_BYTES)
     for _ in range(3):
         with sample.timed(), open(path, "rb", buffering=0) as file:

@@ -57,7 +57,7 @@ def docker(*arguments: str) -> str:
 
 
 @dataclass
-class Server:
+class MeasuredPostgres:
     """A container with PostgreSQL on a volume of `driver`."""
 
     volume: str

@@ -21,7 +21,7 @@ CALL_SECONDS_MAX = 300.0
 
 
 @dataclass
-class Daemon:
+class MeasuredDaemon:
     """`diffkeeper serve`, started by `start`; `close` ends it and takes everything away."""
 
     base: Path = field(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Sample:
+class Measurements:
     """Measurements of one thing, in ms."""
 
     values: list[float] = field(default_factory=list)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tests.bench.figures import Table, short
 
 if TYPE_CHECKING:
-    from tests.bench.figures import Sample
+    from tests.bench.figures import Measurements
 
 HEADERS = ("what", "figure", "target", "limit in the same run")
 
@@ -33,13 +33,15 @@ def goals(title: str) -> Table:
     return Table(title, HEADERS)
 
 
-def against(table: Table, what: str, sample: Sample, goal: Goal | None, limit: str = "") -> None:
+def against(
+    table: Table, what: str, sample: Measurements, goal: Goal | None, limit: str = ""
+) -> None:
     """A row for a sample whose median is held against the goal."""
     verdict = goal.verdict(sample.median) if goal is not None else "-"
     table.add(what, sample.spread(), verdict, limit or "-")
 
 
-def milliseconds(sample: Sample) -> str:
+def milliseconds(sample: Measurements) -> str:
     """Median and spread with their unit, for limits and notes."""
     return f"{sample.spread()} ms"
 

@@ -21,9 +21,9 @@ from diffkeeper.snapshot.context import CapturePolicy
 from diffkeeper.space.maintenance import Maintenance
 from tests.bench import peers
 from tests.bench.data import cluster
-from tests.bench.figures import Sample, ratio
+from tests.bench.figures import Measurements, ratio
 from tests.bench.goals import Goal, against, goals
-from tests.support.harness import Engine
+from tests.support.capture_rig import CaptureRig
 from tests.support.stored import thread_written_bytes
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ CLIENTS = 4
 WARM_SECONDS = 60
 
 
-class Server:
+class LoadedPostgres:
     """PostgreSQL on a cluster, with its socket beside it, under pgbench."""
 
     def __init__(self, binaries: Path, base: Path, scale: int) -> None:
@@ -105,7 +105,7 @@ def run(binaries: Path, scale: int, states: int) -> list[Table]:
     base.chmod(0o755)
     server = None
     try:
-        server = Server(binaries, base, scale)
+        server = LoadedPostgres(binaries, base, scale)
         server.load()
         return [_measured(server, base, states)]
     finally:
@@ -114,45 +114,45 @@ def run(binaries: Path, scale: int, states: int) -> list[Table]:
         shutil.rmtree(base)
 
 
-def _measured(server: Server, base: Path, states: int) -> Table:
+def _measured(server: LoadedPostgres, base: Path, states: int) -> Table:
     bits = CHUNK_BYTES_DEFAULT.bit_length() - 1
     others = peers.installed(base)
     for peer in others:
         peer.prepare()
     policy = CapturePolicy(source="scan", freeze=False, chunk_bits=bits)
-    with Engine(base, policy, live=server.data) as engine:
-        pages, sizes = Sample(), []
+    with CaptureRig(base, policy, live=server.data) as rig:
+        pages, sizes = Measurements(), []
         for number in range(states + 1):
             with server.still():
                 before = thread_written_bytes()
-                taken = engine.capture()
+                taken = rig.capture()
                 written = thread_written_bytes() - before
                 for peer in others:
                     peer.save(server.data, str(number))
-            sizes.append([_used(engine), *(peer.stored_bytes() for peer in others)])
+            sizes.append([_used(rig), *(peer.stored_bytes() for peer in others)])
             if number:
                 extra = written - taken.stored_bytes
                 pages.values.append(extra / PAGE_BYTES)
             time.sleep(1)
-        report = Maintenance(engine.store).run_all()
+        report = Maintenance(rig.store).run_all()
         table = goals(f"{states} snapshots of PostgreSQL under pgbench, MB added")
         both = zip(sizes[0], sizes[-1], strict=True)
         growth = [(last - first) / MEGABYTE for first, last in both]
-        after = (_used(engine) - sizes[0][0]) / MEGABYTE
+        after = (_used(rig) - sizes[0][0]) / MEGABYTE
         named = zip(others, growth[1:], strict=True)
         told = ", ".join(f"{p.name} {g:.1f} MB ({ratio(g, after)} times)" for p, g in named)
-        against(table, "before maintenance", Sample([growth[0]]), Goal(25, " MB"), told)
-        against(table, "after maintenance", Sample([after]), Goal(15, " MB"), told)
-        full = engine.store.used_bytes() / engine.store.totals()["stored_bytes"]
-        against(table, "bytes in use for each encoded one", Sample([full]), Goal(1.1, ""))
+        against(table, "before maintenance", Measurements([growth[0]]), Goal(25, " MB"), told)
+        against(table, "after maintenance", Measurements([after]), Goal(15, " MB"), told)
+        full = rig.store.used_bytes() / rig.store.totals()["stored_bytes"]
+        against(table, "bytes in use for each encoded one", Measurements([full]), Goal(1.1, ""))
         against(table, "pages written beside a snapshot's objects", pages, None)
-        against(table, "seconds of maintenance", Sample([report.seconds]), None)
+        against(table, "seconds of maintenance", Measurements([report.seconds]), None)
         table.notes.append(
             f"The first state: {sizes[0][0] / MEGABYTE:.1f} MB of"
-            f" {engine.capture().bytes / MEGABYTE:.0f}; chunks of {CHUNK_BYTES_DEFAULT} bytes."
+            f" {rig.capture().bytes / MEGABYTE:.0f}; chunks of {CHUNK_BYTES_DEFAULT} bytes."
         )
         return table
 
 
-def _used(engine: Engine) -> int:
-    return engine.store.used_bytes()
+def _used(rig: CaptureRig) -> int:
+    return rig.store.used_bytes()

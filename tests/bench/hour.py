@@ -15,7 +15,7 @@ from diffkeeper.space.maintenance import Maintenance
 from diffkeeper.store.store import Store
 from diffkeeper.volumes.options import parse_retention
 from diffkeeper.volumes.retention_policy import Moment, Moments, plan
-from tests.bench.figures import Sample, Table, short
+from tests.bench.figures import Measurements, Table, short
 from tests.support import history
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class _Run:
         self._tiers = parse_retention(retention)
         self.minutes: list[int] = []
         self.sizes: list[float] = []
-        self.commits = Sample()
+        self.commits = Measurements()
         self.rate = self.wait_ms = 0.0
         self.resident: list[float] = []
 

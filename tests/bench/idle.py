@@ -13,7 +13,7 @@ from tests.bench.goals import Goal, goals, percent
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.bench.daemon import Daemon
+    from tests.bench.daemon import MeasuredDaemon
 
 TARGET = Goal(0.2, " % of a core")
 # Holds the volume as a container does: a mount namespace where the host does not have it.
@@ -26,7 +26,7 @@ LOAD_SECONDS_MAX = 30.0
 SETTLE_SECONDS = 12.0  # processes are asked more often while they are new
 
 
-def measure(daemon: Daemon, volumes: int, seconds: float, capture: str) -> Table:
+def measure(daemon: MeasuredDaemon, volumes: int, seconds: float, capture: str) -> Table:
     """CPU of the daemon with no volume, with idle ones, with idle ones that somebody has."""
     loading = _loading(daemon)
     rows = [("no volume", _cost(daemon, seconds))]
@@ -54,14 +54,14 @@ def measure(daemon: Daemon, volumes: int, seconds: float, capture: str) -> Table
     return table
 
 
-def unmounted(daemon: Daemon, seconds: float) -> Table:
+def unmounted(daemon: MeasuredDaemon, seconds: float) -> Table:
     """CPU of the daemon with many volumes that nobody has mounted."""
     for number in range(CROWD_UNMOUNTED):
         daemon.create(f"idle{number}")
     return _crowd(daemon, CROWD_UNMOUNTED, seconds, f"{CROWD_UNMOUNTED} volumes, not mounted")
 
 
-def mounted(daemon: Daemon, seconds: float, capture: str) -> Table:
+def mounted(daemon: MeasuredDaemon, seconds: float, capture: str) -> Table:
     """The same with many that one container has mounted, watched by this source."""
     _loading(daemon)
     places = []
@@ -84,7 +84,7 @@ def mounted(daemon: Daemon, seconds: float, capture: str) -> Table:
             daemon.unmount(f"idle{number}")
 
 
-def _crowd(daemon: Daemon, volumes: int, seconds: float, what: str) -> Table:
+def _crowd(daemon: MeasuredDaemon, volumes: int, seconds: float, what: str) -> Table:
     table = goals(f"Idle, interval 1 s, over {seconds:g} s")
     cost = _cost(daemon, seconds)
     verdict = CROWD_TARGETS[volumes].verdict(100 * cost)
@@ -92,7 +92,7 @@ def _crowd(daemon: Daemon, volumes: int, seconds: float, what: str) -> Table:
     return table
 
 
-def _cost(daemon: Daemon, seconds: float) -> float:
+def _cost(daemon: MeasuredDaemon, seconds: float) -> float:
     """CPU seconds per second."""
     time.sleep(1)
     used, started = daemon.cpu_seconds(), time.monotonic()
@@ -101,7 +101,7 @@ def _cost(daemon: Daemon, seconds: float) -> float:
 
 
 @contextlib.contextmanager
-def _holders(daemon: Daemon, volumes: int) -> Iterator[None]:
+def _holders(daemon: MeasuredDaemon, volumes: int) -> Iterator[None]:
     running = []
     try:
         for number in range(1, volumes + 1):
@@ -131,7 +131,7 @@ def _table(
     return table
 
 
-def _loading(daemon: Daemon) -> dict[str, str]:
+def _loading(daemon: MeasuredDaemon) -> dict[str, str]:
     """What the daemon logs of loading its eBPF programs, which it does at its start."""
     deadline = time.monotonic() + LOAD_SECONDS_MAX
     while time.monotonic() < deadline:

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import lmdb
 
-from tests.bench.figures import Sample
+from tests.bench.figures import Measurements
 
 COMMITS = 30
 # What a capture of one page stores: a chunk, nodes of the file and of its directory, records.
 VALUES_BYTES = (65_536, 8_192, 4_096, 512, 256)
 
 
-def commits(base: Path) -> Sample:
+def commits(base: Path) -> Measurements:
     """Bare durable LMDB transactions of about what the capture of one page stores."""
     place = Path(tempfile.mkdtemp(prefix="commits-", dir=base))
     environment = lmdb.open(str(place), map_size=1 << 30)
-    sample = Sample()
+    sample = Measurements()
     for _ in range(COMMITS):
         with sample.timed(), environment.begin(write=True) as transaction:
             for size in VALUES_BYTES:
@@ -28,9 +28,9 @@ def commits(base: Path) -> Sample:
     return sample
 
 
-def walk(base: Path) -> Sample:
+def walk(base: Path) -> Measurements:
     """An lstat of every name below `base`: what no tool without hints can do without."""
-    sample = Sample()
+    sample = Measurements()
     for _ in range(3):
         with sample.timed():
             pending = [str(base)]

@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING
 from diffkeeper.fsio.inode import mmap_dirty_horizon_ns
 from tests.bench import limits_here
 from tests.bench.data import empty_files, place
-from tests.bench.figures import Sample, Table, short
+from tests.bench.figures import Measurements, Table, short
 from tests.bench.goals import Goal, against, goals, milliseconds
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.bench.daemon import Daemon
+    from tests.bench.daemon import MeasuredDaemon
 
 TARGET = Goal(20, " ms")
 CHANGES = 40
 UNMOUNT_SECONDS_MAX = 300.0
 
 
-def measure(daemon: Daemon, files: int, rounds: int, capture: str) -> Table:
+def measure(daemon: MeasuredDaemon, files: int, rounds: int, capture: str) -> Table:
     """Captures of a volume with `files` files of a few bytes."""
     live = _new(daemon, "many", capture)
     empty_files(live, files)
@@ -54,7 +54,7 @@ def measure(daemon: Daemon, files: int, rounds: int, capture: str) -> Table:
     return table
 
 
-def _new(daemon: Daemon, volume: str, capture: str) -> Path:
+def _new(daemon: MeasuredDaemon, volume: str, capture: str) -> Path:
     daemon.create(volume, interval="1h", capture=capture)
     live = daemon.mount(volume)
     # The capture that every mount begins with is over, and the next one is an hour away.
@@ -63,21 +63,23 @@ def _new(daemon: Daemon, volume: str, capture: str) -> Path:
     return live
 
 
-def _source(daemon: Daemon) -> str:
+def _source(daemon: MeasuredDaemon) -> str:
     return str(daemon.status("many")["capture"]["source"])
 
 
-def _timed(daemon: Daemon) -> tuple[Sample, float]:
+def _timed(daemon: MeasuredDaemon) -> tuple[Measurements, float]:
     """One snapshot: how long it took, and CPU seconds."""
-    sample, used = Sample(), daemon.cpu_seconds()
+    sample, used = Measurements(), daemon.cpu_seconds()
     with sample.timed():
         daemon.snapshot("many")
     return sample, daemon.cpu_seconds() - used
 
 
-def _changes(daemon: Daemon, live: Path, files: int, count: int) -> tuple[Sample, Sample]:
+def _changes(
+    daemon: MeasuredDaemon, live: Path, files: int, count: int
+) -> tuple[Measurements, Measurements]:
     source = random.Random(5)
-    asked, inside = Sample(), Sample()
+    asked, inside = Measurements(), Measurements()
     for _ in range(count):
         with open(place(live, source.randrange(files)), "ab") as file:
             file.write(source.randbytes(100))
@@ -87,9 +89,9 @@ def _changes(daemon: Daemon, live: Path, files: int, count: int) -> tuple[Sample
     return asked, inside
 
 
-def _last(daemon: Daemon, volume: str) -> Sample:
+def _last(daemon: MeasuredDaemon, volume: str) -> Measurements:
     """The last Unmount until its work is over, which may be behind the answer."""
-    sample = Sample()
+    sample = Measurements()
     deadline = time.monotonic() + UNMOUNT_SECONDS_MAX
     with sample.timed():
         daemon.unmount(volume)
@@ -100,7 +102,7 @@ def _last(daemon: Daemon, volume: str) -> Sample:
     return sample
 
 
-def _never_captured(daemon: Daemon, table: Table, files: int, capture: str) -> None:
+def _never_captured(daemon: MeasuredDaemon, table: Table, files: int, capture: str) -> None:
     live = _new(daemon, "fresh", capture)
     empty_files(live, files)
     used = daemon.cpu_seconds()

@@ -7,15 +7,15 @@ import time
 from typing import TYPE_CHECKING
 
 from tests.bench.data import empty_files
-from tests.bench.figures import Sample, Table, ratio, short
+from tests.bench.figures import Measurements, Table, ratio, short
 
 if TYPE_CHECKING:
-    from tests.bench.daemon import Daemon
+    from tests.bench.daemon import MeasuredDaemon
 
 TARGET_MS = 50.0
 
 
-def measure(daemon: Daemon, files: int, calls: int, cycles: int) -> Table:
+def measure(daemon: MeasuredDaemon, files: int, calls: int, cycles: int) -> Table:
     """p50 and p99 of `calls` Mounts of a volume with `files` files, and `cycles` whole cycles."""
     daemon.create("mounts")
     live = daemon.mount("mounts", "kept")
@@ -47,8 +47,8 @@ def measure(daemon: Daemon, files: int, calls: int, cycles: int) -> Table:
     return table
 
 
-def _calls(daemon: Daemon, calls: int) -> tuple[Sample, Sample]:
-    mounts, unmounts = Sample(), Sample()
+def _calls(daemon: MeasuredDaemon, calls: int) -> tuple[Measurements, Measurements]:
+    mounts, unmounts = Measurements(), Measurements()
     for number in range(calls):
         with mounts.timed():
             daemon.mount("mounts", f"m{number}")
@@ -57,9 +57,9 @@ def _calls(daemon: Daemon, calls: int) -> tuple[Sample, Sample]:
     return mounts, unmounts
 
 
-def _cycles(daemon: Daemon, cycles: int) -> tuple[Sample, Sample, Sample]:
+def _cycles(daemon: MeasuredDaemon, cycles: int) -> tuple[Measurements, Measurements, Measurements]:
     """Whole cycles; the comparison with the newest snapshot runs behind the first answer."""
-    whole, last, busy = Sample(), Sample(), Sample()
+    whole, last, busy = Measurements(), Measurements(), Measurements()
     for number in range(cycles):
         with last.timed():
             daemon.unmount("mounts", "kept")
@@ -75,18 +75,18 @@ def _cycles(daemon: Daemon, cycles: int) -> tuple[Sample, Sample, Sample]:
     return whole, last, busy
 
 
-def _round_trips(daemon: Daemon, calls: int) -> Sample:
-    sample = Sample()
+def _round_trips(daemon: MeasuredDaemon, calls: int) -> Measurements:
+    sample = Measurements()
     for _ in range(calls):
         with sample.timed():
             daemon.call("Capabilities")
     return sample
 
 
-def _binds(daemon: Daemon, source: str, calls: int) -> Sample:
+def _binds(daemon: MeasuredDaemon, source: str, calls: int) -> Measurements:
     target = daemon.base / "bind"
     target.mkdir()
-    sample = Sample()
+    sample = Measurements()
     for _ in range(calls):
         with sample.timed():
             subprocess.run(["mount", "--bind", source, str(target)], check=True)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from tests.bench import limits_here
 from tests.bench.data import PAGE_BYTES, change_page, large_file
-from tests.bench.figures import Sample, Table, short
+from tests.bench.figures import Measurements, Table, short
 from tests.bench.goals import Goal, against, goals, milliseconds
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.bench.daemon import Daemon
+    from tests.bench.daemon import MeasuredDaemon
 
 TARGET = Goal(10, " ms")
 SPARSE_TIMES = 8
@@ -22,7 +22,7 @@ SPARSE_PAGES = 200
 CHANGES = 40
 
 
-def measure(daemon: Daemon, mebibytes: int, rounds: int, capture: str) -> Table:
+def measure(daemon: MeasuredDaemon, mebibytes: int, rounds: int, capture: str) -> Table:
     """Changes of a file full of data, and of a sparse one eight times that size, in turns."""
     daemon.create("pages", interval="1h", verify="off", capture=capture)
     live = daemon.mount("pages")
@@ -33,12 +33,12 @@ def measure(daemon: Daemon, mebibytes: int, rounds: int, capture: str) -> Table:
         file.truncate(SPARSE_TIMES * mebibytes << 20)
     for _ in range(SPARSE_PAGES):
         change_page(live / "sparse", source)
-    whole = Sample()
+    whole = Measurements()
     with whole.timed():
         daemon.snapshot("pages")
-    asked = {name: Sample() for name in names}
-    inside = {name: Sample() for name in names}
-    again: Sample = Sample()
+    asked = {name: Measurements() for name in names}
+    inside = {name: Measurements() for name in names}
+    again: Measurements = Measurements()
     for _ in range(rounds * CHANGES // 5):
         for name in names:
             _change(daemon, live / name, source, asked[name], inside[name])
@@ -48,7 +48,11 @@ def measure(daemon: Daemon, mebibytes: int, rounds: int, capture: str) -> Table:
 
 
 def _change(
-    daemon: Daemon, path: Path, source: random.Random, asked: Sample, inside: Sample
+    daemon: MeasuredDaemon,
+    path: Path,
+    source: random.Random,
+    asked: Measurements,
+    inside: Measurements,
 ) -> None:
     change_page(path, source)
     started = time.perf_counter()
@@ -58,11 +62,11 @@ def _change(
 
 
 def _table(
-    daemon: Daemon,
+    daemon: MeasuredDaemon,
     names: dict[str, str],
-    samples: tuple[dict[str, Sample], dict[str, Sample]],
-    again: Sample,
-    whole: Sample,
+    samples: tuple[dict[str, Measurements], dict[str, Measurements]],
+    again: Measurements,
+    whole: Measurements,
 ) -> Table:
     floor = limits_here.commits(daemon.base)
     source = daemon.status("pages")["capture"]["source"]

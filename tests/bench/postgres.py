@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tests.bench.ages import Ages
-from tests.bench.containers import CLIENTS, Server, image
-from tests.bench.figures import Sample, Table, ratio, short
+from tests.bench.containers import CLIENTS, MeasuredPostgres, image
+from tests.bench.figures import Measurements, Table, ratio, short
 from tests.bench.goals import Goal, goals
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.bench.daemon import Daemon
+    from tests.bench.daemon import MeasuredDaemon
 
 # Interval to the least median of TPS over the local driver's.
 RATIOS = {"1s": 0.98, "250ms": 0.97}
@@ -39,14 +39,14 @@ class Run:
 
 
 def measure(
-    daemon: Daemon, interval: str, pairs: int, seconds: int, scale: int, capture: str
+    daemon: MeasuredDaemon, interval: str, pairs: int, seconds: int, scale: int, capture: str
 ) -> Table:
     """`pairs` runs of pgbench on both volumes, in turns."""
     assert daemon.socket is not None
     options = {"interval": interval, "verify": "off", "capture": capture}
     name = f"{daemon.base.name}-{interval}"
-    ours = Server(name, daemon.socket.stem, options)
-    plain = Server(f"{name}-local", "local")
+    ours = MeasuredPostgres(name, daemon.socket.stem, options)
+    plain = MeasuredPostgres(f"{name}-local", "local")
     tag = image()
     try:
         for server in (ours, plain):
@@ -69,7 +69,13 @@ def measure(
     return table
 
 
-def _pairs(daemon: Daemon, ours: Server, plain: Server, pairs: int, seconds: int) -> Run:
+def _pairs(
+    daemon: MeasuredDaemon,
+    ours: MeasuredPostgres,
+    plain: MeasuredPostgres,
+    pairs: int,
+    seconds: int,
+) -> Run:
     run = Run()
     for number in range(pairs):
         # Which one goes first changes, so that neither always meets a warmer machine.
@@ -88,10 +94,10 @@ def _pairs(daemon: Daemon, ours: Server, plain: Server, pairs: int, seconds: int
     return run
 
 
-def _floor(cgroup: Path) -> Sample:
+def _floor(cgroup: Path) -> Measurements:
     """Freezing and thawing the idle server's cgroup by hand: what no freeze can do without."""
     v1 = cgroup / "freezer.state"
-    sample = Sample()
+    sample = Measurements()
     for _ in range(100):
         with sample.timed():
             if v1.exists():
@@ -109,16 +115,19 @@ def _floor(cgroup: Path) -> Sample:
 
 def _table(
     interval: str,
-    servers: tuple[Server, Server],
+    servers: tuple[MeasuredPostgres, MeasuredPostgres],
     taken: list[dict[str, object]],
-    floor: Sample,
+    floor: Measurements,
     run: Run,
     source: str,
 ) -> Table:
     ours, plain = servers
     table = goals(f"PostgreSQL, pgbench -c {CLIENTS}, snapshots every {interval} ({source})")
-    freeze, capture = Sample(_numbers(taken, "freeze_ms")), Sample(_numbers(taken, "capture_ms"))
-    ratios = Sample([a / b for a, b in zip(ours.tps, plain.tps, strict=True)])
+    freeze, capture = (
+        Measurements(_numbers(taken, "freeze_ms")),
+        Measurements(_numbers(taken, "capture_ms")),
+    )
+    ratios = Measurements([a / b for a, b in zip(ours.tps, plain.tps, strict=True)])
     hand = f"by hand, idle: {floor.tail()}"
     if freeze.values:
         table.add("freeze to thaw, p50 ms", short(freeze.median), _p50(freeze), hand)
@@ -136,30 +145,30 @@ def _table(
     cpu, inside = run.cpu / run.elapsed, run.capture_cpu / run.elapsed
     table.add("CPU seconds of the daemon per second", f"{cpu:.3f}", "-", "-")
     table.add("of these in captures", f"{inside:.3f}", "-", "budget of captures: 0.05")
-    local = f"local: {Sample(plain.tps).spread()}"
-    table.add("TPS on the volume", Sample(ours.tps).spread(), "-", local)
+    local = f"local: {Measurements(plain.tps).spread()}"
+    table.add("TPS on the volume", Measurements(ours.tps).spread(), "-", local)
     goal = Goal(RATIOS.get(interval, 0.97), "", least=True)
     table.add("over the local driver, by pairs", _ratios(ratios), goal.verdict(ratios.median), "1")
     table.notes.append("One pair of ten seconds resolves about 10 %: for less, take more pairs.")
     return table
 
 
-def _p50(freeze: Sample) -> str:
+def _p50(freeze: Measurements) -> str:
     return FREEZE_P50.verdict(freeze.median)
 
 
-def _p99(freeze: Sample) -> str:
+def _p99(freeze: Measurements) -> str:
     return FREEZE_P99.verdict(freeze.percentile(99))
 
 
-def _ratios(ratios: Sample) -> str:
+def _ratios(ratios: Measurements) -> str:
     """With one digit more than other figures: it is the third that counts here."""
     low, high = min(ratios.values), max(ratios.values)
     middle = f"{ratios.percentile(25):.3f} and {ratios.percentile(75):.3f}"
     return f"{ratios.median:.3f} ({low:.3f} to {high:.3f}, quartiles {middle})"
 
 
-def _tell_age(table: Table, age: Sample, interval: str, effective: str) -> None:
+def _tell_age(table: Table, age: Measurements, interval: str, effective: str) -> None:
     if age.values:
         table.add(
             "age of the newest snapshot, p50 / p99 / max ms",

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 from tests.bench import peers
 from tests.bench.data import cluster, size_of
-from tests.bench.figures import Sample, Table, ratio
+from tests.bench.figures import Measurements, Table, ratio
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.bench.daemon import Daemon
+    from tests.bench.daemon import MeasuredDaemon
 
 
-def measure(daemon: Daemon, binaries: Path, rounds: int) -> Table:
+def measure(daemon: MeasuredDaemon, binaries: Path, rounds: int) -> Table:
     """Each round deletes the live directory and mounts; all targets are new directories.
 
     What is deleted is moved aside and removed at the end: ext4 without a journal is slow to use
@@ -31,7 +31,9 @@ def measure(daemon: Daemon, binaries: Path, rounds: int) -> Table:
     for peer in backups:
         peer.prepare()
         peer.save(source, "first")
-    samples = {name: Sample() for name in ("Mount", "inside", "cp", *(p.name for p in backups))}
+    samples = {
+        name: Measurements() for name in ("Mount", "inside", "cp", *(p.name for p in backups))
+    }
     for number in range(rounds):
         os.rename(daemon.status("replays")["live"], base / f"gone-{number}")
         with samples["Mount"].timed():
@@ -49,7 +51,7 @@ def measure(daemon: Daemon, binaries: Path, rounds: int) -> Table:
     return _table(samples, files, size)
 
 
-def _fill(daemon: Daemon, source: Path) -> None:
+def _fill(daemon: MeasuredDaemon, source: Path) -> None:
     daemon.create("replays", interval="1h")
     live = daemon.mount("replays")
     peers.copy(source, live / "data")
@@ -57,7 +59,7 @@ def _fill(daemon: Daemon, source: Path) -> None:
     daemon.unmount("replays")
 
 
-def _table(samples: dict[str, Sample], files: int, size: int) -> Table:
+def _table(samples: dict[str, Measurements], files: int, size: int) -> Table:
     title = f"Replay of a fresh PostgreSQL cluster, {files:,} files, {size / 1e6:.1f} MB"
     table = Table(title, ("what", "median (min to max) ms", "over cp -a and sync"))
     names = {

@@ -34,7 +34,7 @@ from tests.bench import (
     replays,
     writes,
 )
-from tests.bench.daemon import Daemon
+from tests.bench.daemon import MeasuredDaemon
 from tests.bench.data import postgres_binaries
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _model() -> str:
     return platform.machine()
 
 
-def part(name: str, chosen: argparse.Namespace, daemon: Daemon) -> list[Table]:
+def part(name: str, chosen: argparse.Namespace, daemon: MeasuredDaemon) -> list[Table]:
     """One part on a daemon of its own; empty, with a reason printed, where it cannot run."""
     capture = chosen.capture
     if name == "mounts":
@@ -158,7 +158,7 @@ def _postgres(chosen: argparse.Namespace) -> list[Table]:
 
 
 def _one_interval(
-    daemon: Daemon, interval: str, numbers: tuple[int, int, int], capture: str
+    daemon: MeasuredDaemon, interval: str, numbers: tuple[int, int, int], capture: str
 ) -> list[Table]:
     return [postgres.measure(daemon, interval, *numbers, capture)]
 
@@ -221,14 +221,14 @@ def main() -> int:
     return 0
 
 
-def _mounted(seconds: float, capture: str, daemon: Daemon) -> list[Table]:
+def _mounted(seconds: float, capture: str, daemon: MeasuredDaemon) -> list[Table]:
     return [idle.mounted(daemon, seconds, capture)]
 
 
 def _with_daemon(
-    run: Callable[[Daemon], list[Table]], *, found_by_engine: bool = False
+    run: Callable[[MeasuredDaemon], list[Table]], *, found_by_engine: bool = False
 ) -> list[Table]:
-    daemon = Daemon()
+    daemon = MeasuredDaemon()
     if found_by_engine:
         PLUGINS.mkdir(parents=True, exist_ok=True)
         daemon.socket = PLUGINS / f"{daemon.base.name}.sock"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from diffkeeper import limits
 from diffkeeper.sources.ebpf.program import Program
-from tests.bench.figures import Sample, Table, short
+from tests.bench.figures import Measurements, Table, short
 from tests.bench.goals import Goal, against, goals
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ def measure(base: Path, rounds: int, files: int) -> list[Table]:
     paths = {name: base / f"{number}" for number, name in enumerate(STATES)}
     for path in paths.values():
         path.write_bytes(bytes(1 << 20))
-    costs = {state: {size: Sample() for size in SIZES} for state in STATES}
-    rates = {"watch": Sample(), "settle": Sample(), "end": Sample()}
+    costs = {state: {size: Measurements() for size in SIZES} for state in STATES}
+    rates = {"watch": Measurements(), "settle": Measurements(), "end": Measurements()}
 
     def write(state: str) -> None:
         for size, count in SIZES.items():
@@ -52,7 +52,7 @@ def measure(base: Path, rounds: int, files: int) -> list[Table]:
             told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
             costs[state][size].values.append(float(told))
 
-    loads = Sample()
+    loads = Measurements()
     for _ in range(rounds):
         for _ in range(TURNS):
             write(STATES[0])
@@ -78,7 +78,7 @@ def _attached(program: Program, watched: Path, write: Callable[[str], None]) -> 
     program.close_volume(number, forget=True)
 
 
-def _register(program: Program, files: int, rates: dict[str, Sample]) -> None:
+def _register(program: Program, files: int, rates: dict[str, Measurements]) -> None:
     """What the first look at a volume asks of the kernel's map."""
     number = program.open_volume(os.stat("/").st_dev)
     # Numbers that no file has: nothing else writes to them.
@@ -90,7 +90,7 @@ def _register(program: Program, files: int, rates: dict[str, Sample]) -> None:
         program.close_volume(number, forget=True)
 
 
-def _write_table(costs: dict[str, dict[str, Sample]], rounds: int) -> Table:
+def _write_table(costs: dict[str, dict[str, Measurements]], rounds: int) -> Table:
     table = goals("Cost of a write() to a hot page, ns of CPU")
     for size in SIZES:
         plain = costs[STATES[0]][size]
@@ -112,7 +112,7 @@ def _write_table(costs: dict[str, dict[str, Sample]], rounds: int) -> Table:
     return table
 
 
-def _watch_table(rates: dict[str, Sample], loads: Sample, files: int) -> Table:
+def _watch_table(rates: dict[str, Measurements], loads: Measurements, files: int) -> Table:
     table = goals(f"Registering {files:,} inodes with the eBPF programs, ms")
     words = {
         "watch": "watch them, before they are read",

@@ -24,7 +24,7 @@ from diffkeeper.sources.ebpf import ebpf_source
 from diffkeeper.sources.ebpf.probe import Sources
 from diffkeeper.sources.inotify import InotifySource
 from tests.support import disks, torture
-from tests.support.harness import Engine
+from tests.support.capture_rig import CaptureRig
 from tests.support.torture import LEFT_OUT, Plan, Torture
 from tests.support.trees import describe, difference
 from tests.support.user_namespace import lines_of
@@ -168,7 +168,7 @@ def fall_back(run: Torture, to: str, why: str, *, partly: bool = False) -> None:
             for _ in turns:
                 run.turn()
         assert_nothing_lost(run)
-        snapshotter = run.engine.snapshotter
+        snapshotter = run.rig.snapshotter
         assert snapshotter.watched.source.name == to
         assert why in snapshotter.watched.reason
         assert bool(snapshotter.watched.source.unwatched) is partly
@@ -194,26 +194,26 @@ LIMITED = """
 import sys
 from pathlib import Path
 from diffkeeper.snapshot.context import CapturePolicy
-from tests.support.harness import Engine
+from tests.support.capture_rig import CaptureRig
 from tests.support.trees import describe, difference
 Path("/proc/sys/user/max_inotify_watches").write_text("10")
-with Engine(Path(sys.argv[1]), CapturePolicy(source="inotify")) as engine:
+with CaptureRig(Path(sys.argv[1]), CapturePolicy(source="inotify")) as rig:
     for number in range(20):
-        (engine.live / f"d{number}").mkdir()
-        (engine.live / f"d{number}" / "f").write_text(str(number))
-    engine.capture()
-    source = engine.snapshotter.watched.source
-    print(source.name, source.unwatched, engine.snapshotter.watched.reason)
-    replayed = engine.replay(engine.capture(), "replayed")
-    print(difference(describe(engine.live), describe(replayed)))
+        (rig.live / f"d{number}").mkdir()
+        (rig.live / f"d{number}" / "f").write_text(str(number))
+    rig.capture()
+    source = rig.snapshotter.watched.source
+    print(source.name, source.unwatched, rig.snapshotter.watched.reason)
+    replayed = rig.replay(rig.capture(), "replayed")
+    print(difference(describe(rig.live), describe(replayed)))
     Path("/proc/sys/user/max_inotify_watches").write_text("1000")
-    (engine.live / "d7" / "f").write_text("changed")
-    engine.capture()
-    print(source is engine.snapshotter.watched.source, source.unwatched, source.why_unwatched)
-    (engine.live / "d8" / "f").write_text("changed, too")
+    (rig.live / "d7" / "f").write_text("changed")
+    rig.capture()
+    print(source is rig.snapshotter.watched.source, source.unwatched, source.why_unwatched)
+    (rig.live / "d8" / "f").write_text("changed, too")
     assert source.pending()
-    replayed = engine.replay(engine.capture(), "again")
-    print(difference(describe(engine.live), describe(replayed)))
+    replayed = rig.replay(rig.capture(), "again")
+    print(difference(describe(rig.live), describe(replayed)))
 """
 
 
@@ -286,7 +286,7 @@ def test_no_freeze_to_be_had(source: str, disk: Path, tmp_path: Path, shared: So
     try:
         with run.busy() as turns:
             run.open()
-            snapshotter = run.engine.snapshotter
+            snapshotter = run.rig.snapshotter
             patient = snapshotter.policy
             for turn in turns:
                 hasty = replace(patient, freeze_seconds_max=0.000_1)
@@ -307,16 +307,16 @@ def test_no_room_for_a_snapshot(tmp_path: Path, shared: Sources) -> None:
     subprocess.run(command, check=True)
     live = tmp_path / "live"
     try:
-        with Engine(small, CapturePolicy(source="ebpf"), shared, live=live) as engine:
+        with CaptureRig(small, CapturePolicy(source="ebpf"), shared, live=live) as rig:
             (live / "large").write_bytes(os.urandom(8 * limits.MIB))
-            engine.capture()
+            rig.capture()
             disks.fill(small / "filler")
             for turn in range(3):
                 overwrite(live, turn)
                 with pytest.raises(NoSpaceError):
-                    engine.capture()
+                    rig.capture()
             (small / "filler").unlink()
-            replayed = engine.replay(engine.capture(), "replayed")
+            replayed = rig.replay(rig.capture(), "replayed")
             assert difference(describe(live), describe(replayed)) == []
     finally:
         subprocess.run(["umount", "--lazy", str(small)], check=True)

@@ -11,11 +11,11 @@ import pytest
 from diffkeeper.freeze.writers import Writers
 from diffkeeper.snapshot.context import CapturePolicy
 from diffkeeper.sources.ebpf.probe import Sources
+from tests.support.capture_rig import CaptureRig
 from tests.support.churn import syscalls
 from tests.support.churn.actor import PAGE
 from tests.support.churn.syscalls import READ, WRITE
 from tests.support.containers import Container
-from tests.support.harness import Engine
 from tests.support.trees import describe, difference
 
 if TYPE_CHECKING:
@@ -39,10 +39,10 @@ def sources() -> Iterator[Sources]:
 
 
 @pytest.fixture
-def engine(disk: Path, tmp_path: Path, sources: Sources) -> Iterator[Engine]:
-    """An engine whose volume lies on the disk."""
+def rig(disk: Path, tmp_path: Path, sources: Sources) -> Iterator[CaptureRig]:
+    """A rig whose volume lies on the disk."""
     live = disk / tmp_path.name
-    with Engine(tmp_path, CapturePolicy(source="ebpf"), sources, live=live) as made:
+    with CaptureRig(tmp_path, CapturePolicy(source="ebpf"), sources, live=live) as made:
         assert made.snapshotter.watched.source.name == "ebpf", made.snapshotter.watched.reason
         yield made
 
@@ -54,32 +54,32 @@ def store(fd: int, at: int, data: bytes) -> None:
     syscalls.munmap(start, PAGE)
 
 
-def check(engine: Engine) -> None:
+def check(rig: CaptureRig) -> None:
     """The next snapshot is what is on disk."""
-    replayed = engine.replay(engine.capture(), f"replayed-{os.urandom(4).hex()}")
-    assert difference(describe(engine.live), describe(replayed)) == []
+    replayed = rig.replay(rig.capture(), f"replayed-{os.urandom(4).hex()}")
+    assert difference(describe(rig.live), describe(replayed)) == []
 
 
 @pytest.mark.parametrize("beside", [0, PAGE, AT], ids=["page", "next page", "next chunk"])
 @pytest.mark.parametrize("synced", [True, False], ids=["synced", "dirty"])
 @pytest.mark.parametrize("closed", [True, False], ids=["closed", "open"])
 def test_a_store_beside_what_was_written(
-    engine: Engine, beside: int, synced: bool, closed: bool
+    rig: CaptureRig, beside: int, synced: bool, closed: bool
 ) -> None:
     """The page, or the large folio that it is part of, may be dirty: no fault tells then."""
-    path = engine.live / "file"
+    path = rig.live / "file"
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     os.pwrite(fd, b"x" * FILE_BYTES, 0)
     os.fsync(fd)
-    engine.capture()
+    rig.capture()
     os.pwrite(fd, b"written", AT + 10)
-    engine.capture()
+    rig.capture()
     if synced:
         os.fsync(fd)
     store(fd, AT + beside, b"stored")
     if closed:
         os.close(fd)
-    check(engine)
+    check(rig)
     if not closed:
         os.close(fd)
 
@@ -91,22 +91,22 @@ def test_a_store_to_a_file_whose_first_name_left_with_its_directory(
     """It is mapped all the while, and has another name that stays."""
     live = disk / tmp_path.name
     writers = Writers(pids=(os.getpid(),))
-    with Engine(tmp_path, CapturePolicy(source=source), sources, live=live) as engine:
+    with CaptureRig(tmp_path, CapturePolicy(source=source), sources, live=live) as rig:
         for name in ("gone", "kept"):
             (live / name).mkdir()
         (live / "gone" / "first").write_bytes(b"x" * FILE_BYTES)
         os.link(live / "gone" / "first", live / "kept" / "second")
         with open(live / "gone" / "first", "r+b") as file:
             start = syscalls.mmap(file.fileno(), PAGE, READ | WRITE)
-        engine.capture_of("manual", writers)
+        rig.capture_of("manual", writers)
         os.rename(live / "gone", disk / f"{tmp_path.name}-outside")
-        engine.capture_of("manual", writers)
+        rig.capture_of("manual", writers)
         syscalls.store(start, b"stored")
-        engine.capture_of("manual", writers)
+        rig.capture_of("manual", writers)
         syscalls.munmap(start, PAGE)
-        head = engine.state.head
+        head = rig.state.head
         assert head is not None
-        replayed = engine.replay(head, "replayed")
+        replayed = rig.replay(head, "replayed")
         assert (replayed / "kept" / "second").read_bytes()[:6] == b"stored"
 
 
@@ -126,62 +126,62 @@ class LateFreezer:
 
 
 @pytest.fixture
-def freezer(engine: Engine, tmp_path: Path) -> Iterator[LateFreezer]:
-    """The engine's, while a container has the volume."""
-    made = LateFreezer(engine.tools.freezer)
-    engine.tools.freezer = made  # type: ignore[assignment]  # the real one inside
+def freezer(rig: CaptureRig, tmp_path: Path) -> Iterator[LateFreezer]:
+    """The rig's, while a container has the volume."""
+    made = LateFreezer(rig.tools.freezer)
+    rig.tools.freezer = made  # type: ignore[assignment]  # the real one inside
     with Container() as container:
-        container.start({engine.live: tmp_path / "inside"}, "sleep 600")
+        container.start({rig.live: tmp_path / "inside"}, "sleep 600")
         yield made
-    engine.tools.freezer = made._real
+    rig.tools.freezer = made._real
 
 
-def read_back(engine: Engine, path: str) -> bytes:
+def read_back(rig: CaptureRig, path: str) -> bytes:
     """A file of the newest snapshot, which was frozen."""
-    head = engine.state.head
+    head = rig.state.head
     assert head is not None
     assert head.freeze_ms > 0
-    return (engine.replay(head, "replayed") / path).read_bytes()
+    return (rig.replay(head, "replayed") / path).read_bytes()
 
 
 def test_a_write_to_a_file_that_was_away(
-    engine: Engine, freezer: LateFreezer, disk: Path, tmp_path: Path
+    rig: CaptureRig, freezer: LateFreezer, disk: Path, tmp_path: Path
 ) -> None:
     """It had no name in one capture, and has the same signature when it is back in the next."""
     outside = disk / f"{tmp_path.name}-outside"
     outside.mkdir()
-    (engine.live / "one").mkdir()
-    with open(engine.live / "one" / "file", "w+b", buffering=0) as file:
+    (rig.live / "one").mkdir()
+    with open(rig.live / "one" / "file", "w+b", buffering=0) as file:
         file.write(b"x" * FILE_BYTES)
-        os.link(engine.live / "one" / "file", outside / "link")
-        engine.capture()
-        os.rename(engine.live / "one", outside / "one")
+        os.link(rig.live / "one" / "file", outside / "link")
+        rig.capture()
+        os.rename(rig.live / "one", outside / "one")
         os.fsync(file.fileno())  # changes the inode, and nothing that a signature has
-        engine.capture()
-        os.rename(outside / "one", engine.live / "one")
-        (engine.live / "new").touch()
+        rig.capture()
+        os.rename(outside / "one", rig.live / "one")
+        (rig.live / "new").touch()
         freezer.before = lambda: os.pwrite(file.fileno(), b"late", AT)
-        engine.capture()
-        assert read_back(engine, "one/file")[AT : AT + 4] == b"late"
+        rig.capture()
+        assert read_back(rig, "one/file")[AT : AT + 4] == b"late"
 
 
 def test_a_write_when_the_first_name_has_just_left(
-    engine: Engine, freezer: LateFreezer, disk: Path, tmp_path: Path
+    rig: CaptureRig, freezer: LateFreezer, disk: Path, tmp_path: Path
 ) -> None:
     """Its directory left after the volume was looked at, and before the freeze."""
     for name in ("gone", "kept"):
-        (engine.live / name).mkdir()
-    with open(engine.live / "gone" / "first", "w+b", buffering=0) as file:
+        (rig.live / name).mkdir()
+    with open(rig.live / "gone" / "first", "w+b", buffering=0) as file:
         file.write(b"x" * FILE_BYTES)
-        engine.capture()
-        os.link(engine.live / "gone" / "first", engine.live / "kept" / "second")
-        engine.capture()
+        rig.capture()
+        os.link(rig.live / "gone" / "first", rig.live / "kept" / "second")
+        rig.capture()
 
         def leave() -> None:
-            os.rename(engine.live / "gone", disk / f"{tmp_path.name}-outside")
+            os.rename(rig.live / "gone", disk / f"{tmp_path.name}-outside")
             os.pwrite(file.fileno(), b"late", AT)
 
-        (engine.live / "new").touch()
+        (rig.live / "new").touch()
         freezer.before = leave
-        engine.capture()
-        assert read_back(engine, "kept/second")[AT : AT + 4] == b"late"
+        rig.capture()
+        assert read_back(rig, "kept/second")[AT : AT + 4] == b"late"

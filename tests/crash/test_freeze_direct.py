@@ -16,8 +16,8 @@ from diffkeeper import limits
 from diffkeeper.freeze.cgroups import Hierarchy
 from diffkeeper.snapshot.context import CapturePolicy
 from tests.support import disks
+from tests.support.capture_rig import CGROUP_ROOT, CaptureRig
 from tests.support.churn.aio import UNDER_WAY_MAX
-from tests.support.harness import CGROUP_ROOT, Engine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,10 +101,10 @@ def test_direct_io_that_outlasts_freezes(disk: Path, cgroups: list[str], tmp_pat
     throttle = f"{os.major(device)}:{os.minor(device)} {WRITES_PER_SECOND}"
     Path(cgroups[1], "blkio.throttle.write_iops_device").write_text(throttle)
     policy = CapturePolicy("ebpf", freeze_seconds_max=FREEZE_SECONDS)
-    with Engine(tmp_path, policy, live=live) as engine:
-        if engine.snapshotter.watched.source.name != "ebpf":
-            pytest.skip(engine.snapshotter.watched.reason)
-        engine.capture()
+    with CaptureRig(tmp_path, policy, live=live) as rig:
+        if rig.snapshotter.watched.source.name != "ebpf":
+            pytest.skip(rig.snapshotter.watched.reason)
+        rig.capture()
         with writing(live, seen, cgroups) as writer:
             assert writer.stdin is not None
             assert writer.stdout is not None
@@ -112,14 +112,14 @@ def test_direct_io_that_outlasts_freezes(disk: Path, cgroups: list[str], tmp_pat
                 assert writer.stdout.readline() == b"\n"
             held: list[float] = []
             for number in range(4):
-                snapshot = engine.capture_of("interval", engine.writers())
+                snapshot = rig.capture_of("interval", rig.writers())
                 if number == 0:
                     assert snapshot is not None
                     assert snapshot.consistency == "fuzzy"
                     assert "direct I/O that was under way before the freeze" in snapshot.cause
                 elif snapshot is not None:
                     assert "direct I/O outlasted the freeze 3 times in a row" in snapshot.cause
-                held.append(engine.snapshotter.frozen_seconds)
+                held.append(rig.snapshotter.frozen_seconds)
             assert held[0] >= limits.FREEZE_ATTEMPTS_MAX * FREEZE_SECONDS
             assert held == held[:1] * 4, "it is let alone"
             writer.stdin.write(b"\n")
@@ -127,6 +127,6 @@ def test_direct_io_that_outlasts_freezes(disk: Path, cgroups: list[str], tmp_pat
             while writer.stdout.readline() != b"done\n":
                 assert writer.poll() is None
             deadline = time.monotonic() + held[0] / limits.FREEZE_FRACTION_MAX + 10
-            while engine.capture().consistency != "crash":
+            while rig.capture().consistency != "crash":
                 assert time.monotonic() < deadline, "it freezes as soon as it may"
                 time.sleep(0.05)

@@ -15,7 +15,7 @@ import pytest
 from diffkeeper import limits
 from diffkeeper.freeze.cgroups import Hierarchy
 from diffkeeper.snapshot.context import CapturePolicy
-from tests.support.harness import CGROUP_ROOT, Engine
+from tests.support.capture_rig import CGROUP_ROOT, CaptureRig
 from tests.support.stuck import sleeping_deeply
 from tests.support.trees import Description, describe, difference, without
 
@@ -121,23 +121,23 @@ def live(cgroup: str, tmp_path: Path) -> Iterator[Path]:
 def test_a_snapshot_freezes_its_writer(
     source: str, cgroup: str, live: Path, tmp_path: Path
 ) -> None:
-    with Engine(
+    with CaptureRig(
         tmp_path, CapturePolicy(source, freeze_seconds_max=FREEZE_SECONDS), live=live
-    ) as engine:
-        chosen = f"{engine.snapshotter.watched.source.name} ({engine.snapshotter.watched.reason})"
+    ) as rig:
+        chosen = f"{rig.snapshotter.watched.source.name} ({rig.snapshotter.watched.reason})"
         print(f"{source}: {chosen}")
-        freezer = WatchedFreezer(engine.tools.freezer, live)
-        engine.tools.freezer = freezer  # type: ignore[assignment]  # the real one inside
+        freezer = WatchedFreezer(rig.tools.freezer, live)
+        rig.tools.freezer = freezer  # type: ignore[assignment]  # the real one inside
         for number in range(SNAPSHOTS):
             wait_for_writes(live)
-            found = engine.writers()
+            found = rig.writers()
             assert found.cgroups == (cgroup,)
-            snapshot = engine.capture_of("interval", found)
+            snapshot = rig.capture_of("interval", found)
             assert snapshot is not None
             assert freezer.inside == [True]
             assert not is_frozen(cgroup)
             assert (snapshot.consistency, snapshot.cause) == ("crash", "")
-            assert content(engine.replay(snapshot, f"replay{number}")) == freezer.content
+            assert content(rig.replay(snapshot, f"replay{number}")) == freezer.content
             print(f"snapshot {snapshot.seq}: frozen {snapshot.freeze_ms:.1f} ms")
         wait_for_writes(live)
 
@@ -156,7 +156,7 @@ def test_who_writes_through_the_hosts_tree_makes_it_fuzzy(
     subprocess.run(["mount", "--bind", str(live), str(point)], check=True)
     monitor = subprocess.Popen(["unshare", "-m", "sh", "-c", script, "sh", BUSY])
     try:
-        with Engine(
+        with CaptureRig(
             tmp_path, CapturePolicy(source, freeze_seconds_max=FREEZE_SECONDS), live=live
         ) as e:
             wait_for_writes(apart)
@@ -187,17 +187,17 @@ def test_a_container_that_does_not_freeze_is_let_alone(
     """Its snapshots are fuzzy, and name who waits; what else runs in it is not stopped for each."""
     with (
         sleeping_deeply(tmp_path / "hangs") as stuck,
-        Engine(tmp_path, CapturePolicy("inotify", freeze_seconds_max=0.2), live=live) as engine,
+        CaptureRig(tmp_path, CapturePolicy("inotify", freeze_seconds_max=0.2), live=live) as rig,
     ):
         Path(cgroup, "cgroup.procs").write_text(str(stuck.pid))
         held: list[float] = []
         for _ in range(5):
             wait_for_writes(live)
-            snapshot = engine.capture_of("interval", engine.writers())
+            snapshot = rig.capture_of("interval", rig.writers())
             assert snapshot is not None
             assert snapshot.consistency == "fuzzy"
             assert f"process {stuck.pid} (mkdir) waits in " in snapshot.cause
-            held.append(engine.snapshotter.frozen_seconds)
+            held.append(rig.snapshotter.frozen_seconds)
         assert held[0] >= limits.FREEZE_ATTEMPTS_MAX * 0.2
         assert held == held[:1] * 5
         stuck.release()
@@ -235,8 +235,8 @@ def test_all_but_what_is_left_out_is_of_one_instant(
     seen: list[Description] = []
     policy = CapturePolicy(source, freeze_seconds_max=FREEZE_SECONDS, exclude=LEFT_OUT)
     try:
-        with Engine(tmp_path, policy, live=live) as engine:
-            real = engine.tools.freezer
+        with CaptureRig(tmp_path, policy, live=live) as rig:
+            real = rig.tools.freezer
 
             class Seeing(WatchedFreezer):
                 @contextlib.contextmanager
@@ -245,15 +245,15 @@ def test_all_but_what_is_left_out_is_of_one_instant(
                         yield frozen
                         seen[:] = [without(describe(live), LEFT_OUT)]
 
-            engine.tools.freezer = Seeing(real, live)  # type: ignore[assignment]  # the real one
+            rig.tools.freezer = Seeing(real, live)  # type: ignore[assignment]  # the real one
             compared = 0
             for number in range(2 * SNAPSHOTS):
                 wait_for_writes(live)
-                snapshot = engine.capture_of("interval", engine.writers())
+                snapshot = rig.capture_of("interval", rig.writers())
                 assert snapshot is not None
                 if snapshot.consistency == "crash":
                     compared += 1
-                    replayed = engine.replay(snapshot, f"replay{number}")
+                    replayed = rig.replay(snapshot, f"replay{number}")
                     assert difference(describe(replayed), seen[0]) == []
             assert compared >= SNAPSHOTS
     finally:

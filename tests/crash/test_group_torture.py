@@ -23,7 +23,7 @@ from diffkeeper.snapshot.context import CapturePolicy
 from tests.support import torture
 from tests.support.churn.steps import chosen
 from tests.support.containers import Container
-from tests.support.spanning import Volumes, check_counter, counted, counter
+from tests.support.spanning import GroupRig, check_counter, counted, counter
 from tests.support.trees import describe, difference
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ BEGIN_SECONDS_MAX = 60.0
 REPOSITORY = Path(__file__).parents[2]
 
 
-class CopyingFreezer:
+class GroupCopyingFreezer:
     """The real freezer; before each thaw it copies the live directories."""
 
     def __init__(self, real: Freezer, live: dict[str, Path], to: Path) -> None:
@@ -84,7 +84,7 @@ def churning(place: Path, seed: int, source: str) -> str:
     )
 
 
-def start(containers: Sequence[Container], volumes: Volumes, source: str) -> None:
+def start(containers: Sequence[Container], volumes: GroupRig, source: str) -> None:
     """One container that spans both volumes, and one that has only the second."""
     inside = {name: volumes.base / "in" / name for name in NAMES}
     a, b = inside["a"], inside["b"]
@@ -105,7 +105,7 @@ def start(containers: Sequence[Container], volumes: Volumes, source: str) -> Non
     await_all(volumes)
 
 
-def await_all(volumes: Volumes) -> None:
+def await_all(volumes: GroupRig) -> None:
     """Until each program has changed something: on a busy machine one may take long to begin."""
     deadline = time.monotonic() + BEGIN_SECONDS_MAX
     counters = (volumes.live["b"], "count"), (volumes.live["a"], "back")
@@ -124,14 +124,14 @@ def await_all(volumes: Volumes) -> None:
 def test_every_capture_is_one_instant_of_both(source: str, tmp_path: Path) -> None:
     policy = CapturePolicy(source=source, freeze_seconds_max=FREEZE_SECONDS)
     with (
-        Volumes(tmp_path, NAMES, policy) as volumes,
+        GroupRig(tmp_path, NAMES, policy) as volumes,
         Container() as spanning,
         Container() as other,
     ):
         for snapshotter in volumes.snapshotters.values():
             if snapshotter.watched.source.name != source:
                 pytest.skip(snapshotter.watched.reason)
-        freezer = CopyingFreezer(volumes.tools.freezer, volumes.live, tmp_path / "copy")
+        freezer = GroupCopyingFreezer(volumes.tools.freezer, volumes.live, tmp_path / "copy")
         volumes.tools.freezer = freezer  # type: ignore[assignment]  # the real one inside
         start((spanning, other), volumes, source)
         numbers: list[tuple[int, int]] = []
@@ -158,7 +158,7 @@ def test_every_capture_is_one_instant_of_both(source: str, tmp_path: Path) -> No
 
 
 def compare(
-    volumes: Volumes, freezer: CopyingFreezer, taken: dict[str, SnapshotRecord], to: Path
+    volumes: GroupRig, freezer: GroupCopyingFreezer, taken: dict[str, SnapshotRecord], to: Path
 ) -> tuple[int, int]:
     """Each snapshot is its directory in the freeze, and both agree; returns the counters."""
     groups = {record.group_id for record in taken.values()}
@@ -176,14 +176,14 @@ def compare(
     return forth, back
 
 
-def logs_of(volumes: Volumes, name: str) -> list[Path]:
+def logs_of(volumes: GroupRig, name: str) -> list[Path]:
     """Of those that write to a volume; the second one is written to under two seeds."""
     seeds = {"a": (SEED,), "b": (SEED + 100, SEED + 200)}[name]
     return [log for s in seeds for log in (volumes.base / "records" / str(s)).glob("log-*")]
 
 
 def unexcused(
-    volumes: Volumes, freezer: CopyingFreezer, name: str, found: list[str], to: Path
+    volumes: GroupRig, freezer: GroupCopyingFreezer, name: str, found: list[str], to: Path
 ) -> list[str]:
     """Differences that no document tells of, with what was done to the files."""
     logs, inodes, end = logs_of(volumes, name), freezer.inodes[name], freezer.copied_at
@@ -201,7 +201,7 @@ def unexcused(
 def test_captured_one_by_one_the_counters_disagree(tmp_path: Path) -> None:
     """What the test above relies on: without a group the very same load is no instant of both."""
     policy = CapturePolicy(freeze_seconds_max=FREEZE_SECONDS)
-    with Volumes(tmp_path, NAMES, policy) as volumes, Container() as spanning:
+    with GroupRig(tmp_path, NAMES, policy) as volumes, Container() as spanning:
         inside = {name: tmp_path / "in" / name for name in NAMES}
         script = counter(inside["a"] / "count", inside["b"] / "count")
         spanning.start({volumes.live[name]: inside[name] for name in NAMES}, script)

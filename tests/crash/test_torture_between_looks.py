@@ -13,9 +13,9 @@ from diffkeeper import limits
 from diffkeeper.snapshot.context import CapturePolicy
 from tests.support import disks, torture
 from tests.support.between import ELSEWHERE, Between
+from tests.support.capture_rig import CaptureRig
 from tests.support.churn.steps import chosen
 from tests.support.containers import Container
-from tests.support.harness import Engine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,14 +56,14 @@ def test_every_snapshot_is_the_volume_in_its_freeze(
     policy = CapturePolicy(source=source, freeze_seconds_max=FREEZE_SECONDS, exclude=exclude)
     late = SECOND_NAMES if exclude and source == "inotify" else ()
     kinds = chosen(ONLY, [*ELSEWHERE, *late])
-    (base / "engine").mkdir()
+    (base / "rig").mkdir()
     with (
         disks.file_system("ext4", base, DISK_BYTES) as disk,
-        Engine(base / "engine", policy, live=disk / "live") as engine,
+        CaptureRig(base / "rig", policy, live=disk / "live") as rig,
         Container() as container,
     ):
-        container.start({engine.live: base / "seen"}, "exec sleep 1000")
-        run = Between(engine, seed, kinds, monkeypatch)
+        container.start({rig.live: base / "seen"}, "exec sleep 1000")
+        run = Between(rig, seed, kinds, monkeypatch)
         try:
             for number in range(CAPTURES):
                 found = run.capture()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.docker.engine import BUILD, REPOSITORY, Engine, import_image
+from tests.docker.engine import BUILD, REPOSITORY, DockerEngine, import_image
 from tests.docker.makers import PluginMaker, Registry, VolumeMaker, free_port
 from tests.docker.managed import ManagedPlugin
 from tests.support import engine_root, processes
@@ -56,9 +56,9 @@ def release(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def engine(release: str) -> Iterator[Engine]:
+def engine(release: str) -> Iterator[DockerEngine]:
     """A running private Docker Engine of that release, for all its tests."""
-    made = Engine(release)
+    made = DockerEngine(release)
     try:
         made.start()
         yield made
@@ -67,13 +67,13 @@ def engine(release: str) -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="session")
-def base_image(engine: Engine) -> str:
+def base_image(engine: DockerEngine) -> str:
     """A small Debian with a shell, coreutils, and the tools for attributes and ACLs."""
     return import_image(engine, "dk-base:test", "acl,attr")
 
 
 @pytest.fixture(scope="session")
-def postgres_image(engine: Engine) -> str:
+def postgres_image(engine: DockerEngine) -> str:
     """Debian's PostgreSQL with contrib, started by the variables of the official image."""
     build = REPOSITORY / "demo" / "postgres-survive-kill9" / "standin" / "build.sh"
     command = [str(build), "dk-postgres:test", str(BUILD)]
@@ -95,7 +95,7 @@ def plugin_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def new_plugin(engine: Engine, plugin_build: Path) -> Iterator[PluginMaker]:
+def new_plugin(engine: DockerEngine, plugin_build: Path) -> Iterator[PluginMaker]:
     """Makes plugins that are not created yet, each with a state and a port of its own."""
     sources: list[Path] = []
 
@@ -130,7 +130,7 @@ _numbers = itertools.count(1)
 
 
 @pytest.fixture
-def new_volume(engine: Engine, plugin: ManagedPlugin) -> Iterator[VolumeMaker]:
+def new_volume(engine: DockerEngine, plugin: ManagedPlugin) -> Iterator[VolumeMaker]:
     """Makes volumes of the plugin: `new_volume(interval="1h")`; removed after the test."""
     made: list[str] = []
 

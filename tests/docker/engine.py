@@ -22,7 +22,7 @@ COMMAND_SECONDS_MAX: Final = 120.0
 EXEC_ATTEMPTS_MAX: Final = 20
 
 
-class Engine:
+class DockerEngine:
     """A dockerd without networks of its own; containers run with `--network none` or `host`."""
 
     def __init__(self, release: str | None = None) -> None:
@@ -146,7 +146,7 @@ class Engine:
                 self.attempt("plugin", "disable", "-f", plugin)
 
 
-def import_image(engine: Engine, tag: str, packages: str, release: str = OWN) -> str:
+def import_image(engine: DockerEngine, tag: str, packages: str, release: str = OWN) -> str:
     """Imports a small Debian system with these packages under the tag; its tarball is kept.
 
     The packages come from the mirror that this machine's apt uses.

@@ -18,7 +18,7 @@ from tests.docker.engine import REPOSITORY
 from tests.support import processes
 
 if TYPE_CHECKING:
-    from tests.docker.engine import Engine
+    from tests.docker.engine import DockerEngine
 
 SOCKETS: Final = Path("/run/docker/plugins")
 
@@ -27,7 +27,7 @@ SOCKETS: Final = Path("/run/docker/plugins")
 class ManagedPlugin:
     """One plugin of one engine. `name` is what `docker volume create -d` takes."""
 
-    engine: Engine
+    engine: DockerEngine
     name: str
     build: Path
     state_source: Path

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from tests.support import docker_volumes as volumes
 from tests.support import docker_writers as writers
-from tests.support.postgres_bench import Server, wait_transactions
+from tests.support.postgres_bench import PostgresContainer, wait_transactions
 
 if TYPE_CHECKING:
-    from tests.docker.engine import Engine
+    from tests.docker.engine import DockerEngine
     from tests.docker.makers import VolumeMaker
     from tests.docker.managed import ManagedPlugin
 
@@ -18,7 +18,7 @@ LOAD_SECONDS = 30
 
 
 def test_clones_of_a_volume_that_is_written_to(
-    engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str
+    engine: DockerEngine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str
 ) -> None:
     source = new_volume(interval="200ms")
     container = writers.start(engine, base_image, source)
@@ -42,16 +42,18 @@ def test_clones_of_a_volume_that_is_written_to(
 
 
 def test_a_clone_of_a_busy_postgres(
-    engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker, postgres_image: str
+    engine: DockerEngine, plugin: ManagedPlugin, new_volume: VolumeMaker, postgres_image: str
 ) -> None:
-    servers = [Server(engine, postgres_image, new_volume(interval="500ms"))]
+    servers = [PostgresContainer(engine, postgres_image, new_volume(interval="500ms"))]
     try:
         servers[0].start()
         servers[0].initialise(SCALE)
         load = servers[0].load(LOAD_SECONDS)
         before = wait_transactions(servers[0], 200)
         seen = plugin.snapshot(servers[0].source)["seq"]
-        servers.append(Server(engine, postgres_image, new_volume(**{"from": servers[0].source})))
+        servers.append(
+            PostgresContainer(engine, postgres_image, new_volume(**{"from": servers[0].source}))
+        )
         assert load.poll() is None, "the source is in use all the time"
         assert plugin.snapshots(servers[0].source)[-1]["seq"] >= seen
         servers[1].start()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.docker.engine import Engine
+    from tests.docker.engine import DockerEngine
     from tests.docker.managed import ManagedPlugin
 
 PROJECT = "dkcompose"
@@ -23,7 +23,7 @@ VOLUME = f"{PROJECT}_data"
 WRITE = "echo started >> /data/starts; exec sleep 600"
 
 
-def compose_command(engine: Engine) -> list[str] | None:
+def compose_command(engine: DockerEngine) -> list[str] | None:
     """The plugin of newer clients, or the standalone program of older ones."""
     for program in (["docker", "compose"], ["docker-compose"]):
         command = engine.root.command(*program)
@@ -39,7 +39,7 @@ def compose_command(engine: Engine) -> list[str] | None:
 class Project:
     """A compose file and the program that works on it."""
 
-    engine: Engine
+    engine: DockerEngine
     file: Path
     options: dict[str, str]
 
@@ -75,7 +75,7 @@ class Project:
 
 
 @pytest.fixture
-def project(engine: Engine, plugin: ManagedPlugin, tmp_path: Path) -> Iterator[Project]:
+def project(engine: DockerEngine, plugin: ManagedPlugin, tmp_path: Path) -> Iterator[Project]:
     """A project that is taken down after the test."""
     if compose_command(engine) is None:
         pytest.skip("needs docker-compose or the compose plugin of docker")
@@ -87,7 +87,7 @@ def project(engine: Engine, plugin: ManagedPlugin, tmp_path: Path) -> Iterator[P
 
 @pytest.mark.engines
 def test_up_down_and_up_again(
-    engine: Engine, plugin: ManagedPlugin, project: Project, base_image: str
+    engine: DockerEngine, plugin: ManagedPlugin, project: Project, base_image: str
 ) -> None:
     """The volume outlives `down`.
 
@@ -112,7 +112,7 @@ def test_up_down_and_up_again(
 
 @pytest.mark.engines
 def test_down_with_volumes_and_back(
-    engine: Engine, plugin: ManagedPlugin, project: Project, base_image: str
+    engine: DockerEngine, plugin: ManagedPlugin, project: Project, base_image: str
 ) -> None:
     """`down --volumes` of running containers is taken back by `undelete`."""
     project.write(base_image, f"{plugin.name}:latest")
@@ -134,7 +134,7 @@ def test_down_with_volumes_and_back(
 
 
 def test_bad_driver_opts(
-    engine: Engine, plugin: ManagedPlugin, project: Project, base_image: str
+    engine: DockerEngine, plugin: ManagedPlugin, project: Project, base_image: str
 ) -> None:
     project.options = {"intervall": "1s"}
     project.write(base_image, plugin.name)

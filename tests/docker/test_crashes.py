@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.docker.engine import Engine
+    from tests.docker.engine import DockerEngine
     from tests.docker.makers import VolumeMaker
     from tests.docker.managed import ManagedPlugin
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 SOCKET_LOOK_SECONDS = 3.5
 
 
-def running(engine: Engine, container: str) -> bool:
+def running(engine: DockerEngine, container: str) -> bool:
     return state(engine, container)["Running"] is True
 
 
-def state(engine: Engine, container: str) -> dict[str, object]:
+def state(engine: DockerEngine, container: str) -> dict[str, object]:
     found: list[dict[str, dict[str, object]]] = json.loads(engine.docker("inspect", container))
     return found[0]["State"]
 
@@ -41,7 +41,7 @@ def wait_snapshots(plugin: ManagedPlugin, volume: str, before: int) -> None:
     wait_for(lambda: len(plugin.snapshots(volume)) > before, "snapshots go on")
 
 
-def unmounted(engine: Engine, volume: str) -> None:
+def unmounted(engine: DockerEngine, volume: str) -> None:
     wait_for(lambda: volumes.mounts(engine, volume) == 0, f"{volume} is unmounted", 60)
 
 
@@ -57,7 +57,11 @@ def kill(plugin: ManagedPlugin) -> None:
 
 @pytest.mark.engines
 def test_container_killed_again_and_again(
-    engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str, tmp_path: Path
+    engine: DockerEngine,
+    plugin: ManagedPlugin,
+    new_volume: VolumeMaker,
+    base_image: str,
+    tmp_path: Path,
 ) -> None:
     name = new_volume(interval="200ms")
     directory = volumes.live(engine, plugin, name)
@@ -76,7 +80,11 @@ def test_container_killed_again_and_again(
 
 
 def test_snapshots_of_a_writing_container_are_instants(
-    engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str, tmp_path: Path
+    engine: DockerEngine,
+    plugin: ManagedPlugin,
+    new_volume: VolumeMaker,
+    base_image: str,
+    tmp_path: Path,
 ) -> None:
     name = new_volume(interval="100ms")
     directory = volumes.live(engine, plugin, name)
@@ -99,7 +107,11 @@ def test_snapshots_of_a_writing_container_are_instants(
 
 @pytest.mark.engines
 def test_plugin_killed_while_a_container_writes(
-    engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str, tmp_path: Path
+    engine: DockerEngine,
+    plugin: ManagedPlugin,
+    new_volume: VolumeMaker,
+    base_image: str,
+    tmp_path: Path,
 ) -> None:
     """The container goes on, also when the kill comes inside a freeze; nothing is missed."""
     name = new_volume(interval="100ms")
@@ -133,7 +145,11 @@ def test_plugin_killed_while_a_container_writes(
 
 
 def test_plugin_killed_with_everything_stopped_meanwhile(
-    engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str, tmp_path: Path
+    engine: DockerEngine,
+    plugin: ManagedPlugin,
+    new_volume: VolumeMaker,
+    base_image: str,
+    tmp_path: Path,
 ) -> None:
     """Written to between two kills and never seen by any source: it is in the next snapshot."""
     name = new_volume(interval="1h")
@@ -150,7 +166,11 @@ def test_plugin_killed_with_everything_stopped_meanwhile(
 
 
 def test_dockerd_killed(
-    engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str, tmp_path: Path
+    engine: DockerEngine,
+    plugin: ManagedPlugin,
+    new_volume: VolumeMaker,
+    base_image: str,
+    tmp_path: Path,
 ) -> None:
     """Containers start again on their volumes, under whatever mount IDs; the counts fit."""
     kept, left = new_volume(interval="200ms"), new_volume(interval="200ms")
@@ -182,7 +202,7 @@ def test_dockerd_killed(
 
 
 def test_dockerd_killed_and_the_container_never_started_again(
-    engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str
+    engine: DockerEngine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str
 ) -> None:
     """No Unmount is ever sent for its mount, and the volume can be removed nevertheless."""
     name = new_volume()
@@ -196,7 +216,7 @@ def test_dockerd_killed_and_the_container_never_started_again(
 
 
 @pytest.fixture
-def live_restore(engine: Engine, plugin: ManagedPlugin) -> Iterator[None]:
+def live_restore(engine: DockerEngine, plugin: ManagedPlugin) -> Iterator[None]:
     """The engine keeps containers alive while it is away."""
     engine.stop()
     engine.start("--live-restore")
@@ -210,7 +230,11 @@ def live_restore(engine: Engine, plugin: ManagedPlugin) -> Iterator[None]:
 @pytest.mark.engines
 @pytest.mark.usefixtures("live_restore")
 def test_dockerd_killed_with_live_restore(
-    engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str, tmp_path: Path
+    engine: DockerEngine,
+    plugin: ManagedPlugin,
+    new_volume: VolumeMaker,
+    base_image: str,
+    tmp_path: Path,
 ) -> None:
     """One container lives on, one dies while nobody looks; both volumes stay usable."""
     kept, left = new_volume(interval="200ms"), new_volume(interval="200ms")
@@ -244,7 +268,7 @@ def test_dockerd_killed_with_live_restore(
 @pytest.mark.engines
 @pytest.mark.usefixtures("live_restore")
 def test_container_gone_while_dockerd_was_with_live_restore(
-    engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str
+    engine: DockerEngine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str
 ) -> None:
     """No Unmount is ever sent for its mount to a plugin that lived on; a remove succeeds."""
     name = new_volume(interval="200ms")
@@ -261,7 +285,7 @@ def test_container_gone_while_dockerd_was_with_live_restore(
 
 
 @pytest.fixture(scope="module")
-def one_legacy(engine: Engine) -> Iterator[LegacyPlugin]:
+def one_legacy(engine: DockerEngine) -> Iterator[LegacyPlugin]:
     """The daemon on the host, without the managed plugin's root file system.
 
     One for all tests: dockerd never forgets a legacy plugin while it runs, and asks one that is
@@ -277,7 +301,7 @@ def one_legacy(engine: Engine) -> Iterator[LegacyPlugin]:
 
 
 @pytest.fixture
-def legacy(engine: Engine, one_legacy: LegacyPlugin) -> Iterator[LegacyPlugin]:
+def legacy(engine: DockerEngine, one_legacy: LegacyPlugin) -> Iterator[LegacyPlugin]:
     """The daemon on the host, running."""
     one_legacy.deaths = 0
     if not one_legacy.running:
@@ -292,7 +316,7 @@ def legacy(engine: Engine, one_legacy: LegacyPlugin) -> Iterator[LegacyPlugin]:
         engine.attempt("volume", "rm", name)
 
 
-def test_reboot(engine: Engine, legacy: LegacyPlugin, base_image: str) -> None:
+def test_reboot(engine: DockerEngine, legacy: LegacyPlugin, base_image: str) -> None:
     """Everything dies at once, nothing is mounted afterwards, and the boot id is another."""
     engine.docker("volume", "create", "-d", legacy.name, "-o", "interval=200ms", "rebooted")
     container = writers.start(engine, base_image, "rebooted", "--restart always")
@@ -326,7 +350,7 @@ def test_reboot(engine: Engine, legacy: LegacyPlugin, base_image: str) -> None:
     wait_for(lambda: not list(directory.iterdir()), "the live directory is deleted")
 
 
-def patiently(engine: Engine, *command: str) -> str:
+def patiently(engine: DockerEngine, *command: str) -> str:
     """Output of a docker command that may be given again where a kill of the daemon met it."""
     done = engine.attempt(*command)
     return done.stdout.strip() if done.returncode == 0 else engine.docker(*command)
@@ -343,7 +367,7 @@ def patiently(engine: Engine, *command: str) -> str:
     ],
 )
 def test_daemon_killed_at(
-    engine: Engine, legacy: LegacyPlugin, base_image: str, failpoint: str
+    engine: DockerEngine, legacy: LegacyPlugin, base_image: str, failpoint: str
 ) -> None:
     """Wherever the daemon dies, the container goes on and the next daemon takes over."""
     legacy.kill()

@@ -10,7 +10,7 @@ import pytest
 from diffkeeper import limits
 
 if TYPE_CHECKING:
-    from tests.docker.engine import Engine
+    from tests.docker.engine import DockerEngine
     from tests.docker.makers import VolumeMaker
     from tests.docker.managed import ManagedPlugin
 
@@ -31,7 +31,11 @@ def capture_of(plugin: ManagedPlugin, volume: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("source", ["ebpf", "inotify"])
 def test_one_changed_page_of_a_large_file(
-    engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str, source: str
+    engine: DockerEngine,
+    plugin: ManagedPlugin,
+    new_volume: VolumeMaker,
+    base_image: str,
+    source: str,
 ) -> None:
     """eBPF reads and stores the page's chunk; inotify, to compare with, reads the whole file."""
     volume = new_volume(interval="1h", capture=source)

@@ -22,7 +22,7 @@ from tests.support.processes import wait_for
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.docker.engine import Engine
+    from tests.docker.engine import DockerEngine
     from tests.docker.makers import VolumeMaker
     from tests.docker.managed import ManagedPlugin
 
@@ -37,7 +37,7 @@ BRIDGE = "docker_gwbridge"
 
 
 def check_and_remove(
-    engine: Engine, plugin: ManagedPlugin, name: str, live: Path, copy: Path
+    engine: DockerEngine, plugin: ManagedPlugin, name: str, live: Path, copy: Path
 ) -> None:
     """The volume has no user any more: its history is whole, and it can be removed at once."""
     wait_for(lambda: volumes.mounts(engine, name) == 0, f"{name} is unmounted", 60)
@@ -47,7 +47,11 @@ def check_and_remove(
 
 
 def test_the_engine_killed_and_the_container_started_again(
-    engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str, tmp_path: Path
+    engine: DockerEngine,
+    plugin: ManagedPlugin,
+    new_volume: VolumeMaker,
+    base_image: str,
+    tmp_path: Path,
 ) -> None:
     """Newer engines mount under another ID then, and never end the mount of before."""
     name = new_volume(interval=SELDOM)
@@ -65,7 +69,7 @@ def test_the_engine_killed_and_the_container_started_again(
 
 
 def test_the_live_directory_is_lost_while_the_engine_is_stopped(
-    engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str
+    engine: DockerEngine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str
 ) -> None:
     """Its container comes up by itself, as always, on what was replayed from the very start on."""
     name = new_volume(interval=SELDOM)
@@ -86,7 +90,11 @@ def test_the_live_directory_is_lost_while_the_engine_is_stopped(
 
 
 def test_containerd_killed(
-    engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str, tmp_path: Path
+    engine: DockerEngine,
+    plugin: ManagedPlugin,
+    new_volume: VolumeMaker,
+    base_image: str,
+    tmp_path: Path,
 ) -> None:
     """Container and plugin live on, and the engine finds them again."""
     name = new_volume(interval="200ms")
@@ -110,7 +118,11 @@ def test_containerd_killed(
 
 
 def test_everything_killed_at_once(
-    engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str, tmp_path: Path
+    engine: DockerEngine,
+    plugin: ManagedPlugin,
+    new_volume: VolumeMaker,
+    base_image: str,
+    tmp_path: Path,
 ) -> None:
     """Container, plugin, containerd and dockerd."""
     name = new_volume(interval="200ms")
@@ -136,7 +148,7 @@ def test_everything_killed_at_once(
 
 
 @pytest.fixture
-def swarm(engine: Engine) -> Iterator[None]:
+def swarm(engine: DockerEngine) -> Iterator[None]:
     """The engine is a swarm of one node."""
     there = Path("/sys/class/net", BRIDGE).exists()
     engine.docker("swarm", "init", "--advertise-addr", "127.0.0.1", "--listen-addr", "127.0.0.1")
@@ -149,7 +161,7 @@ def swarm(engine: Engine) -> Iterator[None]:
 
 @pytest.mark.usefixtures("swarm")
 def test_a_service_of_a_swarm(
-    engine: Engine, plugin: ManagedPlugin, base_image: str, tmp_path: Path
+    engine: DockerEngine, plugin: ManagedPlugin, base_image: str, tmp_path: Path
 ) -> None:
     """Its volume is made with its first task, and outlives a task that is killed."""
     name, service = "of-a-swarm", "writer"
@@ -198,7 +210,7 @@ def part(plugin: ManagedPlugin) -> None:
 
 
 def test_mounts_that_do_not_reach_the_host(
-    engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str
+    engine: DockerEngine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str
 ) -> None:
     """An engine that starts after its death may take its side of the shared mounts away, late.
 

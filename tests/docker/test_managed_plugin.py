@@ -17,14 +17,14 @@ from tests.support import disks, processes
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.docker.engine import Engine
+    from tests.docker.engine import DockerEngine
     from tests.docker.makers import PluginMaker, Registry
     from tests.docker.managed import ManagedPlugin
 
 VOLUMES = ("first", "second")
 
 
-def fill(engine: Engine, plugin: ManagedPlugin, image: str) -> dict[str, list[str]]:
+def fill(engine: DockerEngine, plugin: ManagedPlugin, image: str) -> dict[str, list[str]]:
     """Two volumes with two snapshots each; returns the roots of their histories."""
     for name in VOLUMES:
         engine.docker("volume", "create", "-d", plugin.name, "-o", "interval=1h", name)
@@ -38,7 +38,9 @@ def histories(plugin: ManagedPlugin) -> dict[str, list[str]]:
     return {name: [shot["root"] for shot in plugin.snapshots(name)] for name in VOLUMES}
 
 
-def check(engine: Engine, plugin: ManagedPlugin, image: str, before: dict[str, list[str]]) -> None:
+def check(
+    engine: DockerEngine, plugin: ManagedPlugin, image: str, before: dict[str, list[str]]
+) -> None:
     """Every volume is there, with its content and with every snapshot it had."""
     listed = engine.docker("volume", "ls", "-q", "--filter", f"driver={plugin.name}:latest")
     assert set(VOLUMES) <= set(listed.split())
@@ -49,7 +51,7 @@ def check(engine: Engine, plugin: ManagedPlugin, image: str, before: dict[str, l
 
 
 @pytest.fixture(scope="module")
-def kept_plugin(engine: Engine, new_plugin: PluginMaker) -> Iterator[ManagedPlugin]:
+def kept_plugin(engine: DockerEngine, new_plugin: PluginMaker) -> Iterator[ManagedPlugin]:
     """A plugin of this file's own, created and enabled; an engine needs seconds for that."""
     made = new_plugin("dk-own")
     made.create()
@@ -58,21 +60,21 @@ def kept_plugin(engine: Engine, new_plugin: PluginMaker) -> Iterator[ManagedPlug
     discard(engine, made)
 
 
-def discard(engine: Engine, plugin: ManagedPlugin) -> None:
+def discard(engine: DockerEngine, plugin: ManagedPlugin) -> None:
     """Removes the plugin in whatever state a test has left it."""
     for verb in ("disable", "rm"):
         engine.attempt("plugin", verb, "--force", plugin.name)
 
 
 @pytest.fixture
-def own_plugin(engine: Engine, kept_plugin: ManagedPlugin) -> Iterator[ManagedPlugin]:
+def own_plugin(engine: DockerEngine, kept_plugin: ManagedPlugin) -> Iterator[ManagedPlugin]:
     """The same without volumes, which the test may make, set, disable and replace."""
     kept_plugin.wait_ready()
     yield kept_plugin
     discard_volumes(engine)
 
 
-def discard_volumes(engine: Engine) -> None:
+def discard_volumes(engine: DockerEngine) -> None:
     """Removes the volumes, with the containers that a failed test has left on them."""
     for name in VOLUMES:
         for container in engine.docker("ps", "-aq", "--filter", f"volume={name}").split():
@@ -81,7 +83,7 @@ def discard_volumes(engine: Engine) -> None:
 
 
 def test_disabled_set_and_enabled_again(
-    engine: Engine, own_plugin: ManagedPlugin, base_image: str
+    engine: DockerEngine, own_plugin: ManagedPlugin, base_image: str
 ) -> None:
     before = fill(engine, own_plugin, base_image)
     own_plugin.disable()
@@ -93,7 +95,7 @@ def test_disabled_set_and_enabled_again(
 
 
 def test_removed_and_created_again(
-    engine: Engine, own_plugin: ManagedPlugin, base_image: str
+    engine: DockerEngine, own_plugin: ManagedPlugin, base_image: str
 ) -> None:
     before = fill(engine, own_plugin, base_image)
     first = own_plugin.id
@@ -107,7 +109,7 @@ def test_removed_and_created_again(
 
 
 def test_disabled_by_force_while_a_container_writes(
-    engine: Engine, own_plugin: ManagedPlugin, base_image: str
+    engine: DockerEngine, own_plugin: ManagedPlugin, base_image: str
 ) -> None:
     """The container keeps its mount; the plugin takes the volume over again and misses nothing."""
     before = fill(engine, own_plugin, base_image)
@@ -125,7 +127,7 @@ def test_disabled_by_force_while_a_container_writes(
 
 
 def test_its_log_is_one_line_per_event(
-    engine: Engine, own_plugin: ManagedPlugin, base_image: str
+    engine: DockerEngine, own_plugin: ManagedPlugin, base_image: str
 ) -> None:
     fill(engine, own_plugin, base_image)
     lines = own_plugin.log
@@ -179,7 +181,7 @@ def test_the_host_below_the_state_is_not_mounted_into_it(own_plugin: ManagedPlug
     assert [point for point in points if point.startswith("/host/lib")] == ["/host/lib"]
 
 
-def push(engine: Engine, build: Path, reference: str, target: Path) -> None:
+def push(engine: DockerEngine, build: Path, reference: str, target: Path) -> None:
     """Pushes the build as a release of its own: its root file system names it."""
     subprocess.run(["cp", "-al", str(build), str(target)], check=True)
     (target / "rootfs" / "etc" / "release-of-the-test").write_text(reference)
@@ -190,7 +192,7 @@ def push(engine: Engine, build: Path, reference: str, target: Path) -> None:
 
 @pytest.mark.engines
 def test_pushed_installed_upgraded_removed_installed(
-    engine: Engine,
+    engine: DockerEngine,
     new_plugin: PluginMaker,
     plugin_build: Path,
     registry: Registry,
@@ -230,7 +232,7 @@ def test_pushed_installed_upgraded_removed_installed(
         discard(engine, plugin)
 
 
-def install(engine: Engine, plugin: ManagedPlugin, reference: str) -> None:
+def install(engine: DockerEngine, plugin: ManagedPlugin, reference: str) -> None:
     """As a user does it, under an alias; the settings come with the command."""
     command = ["install", "--grant-all-permissions", "--alias", plugin.name, reference]
     engine.docker("plugin", *command, *plugin.settings, seconds_max=300)
@@ -238,7 +240,7 @@ def install(engine: Engine, plugin: ManagedPlugin, reference: str) -> None:
 
 
 def test_the_disk_of_the_state_is_not_mounted(
-    engine: Engine, new_plugin: PluginMaker, base_image: str, tmp_path: Path
+    engine: DockerEngine, new_plugin: PluginMaker, base_image: str, tmp_path: Path
 ) -> None:
     """No empty store begins beneath it, the engine keeps its volumes, and doctor says why."""
     plugin = new_plugin("dk-disk")
@@ -270,7 +272,7 @@ def test_the_disk_of_the_state_is_not_mounted(
 
 
 def test_a_disk_of_the_host_on_the_state(
-    engine: Engine, new_plugin: PluginMaker, base_image: str
+    engine: DockerEngine, new_plugin: PluginMaker, base_image: str
 ) -> None:
     """A disk that was mounted on it beforehand is not in the plugin: nothing goes beneath it."""
     plugin = new_plugin("dk-beneath")

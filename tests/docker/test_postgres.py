@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support import docker_volumes as volumes
-from tests.support.postgres_bench import Server, wait_transactions
+from tests.support.postgres_bench import PostgresContainer, wait_transactions
 from tests.support.processes import wait_for
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.docker.engine import Engine
+    from tests.docker.engine import DockerEngine
     from tests.docker.makers import VolumeMaker
     from tests.docker.managed import ManagedPlugin
 
@@ -28,9 +28,11 @@ RESTORED = 5
 
 
 @pytest.fixture
-def server(engine: Engine, new_volume: VolumeMaker, postgres_image: str) -> Iterator[Server]:
+def server(
+    engine: DockerEngine, new_volume: VolumeMaker, postgres_image: str
+) -> Iterator[PostgresContainer]:
     """PostgreSQL with the tables of pgbench, captured about every half second."""
-    made = Server(engine, postgres_image, new_volume(interval="500ms"))
+    made = PostgresContainer(engine, postgres_image, new_volume(interval="500ms"))
     try:
         made.start()
         made.initialise(SCALE)
@@ -39,12 +41,12 @@ def server(engine: Engine, new_volume: VolumeMaker, postgres_image: str) -> Iter
         made.remove()
 
 
-def unmounted(engine: Engine, volume: str) -> None:
+def unmounted(engine: DockerEngine, volume: str) -> None:
     wait_for(lambda: volumes.mounts(engine, volume) == 0, f"{volume} is unmounted")
 
 
 def test_killed_under_load(
-    engine: Engine, plugin: ManagedPlugin, server: Server, tmp_path: Path
+    engine: DockerEngine, plugin: ManagedPlugin, server: PostgresContainer, tmp_path: Path
 ) -> None:
     """What was acknowledged is there after kill -9, every time, and the sums are equal."""
     for _ in range(2):
@@ -60,7 +62,9 @@ def test_killed_under_load(
     volumes.check_newest(engine, plugin, server.source, tmp_path / "copy")
 
 
-def test_plugin_killed_under_load(engine: Engine, plugin: ManagedPlugin, server: Server) -> None:
+def test_plugin_killed_under_load(
+    engine: DockerEngine, plugin: ManagedPlugin, server: PostgresContainer
+) -> None:
     """Clients see no error while the plugin dies and comes back."""
     load = server.load(LOAD_SECONDS // 2)
     wait_transactions(server, 200)
@@ -75,7 +79,9 @@ def test_plugin_killed_under_load(engine: Engine, plugin: ManagedPlugin, server:
     volumes.check_verified(plugin, server.source)
 
 
-def test_wiped_and_replayed(engine: Engine, plugin: ManagedPlugin, server: Server) -> None:
+def test_wiped_and_replayed(
+    engine: DockerEngine, plugin: ManagedPlugin, server: PostgresContainer
+) -> None:
     """The live directory is deleted after a crash; what was last captured comes back whole."""
     load = server.load(60)
     acknowledged = wait_transactions(server, 300)
@@ -92,7 +98,7 @@ def test_wiped_and_replayed(engine: Engine, plugin: ManagedPlugin, server: Serve
 
 
 def test_removed_with_its_volume_and_brought_back(
-    engine: Engine, plugin: ManagedPlugin, server: Server
+    engine: DockerEngine, plugin: ManagedPlugin, server: PostgresContainer
 ) -> None:
     """`docker rm -f` and `docker volume rm` of a running server are taken back by `undelete`."""
     load = server.load(60)
@@ -135,7 +141,7 @@ def snapshots_under(
 
 
 def test_snapshots_taken_under_load_start_as_servers(
-    engine: Engine, plugin: ManagedPlugin, server: Server, tmp_path: Path
+    engine: DockerEngine, plugin: ManagedPlugin, server: PostgresContainer, tmp_path: Path
 ) -> None:
     before = server.transactions()
     load = server.load(LOAD_SECONDS)
@@ -155,7 +161,7 @@ def test_snapshots_taken_under_load_start_as_servers(
         copy = volumes.restore(
             plugin, f"{server.source}@{shot['seq']}", tmp_path / str(shot["seq"])
         )
-        restored = Server(engine, server.image, str(copy))
+        restored = PostgresContainer(engine, server.image, str(copy))
         try:
             restored.start()
             counts.append(restored.check())

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support import docker_volumes as volumes
-from tests.support.postgres_bench import Server, wait_transactions
+from tests.support.postgres_bench import PostgresContainer, wait_transactions
 from tests.support.processes import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.docker.engine import Engine
+    from tests.docker.engine import DockerEngine
     from tests.docker.makers import VolumeMaker
     from tests.docker.managed import ManagedPlugin
 
@@ -26,11 +26,13 @@ RESTORED = 4
 
 
 @pytest.fixture
-def server(engine: Engine, new_volume: VolumeMaker, postgres_image: str) -> Iterator[Server]:
+def server(
+    engine: DockerEngine, new_volume: VolumeMaker, postgres_image: str
+) -> Iterator[PostgresContainer]:
     """PostgreSQL on two volumes, with the tables of pgbench."""
     data = new_volume(interval="500ms")
     wal = new_volume(interval="10s", mode="0777")
-    made = Server(engine, postgres_image, data, wal=wal)
+    made = PostgresContainer(engine, postgres_image, data, wal=wal)
     try:
         made.start()
         made.initialise(SCALE)
@@ -39,7 +41,7 @@ def server(engine: Engine, new_volume: VolumeMaker, postgres_image: str) -> Iter
         made.remove()
 
 
-def unmounted(engine: Engine, volume: str) -> None:
+def unmounted(engine: DockerEngine, volume: str) -> None:
     wait_for(lambda: volumes.mounts(engine, volume) == 0, f"{volume} is unmounted")
 
 
@@ -50,14 +52,14 @@ def instants(plugin: ManagedPlugin, volume: str) -> list[dict[str, Any]]:
 
 
 def restored(
-    engine: Engine, plugin: ManagedPlugin, server: Server, reference: str, to: Path
+    engine: DockerEngine, plugin: ManagedPlugin, server: PostgresContainer, reference: str, to: Path
 ) -> int:
     """Starts a server on what `restore --group` makes of it; how many transactions it has."""
     done = plugin.cli("restore", reference, "--to", str(to), "--group", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     places = {member["volume"]: member["to"] for member in json.loads(done.stdout)["members"]}
     assert places.keys() == {server.source, server.wal}
-    copy = Server(engine, server.image, places[server.source], wal=places[server.wal])
+    copy = PostgresContainer(engine, server.image, places[server.source], wal=places[server.wal])
     try:
         copy.start()
         return copy.check()
@@ -67,7 +69,11 @@ def restored(
 
 
 def test_heap_and_log_are_one_instant(
-    engine: Engine, plugin: ManagedPlugin, server: Server, base_image: str, tmp_path: Path
+    engine: DockerEngine,
+    plugin: ManagedPlugin,
+    server: PostgresContainer,
+    base_image: str,
+    tmp_path: Path,
 ) -> None:
     """Under load, beside a container that has the log's volume alone, and `docker cp`."""
     mount = f"{server.wal}:/wal"
@@ -105,7 +111,7 @@ def test_heap_and_log_are_one_instant(
 
 
 def test_both_volumes_wiped_and_replayed(
-    engine: Engine, plugin: ManagedPlugin, server: Server
+    engine: DockerEngine, plugin: ManagedPlugin, server: PostgresContainer
 ) -> None:
     """Both live directories are deleted after a crash; what comes back is a whole database."""
     load = server.load(60)

@@ -17,7 +17,7 @@ from tests.support.trees import describe, difference
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.docker.engine import Engine
+    from tests.docker.engine import DockerEngine
     from tests.docker.makers import VolumeMaker
     from tests.docker.managed import ManagedPlugin
 
@@ -62,7 +62,7 @@ touch -d @2.000000009 /data/d /data
 
 
 def test_created_listed_inspected_removed(
-    engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker
+    engine: DockerEngine, plugin: ManagedPlugin, new_volume: VolumeMaker
 ) -> None:
     name = new_volume(interval="2s", mode="0750", uid="7", gid="8")
     listed = engine.docker("volume", "ls", "--format", "{{.Name}} {{.Driver}}").splitlines()
@@ -82,7 +82,7 @@ def test_created_listed_inspected_removed(
 
 
 def test_status_tells_how_a_volume_is(
-    engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str
+    engine: DockerEngine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str
 ) -> None:
     name = new_volume(interval="200ms")
     assert volumes.status(engine, name)["last_snapshot"] is None
@@ -126,7 +126,7 @@ def test_status_tells_how_a_volume_is(
     ],
 )
 def test_bad_option_tells_what_is_allowed(
-    engine: Engine, plugin: ManagedPlugin, option: str, wrong: str
+    engine: DockerEngine, plugin: ManagedPlugin, option: str, wrong: str
 ) -> None:
     before = sorted((plugin.state_dir / "volumes").iterdir())
     refused = engine.attempt("volume", "create", "-d", plugin.name, "-o", option, "bad")
@@ -169,7 +169,11 @@ def test_malformed_bodies_get_a_clear_error(plugin: ManagedPlugin, body: bytes) 
 
 
 def test_two_containers_on_one_volume(
-    engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str, tmp_path: Path
+    engine: DockerEngine,
+    plugin: ManagedPlugin,
+    new_volume: VolumeMaker,
+    base_image: str,
+    tmp_path: Path,
 ) -> None:
     name = new_volume(interval="300ms")
     number = volumes.status(engine, name)["id"]
@@ -197,7 +201,11 @@ def test_two_containers_on_one_volume(
 
 @pytest.mark.engines
 def test_copies_to_and_from_a_running_container(
-    engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str, tmp_path: Path
+    engine: DockerEngine,
+    plugin: ManagedPlugin,
+    new_volume: VolumeMaker,
+    base_image: str,
+    tmp_path: Path,
 ) -> None:
     """dockerd mounts and unmounts for it under the ID of the running mount.
 
@@ -230,7 +238,11 @@ def test_copies_to_and_from_a_running_container(
 
 @pytest.mark.parametrize("command", ["create", "run"])
 def test_content_of_the_image_is_copied_up(
-    engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str, command: str
+    engine: DockerEngine,
+    plugin: ManagedPlugin,
+    new_volume: VolumeMaker,
+    base_image: str,
+    command: str,
 ) -> None:
     name = new_volume(interval="1h")
     place = "/var/lib/dpkg"
@@ -258,7 +270,7 @@ def test_content_of_the_image_is_copied_up(
     ],
 )
 def test_owner_and_mode_are_the_options_unless_the_engine_copies_an_images_directory(
-    engine: Engine,
+    engine: DockerEngine,
     plugin: ManagedPlugin,
     new_volume: VolumeMaker,
     base_image: str,
@@ -272,7 +284,7 @@ def test_owner_and_mode_are_the_options_unless_the_engine_copies_an_images_direc
 
 
 def test_read_only(
-    engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str
+    engine: DockerEngine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str
 ) -> None:
     name = new_volume(interval="1h")
     engine.shell(base_image, name, "echo kept > /data/file")
@@ -287,7 +299,7 @@ def test_read_only(
 
 
 def test_a_monitor_of_the_host_is_no_user(
-    engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str
+    engine: DockerEngine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str
 ) -> None:
     """A container that has the host's whole tree mounted sees each volume, and uses none."""
     names = [new_volume(interval="200ms") for _ in range(2)]
@@ -314,7 +326,7 @@ def test_a_monitor_of_the_host_is_no_user(
 
 @pytest.mark.engines
 def test_a_prune_leaves_it_alone(
-    engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker
+    engine: DockerEngine, plugin: ManagedPlugin, new_volume: VolumeMaker
 ) -> None:
     name = new_volume()
     engine.docker("volume", "prune", "--force")
@@ -324,7 +336,7 @@ def test_a_prune_leaves_it_alone(
 
 
 def test_removed_and_created_again_it_is_empty(
-    engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str
+    engine: DockerEngine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str
 ) -> None:
     name = new_volume()
     number = volumes.status(engine, name)["id"]
@@ -340,7 +352,7 @@ def test_removed_and_created_again_it_is_empty(
 
 
 def test_deleted_while_stopped_it_is_replayed(
-    engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str
+    engine: DockerEngine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str
 ) -> None:
     name = new_volume(interval="1h")
     engine.shell(base_image, name, MAKE_TREE)
@@ -359,7 +371,9 @@ def test_deleted_while_stopped_it_is_replayed(
     volumes.check_verified(plugin, name)
 
 
-def test_a_size_is_refused_where_nothing_holds_to_it(engine: Engine, plugin: ManagedPlugin) -> None:
+def test_a_size_is_refused_where_nothing_holds_to_it(
+    engine: DockerEngine, plugin: ManagedPlugin
+) -> None:
     """For what the kernel says to anybody, not for want of a privilege of the plugin."""
     directory = plugin.state_dir / "volumes"
     why = project_quota.lack(str(directory))
@@ -375,7 +389,7 @@ def test_a_size_is_refused_where_nothing_holds_to_it(engine: Engine, plugin: Man
 
 
 def test_incomplete_replay_is_never_used(
-    engine: Engine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str
+    engine: DockerEngine, plugin: ManagedPlugin, new_volume: VolumeMaker, base_image: str
 ) -> None:
     """What a killed replay leaves behind is thrown away, and the data comes whole."""
     name = new_volume(interval="1h")

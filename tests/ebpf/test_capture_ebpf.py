@@ -25,7 +25,7 @@ from diffkeeper.sources.ebpf.probe import Sources
 from diffkeeper.sources.ebpf.program import Program
 from diffkeeper.sources.ladder import VolumePlace
 from tests.support import disks, exchanges
-from tests.support.harness import Engine
+from tests.support.capture_rig import CaptureRig
 from tests.support.odd import leased
 from tests.support.trees import describe, difference
 
@@ -292,42 +292,42 @@ def test_a_hole_that_is_punched_after_the_look_of_a_freeze(
     now = [time.monotonic()]
     base = disk / "late"
     base.mkdir()
-    with Engine(base, CapturePolicy(source="ebpf"), Sources.of(program)) as engine:
-        path = engine.live / "file"
+    with CaptureRig(base, CapturePolicy(source="ebpf"), Sources.of(program)) as rig:
+        path = rig.live / "file"
         path.write_bytes(b"x" * SIZE)
         os.sync()
-        engine.capture()
-        source = engine.snapshotter.watched.source
+        rig.capture()
+        source = rig.snapshotter.watched.source
         assert isinstance(source, EbpfSource)
         number = path.stat().st_ino
         with open(path, "r+b") as file:
             fallocate(file.fileno(), PUNCH | KEEP_SIZE, 2 * CHUNK, 4096)
-            engine.capture()
+            rig.capture()
             # Unseen, as that of an operation that was marked when it began.
             program.unwatch(source._number, [number])
             fallocate(file.fileno(), PUNCH | KEEP_SIZE, 2 * CHUNK + 8192, 4096)
-            program.watch(source._number, engine.policy.chunk_bits, [number], held=True)
+            program.watch(source._number, rig.policy.chunk_bits, [number], held=True)
         monkeypatch.setattr(clock, "monotonic", lambda: now[0] + limits.STARTED_SECONDS)
-        last = engine.capture()
+        last = rig.capture()
         assert last.consistency == "crash"
-        assert difference(describe(engine.live), describe(engine.replay(last, "last"))) == []
+        assert difference(describe(rig.live), describe(rig.replay(last, "last"))) == []
 
 
 @pytest.mark.parametrize("way", ["exchange", "swap"])
 def test_content_that_two_files_exchange(program: Program, way: str, tmp_path: Path) -> None:
     with (
         disks.file_system("xfs", tmp_path, 400 * limits.MIB, exchanges.allow_exchange) as base,
-        Engine(base, CapturePolicy(source="ebpf"), Sources.of(program)) as engine,
+        CaptureRig(base, CapturePolicy(source="ebpf"), Sources.of(program)) as rig,
     ):
-        if engine.snapshotter.watched.source.name != "ebpf":
-            pytest.skip(engine.snapshotter.watched.reason)
-        first, second = engine.live / "first", engine.live / "second"
+        if rig.snapshotter.watched.source.name != "ebpf":
+            pytest.skip(rig.snapshotter.watched.reason)
+        first, second = rig.live / "first", rig.live / "second"
         for path in (first, second):
             path.write_bytes(path.name.encode() * 10_000)
             os.truncate(path, CHUNK // 2)
         os.sync()
-        engine.capture()
-        assert engine.capture() == engine.state.head
+        rig.capture()
+        assert rig.capture() == rig.state.head
         before = first.read_bytes()
         if way == "swap":
             done = subprocess.run(["xfs_io", "-c", f"swapext {second}", str(first)], check=True)
@@ -335,8 +335,8 @@ def test_content_that_two_files_exchange(program: Program, way: str, tmp_path: P
         elif not exchanges.exchange(first, second, CHUNK // 2):
             pytest.skip("the kernel exchanges no ranges")
         assert second.read_bytes() == before
-        last = engine.capture()
-        assert difference(describe(engine.live), describe(engine.replay(last, "last"))) == []
+        last = rig.capture()
+        assert difference(describe(rig.live), describe(rig.replay(last, "last"))) == []
 
 
 def test_direct_io_begun_before_a_file_is_watched(
@@ -388,20 +388,20 @@ def test_without_room(monkeypatch: pytest.MonkeyPatch, disk: Path, chunks: int, 
     base = disk / f"room-{chunks}-{files}"
     base.mkdir()
     try:
-        with Engine(base, CapturePolicy(source="ebpf"), Sources.of(program)) as engine:
-            assert engine.snapshotter.watched.source.name == "ebpf"
+        with CaptureRig(base, CapturePolicy(source="ebpf"), Sources.of(program)) as rig:
+            assert rig.snapshotter.watched.source.name == "ebpf"
             for number in range(30):
-                (engine.live / f"f{number}").write_bytes(bytes([number]) * 5 * CHUNK)
-            engine.capture()
+                (rig.live / f"f{number}").write_bytes(bytes([number]) * 5 * CHUNK)
+            rig.capture()
             for turn in range(3):
                 for number in range(30):
-                    with open(engine.live / f"f{number}", "r+b") as file:
+                    with open(rig.live / f"f{number}", "r+b") as file:
                         for at in range(5):
                             file.seek(at * CHUNK + turn)
                             file.write(b"new")
-                snapshot = engine.capture()
-                replayed = engine.replay(snapshot, f"r{turn}")
-                assert difference(describe(engine.live), describe(replayed)) == []
+                snapshot = rig.capture()
+                replayed = rig.replay(snapshot, f"r{turn}")
+                assert difference(describe(rig.live), describe(replayed)) == []
             counts = program.counts()
             assert counts["full_files"] > 0
             assert (counts["full_volumes"] > 0) == (files == 1)
@@ -413,19 +413,19 @@ def test_one_page_of_a_large_file(program: Program, disk: Path) -> None:
     """Read and stored is the chunk, whatever the file's size."""
     base = disk / "large"
     base.mkdir()
-    with Engine(base, CapturePolicy(source="ebpf"), Sources.of(program)) as engine:
-        path = engine.live / "large"
+    with CaptureRig(base, CapturePolicy(source="ebpf"), Sources.of(program)) as rig:
+        path = rig.live / "large"
         with open(path, "wb") as file:
             file.truncate(200 * limits.GIB)
             file.seek(150 * limits.GIB)
             file.write(b"x" * 4 * CHUNK)
-        engine.capture()
+        rig.capture()
         with open(path, "r+b") as file:
             file.seek(150 * limits.GIB + CHUNK)
             file.write(os.urandom(CHUNK))
-        snapshot = engine.capture()
+        snapshot = rig.capture()
         assert CHUNK <= snapshot.new_bytes < 2 * CHUNK
-        replayed = engine.replay(snapshot, "replayed")
+        replayed = rig.replay(snapshot, "replayed")
         with open(replayed / "large", "rb") as file, open(path, "rb") as live:
             for opened in (file, live):
                 opened.seek(150 * limits.GIB)
@@ -436,25 +436,25 @@ def test_what_changed_in_a_file_that_could_not_be_read(program: Program, disk: P
     """Its marks were taken, so that it is read as a whole when it can be."""
     base = disk / "leased"
     base.mkdir()
-    with Engine(base, CapturePolicy(source="ebpf"), Sources.of(program)) as engine:
-        path = engine.live / "leased"
+    with CaptureRig(base, CapturePolicy(source="ebpf"), Sources.of(program)) as rig:
+        path = rig.live / "leased"
         path.write_bytes(os.urandom(8 * CHUNK))
-        first = engine.capture()
-        assert engine.capture() == first
+        first = rig.capture()
+        assert rig.capture() == first
         with open(path, "r+b") as file:
             file.seek(3 * CHUNK)
             file.write(b"changed")
         before = path.stat().st_mtime_ns
         with leased(path):
-            snapshot = engine.capture("interval")
+            snapshot = rig.capture("interval")
             assert (snapshot.consistency, snapshot.root) == ("fuzzy", first.root)
             assert "'leased'" in snapshot.cause
-            assert engine.capture("interval") == snapshot
-            assert not engine.snapshotter.pending(engine.writers())
+            assert rig.capture("interval") == snapshot
+            assert not rig.snapshotter.pending(rig.writers())
         os.utime(path, ns=(before, before))
-        last = engine.capture()
+        last = rig.capture()
         assert (last.consistency, last.cause) == ("crash", "")
-        assert difference(describe(engine.live), describe(engine.replay(last, "last"))) == []
+        assert difference(describe(rig.live), describe(rig.replay(last, "last"))) == []
 
 
 @pytest.mark.parametrize("at", [0, 7 * CHUNK], ids=["in the page", "in the large page"])
@@ -462,17 +462,17 @@ def test_a_store_into_what_was_written_before(program: Program, disk: Path, at: 
     """The page is dirty by a write that was captured; the mapping is gone before the next one."""
     base = disk / f"beside-{at}"
     base.mkdir()
-    with Engine(base, CapturePolicy(source="ebpf"), Sources.of(program)) as engine:
-        fd = os.open(engine.live / "file", os.O_RDWR | os.O_CREAT)
+    with CaptureRig(base, CapturePolicy(source="ebpf"), Sources.of(program)) as rig:
+        fd = os.open(rig.live / "file", os.O_RDWR | os.O_CREAT)
         os.pwrite(fd, b"x" * SIZE, 0)
-        engine.capture()
+        rig.capture()
         for turn in range(3):
             os.pwrite(fd, b"%d" % turn * SIZE, 0)
-            engine.capture()
+            rig.capture()
             with mmap.mmap(fd, SIZE) as memory:
                 memory[at + 100 : at + 105] = b"stored"[:5]
-            replayed = engine.replay(engine.capture(), f"r{turn}")
-            assert difference(describe(engine.live), describe(replayed)) == []
+            replayed = rig.replay(rig.capture(), f"r{turn}")
+            assert difference(describe(rig.live), describe(replayed)) == []
         os.close(fd)
 
 
@@ -483,10 +483,10 @@ def test_a_store_before_a_write_in_the_same_unit(
     """By one thread, through a mapping that is gone before the next capture; no fault tells."""
     base = disk / f"unit-{order[:5]}"
     base.mkdir()
-    with Engine(base, CapturePolicy(source="ebpf"), Sources.of(program_without_faults)) as engine:
-        fd = os.open(engine.live / "file", os.O_RDWR | os.O_CREAT)
+    with CaptureRig(base, CapturePolicy(source="ebpf"), Sources.of(program_without_faults)) as rig:
+        fd = os.open(rig.live / "file", os.O_RDWR | os.O_CREAT)
         os.pwrite(fd, b"x" * SIZE, 0)
-        engine.capture()
+        rig.capture()
         for turn in range(3):
             os.fsync(fd)
             for step in order.split(", "):
@@ -495,8 +495,8 @@ def test_a_store_before_a_write_in_the_same_unit(
                 else:
                     with mmap.mmap(fd, SIZE) as memory:
                         memory[100:106] = b"store%d" % turn
-            replayed = engine.replay(engine.capture(), f"r{turn}")
-            assert difference(describe(engine.live), describe(replayed)) == []
+            replayed = rig.replay(rig.capture(), f"r{turn}")
+            assert difference(describe(rig.live), describe(replayed)) == []
         os.close(fd)
 
 
@@ -504,21 +504,21 @@ def test_a_file_that_is_what_it_was_stays_watched(program: Program, disk: Path) 
     """Its signature is news, its entry is none: what waits to be stored of it is stored already."""
     base = disk / "same"
     base.mkdir()
-    with Engine(base, CapturePolicy(source="ebpf"), Sources.of(program)) as engine:
-        path = engine.live / "directory" / "file"
+    with CaptureRig(base, CapturePolicy(source="ebpf"), Sources.of(program)) as rig:
+        path = rig.live / "directory" / "file"
         path.parent.mkdir()
         # It stays open, so that no close hints at its name.
         with open(path, "w+b", buffering=0) as file:
             file.write(os.urandom(CHUNK))
             file.truncate(SIZE)
-            engine.capture()
+            rig.capture()
             before = path.stat()
             fallocate(file.fileno(), PUNCH | KEEP_SIZE, 4 * CHUNK, CHUNK)
             os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-            engine.capture()
+            rig.capture()
             file.write(b"changed")
-            replayed = engine.replay(engine.capture(), "replayed")
-            assert difference(describe(engine.live), describe(replayed)) == []
+            replayed = rig.replay(rig.capture(), "replayed")
+            assert difference(describe(rig.live), describe(replayed)) == []
 
 
 def test_a_file_that_changes_while_it_is_outside(program: Program, disk: Path) -> None:
@@ -526,38 +526,38 @@ def test_a_file_that_changes_while_it_is_outside(program: Program, disk: Path) -
     base, outside = disk / "linked", disk / "beside"
     base.mkdir()
     outside.mkdir()
-    with Engine(base, CapturePolicy(source="ebpf"), Sources.of(program)) as engine:
-        one, other = engine.live / "one", engine.live / "other"
+    with CaptureRig(base, CapturePolicy(source="ebpf"), Sources.of(program)) as rig:
+        one, other = rig.live / "one", rig.live / "other"
         one.mkdir()
         other.mkdir()
         with open(one / "name", "w+b", buffering=0) as file:
             file.write(os.urandom(SIZE))
             os.link(one / "name", other / "link")
-            engine.capture()
-            engine.capture()
+            rig.capture()
+            rig.capture()
             os.pwrite(file.fileno(), b"inside", 2 * CHUNK)
             for directory in (one, other):
                 directory.rename(outside / directory.name)
             os.pwrite(file.fileno(), b"outside", 3 * CHUNK)
-            engine.capture()
+            rig.capture()
             for directory in (one, other):
                 (outside / directory.name).rename(directory)
             os.pwrite(file.fileno(), b"inside", 4 * CHUNK)
-            replayed = engine.replay(engine.capture(), "replayed")
-            assert difference(describe(engine.live), describe(replayed)) == []
+            replayed = rig.replay(rig.capture(), "replayed")
+            assert difference(describe(rig.live), describe(replayed)) == []
 
 
 def test_a_store_that_was_seen_before_it_was_told(program: Program, disk: Path) -> None:
     """A look finds the timestamp of the store already; only the next drain tells the mapping."""
     base = disk / "told-late"
     base.mkdir()
-    with Engine(base, CapturePolicy(source="ebpf"), Sources.of(program)) as engine:
-        fd = os.open(engine.live / "file", os.O_RDWR | os.O_CREAT)
+    with CaptureRig(base, CapturePolicy(source="ebpf"), Sources.of(program)) as rig:
+        fd = os.open(rig.live / "file", os.O_RDWR | os.O_CREAT)
         os.pwrite(fd, b"x" * SIZE, 0)
-        engine.capture()
+        rig.capture()
         os.pwrite(fd, b"y" * SIZE, 0)
-        engine.capture()
-        source = engine.snapshotter.watched.source
+        rig.capture()
+        source = rig.snapshotter.watched.source
         drain, stored = source.drain, False
 
         def drain_and_store(*, frozen: bool = False) -> Dirty:
@@ -572,9 +572,9 @@ def test_a_store_that_was_seen_before_it_was_told(program: Program, disk: Path) 
 
         source.drain = drain_and_store  # type: ignore[method-assign]  # the real one inside
         os.fchmod(fd, 0o600)
-        engine.capture()
-        replayed = engine.replay(engine.capture(), "replayed")
-        assert difference(describe(engine.live), describe(replayed)) == []
+        rig.capture()
+        replayed = rig.replay(rig.capture(), "replayed")
+        assert difference(describe(rig.live), describe(replayed)) == []
         os.close(fd)
 
 
@@ -624,10 +624,10 @@ def test_a_mapping_from_before_its_file_was_watched(program: Program, disk: Path
     """Unknown when the capture began, there when the new file is read, gone before the end."""
     base = disk / "before-watched"
     base.mkdir()
-    with Engine(base, CapturePolicy(source="ebpf"), Sources.of(program)) as engine:
-        engine.capture()
-        child = Child(engine.live, base / "mount")
-        snapshotter = engine.snapshotter
+    with CaptureRig(base, CapturePolicy(source="ebpf"), Sources.of(program)) as rig:
+        rig.capture()
+        child = Child(rig.live, base / "mount")
+        snapshotter = rig.snapshotter
         precopy = snapshotter.precopy
 
         def mapped_meanwhile() -> None:
@@ -636,25 +636,25 @@ def test_a_mapping_from_before_its_file_was_watched(program: Program, disk: Path
             child.goes_on("unmapped")
 
         snapshotter.precopy = mapped_meanwhile  # type: ignore[method-assign]  # the real one inside
-        engine.capture()
+        rig.capture()
         snapshotter.precopy = precopy  # type: ignore[method-assign]  # as it was
         child.process.communicate("\n", timeout=20)
-        replayed = engine.replay(engine.capture(), "replayed")
-        assert difference(describe(engine.live), describe(replayed)) == []
+        replayed = rig.replay(rig.capture(), "replayed")
+        assert difference(describe(rig.live), describe(replayed)) == []
 
 
 def test_reading_through_a_mapping_reads_nothing_again(program: Program, disk: Path) -> None:
     base = disk / "read"
     base.mkdir()
-    with Engine(base, CapturePolicy(source="ebpf"), Sources.of(program)) as engine:
-        (engine.live / "file").write_bytes(b"x" * SIZE)
+    with CaptureRig(base, CapturePolicy(source="ebpf"), Sources.of(program)) as rig:
+        (rig.live / "file").write_bytes(b"x" * SIZE)
         time.sleep(0.05)  # for timestamps that prove something
-        first = engine.capture()
-        with open(engine.live / "file", "rb") as file:
+        first = rig.capture()
+        with open(rig.live / "file", "rb") as file:
             with mmap.mmap(file.fileno(), SIZE, mmap.MAP_SHARED, mmap.PROT_READ) as memory:
                 assert memory[SIZE - 1] == ord("x")
             before = bytes_read()
-            assert engine.capture() == first
+            assert rig.capture() == first
             assert bytes_read() - before < SIZE // 2
 
 

@@ -18,7 +18,7 @@ from diffkeeper.sources.ebpf.heartbeat import Heartbeat
 from diffkeeper.sources.ebpf.probe import EBPF_LOADS_MAX, Sources
 from diffkeeper.sources.ebpf.program import EBPF_LEFT_OUT_MAX, Program
 from diffkeeper.sources.ladder import VolumePlace
-from tests.support.harness import Engine
+from tests.support.capture_rig import CaptureRig
 from tests.support.trees import describe, difference
 
 if TYPE_CHECKING:
@@ -42,10 +42,10 @@ def program(tmp_path: Path) -> Iterator[Program]:
 
 
 @pytest.fixture
-def engine(request: pytest.FixtureRequest, program: Program, tmp_path: Path) -> Iterator[Engine]:
+def rig(request: pytest.FixtureRequest, program: Program, tmp_path: Path) -> Iterator[CaptureRig]:
     """A volume with eBPF, on the disk of the tests; its parameter are seconds between beats."""
     sources = Sources.of(program, heartbeat=getattr(request, "param", BEAT_SECONDS))
-    with Engine(tmp_path, CapturePolicy(source="ebpf"), sources) as made:
+    with CaptureRig(tmp_path, CapturePolicy(source="ebpf"), sources) as made:
         if made.snapshotter.watched.source.name != "ebpf":
             pytest.skip(made.snapshotter.watched.reason)
         yield made
@@ -170,49 +170,49 @@ def leave_out(program: Program) -> None:
     program._left_out[next(iter(program._left_out))] -= 1
 
 
-def test_runs_left_out_before_a_capture(engine: Engine, program: Program) -> None:
+def test_runs_left_out_before_a_capture(rig: CaptureRig, program: Program) -> None:
     """All is compared once, and eBPF goes on."""
-    write(engine, 0)
-    engine.capture()
+    write(rig, 0)
+    rig.capture()
     # A change whose mark was not set: it shows by its time stamp alone.
     empty_watched(program)
-    write(engine, 1)
+    write(rig, 1)
     leave_out(program)
-    assert_holds_live(engine)
-    assert engine.snapshotter.watched.source.name == "ebpf"
+    assert_holds_live(rig)
+    assert rig.snapshotter.watched.source.name == "ebpf"
     for turn in (2, 3):
-        write(engine, turn)
-        assert_holds_live(engine)
+        write(rig, turn)
+        assert_holds_live(rig)
     assert not program.lost
 
 
 def test_runs_left_out_within_a_capture(
-    engine: Engine, program: Program, monkeypatch: pytest.MonkeyPatch
+    rig: CaptureRig, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing of that capture is kept: what it saw has no sign of what it did not see."""
-    write(engine, 0)
-    engine.capture()
-    write(engine, 1)
-    once = engine.snapshotter._round
+    write(rig, 0)
+    rig.capture()
+    write(rig, 1)
+    once = rig.snapshotter._round
 
     def write_unseen(*arguments: Any) -> None:
         monkeypatch.undo()
         once(*arguments)
         empty_watched(program)
-        write(engine, 2)
-        (engine.live / "after").write_bytes(b"after")
+        write(rig, 2)
+        (rig.live / "after").write_bytes(b"after")
         leave_out(program)
 
-    monkeypatch.setattr(engine.snapshotter, "_round", write_unseen)
-    before = engine.state.record.next_seq
-    assert_holds_live(engine)
-    assert engine.state.record.next_seq == before + 1
-    assert engine.snapshotter.watched.source.name == "ebpf"
-    write(engine, 3)
-    assert_holds_live(engine)
+    monkeypatch.setattr(rig.snapshotter, "_round", write_unseen)
+    before = rig.state.record.next_seq
+    assert_holds_live(rig)
+    assert rig.state.record.next_seq == before + 1
+    assert rig.snapshotter.watched.source.name == "ebpf"
+    write(rig, 3)
+    assert_holds_live(rig)
 
 
-def test_another_volume_is_told_of_it(engine: Engine, program: Program, tmp_path: Path) -> None:
+def test_another_volume_is_told_of_it(rig: CaptureRig, program: Program, tmp_path: Path) -> None:
     """Whoever asks first: the marks of all are lost."""
     sources = Sources.of(program, heartbeat=60.0)
     other = sources.choose("ebpf", VolumePlace(tmp_path.stat().st_dev, "ext4", 16)).source
@@ -241,101 +241,99 @@ def lost_count() -> float:
 
 @pytest.mark.parametrize("lose", LOSSES.values(), ids=LOSSES.keys())
 def test_it_falls_back_in_time(
-    engine: Engine, program: Program, lose: Callable[[Program], None]
+    rig: CaptureRig, program: Program, lose: Callable[[Program], None]
 ) -> None:
     """Noticed with nobody asking for a snapshot, while the volume is written to."""
-    write(engine, 0)
-    engine.capture()
+    write(rig, 0)
+    rig.capture()
     lose(program)
     deadline = time.monotonic() + NOTICE_SECONDS_MAX
     turn = 1
-    while engine.snapshotter.watched.source.name == "ebpf":
+    while rig.snapshotter.watched.source.name == "ebpf":
         assert time.monotonic() < deadline, "the loss is not noticed"
-        write(engine, turn)
-        if engine.snapshotter.pending(engine.writers()) and program.lost:
-            engine.capture()
+        write(rig, turn)
+        if rig.snapshotter.pending(rig.writers()) and program.lost:
+            rig.capture()
         turn += 1
         time.sleep(0.01)
-    assert engine.snapshotter.watched.source.name == "inotify"
-    assert "the eBPF programs were lost" in engine.snapshotter.watched.reason
-    support = {feature.name: feature for feature in engine.snapshotter.watched.features}
+    assert rig.snapshotter.watched.source.name == "inotify"
+    assert "the eBPF programs were lost" in rig.snapshotter.watched.reason
+    support = {feature.name: feature for feature in rig.snapshotter.watched.features}
     assert support["programs"].support == "unsupported"
     assert "were lost" in support["programs"].reason
     for more in range(2):
-        write(engine, turn + more)
-        assert_holds_live(engine)
+        write(rig, turn + more)
+        assert_holds_live(rig)
 
 
 @pytest.mark.parametrize("lose", [detach_all, take_event, take_map(b"chunks")])
 def test_no_snapshot_is_taken_from_what_lost_programs_told(
-    engine: Engine, program: Program, lose: Callable[[Program], None]
+    rig: CaptureRig, program: Program, lose: Callable[[Program], None]
 ) -> None:
     """Lost just before what is written, and captured before any heartbeat."""
-    write(engine, 0)
-    engine.capture()
+    write(rig, 0)
+    rig.capture()
     lose(program)
-    write(engine, 1)
-    assert_holds_live(engine)
-    assert engine.snapshotter.watched.source.name == "inotify"
-    write(engine, 2)
-    assert_holds_live(engine)
+    write(rig, 1)
+    assert_holds_live(rig)
+    assert rig.snapshotter.watched.source.name == "inotify"
+    write(rig, 2)
+    assert_holds_live(rig)
 
 
 def test_what_is_lost_within_a_capture(
-    engine: Engine, program: Program, monkeypatch: pytest.MonkeyPatch
+    rig: CaptureRig, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It sees a file that was made after writes it does not see: not the state of any instant."""
-    write(engine, 0)
-    engine.capture()
-    write(engine, 1)
-    once = engine.snapshotter._round
+    write(rig, 0)
+    rig.capture()
+    write(rig, 1)
+    once = rig.snapshotter._round
 
     def lose_and_write(*arguments: Any) -> None:
         monkeypatch.undo()
         detach_all(program)
-        write(engine, 2)
-        (engine.live / "after").write_bytes(b"after")
+        write(rig, 2)
+        (rig.live / "after").write_bytes(b"after")
         once(*arguments)
 
-    monkeypatch.setattr(engine.snapshotter, "_round", lose_and_write)
-    assert_holds_live(engine)
-    assert engine.snapshotter.watched.source.name == "inotify"
-    assert_holds_live(engine)
+    monkeypatch.setattr(rig.snapshotter, "_round", lose_and_write)
+    assert_holds_live(rig)
+    assert rig.snapshotter.watched.source.name == "inotify"
+    assert_holds_live(rig)
 
 
-@pytest.mark.parametrize("engine", [4.0], indirect=True)
+@pytest.mark.parametrize("rig", [4.0], indirect=True)
 def test_only_the_heartbeat_notices(
-    engine: Engine, program: Program, monkeypatch: pytest.MonkeyPatch
+    rig: CaptureRig, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where the kernel says that all is as it was, and yet no mark is set.
 
     What was captured until it was noticed has new timestamps with old content: it is read again.
     """
     # Else, what changed within half a minute would be read again for its possible mappings.
-    engine.snapshotter._horizon_ns = 0
-    write(engine, 0)
-    engine.capture()
+    rig.snapshotter._horizon_ns = 0
+    write(rig, 0)
+    rig.capture()
     ask = Attached.look
     monkeypatch.setattr(Attached, "look", lambda attached: ("", ask(attached)[1]))
     detach_all(program)
-    write(engine, 1)
+    write(rig, 1)
     time.sleep(0.1)  # until the timestamps are old enough to be relied on
-    engine.capture()
-    assert engine.snapshotter.watched.source.name == "ebpf", (
-        "the heartbeat was too fast for this test"
-    )
+    rig.capture()
+    assert rig.snapshotter.watched.source.name == "ebpf", "the heartbeat was too fast for this test"
     deadline = time.monotonic() + NOTICE_SECONDS_MAX
     while not program.lost:
         assert time.monotonic() < deadline, "the loss is not noticed"
         time.sleep(0.01)
-    assert_holds_live(engine)
-    assert engine.snapshotter.watched.source.name == "inotify"
+    assert_holds_live(rig)
+    assert rig.snapshotter.watched.source.name == "inotify"
 
 
-def write(engine: Engine, turn: int) -> None:
+def write(rig: CaptureRig, turn: int) -> None:
     """One page in each of a few files, without closing them, so that no name is hinted."""
     for number in range(4):
-        path = engine.live / f"f{number}"
+        path = rig.live / f"f{number}"
         if not turn:
             path.write_bytes(os.urandom(8 * CHUNK))
         file = os.open(path, os.O_RDWR)
@@ -343,10 +341,10 @@ def write(engine: Engine, turn: int) -> None:
         os.close(file)
 
 
-def assert_holds_live(engine: Engine) -> None:
-    snapshot = engine.capture()
-    replayed = engine.replay(snapshot, f"r{snapshot.seq}-{time.monotonic_ns()}")
-    assert difference(describe(engine.live), describe(replayed)) == []
+def assert_holds_live(rig: CaptureRig) -> None:
+    snapshot = rig.capture()
+    replayed = rig.replay(snapshot, f"r{snapshot.seq}-{time.monotonic_ns()}")
+    assert difference(describe(rig.live), describe(replayed)) == []
 
 
 def test_a_device_without_marks_is_refused(program: Program, tmp_path: Path) -> None:
@@ -361,17 +359,17 @@ def test_a_device_without_marks_is_refused(program: Program, tmp_path: Path) -> 
 
 
 def test_without_proof_for_long_it_is_not_relied_on(
-    engine: Engine, program: Program, monkeypatch: pytest.MonkeyPatch
+    rig: CaptureRig, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a disk that hangs: neither a mark, nor its absence, proves anything."""
-    write(engine, 0)
-    engine.capture()
+    write(rig, 0)
+    rig.capture()
     monkeypatch.setattr(Heartbeat, "_run", lambda _: None)
     monkeypatch.setattr("diffkeeper.sources.ebpf.heartbeat.HEARTBEAT_SILENT_SECONDS_MAX", 0.0)
-    assert engine.snapshotter.pending(engine.writers())
-    assert_holds_live(engine)
-    assert engine.snapshotter.watched.source.name == "inotify"
-    assert "no proof" in engine.snapshotter.watched.reason
+    assert rig.snapshotter.pending(rig.writers())
+    assert_holds_live(rig)
+    assert rig.snapshotter.watched.source.name == "inotify"
+    assert "no proof" in rig.snapshotter.watched.reason
     assert not program.lost
 
 

@@ -14,7 +14,7 @@ from diffkeeper.snapshot.context import CapturePolicy
 from diffkeeper.sources.ebpf.ebpf_source import EbpfSource
 from diffkeeper.sources.ebpf.probe import Sources
 from diffkeeper.sources.ebpf.program import Program
-from tests.support.harness import Engine
+from tests.support.capture_rig import CaptureRig
 from tests.support.trees import describe, difference
 
 if TYPE_CHECKING:
@@ -46,32 +46,32 @@ def opened() -> Iterator[contextlib.ExitStack]:
         yield stack
 
 
-def volume(stack: contextlib.ExitStack, base: Path, sources: Sources, files: int) -> Engine:
+def volume(stack: contextlib.ExitStack, base: Path, sources: Sources, files: int) -> CaptureRig:
     """A captured volume with so many files."""
     base.mkdir()
-    engine = stack.enter_context(Engine(base, CapturePolicy(source="ebpf"), sources))
-    add(engine, files)
-    engine.capture()
-    return engine
+    rig = stack.enter_context(CaptureRig(base, CapturePolicy(source="ebpf"), sources))
+    add(rig, files)
+    rig.capture()
+    return rig
 
 
-def add(engine: Engine, files: int) -> None:
-    there = len(list(engine.live.iterdir()))
+def add(rig: CaptureRig, files: int) -> None:
+    there = len(list(rig.live.iterdir()))
     for number in range(there, there + files):
-        (engine.live / f"f{number}").write_bytes(b"%d" % number)
+        (rig.live / f"f{number}").write_bytes(b"%d" % number)
 
 
-def source_of(engine: Engine) -> str:
-    return engine.snapshotter.watched.source.name
+def source_of(rig: CaptureRig) -> str:
+    return rig.snapshotter.watched.source.name
 
 
-def assert_seen(engine: Engine, name: str) -> None:
+def assert_seen(rig: CaptureRig, name: str) -> None:
     """A write to a file that was there is in the next snapshot, as all else."""
-    with open(engine.live / "f0", "r+b") as file:
+    with open(rig.live / "f0", "r+b") as file:
         file.write(b"new")
-    assert engine.snapshotter.pending(engine.writers())
-    replayed = engine.replay(engine.capture(), name)
-    assert difference(describe(engine.live), describe(replayed)) == []
+    assert rig.snapshotter.pending(rig.writers())
+    replayed = rig.replay(rig.capture(), name)
+    assert difference(describe(rig.live), describe(replayed)) == []
 
 
 def test_the_large_volume_gives_way(
@@ -109,16 +109,16 @@ def test_what_is_nobodys_gives_way_first(
 ) -> None:
     """Files of a number that was given up, and that exist no more, take nobody's room."""
     other = volume(opened, disk / "other", sources, ROOM // 2)
-    engine = volume(opened, disk / "renewed", sources, ROOM // 4)
-    engine.snapshotter.forget()
-    before = list(engine.live.iterdir())
-    add(engine, ROOM * 3 // 8)
+    rig = volume(opened, disk / "renewed", sources, ROOM // 4)
+    rig.snapshotter.forget()
+    before = list(rig.live.iterdir())
+    add(rig, ROOM * 3 // 8)
     for file in before:
         if file.name != "f0":
             file.unlink()
-    assert_seen(engine, "renewed-0")
+    assert_seen(rig, "renewed-0")
     assert_seen(other, "other-0")
-    assert (source_of(engine), source_of(other)) == ("ebpf", "ebpf")
+    assert (source_of(rig), source_of(other)) == ("ebpf", "ebpf")
 
 
 def test_marks_without_room_are_those_of_the_busy_volume(disk: Path, sources: Sources) -> None:

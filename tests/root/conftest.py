@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from diffkeeper.freeze.freezer import Freezer
-from tests.support.harness import CGROUP_ROOT
+from tests.support.capture_rig import CGROUP_ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -18,8 +18,8 @@ from diffkeeper.fsio import inode
 from diffkeeper.integrity.verify import Verifier
 from diffkeeper.snapshot.context import CapturePolicy
 from diffkeeper.sources.ebpf.probe import Sources
+from tests.support.capture_rig import CaptureRig
 from tests.support.containers import Container
-from tests.support.harness import Engine
 from tests.support.trees import Description, describe, difference, without
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ def sources() -> Iterator[Sources]:
 
 
 @pytest.fixture(params=["scan", "inotify", "ebpf"])
-def engine(request: pytest.FixtureRequest, tmp_path: Path, sources: Sources) -> Iterator[Engine]:
-    with Engine(tmp_path, CapturePolicy(source=request.param, exclude=GLOBS), sources) as made:
+def rig(request: pytest.FixtureRequest, tmp_path: Path, sources: Sources) -> Iterator[CaptureRig]:
+    with CaptureRig(tmp_path, CapturePolicy(source=request.param, exclude=GLOBS), sources) as made:
         if made.snapshotter.watched.source.name != request.param:
             pytest.skip(made.snapshotter.watched.reason)
         yield made
@@ -57,12 +57,12 @@ def fill(live: Path) -> None:
         (live / name).write_text(name)
 
 
-def assert_holds(engine: Engine, snapshot: SnapshotRecord) -> None:
-    replayed = engine.replay(snapshot, f"replay-{time.monotonic_ns()}")
+def assert_holds(rig: CaptureRig, snapshot: SnapshotRecord) -> None:
+    replayed = rig.replay(snapshot, f"replay-{time.monotonic_ns()}")
     assert describe(replayed) == kept(replayed)
-    assert difference(describe(replayed), kept(engine.live)) == []
-    verifier = Verifier(engine.store, engine.reader)
-    result = verifier.live(str(engine.live), snapshot.root, None, GLOBS)
+    assert difference(describe(replayed), kept(rig.live)) == []
+    verifier = Verifier(rig.store, rig.reader)
+    result = verifier.live(str(rig.live), snapshot.root, None, GLOBS)
     assert result.mismatches == []
     assert (snapshot.consistency, snapshot.cause) == ("crash", NOTE)
 
@@ -79,61 +79,59 @@ while True:
 """
 
 
-def test_a_mapped_file_that_is_left_out_has_nobody_frozen(engine: Engine, tmp_path: Path) -> None:
+def test_a_mapped_file_that_is_left_out_has_nobody_frozen(rig: CaptureRig, tmp_path: Path) -> None:
     """Each interval looks, since it might be another file; there is nothing to record."""
-    fill(engine.live)
-    (engine.live / "cache/x").write_bytes(bytes(4096))
+    fill(rig.live)
+    (rig.live / "cache/x").write_bytes(bytes(4096))
     program = tmp_path / "storer.py"
     program.write_text(STORER)
     with Container() as container:
         paths = f"{tmp_path}/seen/cache/x {tmp_path}/mapped"
-        container.start(
-            {engine.live: tmp_path / "seen"}, f"exec {sys.executable} {program} {paths}"
-        )
+        container.start({rig.live: tmp_path / "seen"}, f"exec {sys.executable} {program} {paths}")
         deadline = time.monotonic() + 20
         while not (tmp_path / "mapped").exists():
             assert time.monotonic() < deadline, "the file is not mapped"
             time.sleep(0.01)
-        first = engine.capture()
-        engine.capture()
-        frozen = engine.snapshotter.frozen_seconds
+        first = rig.capture()
+        rig.capture()
+        frozen = rig.snapshotter.frozen_seconds
         for _ in range(3):
-            engine.capture_of("interval", engine.writers())
-        assert engine.state.head == first
-        if engine.policy.source != "scan":  # which compares all names in a freeze each time
-            assert engine.snapshotter.frozen_seconds == frozen
-        (engine.live / "c").write_text("changed")
-        assert_holds(engine, engine.capture())
+            rig.capture_of("interval", rig.writers())
+        assert rig.state.head == first
+        if rig.policy.source != "scan":  # which compares all names in a freeze each time
+            assert rig.snapshotter.frozen_seconds == frozen
+        (rig.live / "c").write_text("changed")
+        assert_holds(rig, rig.capture())
 
 
-def test_only_the_rest_is_captured(engine: Engine) -> None:
-    fill(engine.live)
-    first = engine.capture()
+def test_only_the_rest_is_captured(rig: CaptureRig) -> None:
+    fill(rig.live)
+    first = rig.capture()
     assert first.files == 3
-    assert_holds(engine, first)
-    (engine.live / "a/1/kept").write_text("new")
-    (engine.live / "d").mkdir()
-    assert_holds(engine, engine.capture())
+    assert_holds(rig, first)
+    (rig.live / "a/1/kept").write_text("new")
+    (rig.live / "d").mkdir()
+    assert_holds(rig, rig.capture())
 
 
-def test_what_is_left_out_makes_no_snapshot(engine: Engine) -> None:
-    fill(engine.live)
-    first = engine.capture()
+def test_what_is_left_out_makes_no_snapshot(rig: CaptureRig) -> None:
+    fill(rig.live)
+    first = rig.capture()
     for turn in range(3):
         for name in ("cache/x", "a/1/skip/deep/x", "a/x.tmp", "logs/old/1"):
-            (engine.live / name).write_text(f"{turn}")
-        (engine.live / "cache" / f"new-{turn}").mkdir()
-        assert engine.capture() == first
-    (engine.live / "a/y.tmp").write_text("moves the time of its directory alone")
-    second = engine.capture()
+            (rig.live / name).write_text(f"{turn}")
+        (rig.live / "cache" / f"new-{turn}").mkdir()
+        assert rig.capture() == first
+    (rig.live / "a/y.tmp").write_text("moves the time of its directory alone")
+    second = rig.capture()
     assert second.seq == first.seq + 1
-    assert_holds(engine, second)
+    assert_holds(rig, second)
 
 
-def test_what_moves_in_and_out(engine: Engine) -> None:
-    live = engine.live
+def test_what_moves_in_and_out(rig: CaptureRig) -> None:
+    live = rig.live
     fill(live)
-    engine.capture()
+    rig.capture()
     steps = [
         ("c", "c.tmp"), ("c.tmp", "c"), ("b", "cache/b"), ("cache", "kept"), ("kept/b", "b"),
         ("kept", "cache"), ("a/1/skip", "skip"), ("skip", "a/1/skip"), ("a", "moved"),
@@ -142,46 +140,46 @@ def test_what_moves_in_and_out(engine: Engine) -> None:
     ]  # fmt: skip
     for before, after in steps:
         os.rename(live / before, live / after)
-        assert_holds(engine, engine.capture())
+        assert_holds(rig, rig.capture())
 
 
-def test_a_directory_that_moves_with_what_changes_in_it(engine: Engine) -> None:
+def test_a_directory_that_moves_with_what_changes_in_it(rig: CaptureRig) -> None:
     """Nothing but its own name tells that other names are left out below it."""
-    live = engine.live
+    live = rig.live
     fill(live)
-    engine.capture()
+    rig.capture()
     for turn in range(2):
         os.rename(live / "a", live / "moved")
         (live / "moved/1/skip/deep/x").write_text(f"turn {turn}")
-        assert_holds(engine, engine.capture())
+        assert_holds(rig, rig.capture())
         os.rename(live / "moved", live / "a")
         (live / "a/1/skip/deep/x").write_text("unseen")
         (live / "a/1/kept").write_text(f"turn {turn}")
-        assert_holds(engine, engine.capture())
+        assert_holds(rig, rig.capture())
 
 
-def test_other_names_of_what_is_left_out(engine: Engine) -> None:
-    live = engine.live
+def test_other_names_of_what_is_left_out(rig: CaptureRig) -> None:
+    live = rig.live
     fill(live)
     os.link(live / "c", live / "c.tmp")
     os.link(live / "cache/x", live / "x")
-    assert_holds(engine, engine.capture())
+    assert_holds(rig, rig.capture())
     (live / "x").write_text("through the name that is kept")
     (live / "c.tmp").unlink()
-    assert_holds(engine, engine.capture())
+    assert_holds(rig, rig.capture())
     os.link(live / "c", live / "cache/c")
     (live / "x").unlink()
-    assert_holds(engine, engine.capture())
+    assert_holds(rig, rig.capture())
 
 
 def test_globs_that_are_new_when_the_volume_is_opened(tmp_path: Path) -> None:
     base = tmp_path
-    with Engine(base, CapturePolicy(source="inotify")) as engine:
-        fill(engine.live)
-        whole = engine.capture()
+    with CaptureRig(base, CapturePolicy(source="inotify")) as rig:
+        fill(rig.live)
+        whole = rig.capture()
         assert whole.files == 7
-    with Engine(base, CapturePolicy(source="inotify", exclude=GLOBS)) as engine:
-        assert_holds(engine, engine.capture())
+    with CaptureRig(base, CapturePolicy(source="inotify", exclude=GLOBS)) as rig:
+        assert_holds(rig, rig.capture())
 
 
 BURSTS = int(os.environ.get("EXCLUSION_BURSTS", "2"))
@@ -215,22 +213,22 @@ def burst(live: Path, random: Random, until: threading.Event) -> None:
 
 
 @pytest.mark.parametrize("seed", range(1, 1 + BURSTS))
-def test_names_that_move_in_and_out_while_they_are_captured(engine: Engine, seed: int) -> None:
+def test_names_that_move_in_and_out_while_they_are_captured(rig: CaptureRig, seed: int) -> None:
     """What the hints and the looks of some captures left is what is on disk."""
     random, ended = Random(seed), threading.Event()
     for name in ("a/d", "cache/d", "1/skip"):
-        (engine.live / name).mkdir(parents=True)
+        (rig.live / name).mkdir(parents=True)
     for _ in range(3):
         ended.clear()
-        writer = threading.Thread(target=burst, args=(engine.live, random, ended))
+        writer = threading.Thread(target=burst, args=(rig.live, random, ended))
         writer.start()
         for _ in range(4):
-            engine.capture()
+            rig.capture()
         ended.set()
         writer.join()
-        snapshot = engine.capture()
-        replayed = engine.replay(snapshot, f"replay-{time.monotonic_ns()}")
-        assert difference(describe(replayed), kept(engine.live)) == []
+        snapshot = rig.capture()
+        replayed = rig.replay(snapshot, f"replay-{time.monotonic_ns()}")
+        assert difference(describe(replayed), kept(rig.live)) == []
 
 
 @pytest.mark.parametrize("exclude", [("x/y/d/name",), ("d/name",)], ids=["in", "out"])
@@ -238,14 +236,14 @@ def test_a_directory_that_moves_within_the_look_at_its_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exclude: tuple[str, ...]
 ) -> None:
     """A glob is of paths: names in it that were looked at are another matter at the new place."""
-    with Engine(tmp_path, CapturePolicy(source="inotify", exclude=exclude)) as engine:
-        old, new = engine.live / "d", engine.live / "x/y/d"
+    with CaptureRig(tmp_path, CapturePolicy(source="inotify", exclude=exclude)) as rig:
+        old, new = rig.live / "d", rig.live / "x/y/d"
         for directory in (old, new.parent):
             directory.mkdir(parents=True)
         (old / "name").write_bytes(b"looked at")
         for number in range(3):  # until nothing is new
-            (engine.live / "more").write_bytes(b"%d" % number)
-            engine.capture()
+            (rig.live / "more").write_bytes(b"%d" % number)
+            rig.capture()
         (old / "name").write_bytes(b"looked at again")
         (old / "other").write_bytes(b"hinted, too")
         new.mkdir()
@@ -261,6 +259,6 @@ def test_a_directory_that_moves_within_the_look_at_its_names(
             return pinned(directory, name)
 
         monkeypatch.setattr(inode, "pinned", moved)
-        replayed = engine.replay(engine.capture(), "replayed")
+        replayed = rig.replay(rig.capture(), "replayed")
         assert new.exists()
-        assert difference(without(describe(engine.live), exclude), describe(replayed)) == []
+        assert difference(without(describe(rig.live), exclude), describe(replayed)) == []

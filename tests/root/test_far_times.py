@@ -12,7 +12,7 @@ import pytest
 from diffkeeper.integrity.verify import Verifier
 from diffkeeper.snapshot.context import CapturePolicy
 from tests.support import disks
-from tests.support.harness import Engine
+from tests.support.capture_rig import CaptureRig
 from tests.support.trees import describe, difference
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def file_system(kind: str, base: Path) -> Iterator[Path]:
 def test_every_time_stamp_is_recorded(kind: str, source: str, tmp_path: Path) -> None:
     with (
         file_system(kind, tmp_path) as disk,
-        Engine(disk, CapturePolicy(source=source)) as engine,
+        CaptureRig(disk, CapturePolicy(source=source)) as rig,
     ):
         stamps = {
             "last": LAST[kind] * 10**9,
@@ -56,22 +56,19 @@ def test_every_time_stamp_is_recorded(kind: str, source: str, tmp_path: Path) ->
             "wide": 2**63,
         }
         for name, ns in stamps.items():
-            (engine.live / name).write_bytes(b"x")
-            os.link(engine.live / name, engine.live / f"{name}-again")
-            (engine.live / f"{name}-directory").mkdir()
-            os.symlink(name, engine.live / f"{name}-symlink")
+            (rig.live / name).write_bytes(b"x")
+            os.link(rig.live / name, rig.live / f"{name}-again")
+            (rig.live / f"{name}-directory").mkdir()
+            os.symlink(name, rig.live / f"{name}-symlink")
             for suffix in ("", "-directory", "-symlink"):
-                path = engine.live / (name + suffix)
+                path = rig.live / (name + suffix)
                 os.utime(path, ns=(ns, ns), follow_symlinks=False)
-        assert (engine.live / "last").stat().st_mtime_ns == stamps["last"]
-        snapshot = engine.capture()
+        assert (rig.live / "last").stat().st_mtime_ns == stamps["last"]
+        snapshot = rig.capture()
         assert snapshot.consistency == "crash"
-        replayed = engine.replay(snapshot, "replayed")
-        assert difference(describe(replayed), describe(engine.live)) == []
-        assert (
-            Verifier(engine.store, engine.reader).live(str(engine.live), snapshot.root).mismatches
-            == []
-        )
-        assert engine.capture() == snapshot, "it was recorded, and has not changed"
-        os.utime(engine.live / "last", ns=(0, 2**63))
-        assert engine.capture().seq == snapshot.seq + 1
+        replayed = rig.replay(snapshot, "replayed")
+        assert difference(describe(replayed), describe(rig.live)) == []
+        assert Verifier(rig.store, rig.reader).live(str(rig.live), snapshot.root).mismatches == []
+        assert rig.capture() == snapshot, "it was recorded, and has not changed"
+        os.utime(rig.live / "last", ns=(0, 2**63))
+        assert rig.capture().seq == snapshot.seq + 1

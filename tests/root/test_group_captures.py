@@ -10,7 +10,7 @@ import pytest
 from diffkeeper import failpoint
 from diffkeeper.snapshot.context import CapturePolicy
 from tests.support.containers import Container
-from tests.support.spanning import Volumes
+from tests.support.spanning import GroupRig
 from tests.support.trees import describe, difference
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize("source", ["inotify", "scan"])
 def test_one_capture_of_two_volumes(source: str, tmp_path: Path) -> None:
     with (
-        Volumes(tmp_path, ("a", "b"), CapturePolicy(source=source)) as volumes,
+        GroupRig(tmp_path, ("a", "b"), CapturePolicy(source=source)) as volumes,
         Container() as container,
     ):
         container.start(
@@ -47,7 +47,7 @@ def test_one_capture_of_two_volumes(source: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["capture.drained", "capture.frozen", "capture.before_commit"])
 def test_a_capture_that_fails_loses_nothing_of_any_member(name: str, tmp_path: Path) -> None:
     """What was drained of all is due again."""
-    with Volumes(tmp_path, ("a", "b"), CapturePolicy()) as volumes, Container() as container:
+    with GroupRig(tmp_path, ("a", "b"), CapturePolicy()) as volumes, Container() as container:
         container.start(
             {live: tmp_path / "in" / name for name, live in volumes.live.items()}, "sleep 300"
         )

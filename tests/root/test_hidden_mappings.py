@@ -14,8 +14,8 @@ from diffkeeper import limits
 from diffkeeper.freeze.outside import Outside
 from diffkeeper.snapshot.context import CapturePolicy
 from tests.support import disks
+from tests.support.capture_rig import CaptureRig
 from tests.support.containers import Container
-from tests.support.harness import Engine
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,12 +56,12 @@ def test_a_container_in_a_container(source: str, tmp_path: Path) -> None:
         (disk / "live").mkdir()
         (tmp_path / "base").mkdir()
         with (
-            Engine(tmp_path / "base", policy, live=disk / "live") as engine,
+            CaptureRig(tmp_path / "base", policy, live=disk / "live") as rig,
             Container() as container,
         ):
             for name in ("upper", "work", "lower"):
-                (engine.live / name).mkdir()
-            (engine.live / "lower" / "data").write_bytes(b"of a lower layer")
+                (rig.live / name).mkdir()
+            (rig.live / "lower" / "data").write_bytes(b"of a lower layer")
             seen, merged = tmp_path / "seen", tmp_path / "merged"
             merged.mkdir()
             options = f"lowerdir={seen}/lower,upperdir={seen}/upper,workdir={seen}/work"
@@ -70,16 +70,16 @@ def test_a_container_in_a_container(source: str, tmp_path: Path) -> None:
             run = f"exec {sys.executable} {program} {merged}/data {signals}"
             script = f"mount -t overlay overlay -o {options} {merged}\n"
             script += f"unshare -m sh -c 'umount {seen} && {run}' &\nexec sleep 1000"
-            container.start({engine.live: seen}, script)
+            container.start({rig.live: seen}, script)
             store(signals, 1)
             os.sync()
             for number in range(2, 6):
-                engine.capture("interval")
+                rig.capture("interval")
                 store(signals, number)
-                assert engine.snapshotter.pending(engine.writers())
-                snapshot = engine.capture("interval")
+                assert rig.snapshotter.pending(rig.writers())
+                snapshot = rig.capture("interval")
                 assert snapshot.consistency == "crash", snapshot.cause
-                top = engine.replay(snapshot, f"replay{number}")
+                top = rig.replay(snapshot, f"replay{number}")
                 assert (top / "upper" / "data").read_bytes()[:8] == b"%08d" % number
 
 
@@ -91,21 +91,21 @@ def test_a_process_of_the_host(
     monkeypatch.setattr("diffkeeper.freeze.outside.OUTSIDE_SECONDS", 0.0)
     policy = CapturePolicy(source=source, freeze_seconds_max=FREEZE_SECONDS)
     (tmp_path / "live").mkdir()
-    with Engine(tmp_path, policy) as engine, Container() as container:
-        container.start({engine.live: tmp_path / "seen"}, "exec sleep 1000")
-        path = engine.live / "mapped"
+    with CaptureRig(tmp_path, policy) as rig, Container() as container:
+        container.start({rig.live: tmp_path / "seen"}, "exec sleep 1000")
+        path = rig.live / "mapped"
         path.write_bytes(bytes(4096))
-        assert engine.capture().consistency == "crash"
+        assert rig.capture().consistency == "crash"
         with open(path, "r+b") as file, mmap.mmap(file.fileno(), 4096) as memory:
             for number in range(4):
                 memory[:8] = b"%08d" % number
-                assert engine.snapshotter.pending(engine.writers())
-                snapshot = engine.capture("interval")
+                assert rig.snapshotter.pending(rig.writers())
+                snapshot = rig.capture("interval")
                 assert snapshot.consistency == "fuzzy"
                 assert f"mapped by process {os.getpid()}, which is not frozen" in snapshot.cause
-                top = engine.replay(snapshot, f"replay{number}")
+                top = rig.replay(snapshot, f"replay{number}")
                 assert (top / "mapped").read_bytes()[:8] == b"%08d" % number
-        assert engine.capture("interval").consistency == "crash"
+        assert rig.capture("interval").consistency == "crash"
 
 
 def test_all_processes_are_looked_at_once_for_all_volumes(monkeypatch: pytest.MonkeyPatch) -> None:

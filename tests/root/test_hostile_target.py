@@ -14,7 +14,7 @@ from diffkeeper.fsio import tree
 from diffkeeper.replay.object_source import StoreObjects
 from diffkeeper.replay.replay import restore
 from diffkeeper.snapshot.context import CapturePolicy
-from tests.support.harness import Engine
+from tests.support.capture_rig import CaptureRig
 from tests.support.trees import describe, difference
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ USER = 4321
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    with Engine(tmp_path, CapturePolicy(source="scan")) as made:
+def rig(tmp_path: Path) -> Iterator[CaptureRig]:
+    with CaptureRig(tmp_path, CapturePolicy(source="scan")) as made:
         yield made
 
 
@@ -41,8 +41,8 @@ def victim(tmp_path: Path) -> Path:
     return found
 
 
-def replay(engine: Engine, snapshot: SnapshotRecord, target: Path) -> None:
-    restore(snapshot.root, StoreObjects(engine.store), str(target))
+def replay(rig: CaptureRig, snapshot: SnapshotRecord, target: Path) -> None:
+    restore(snapshot.root, StoreObjects(rig.store), str(target))
 
 
 def bind_socket(path: str) -> None:
@@ -57,7 +57,7 @@ CASES.append(("symlink", "hard link"))
 
 @pytest.mark.parametrize(("kind", "put"), CASES)
 def test_what_replaces_a_new_name_keeps_its_owner_and_mode(
-    engine: Engine, victim: Path, monkeypatch: pytest.MonkeyPatch, kind: str, put: str
+    rig: CaptureRig, victim: Path, monkeypatch: pytest.MonkeyPatch, kind: str, put: str
 ) -> None:
     makers: dict[str, Callable[[Path], object]] = {
         "fifo": os.mkfifo,
@@ -65,14 +65,14 @@ def test_what_replaces_a_new_name_keeps_its_owner_and_mode(
         "device": lambda path: os.mknod(path, stat.S_IFCHR, os.makedev(1, 3)),
         "symlink": lambda path: path.symlink_to("nowhere"),
     }
-    made = engine.live / "x"
+    made = rig.live / "x"
     makers[kind](made)
     os.chown(made, USER, USER, follow_symlinks=False)
     os.setxattr(made, "trusted.note", b"x", follow_symlinks=False)
     if kind != "symlink":
         made.chmod(0o666)
-    snapshot = engine.capture()
-    target = engine.base / "target"
+    snapshot = rig.capture()
+    target = rig.base / "target"
     target.mkdir()
     before = os.lstat(victim)
 
@@ -86,33 +86,33 @@ def test_what_replaces_a_new_name_keeps_its_owner_and_mode(
 
     monkeypatch.setattr(os, act, acts)
     with pytest.raises(ConflictError, match="replaced"):
-        replay(engine, snapshot, target)
+        replay(rig, snapshot, target)
     after = os.lstat(victim)
     assert (after.st_mode, after.st_uid) == (before.st_mode, before.st_uid)
     assert os.listxattr(victim) == []
 
 
-def test_special_files_and_links_come_back_with_all_that_they_have(engine: Engine) -> None:
-    os.mkfifo(engine.live / "fifo", 0o640)
-    bind_socket(str(engine.live / "socket"))
-    (engine.live / "link").symlink_to("nowhere")
-    os.mknod(engine.live / "device", stat.S_IFBLK | 0o604, os.makedev(7, 9))
-    for path in engine.live.iterdir():
+def test_special_files_and_links_come_back_with_all_that_they_have(rig: CaptureRig) -> None:
+    os.mkfifo(rig.live / "fifo", 0o640)
+    bind_socket(str(rig.live / "socket"))
+    (rig.live / "link").symlink_to("nowhere")
+    os.mknod(rig.live / "device", stat.S_IFBLK | 0o604, os.makedev(7, 9))
+    for path in rig.live.iterdir():
         os.chown(path, USER, USER + 1, follow_symlinks=False)
         os.setxattr(path, "trusted.note", path.name.encode(), follow_symlinks=False)
         os.utime(path, ns=(1, 1_234_567_890_123_456_789), follow_symlinks=False)
-    restored = engine.replay(engine.capture(), "restored")
-    assert difference(describe(engine.live), describe(restored)) == []
+    restored = rig.replay(rig.capture(), "restored")
+    assert difference(describe(rig.live), describe(restored)) == []
 
 
-def test_a_link_in_the_place_of_the_target_is_not_followed(engine: Engine) -> None:
-    (engine.live / "a").write_text("x")
-    snapshot = engine.capture()
-    elsewhere = engine.base / "elsewhere"
+def test_a_link_in_the_place_of_the_target_is_not_followed(rig: CaptureRig) -> None:
+    (rig.live / "a").write_text("x")
+    snapshot = rig.capture()
+    elsewhere = rig.base / "elsewhere"
     elsewhere.mkdir()
-    (engine.base / "target").symlink_to(elsewhere)
+    (rig.base / "target").symlink_to(elsewhere)
     with pytest.raises(NotADirectoryError):
-        replay(engine, snapshot, engine.base / "target")
+        replay(rig, snapshot, rig.base / "target")
     assert list(elsewhere.iterdir()) == []
 
 

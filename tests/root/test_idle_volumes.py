@@ -12,8 +12,8 @@ import pytest
 
 from diffkeeper.freeze.writers import Survey, Target
 from diffkeeper.fsio import mountinfo
+from tests.support.capture_rig import CaptureRig
 from tests.support.containers import Container
-from tests.support.harness import Engine
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,12 +61,12 @@ def until(path: Path) -> None:
         time.sleep(0.002)
 
 
-def until_quiet(engine: Engine, writers: Writers) -> None:
+def until_quiet(rig: CaptureRig, writers: Writers) -> None:
     """Take the captures that are due: what was new is looked at once more."""
     for _ in range(4):
-        if engine.snapshotter.quiet():
+        if rig.snapshotter.quiet():
             return
-        engine.capture_of("interval", writers)
+        rig.capture_of("interval", writers)
     raise AssertionError("the volume does not become quiet")
 
 
@@ -125,35 +125,35 @@ def test_a_store_of_a_process_younger_than_the_survey_is_found_at_the_next_look(
     """Its volume was quiet, and nothing hints at it."""
     program = tmp_path / "storer.py"
     program.write_text(STORER)
-    with Engine(tmp_path) as engine, Container() as container:
-        (engine.live / "data").write_bytes(bytes(4096))
+    with CaptureRig(tmp_path) as rig, Container() as container:
+        (rig.live / "data").write_bytes(bytes(4096))
         run = f"{sys.executable} {program} {tmp_path}/seen/data {tmp_path}"
         go = f"while [ ! -e {tmp_path}/go ]; do sleep .01; done"
-        container.start({engine.live: tmp_path / "seen"}, f"{go}; {run}; exec sleep 1000")
-        writers = engine.writers()
-        until_quiet(engine, writers)
-        assert not engine.snapshotter.pending(writers)
+        container.start({rig.live: tmp_path / "seen"}, f"{go}; {run}; exec sleep 1000")
+        writers = rig.writers()
+        until_quiet(rig, writers)
+        assert not rig.snapshotter.pending(writers)
         (tmp_path / "go").touch()
         until(tmp_path / "stored")
-        assert engine.snapshotter.quiet()
-        assert engine.snapshotter.pending(writers)
+        assert rig.snapshotter.quiet()
+        assert rig.snapshotter.pending(writers)
         # From now on it is known, and no look is needed to tell.
-        assert not engine.snapshotter.quiet()
-        engine.capture_of("interval", writers)
-        assert engine.state.head is not None
-        replayed = engine.replay(engine.state.head, "replayed")
+        assert not rig.snapshotter.quiet()
+        rig.capture_of("interval", writers)
+        assert rig.state.head is not None
+        replayed = rig.replay(rig.state.head, "replayed")
         assert (replayed / "data").read_bytes()[:5] == b"store"
-        assert not engine.snapshotter.quiet(), "it is mapped, and may be stored to again"
+        assert not rig.snapshotter.quiet(), "it is mapped, and may be stored to again"
         (tmp_path / "end").touch()
 
 
 def test_a_renamed_file_is_no_quiet_one_until_nobody_writes_to_it(tmp_path: Path) -> None:
-    with Engine(tmp_path) as engine, Container() as container:
-        path = engine.live / "data"
+    with CaptureRig(tmp_path) as rig, Container() as container:
+        path = rig.live / "data"
         path.write_bytes(b"old")
-        container.start({engine.live: tmp_path / "seen"}, "exec sleep 1000")
-        until_quiet(engine, engine.writers())
-        path.rename(engine.live / "other")
-        engine.capture("interval")
-        assert not engine.snapshotter.quiet()
-        until_quiet(engine, engine.writers())
+        container.start({rig.live: tmp_path / "seen"}, "exec sleep 1000")
+        until_quiet(rig, rig.writers())
+        path.rename(rig.live / "other")
+        rig.capture("interval")
+        assert not rig.snapshotter.quiet()
+        until_quiet(rig, rig.writers())

@@ -12,9 +12,9 @@ import pytest
 from diffkeeper import failpoint, limits
 from diffkeeper.freeze.writers import Writers
 from diffkeeper.snapshot.context import CapturePolicy
+from tests.support.capture_rig import CaptureRig
 from tests.support.churn import syscalls
 from tests.support.containers import Container
-from tests.support.harness import Engine
 from tests.support.trees import describe, difference
 
 if TYPE_CHECKING:
@@ -26,9 +26,9 @@ BYTES = 8192
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
+def rig(tmp_path: Path) -> Iterator[CaptureRig]:
     policy = CapturePolicy(source="inotify", freeze_seconds_max=FREEZE_SECONDS)
-    with Engine(tmp_path, policy) as made, Container() as container:
+    with CaptureRig(tmp_path, policy) as made, Container() as container:
         container.start({made.live: tmp_path / "seen"}, "exec sleep 1000")
         (made.live / "file").write_bytes(bytes(BYTES))
         for number in range(3):  # until nothing is new
@@ -38,9 +38,9 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
         yield made
 
 
-def with_us(engine: Engine) -> Writers:
+def with_us(rig: CaptureRig) -> Writers:
     """This process is one of those that write, and acts before the freeze."""
-    found = engine.writers()
+    found = rig.writers()
     return replace(found, pids=(*found.pids, os.getpid()))
 
 
@@ -65,7 +65,7 @@ def without_name(live: Path) -> int:
     return descriptor
 
 
-class Mapping:
+class MappedMeanwhile:
     """Maps a file within a capture, and lets go of it before the freeze."""
 
     def __init__(self, live: Path, opened: Callable[[Path], int]) -> None:
@@ -89,19 +89,19 @@ class Mapping:
 @pytest.mark.parametrize("frozen", [True, False], ids=["freeze", "none"])
 @pytest.mark.parametrize("opened", [renamed, without_name])
 def test_a_mapping_that_comes_and_goes(
-    opened: Callable[[Path], int], frozen: bool, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    opened: Callable[[Path], int], frozen: bool, rig: CaptureRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stored to after it was read, and closed: no name that it has is hinted."""
-    mapping = Mapping(engine.live, opened)
+    mapping = MappedMeanwhile(rig.live, opened)
     acts: dict[str, Callable[[], None]] = {
         "capture.drained": mapping.begin,
         "capture.frozen" if frozen else "capture.precopied": mapping.end,
     }
     monkeypatch.setattr(failpoint, "hit", lambda name: acts.pop(name, lambda: None)())
-    writers = with_us(engine) if frozen else Writers()
-    snapshot = engine.capture_of("manual", writers)
+    writers = with_us(rig) if frozen else Writers()
+    snapshot = rig.capture_of("manual", writers)
     assert not acts
     assert snapshot is not None
-    assert (engine.live / "other").read_bytes()[:6] == b"second"
-    replayed = engine.replay(snapshot, "replayed")
-    assert difference(describe(engine.live), describe(replayed)) == []
+    assert (rig.live / "other").read_bytes()[:6] == b"second"
+    replayed = rig.replay(snapshot, "replayed")
+    assert difference(describe(rig.live), describe(replayed)) == []

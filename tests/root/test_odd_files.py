@@ -15,7 +15,7 @@ from diffkeeper.integrity.verify import Verifier
 from diffkeeper.snapshot.context import CapturePolicy
 from diffkeeper.snapshot.held_back import HELD_BACK_SECONDS_MAX, HELD_BACK_SECONDS_MIN
 from tests.support import disks
-from tests.support.harness import Engine
+from tests.support.capture_rig import CaptureRig
 from tests.support.odd import bad_disk, leased
 from tests.support.trees import describe, difference
 
@@ -29,71 +29,71 @@ SOURCES = ["inotify", "scan"]
 
 
 @pytest.fixture(params=SOURCES)
-def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
-    with Engine(tmp_path, CapturePolicy(source=request.param)) as made:
+def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[CaptureRig]:
+    with CaptureRig(tmp_path, CapturePolicy(source=request.param)) as made:
         yield made
 
 
-def content(engine: Engine, snapshot: SnapshotRecord) -> dict[str, bytes]:
+def content(rig: CaptureRig, snapshot: SnapshotRecord) -> dict[str, bytes]:
     """Path to bytes of the regular files of a snapshot."""
-    top = engine.replay(snapshot, f"replay-{snapshot.seq}-{random.randbytes(4).hex()}")
+    top = rig.replay(snapshot, f"replay-{snapshot.seq}-{random.randbytes(4).hex()}")
     return {str(p.relative_to(top)): p.read_bytes() for p in top.rglob("*") if p.is_file()}
 
 
-def assert_whole(engine: Engine, snapshot: SnapshotRecord) -> None:
+def assert_whole(rig: CaptureRig, snapshot: SnapshotRecord) -> None:
     assert (snapshot.consistency, snapshot.cause) == ("crash", "")
-    assert not engine.snapshotter.lacking.text
-    top = engine.replay(snapshot, f"whole-{snapshot.seq}")
-    assert difference(describe(top), describe(engine.live)) == []
+    assert not rig.snapshotter.lacking.text
+    top = rig.replay(snapshot, f"whole-{snapshot.seq}")
+    assert difference(describe(top), describe(rig.live)) == []
     for _ in range(2):  # what is new is looked at once more
-        assert engine.capture("interval") == snapshot
-    assert engine.policy.source == "scan" or not engine.snapshotter.pending(engine.writers())
+        assert rig.capture("interval") == snapshot
+    assert rig.policy.source == "scan" or not rig.snapshotter.pending(rig.writers())
 
 
-def test_the_last_known_content_of_a_leased_file_stands(engine: Engine) -> None:
+def test_the_last_known_content_of_a_leased_file_stands(rig: CaptureRig) -> None:
     for name in ("leased", "other"):
-        (engine.live / name).write_bytes(b"old")
-    first = engine.capture()
+        (rig.live / name).write_bytes(b"old")
+    first = rig.capture()
     for name in ("leased", "other", "new"):
-        (engine.live / name).write_bytes(b"newer")
-    with leased(engine.live / "leased"), leased(engine.live / "new"):
-        snapshot = engine.capture("interval")
-        assert content(engine, snapshot) == {"leased": b"old", "other": b"newer"}
+        (rig.live / name).write_bytes(b"newer")
+    with leased(rig.live / "leased"), leased(rig.live / "new"):
+        snapshot = rig.capture("interval")
+        assert content(rig, snapshot) == {"leased": b"old", "other": b"newer"}
         assert snapshot.consistency == "fuzzy", "no instant of all, so not restored unasked"
         assert snapshot.cause == (
             "not read, as it was before: 'leased' (another process holds a lease on it),"
             " 'new' (another process holds a lease on it)"
         )
-        assert engine.snapshotter.lacking.text == snapshot.cause
-        assert engine.store.newest_crash(engine.state.record.id) == first
-        assert engine.capture("interval") == snapshot, "nothing more is known of it"
-        (engine.live / "other").write_bytes(b"newest")
-        assert content(engine, engine.capture("interval"))["other"] == b"newest"
-    assert_whole(engine, engine.capture())
-    assert engine.capture().seq == engine.capture().seq
+        assert rig.snapshotter.lacking.text == snapshot.cause
+        assert rig.store.newest_crash(rig.state.record.id) == first
+        assert rig.capture("interval") == snapshot, "nothing more is known of it"
+        (rig.live / "other").write_bytes(b"newest")
+        assert content(rig, rig.capture("interval"))["other"] == b"newest"
+    assert_whole(rig, rig.capture())
+    assert rig.capture().seq == rig.capture().seq
 
 
-def test_a_directory_with_links_below_a_leased_file(engine: Engine) -> None:
+def test_a_directory_with_links_below_a_leased_file(rig: CaptureRig) -> None:
     """Names of a file that cannot be read keep it, though a comparison meets none of them."""
-    (engine.live / "one").write_bytes(b"x" * 100_000)
-    os.link(engine.live / "one", engine.live / "two")
-    engine.capture()
-    (engine.live / "one").write_bytes(b"changed")
-    with leased(engine.live / "one"):
-        engine.snapshotter.forget()  # compares everything
-        snapshot = engine.capture()
-        assert content(engine, snapshot) == dict.fromkeys(("one", "two"), b"x" * 100_000)
-    assert_whole(engine, engine.capture())
+    (rig.live / "one").write_bytes(b"x" * 100_000)
+    os.link(rig.live / "one", rig.live / "two")
+    rig.capture()
+    (rig.live / "one").write_bytes(b"changed")
+    with leased(rig.live / "one"):
+        rig.snapshotter.forget()  # compares everything
+        snapshot = rig.capture()
+        assert content(rig, snapshot) == dict.fromkeys(("one", "two"), b"x" * 100_000)
+    assert_whole(rig, rig.capture())
 
 
-def test_trying_again_is_bounded(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trying_again_is_bounded(rig: CaptureRig, monkeypatch: pytest.MonkeyPatch) -> None:
     """No capture is due for a file that stays unreadable, until it is tried again, more seldom."""
-    if engine.policy.source == "scan":
+    if rig.policy.source == "scan":
         pytest.skip("a scan looks at everything each time anyway")
     now = [1000.0]
     monkeypatch.setattr(clock, "monotonic", lambda: now[0])
-    (engine.live / "leased").write_bytes(b"x")
-    writers = engine.writers()
+    (rig.live / "leased").write_bytes(b"x")
+    writers = rig.writers()
     tries = []
     opened = 0
     real = inode.reading
@@ -104,28 +104,28 @@ def test_trying_again_is_bounded(engine: Engine, monkeypatch: pytest.MonkeyPatch
         return real(pin)
 
     monkeypatch.setattr(inode, "reading", counted)
-    with leased(engine.live / "leased"):
-        engine.capture("interval")
-        engine.snapshotter._comparison.due = 1e9
+    with leased(rig.live / "leased"):
+        rig.capture("interval")
+        rig.snapshotter._comparison.due = 1e9
         for _ in range(2000):
             now[0] += 1.0
-            if engine.snapshotter.pending(writers):
+            if rig.snapshotter.pending(writers):
                 tries.append(now[0])
                 opened = 0
-                assert engine.capture_of("interval", writers) is None
+                assert rig.capture_of("interval", writers) is None
                 assert opened == 1
         gaps = [b - a for a, b in zip(tries, tries[1:], strict=False)]
         assert gaps[0] <= 2 * HELD_BACK_SECONDS_MIN + 1
         assert gaps == sorted(gaps)
         assert gaps[-1] >= HELD_BACK_SECONDS_MAX
-    assert_whole(engine, engine.capture())
+    assert_whole(rig, rig.capture())
 
 
 def test_many_unreadable_names_are_counted_not_listed(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+    rig: CaptureRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("diffkeeper.snapshot.held_back.HELD_BACK_MAX", 20)
-    (engine.live / "fine").write_bytes(b"x")
+    (rig.live / "fine").write_bytes(b"x")
     real = inode.reading
 
     def no_odd_ones(pin: int):  # type: ignore[no-untyped-def]
@@ -135,16 +135,16 @@ def test_many_unreadable_names_are_counted_not_listed(
 
     monkeypatch.setattr(inode, "reading", no_odd_ones)
     for number in range(30):
-        (engine.live / f"odd{number:02}").write_bytes(b"x")
-    snapshot = engine.capture()
-    assert content(engine, snapshot) == {"fine": b"x"}
+        (rig.live / f"odd{number:02}").write_bytes(b"x")
+    snapshot = rig.capture()
+    assert content(rig, snapshot) == {"fine": b"x"}
     assert "'odd09'" in snapshot.cause
     assert snapshot.cause.endswith("and 10 more")
     assert len(snapshot.cause) < 1000
     monkeypatch.setattr(inode, "reading", real)
     # Of those beyond the bound only a comparison tells; one is due soon.
-    engine.snapshotter._comparison.due = 0.0
-    assert_whole(engine, engine.capture())
+    rig.snapshotter._comparison.due = 0.0
+    assert_whole(rig, rig.capture())
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -154,26 +154,26 @@ def test_a_bad_block_in_a_file(kind: str, source: str, tmp_path: Path) -> None:
     base.mkdir()
     with disks.file_system(kind, tmp_path, 400 * limits.MIB) as disk:
         (disk / "live").mkdir()
-        with Engine(base, CapturePolicy(source=source), live=disk / "live") as engine:
-            bad = engine.live / "bad"
+        with CaptureRig(base, CapturePolicy(source=source), live=disk / "live") as rig:
+            bad = rig.live / "bad"
             noise = random.Random(3).randbytes(1 << 20)
             with open(bad, "wb") as file:
                 for _ in range(250):  # lies in both halves of the disk
                     file.write(noise)
-            (engine.live / "good").write_bytes(b"1")
-            first = engine.capture()
+            (rig.live / "good").write_bytes(b"1")
+            first = rig.capture()
             with open(bad, "r+b") as file:
                 file.write(b"changed")
             with bad_disk(tmp_path / "image", disk):
-                (engine.live / "good").write_bytes(b"2")  # in memory
-                snapshot = engine.capture("interval")
+                (rig.live / "good").write_bytes(b"2")  # in memory
+                snapshot = rig.capture("interval")
                 assert snapshot.cause == "not read, as it was before: 'bad' (Input/output error)"
                 assert snapshot.consistency == "fuzzy"
-                entries = content(engine, snapshot)
+                entries = content(rig, snapshot)
                 assert entries["good"] == b"2"
-                assert entries["bad"] == content(engine, first)["bad"]
-            (engine.live / "good").write_bytes(b"3")  # what was written meanwhile is gone
-            assert_whole(engine, engine.capture())
+                assert entries["bad"] == content(rig, first)["bad"]
+            (rig.live / "good").write_bytes(b"3")  # what was written meanwhile is gone
+            assert_whole(rig, rig.capture())
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -186,8 +186,8 @@ def test_a_broken_directory_and_a_broken_inode(source: str, tmp_path: Path) -> N
         (live / "broken" / "below").mkdir(parents=True)
         for name in ("broken/one", "broken/below/two", "inode", "fine"):
             (live / name).write_bytes(b"old")
-        with Engine(base, CapturePolicy(source=source), live=live) as engine:
-            engine.capture()
+        with CaptureRig(base, CapturePolicy(source=source), live=live) as rig:
+            rig.capture()
         image = tmp_path / "image"
         loop = subprocess.run(
             ["losetup", "--noheadings", "--output", "NAME", "--associated", str(image)],
@@ -206,16 +206,16 @@ def test_a_broken_directory_and_a_broken_inode(source: str, tmp_path: Path) -> N
         done = ["debugfs", "-w", "-R", f"set_inode_field <{number}> mode 0170644", str(image)]
         subprocess.run(done, check=True, capture_output=True)
         subprocess.run(["mount", "-o", "loop", str(image), str(disk)], check=True)
-        with Engine(base, CapturePolicy(source=source), live=live) as engine:
+        with CaptureRig(base, CapturePolicy(source=source), live=live) as rig:
             (live / "fine").write_bytes(b"new")
-            snapshot = engine.capture("interval")
+            snapshot = rig.capture("interval")
             assert "'broken'" in snapshot.cause
             assert "'inode'" in snapshot.cause
             old = dict.fromkeys(("broken/one", "broken/below/two", "inode"), b"old")
-            assert content(engine, snapshot) == {**old, "fine": b"new"}
-            assert engine.capture("interval") == snapshot
+            assert content(rig, snapshot) == {**old, "fine": b"new"}
+            assert rig.capture("interval") == snapshot
             if source != "scan":
-                assert not engine.snapshotter.pending(engine.writers())
+                assert not rig.snapshotter.pending(rig.writers())
 
 
 def _block_size(image: Path) -> int:
@@ -229,40 +229,40 @@ def _block_size(image: Path) -> int:
 def test_attributes_beyond_the_bounds(source: str, tmp_path: Path) -> None:
     """XFS keeps more attributes than are recorded, and more names than the kernel lists."""
     with disks.file_system("xfs", tmp_path) as base:
-        with Engine(base, CapturePolicy(source=source)) as engine:
+        with CaptureRig(base, CapturePolicy(source=source)) as rig:
             for name in ("large", "many", "fine", "directory"):
-                path = engine.live / name
+                path = rig.live / name
                 path.mkdir() if name == "directory" else path.write_bytes(b"content")
                 os.setxattr(path, "security.capability", _CAPABILITY) if name == "many" else None
-            assert_whole(engine, engine.capture())
+            assert_whole(rig, rig.capture())
             for name in ("large", "directory"):
                 for number in range(9):
-                    os.setxattr(engine.live / name, f"user.{number}", bytes(65_000))
+                    os.setxattr(rig.live / name, f"user.{number}", bytes(65_000))
             for number in range(280):
-                os.setxattr(engine.live / "many", f"user.{number:0250}", b"x")
-            (engine.live / "fine").write_bytes(b"changed")
-            snapshot = engine.capture("interval")
+                os.setxattr(rig.live / "many", f"user.{number:0250}", b"x")
+            (rig.live / "fine").write_bytes(b"changed")
+            snapshot = rig.capture("interval")
             assert snapshot.consistency == "crash", "the content of all is of one instant"
             assert snapshot.cause == (
                 "left out: 'large' (1 extended attributes, which are too large), 'many' (extended"
                 " attributes but those of the system: their names exceed what can be listed),"
                 " 'directory' (1 extended attributes, which are too large)"
             )
-            top = engine.replay(snapshot, "replay")
+            top = rig.replay(snapshot, "replay")
             assert os.listxattr(top / "many") == ["security.capability"]
             assert len(os.listxattr(top / "large")) == len(os.listxattr(top / "directory")) == 8
             assert (top / "fine").read_bytes() == b"changed"
-            verifier = Verifier(engine.store, engine.reader)
+            verifier = Verifier(rig.store, rig.reader)
             root = snapshot.root
-            assert verifier.live(str(engine.live), root).mismatches == []
-            assert engine.capture("interval") == snapshot
-        with Engine(base, CapturePolicy(source=source)) as engine:
-            assert engine.capture("interval") == snapshot, "another daemon sees the same"
+            assert verifier.live(str(rig.live), root).mismatches == []
+            assert rig.capture("interval") == snapshot
+        with CaptureRig(base, CapturePolicy(source=source)) as rig:
+            assert rig.capture("interval") == snapshot, "another daemon sees the same"
             for name in ("large", "directory"):
-                os.removexattr(engine.live / name, "user.0")
+                os.removexattr(rig.live / name, "user.0")
             for number in range(30):
-                os.removexattr(engine.live / "many", f"user.{number:0250}")
-            assert_whole(engine, engine.capture())
+                os.removexattr(rig.live / "many", f"user.{number:0250}")
+            assert_whole(rig, rig.capture())
 
 
 _CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")
@@ -274,19 +274,19 @@ def test_a_subvolume_is_named(source: str, tmp_path: Path) -> None:
     base.mkdir()
     with disks.file_system("btrfs", tmp_path) as disk:
         (disk / "live").mkdir()
-        with Engine(base, CapturePolicy(source=source), live=disk / "live") as engine:
-            (engine.live / "file").write_bytes(b"x")
-            create = ["btrfs", "subvolume", "create", str(engine.live / "below")]
+        with CaptureRig(base, CapturePolicy(source=source), live=disk / "live") as rig:
+            (rig.live / "file").write_bytes(b"x")
+            create = ["btrfs", "subvolume", "create", str(rig.live / "below")]
             subprocess.run(create, check=True, capture_output=True)
-            (engine.live / "below" / "hidden").write_bytes(b"x")
-            snapshot = engine.capture()
+            (rig.live / "below" / "hidden").write_bytes(b"x")
+            snapshot = rig.capture()
             assert snapshot.consistency == "crash"
             text = "left out: 'below' (a file system of its own, such as a subvolume)"
-            assert snapshot.cause == engine.snapshotter.lacking.text == text
-            assert content(engine, snapshot) == {"file": b"x"}
+            assert snapshot.cause == rig.snapshotter.lacking.text == text
+            assert content(rig, snapshot) == {"file": b"x"}
             root = snapshot.root
-            verifier = Verifier(engine.store, engine.reader)
-            assert verifier.live(str(engine.live), root).mismatches == []
-            delete = ["btrfs", "subvolume", "delete", str(engine.live / "below")]
+            verifier = Verifier(rig.store, rig.reader)
+            assert verifier.live(str(rig.live), root).mismatches == []
+            delete = ["btrfs", "subvolume", "delete", str(rig.live / "below")]
             subprocess.run(delete, check=True, capture_output=True)
-            assert_whole(engine, engine.capture())
+            assert_whole(rig, rig.capture())

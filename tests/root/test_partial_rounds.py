@@ -15,9 +15,9 @@ from diffkeeper.errors import FreezeError
 from diffkeeper.fsio import inode
 from diffkeeper.snapshot.context import CapturePolicy
 from diffkeeper.snapshot.outcome import Budget
+from tests.support.capture_rig import CaptureRig
 from tests.support.containers import Container
-from tests.support.harness import Engine
-from tests.support.spanning import Volumes
+from tests.support.spanning import GroupRig
 from tests.support.trees import describe, difference
 
 if TYPE_CHECKING:
@@ -32,12 +32,12 @@ CHECKS_MAX = 40  # more than there are in one freeze here
 
 
 @pytest.fixture
-def volumes() -> Iterator[Volumes]:
+def volumes() -> Iterator[GroupRig]:
     """In memory: each capture and each replay syncs what it has written."""
     policy = CapturePolicy(source="inotify", freeze_seconds_max=FREEZE_SECONDS)
     with (
         tempfile.TemporaryDirectory(dir="/dev/shm") as base,
-        Volumes(Path(base), ["one"], policy) as made,
+        GroupRig(Path(base), ["one"], policy) as made,
         Container() as container,
     ):
         container.start({made.live["one"]: made.base / "seen"}, "exec sleep 1000")
@@ -153,7 +153,7 @@ def forgotten(snapshotter: VolumeCapture) -> list[str]:
     ],
 )  # fmt: skip
 def test_a_freeze_that_ends_early_leaves_nothing_out(
-    act: Callable[[Path], None], volumes: Volumes, monkeypatch: pytest.MonkeyPatch
+    act: Callable[[Path], None], volumes: GroupRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interruption = Interruption(monkeypatch)
     live = volumes.live["one"]
@@ -180,10 +180,10 @@ def test_a_second_name_that_comes_while_the_first_is_being_taken_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Seen alone and recorded so, in the very round that then meets the second name."""
-    with Engine(tmp_path) as engine:
-        first, second = engine.live / "a", engine.live / "d" / "b"
+    with CaptureRig(tmp_path) as rig:
+        first, second = rig.live / "a", rig.live / "d" / "b"
         second.parent.mkdir()
-        engine.capture()
+        rig.capture()
         first.write_bytes(b"content")
         second.write_bytes(b"a name to look at")
         second.unlink()
@@ -196,6 +196,6 @@ def test_a_second_name_that_comes_while_the_first_is_being_taken_over(
 
         monkeypatch.setattr(inode, "pinned", pinned_late)
         monkeypatch.setattr(limits, "OBSERVE_NAMES_MAX", 0)
-        replayed = engine.replay(engine.capture(), "replayed")
+        replayed = rig.replay(rig.capture(), "replayed")
         assert first.stat().st_nlink == 2
-        assert difference(describe(engine.live), describe(replayed)) == []
+        assert difference(describe(rig.live), describe(replayed)) == []

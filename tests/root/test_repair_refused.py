@@ -13,7 +13,7 @@ from diffkeeper import limits
 from diffkeeper.integrity.bit_rot import UnusedDirectory
 from diffkeeper.integrity.repair import Repair, RepairJournal
 from diffkeeper.snapshot.context import CapturePolicy
-from tests.support.harness import Engine
+from tests.support.capture_rig import CaptureRig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,49 +24,49 @@ if TYPE_CHECKING:
 SIZE = 10 * limits.CHUNK_BYTES_DEFAULT + 100
 
 
-def made(base: Path) -> Engine:
+def made(base: Path) -> CaptureRig:
     """A captured directory, whose snapshotter is not used any more."""
-    engine = Engine(base, CapturePolicy(source="scan"))
-    (engine.live / "d").mkdir()
-    (engine.live / "d" / "f").write_bytes(os.urandom(SIZE))
-    (engine.live / "g").write_bytes(os.urandom(100))
-    engine.capture()
-    return engine
+    rig = CaptureRig(base, CapturePolicy(source="scan"))
+    (rig.live / "d").mkdir()
+    (rig.live / "d" / "f").write_bytes(os.urandom(SIZE))
+    (rig.live / "g").write_bytes(os.urandom(100))
+    rig.capture()
+    return rig
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    with made(tmp_path) as engine:
-        yield engine
+def rig(tmp_path: Path) -> Iterator[CaptureRig]:
+    with made(tmp_path) as rig:
+        yield rig
 
 
 @pytest.fixture
-def live(engine: Engine) -> Iterator[UnusedDirectory]:
-    opened = UnusedDirectory(engine.store, 1, str(engine.live), head(engine).root)
+def live(rig: CaptureRig) -> Iterator[UnusedDirectory]:
+    opened = UnusedDirectory(rig.store, 1, str(rig.live), head(rig).root)
     with contextlib.closing(opened):
         yield opened
 
 
-def head(engine: Engine) -> SnapshotRecord:
-    assert engine.state.head is not None
-    return engine.state.head
+def head(rig: CaptureRig) -> SnapshotRecord:
+    assert rig.state.head is not None
+    return rig.state.head
 
 
 def test_one_file_that_refuses_leaves_the_others_settled(
-    engine: Engine, live: UnusedDirectory
+    rig: CaptureRig, live: UnusedDirectory
 ) -> None:
     """A killed repair of two files, of which one has become immutable."""
     paths = (b"d/f", b"g")
-    files = {path: engine.live / os.fsdecode(path) for path in paths}
+    files = {path: rig.live / os.fsdecode(path) for path in paths}
     wanted = {path: file.stat().st_mtime_ns for path, file in files.items()}
     for file in files.values():
         file.write_bytes(file.read_bytes())  # put back, and not settled
     numbers = tuple((path, file.stat().st_ino) for path, file in files.items())
-    journal = RepairJournal(head(engine).root, numbers)
-    (engine.base / "repair").write_bytes(journal.encode())
+    journal = RepairJournal(head(rig).root, numbers)
+    (rig.base / "repair").write_bytes(journal.encode())
     subprocess.run(["chattr", "+i", str(files[b"g"])], check=True)
     try:
-        work = Repair(engine.store, engine.state, live, str(engine.base / "repair"))
+        work = Repair(rig.store, rig.state, live, str(rig.base / "repair"))
         done, failed = work.finish(journal)
     finally:
         subprocess.run(["chattr", "-i", str(files[b"g"])], check=True)
@@ -74,4 +74,4 @@ def test_one_file_that_refuses_leaves_the_others_settled(
     assert failed == {b"g": "Operation not permitted"}
     assert files[b"d/f"].stat().st_mtime_ns == wanted[b"d/f"]
     assert files[b"g"].stat().st_mtime_ns != wanted[b"g"], "captured as written"
-    assert not (engine.base / "repair").exists()
+    assert not (rig.base / "repair").exists()

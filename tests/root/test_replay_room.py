@@ -14,7 +14,7 @@ from diffkeeper.fsio import durable, linux
 from diffkeeper.limits import GIB, KIB, MIB
 from diffkeeper.replay import space_needed
 from tests.support import disks
-from tests.support.harness import Engine
+from tests.support.capture_rig import CaptureRig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,10 +53,10 @@ def fill(live: Path) -> None:
 
 
 def test_it_is_known_before_it_begins(tmp_path: Path) -> None:
-    with Engine(tmp_path) as engine:
-        fill(engine.live)
-        snapshot = engine.capture()
-        root, get = snapshot.root, engine.store.node
+    with CaptureRig(tmp_path) as rig:
+        fill(rig.live)
+        snapshot = rig.capture()
+        root, get = snapshot.root, rig.store.node
         assert snapshot.bytes > GIB
         with memory(tmp_path, 4 * MIB) as small:
             least, free = space_needed.shortage(root, snapshot.bytes, get, str(small))
@@ -68,19 +68,19 @@ def test_it_is_known_before_it_begins(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", disks.KINDS)
 def test_it_is_never_more_than_a_replay_takes(tmp_path: Path, kind: str) -> None:
-    with disks.file_system(kind, tmp_path) as disk, Engine(disk) as engine:
-        fill(engine.live)
-        with open(engine.live / "speckled", "wb") as file:
+    with disks.file_system(kind, tmp_path) as disk, CaptureRig(disk) as rig:
+        fill(rig.live)
+        with open(rig.live / "speckled", "wb") as file:
             for number in range(64):
                 file.seek(number * 24 * KIB)
                 file.write(os.urandom(5 * KIB))
-        with open(engine.live / "end", "wb") as file:
+        with open(rig.live / "end", "wb") as file:
             file.write(os.urandom(40 * KIB))
             file.truncate(40 * KIB + 4 * MIB)
-        snapshot = engine.capture()
-        made = engine.replay(snapshot, "made")
+        snapshot = rig.capture()
+        made = rig.replay(snapshot, "made")
         sizes = {s.st_ino: s.st_blocks * 512 for s in map(os.lstat, made.rglob("*"))}
-        least = sum(space_needed._sizes(snapshot.root, engine.store.node))
+        least = sum(space_needed._sizes(snapshot.root, rig.store.node))
         assert 5 * MIB < least <= sum(sizes.values())
 
 

@@ -14,7 +14,7 @@ from diffkeeper.replay.object_source import StoreObjects
 from diffkeeper.replay.replay import Replay
 from diffkeeper.replay.selection import Selection, require
 from diffkeeper.snapshot.context import CapturePolicy
-from tests.support.harness import Engine
+from tests.support.capture_rig import CaptureRig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,8 +41,8 @@ class Counting(StoreObjects):
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    with Engine(tmp_path, CapturePolicy(source="scan")) as made:
+def rig(tmp_path: Path) -> Iterator[CaptureRig]:
+    with CaptureRig(tmp_path, CapturePolicy(source="scan")) as made:
         wide = made.live / "base" / "wide"
         wide.mkdir(parents=True, mode=0o710)
         for number in range(FILES):
@@ -55,20 +55,20 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
         yield made
 
 
-def restored(engine: Engine, *paths: bytes) -> tuple[Path, Counting, Replayed]:
-    objects = Counting(engine.store)
-    target = engine.base / f"target-{len(list(engine.base.iterdir()))}"
+def restored(rig: CaptureRig, *paths: bytes) -> tuple[Path, Counting, Replayed]:
+    objects = Counting(rig.store)
+    target = rig.base / f"target-{len(list(rig.base.iterdir()))}"
     target.mkdir()
     fd = tree.open_without_links(str(target))
     try:
         replay = Replay(objects, fd, only=Selection.of(paths))
-        return target, objects, replay.run(engine.capture().root)
+        return target, objects, replay.run(rig.capture().root)
     finally:
         os.close(fd)
 
 
-def test_one_file_costs_what_it_takes_and_not_what_the_volume_has(engine: Engine) -> None:
-    target, objects, done = restored(engine, b"base/wide/1234")
+def test_one_file_costs_what_it_takes_and_not_what_the_volume_has(rig: CaptureRig) -> None:
+    target, objects, done = restored(rig, b"base/wide/1234")
     assert [path.relative_to(target).as_posix() for path in target.rglob("*")] == [
         "base", "base/wide", "base/wide/1234",
     ]  # fmt: skip
@@ -77,14 +77,14 @@ def test_one_file_costs_what_it_takes_and_not_what_the_volume_has(engine: Engine
     assert objects.nodes_read < 12, "a path through each tree"
     assert (done.files, done.bytes) == (1, 4)
     for name in ("base", "base/wide", "base/wide/1234"):
-        ours, live = os.stat(target / name), os.stat(engine.live / name)
+        ours, live = os.stat(target / name), os.stat(rig.live / name)
         assert (ours.st_uid, ours.st_gid, ours.st_mode) == (live.st_uid, live.st_gid, live.st_mode)
         assert ours.st_mtime_ns == live.st_mtime_ns
 
 
-def test_directories_links_and_paths_within_others(engine: Engine) -> None:
+def test_directories_links_and_paths_within_others(rig: CaptureRig) -> None:
     paths = b"base/inner", b"hard", b"base/inner/deep/file", b"link", b"base/wide/7", b"base/inner"
-    target, _, _ = restored(engine, *paths)
+    target, _, _ = restored(rig, *paths)
     assert sorted(path.relative_to(target).as_posix() for path in target.rglob("*")) == [
         "base", "base/inner", "base/inner/deep", "base/inner/deep/file", "base/wide",
         "base/wide/7", "hard", "link",
@@ -103,8 +103,8 @@ def test_directories_links_and_paths_within_others(engine: Engine) -> None:
         (b"link/wide", "'link' is no directory"),
     ],
 )
-def test_paths_that_are_not_there_are_named(engine: Engine, path: bytes, told: str) -> None:
-    objects = StoreObjects(engine.store)
-    top, _ = decode_root(objects.nodes([engine.capture().root])[0])
+def test_paths_that_are_not_there_are_named(rig: CaptureRig, path: bytes, told: str) -> None:
+    objects = StoreObjects(rig.store)
+    top, _ = decode_root(objects.nodes([rig.capture().root])[0])
     with pytest.raises(NotFoundError, match=told):
         require([b"base/wide/1", path], top.content, lambda digest: objects.nodes([digest])[0])

@@ -10,7 +10,7 @@ import pytest
 
 from diffkeeper.snapshot.context import CapturePolicy
 from diffkeeper.sources.inotify import InotifySource
-from tests.support.harness import Engine
+from tests.support.capture_rig import CaptureRig
 from tests.support.trees import describe, difference
 
 if TYPE_CHECKING:
@@ -30,17 +30,17 @@ def short_queue() -> Iterator[int]:
 
 
 def test_a_queue_that_overflowed_leads_to_a_comparison(short_queue: int, tmp_path: Path) -> None:
-    with Engine(tmp_path, CapturePolicy(source="inotify")) as engine:
+    with CaptureRig(tmp_path, CapturePolicy(source="inotify")) as rig:
         for number in range(5):
-            (engine.live / f"d{number}").mkdir()
-        engine.capture()
+            (rig.live / f"d{number}").mkdir()
+        rig.capture()
         # Without the pump, as when the machine is busy: events gather in the kernel's queue.
-        source = engine.snapshotter.watched.source
+        source = rig.snapshotter.watched.source
         assert isinstance(source, InotifySource)
         with source._lock:
             for number in range(10 * short_queue):
-                (engine.live / f"d{number % 5}" / f"f{number}").write_bytes(b"%d" % number)
-        snapshot = engine.capture()
+                (rig.live / f"d{number % 5}" / f"f{number}").write_bytes(b"%d" % number)
+        snapshot = rig.capture()
         assert snapshot.files == 10 * short_queue
-        replayed = engine.replay(snapshot, "replayed")
-        assert difference(describe(replayed), describe(engine.live)) == []
+        replayed = rig.replay(snapshot, "replayed")
+        assert difference(describe(replayed), describe(rig.live)) == []

@@ -11,7 +11,7 @@ import pytest
 from diffkeeper.replay.object_source import StoreObjects
 from diffkeeper.replay.tarball import Tarball
 from diffkeeper.snapshot.context import CapturePolicy
-from tests.support.harness import Engine
+from tests.support.capture_rig import CaptureRig
 from tests.support.trees import describe, difference
 
 if TYPE_CHECKING:
@@ -25,15 +25,15 @@ NAMES = [
 
 @pytest.mark.parametrize("name", NAMES)
 def test_names_of_attributes_are_the_bytes_that_they_were(tmp_path: Path, name: bytes) -> None:
-    with Engine(tmp_path, CapturePolicy(source="scan")) as engine:
-        (engine.live / "file").write_bytes(b"content")
-        (engine.live / os.fsdecode(b"odd\xff")).write_bytes(b"")
-        for path in (engine.live / "file", engine.live):
+    with CaptureRig(tmp_path, CapturePolicy(source="scan")) as rig:
+        (rig.live / "file").write_bytes(b"content")
+        (rig.live / os.fsdecode(b"odd\xff")).write_bytes(b"")
+        for path in (rig.live / "file", rig.live):
             os.setxattr(path, name, b"\x00 =\xff")
             os.setxattr(path, b"user.plain", b"plain")
-        snapshot = engine.capture()
+        snapshot = rig.capture()
         with open(tmp_path / "tar", "wb") as file:
-            tarball = Tarball(StoreObjects(engine.store), file, lambda _entries, _bytes: None)
+            tarball = Tarball(StoreObjects(rig.store), file, lambda _entries, _bytes: None)
             tarball.write(snapshot.root)
         read = tmp_path / "read"
         read.mkdir()
@@ -44,4 +44,4 @@ def test_names_of_attributes_are_the_bytes_that_they_were(tmp_path: Path, name: 
         # GNU tar takes bytes as they are, and says that it has no use for being told so.
         complaints = [x for x in ended.stderr.splitlines() if b"keyword 'hdrcharset'" not in x]
         assert (ended.returncode, complaints) == (0, [])
-        assert difference(describe(engine.live), describe(read)) == []
+        assert difference(describe(rig.live), describe(read)) == []

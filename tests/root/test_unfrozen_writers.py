@@ -14,7 +14,7 @@ import pytest
 from diffkeeper import failpoint
 from diffkeeper.snapshot.context import CapturePolicy
 from tests.support.containers import Container
-from tests.support.spanning import Volumes, check_counter, counted
+from tests.support.spanning import GroupRig, check_counter, counted
 from tests.support.trees import describe, difference
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def host_writer(first: Path, second: Path) -> Iterator[None]:
 @pytest.mark.parametrize("names", [["one"], ["one", "two"]], ids=["alone", "group"])
 def test_a_scan_calls_no_torn_snapshot_crash(names: list[str], tmp_path: Path) -> None:
     policy = CapturePolicy(source="scan", freeze_seconds_max=FREEZE_SECONDS)
-    with Volumes(tmp_path, names, policy) as volumes, Container() as container:
+    with GroupRig(tmp_path, names, policy) as volumes, Container() as container:
         first, second = volumes.live[names[0]] / "d1", volumes.live[names[-1]] / "d2"
         first.mkdir()
         second.mkdir()
@@ -84,7 +84,7 @@ def test_names_of_one_file_that_are_met_in_another_order(
 ) -> None:
     """What changed in it is told from what the first name had; the content is the same."""
     policy = CapturePolicy(source="scan", freeze_seconds_max=FREEZE_SECONDS)
-    with Volumes(tmp_path, ["one"], policy) as volumes, Container() as container:
+    with GroupRig(tmp_path, ["one"], policy) as volumes, Container() as container:
         live = volumes.live["one"]
         names = [live / f"name{number}" for number in range(8)]
         for number, path in enumerate(names):

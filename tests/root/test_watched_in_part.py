@@ -19,8 +19,8 @@ from diffkeeper.sources import inotify, ladder, watches
 from diffkeeper.sources.ebpf import ebpf_source
 from diffkeeper.sources.ebpf.probe import Sources
 from diffkeeper.sources.inotify import InotifySource
+from tests.support.capture_rig import CaptureRig
 from tests.support.containers import Container
-from tests.support.harness import Engine
 from tests.support.trees import describe, difference
 from tests.support.user_namespace import lines_of
 
@@ -38,26 +38,26 @@ import os, sys
 from pathlib import Path
 from diffkeeper.snapshot.context import CapturePolicy
 from diffkeeper.fsio.inotify import Instance
-from tests.support.harness import Engine
+from tests.support.capture_rig import CaptureRig
 from tests.support.trees import describe, difference
 Path("/proc/sys/user/max_inotify_watches").write_text("200")
 base, other = Path(sys.argv[1]), Instance()
 for number in range(190):
     (base / "others" / str(number)).mkdir(parents=True)
     other.add_path(str(base / "others" / str(number)), 2)
-with Engine(base, CapturePolicy(source="inotify")) as engine:
+with CaptureRig(base, CapturePolicy(source="inotify")) as rig:
     for number in range(20):
-        (engine.live / f"d{number}").mkdir()
-        (engine.live / f"d{number}" / "f").write_text(str(number))
-    engine.capture()
-    watched = engine.snapshotter.watched
+        (rig.live / f"d{number}").mkdir()
+        (rig.live / f"d{number}" / "f").write_text(str(number))
+    rig.capture()
+    watched = rig.snapshotter.watched
     print(watched.source.name, watched.source.unwatched, watched.reason)
     for number in range(20):
-        (engine.live / f"d{number}" / "f").write_text("changed")
-    replayed = engine.replay(engine.capture(), "replayed")
-    print(difference(describe(engine.live), describe(replayed)))
+        (rig.live / f"d{number}" / "f").write_text("changed")
+    replayed = rig.replay(rig.capture(), "replayed")
+    print(difference(describe(rig.live), describe(replayed)))
     other.close()
-    engine.capture()
+    rig.capture()
     print(watched.source.unwatched)
 """
 
@@ -89,18 +89,18 @@ def few(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
 
 @pytest.fixture(params=["inotify", "ebpf"])
-def engine(request: pytest.FixtureRequest, tmp_path: Path, sources: Sources) -> Iterator[Engine]:
-    with Engine(tmp_path, CapturePolicy(source=request.param), sources) as made:
+def rig(request: pytest.FixtureRequest, tmp_path: Path, sources: Sources) -> Iterator[CaptureRig]:
+    with CaptureRig(tmp_path, CapturePolicy(source=request.param), sources) as made:
         if made.snapshotter.watched.source.name != request.param:
             pytest.skip(made.snapshotter.watched.reason)
         yield made
 
 
 @contextlib.contextmanager
-def container(engine: Engine) -> Iterator[None]:
+def container(rig: CaptureRig) -> Iterator[None]:
     """Somebody has the volume mounted, and does nothing."""
     with Container() as made:
-        made.start({engine.live: engine.base / "seen"}, "exec sleep 1000")
+        made.start({rig.live: rig.base / "seen"}, "exec sleep 1000")
         yield
 
 
@@ -110,14 +110,14 @@ def fill(live: Path, directories: int = DIRECTORIES) -> None:
         (live / f"d{number:02}" / "f").write_text(str(number))
 
 
-def assert_holds_live(engine: Engine, snapshot: SnapshotRecord) -> None:
-    replayed = engine.replay(snapshot, f"replay-{time.monotonic_ns()}")
-    assert difference(describe(replayed), describe(engine.live)) == []
+def assert_holds_live(rig: CaptureRig, snapshot: SnapshotRecord) -> None:
+    replayed = rig.replay(snapshot, f"replay-{time.monotonic_ns()}")
+    assert difference(describe(replayed), describe(rig.live)) == []
     assert (snapshot.consistency, snapshot.cause) == ("crash", "")
 
 
-def unwatched(engine: Engine) -> int:
-    return engine.snapshotter.watched.source.unwatched
+def unwatched(rig: CaptureRig) -> int:
+    return rig.snapshotter.watched.source.unwatched
 
 
 @pytest.fixture
@@ -135,72 +135,72 @@ def listed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_what_has_no_watch_is_scanned_and_nothing_else(
-    engine: Engine, listed: list[int], instances: watches.Instances
+    rig: CaptureRig, listed: list[int], instances: watches.Instances
 ) -> None:
-    with container(engine):
-        fill(engine.live)
-        assert_holds_live(engine, engine.capture())
-        assert unwatched(engine) == DIRECTORIES - SHARE
+    with container(rig):
+        fill(rig.live)
+        assert_holds_live(rig, rig.capture())
+        assert unwatched(rig) == DIRECTORIES - SHARE
         assert len(instances) == SHARE
         listed.clear()
         for number in range(DIRECTORIES - 1):
-            (engine.live / f"d{number:02}" / "f").write_text("changed")
-            (engine.live / f"d{number:02}" / "new").mkdir()
-        assert_holds_live(engine, engine.capture())
+            (rig.live / f"d{number:02}" / "f").write_text("changed")
+            (rig.live / f"d{number:02}" / "new").mkdir()
+        assert_holds_live(rig, rig.capture())
         new = DIRECTORIES - 1
-        assert unwatched(engine) == DIRECTORIES + new - SHARE
-        assert len(set(listed)) == unwatched(engine)
-        assert engine.snapshotter.watched.source.name == engine.policy.source
+        assert unwatched(rig) == DIRECTORIES + new - SHARE
+        assert len(set(listed)) == unwatched(rig)
+        assert rig.snapshotter.watched.source.name == rig.policy.source
 
 
-def test_it_is_told(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
-    fill(engine.live)
-    engine.capture()
-    engine.capture()
-    reason = engine.snapshotter.watched.reason
+def test_it_is_told(rig: CaptureRig, caplog: pytest.LogCaptureFixture) -> None:
+    fill(rig.live)
+    rig.capture()
+    rig.capture()
+    reason = rig.snapshotter.watched.reason
     assert "directories without a watch are scanned at each capture: 16 directories" in reason
     assert "fs.inotify.max_user_watches" in reason
     [record] = [each for each in caplog.records if each.message == "scanned_in_part"]
     assert record.__dict__["directories"] == DIRECTORIES - SHARE
 
 
-def test_a_volume_in_which_nothing_happens_is_not_frozen(engine: Engine) -> None:
-    with container(engine):
-        fill(engine.live)
-        before = engine.capture()
+def test_a_volume_in_which_nothing_happens_is_not_frozen(rig: CaptureRig) -> None:
+    with container(rig):
+        fill(rig.live)
+        before = rig.capture()
         time.sleep(2 * limits.TIMESTAMP_GRANULE_NS / 1e9)  # until time stamps prove something
-        assert not engine.snapshotter.quiet()
+        assert not rig.snapshotter.quiet()
         for _ in range(3):
-            engine.capture_of("interval", engine.writers())
-        assert engine.state.head == before
-        frozen = engine.snapshotter.frozen_seconds
-        engine.capture_of("interval", engine.writers())
-        assert engine.snapshotter.frozen_seconds == frozen
+            rig.capture_of("interval", rig.writers())
+        assert rig.state.head == before
+        frozen = rig.snapshotter.frozen_seconds
+        rig.capture_of("interval", rig.writers())
+        assert rig.snapshotter.frozen_seconds == frozen
 
 
 def test_a_raised_limit_has_all_of_it_watched(
-    engine: Engine, few: Callable[[int], None], caplog: pytest.LogCaptureFixture
+    rig: CaptureRig, few: Callable[[int], None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    fill(engine.live)
-    engine.capture()
+    fill(rig.live)
+    rig.capture()
     few(10 * DIRECTORIES)
     for number in range(DIRECTORIES - 1):
-        (engine.live / f"d{number:02}" / "f").write_text("changed")
-    assert_holds_live(engine, engine.capture())
-    assert unwatched(engine) == 0
-    assert "without a watch" not in engine.snapshotter.watched.reason
-    (engine.live / f"d{DIRECTORIES - 2:02}" / "f").write_text("again")
-    assert_holds_live(engine, engine.capture())
+        (rig.live / f"d{number:02}" / "f").write_text("changed")
+    assert_holds_live(rig, rig.capture())
+    assert unwatched(rig) == 0
+    assert "without a watch" not in rig.snapshotter.watched.reason
+    (rig.live / f"d{DIRECTORIES - 2:02}" / "f").write_text("again")
+    assert_holds_live(rig, rig.capture())
     assert "watched_again" in [each.message for each in caplog.records]
 
 
-def test_directories_that_move_between_the_parts(engine: Engine) -> None:
+def test_directories_that_move_between_the_parts(rig: CaptureRig) -> None:
     """Those with a watch below those without, and the other way round; some go and come back."""
-    with container(engine):
-        fill(engine.live)
-        engine.capture()
-        live = engine.live
-        held = engine.snapshotter.watched.source
+    with container(rig):
+        fill(rig.live)
+        rig.capture()
+        live = rig.live
+        held = rig.snapshotter.watched.source
         names = sorted(path.name for path in live.iterdir())
         with_watch = [n for n in names if (live / n).stat().st_ino not in blind(held)]
         without = [n for n in names if n not in with_watch]
@@ -209,15 +209,15 @@ def test_directories_that_move_between_the_parts(engine: Engine) -> None:
                 os.rename(live / one, live / other / "moved")
             else:
                 os.rename(live / other, live / one / "moved")
-        assert_holds_live(engine, engine.capture())
+        assert_holds_live(rig, rig.capture())
         for path in [*live.glob("*/moved")][::2]:
             (path / "f").write_text("moved")
-            os.rename(path, engine.base / f"outside{path.parent.name}")
-        assert_holds_live(engine, engine.capture())
-        for number, path in enumerate(sorted(engine.base.glob("outside*"))):
+            os.rename(path, rig.base / f"outside{path.parent.name}")
+        assert_holds_live(rig, rig.capture())
+        for number, path in enumerate(sorted(rig.base.glob("outside*"))):
             (path / "f").write_text("back")
             os.rename(path, live / f"back{number}")
-        assert_holds_live(engine, engine.capture())
+        assert_holds_live(rig, rig.capture())
 
 
 def blind(source: object) -> set[int]:
@@ -227,67 +227,67 @@ def blind(source: object) -> set[int]:
 
 
 def test_what_changes_in_a_freeze_in_the_part_that_is_scanned(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+    rig: CaptureRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody who is not frozen writes between two looks: seen, whichever part it is in."""
-    engine.snapshotter.policy = CapturePolicy(source=engine.policy.source, freeze_seconds_max=2.0)
-    with container(engine):
-        fill(engine.live)
-        engine.capture()
+    rig.snapshotter.policy = CapturePolicy(source=rig.policy.source, freeze_seconds_max=2.0)
+    with container(rig):
+        fill(rig.live)
+        rig.capture()
         numbers = iter(range(1000))
-        observe = type(engine.snapshotter).copy
+        observe = type(rig.snapshotter).copy
 
         def copy(self: object, attempt: int, budget: object) -> bool:
             if attempt:
                 for number in range(0, DIRECTORIES - 1, 5):
-                    path = engine.live / f"d{number:02}" / "f"
+                    path = rig.live / f"d{number:02}" / "f"
                     path.write_text(f"within {next(numbers)}")
             return observe(self, attempt, budget)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(type(engine.snapshotter), "copy", copy)
-        (engine.live / "d00" / "f").write_text("something is due")
-        snapshot = engine.capture()
+        monkeypatch.setattr(type(rig.snapshotter), "copy", copy)
+        (rig.live / "d00" / "f").write_text("something is due")
+        snapshot = rig.capture()
         assert (snapshot.consistency, "not frozen" in snapshot.cause) == ("fuzzy", True)
 
 
-def test_what_fails_within_loses_nothing(engine: Engine) -> None:
-    with container(engine):
-        fill(engine.live)
-        engine.capture()
+def test_what_fails_within_loses_nothing(rig: CaptureRig) -> None:
+    with container(rig):
+        fill(rig.live)
+        rig.capture()
         for point in ("capture.drained", "capture.precopied", "capture.frozen", "capture.thawed"):
             for number in range(DIRECTORIES - 1):
-                (engine.live / f"d{number:02}" / "f").write_text(point)
-                (engine.live / f"d{number:02}" / point).mkdir()
+                (rig.live / f"d{number:02}" / "f").write_text(point)
+                (rig.live / f"d{number:02}" / point).mkdir()
             failpoint.arm(f"{point}=error")
             with pytest.raises(failpoint.FailpointError):
-                engine.capture()
+                rig.capture()
             failpoint.disarm()
-            assert_holds_live(engine, engine.capture())
+            assert_holds_live(rig, rig.capture())
 
 
 def test_a_file_written_under_a_name_that_came_and_went_unseen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a directory without a watch: the file's other name gives no hint. A comparison tells."""
-    with Engine(tmp_path, CapturePolicy(source="inotify")) as engine, container(engine):
-        fill(engine.live)
-        (engine.live / "file").write_text("before")
-        engine.capture()
+    with CaptureRig(tmp_path, CapturePolicy(source="inotify")) as rig, container(rig):
+        fill(rig.live)
+        (rig.live / "file").write_text("before")
+        rig.capture()
         name = next(
             n
             for n in range(39)
-            if (engine.live / f"d{n:02}").stat().st_ino in blind(engine.snapshotter.watched.source)
+            if (rig.live / f"d{n:02}").stat().st_ino in blind(rig.snapshotter.watched.source)
         )
-        alias = engine.live / f"d{name:02}" / "alias"
-        os.link(engine.live / "file", alias)
+        alias = rig.live / f"d{name:02}" / "alias"
+        os.link(rig.live / "file", alias)
         with open(alias, "w") as file:
             alias.unlink()
             file.write("after")
-        engine.capture()
+        rig.capture()
         soon = clock.monotonic() + COMPARE_SOON_SECONDS
         monkeypatch.setattr(clock, "monotonic", lambda: soon)
-        assert engine.snapshotter.pending(engine.writers())
-        assert_holds_live(engine, engine.capture())
+        assert rig.snapshotter.pending(rig.writers())
+        assert_holds_live(rig, rig.capture())
 
 
 def test_a_small_volume_gets_its_watches_beside_a_large_one(
@@ -295,25 +295,25 @@ def test_a_small_volume_gets_its_watches_beside_a_large_one(
 ) -> None:
     few(20)
     with contextlib.ExitStack() as stack:
-        engines = {}
+        rigs = {}
         for name, number in (("large", 30), ("small", 5), ("smaller", 3)):
             (tmp_path / name).mkdir()
-            engine = stack.enter_context(Engine(tmp_path / name, CapturePolicy(source="inotify")))
-            fill(engine.live, number)
-            engine.capture()
-            engines[name] = engine
+            rig = stack.enter_context(CaptureRig(tmp_path / name, CapturePolicy(source="inotify")))
+            fill(rig.live, number)
+            rig.capture()
+            rigs[name] = rig
         for _ in range(2):
-            for engine in engines.values():
-                if engine.snapshotter.pending(engine.writers()):
-                    engine.capture()
-        assert {name: unwatched(engine) for name, engine in engines.items()} == {
+            for rig in rigs.values():
+                if rig.snapshotter.pending(rig.writers()):
+                    rig.capture()
+        assert {name: unwatched(rig) for name, rig in rigs.items()} == {
             "large": 30 - (20 - 5 - 3), "small": 0, "smaller": 0,
         }  # fmt: skip
-        assert not engines["small"].snapshotter.pending(engines["small"].writers())
-        for engine in engines.values():
-            for path in engine.live.glob("d*/f"):
+        assert not rigs["small"].snapshotter.pending(rigs["small"].writers())
+        for rig in rigs.values():
+            for path in rig.live.glob("d*/f"):
                 path.write_text("changed")
-            assert_holds_live(engine, engine.capture())
+            assert_holds_live(rig, rig.capture())
 
 
 def test_a_volume_that_has_all_gives_some_of_them_up(
@@ -322,14 +322,14 @@ def test_a_volume_that_has_all_gives_some_of_them_up(
     """It fits alone, and is asked to share once another one lacks some."""
     few(20)
     with contextlib.ExitStack() as stack:
-        engines = []
+        rigs = []
         for name, number in (("first", 20), ("second", 30)):
             (tmp_path / name).mkdir()
-            engine = stack.enter_context(Engine(tmp_path / name, CapturePolicy(source="inotify")))
-            fill(engine.live, number)
-            engine.capture()
-            engines.append(engine)
-        first, second = engines
+            rig = stack.enter_context(CaptureRig(tmp_path / name, CapturePolicy(source="inotify")))
+            fill(rig.live, number)
+            rig.capture()
+            rigs.append(rig)
+        first, second = rigs
         assert (unwatched(first), unwatched(second)) == (0, 30)
         second.capture()
         assert first.snapshotter.pending(first.writers())
@@ -355,11 +355,11 @@ def test_shares(wanted: list[int], room: int, level: int) -> None:
 def test_a_volume_beyond_its_own_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bounded = functools.partial(InotifySource, 10)
     monkeypatch.setattr(ladder, "InotifySource", bounded)
-    with Engine(tmp_path, CapturePolicy(source="inotify")) as engine:
-        fill(engine.live, 12)
-        assert_holds_live(engine, engine.capture())
-        assert unwatched(engine) == 2
-        assert "more than 10 directories" in engine.snapshotter.watched.reason
+    with CaptureRig(tmp_path, CapturePolicy(source="inotify")) as rig:
+        fill(rig.live, 12)
+        assert_holds_live(rig, rig.capture())
+        assert unwatched(rig) == 2
+        assert "more than 10 directories" in rig.snapshotter.watched.reason
 
 
 def test_watches_that_others_have_taken(tmp_path: Path) -> None:

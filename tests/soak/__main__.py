@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.docker.engine import REPOSITORY, Engine, import_image
+from tests.docker.engine import REPOSITORY, DockerEngine, import_image
 from tests.docker.makers import free_port
 from tests.docker.managed import ManagedPlugin
 from tests.soak import samples, workloads
@@ -42,7 +42,7 @@ class Soak:
         self._seconds = 60 * given.minutes
         self._random = random.Random(given.seed)
         self._given = given
-        self._engine = Engine(given.engine)
+        self._engine = DockerEngine(given.engine)
         # Disks that are mounted here must be there where the engine looks.
         parent = self._engine.root.shared or Path("/var/lib")
         self._base = Path(tempfile.mkdtemp(prefix="dk-soak-", dir=parent))
@@ -50,7 +50,7 @@ class Soak:
         retention = "1m:all,10m:10s" if long else "20s:all,1m:10s"
         self._warm_up = 11 * 60.0 if long else max(70.0, self._seconds / 3)
         self._options = (f"retention={retention}",)
-        self._samples: list[samples.Sample] = []
+        self._samples: list[samples.PluginSample] = []
         self._findings: list[str] = []
         self._harmed = 0.0
         self._made = 0

@@ -28,7 +28,7 @@ PAUSE_SECONDS = float(os.environ.get("SOAK_PAUSE", "0.02"))
 LOST = 3
 
 
-class Workload(Protocol):
+class Database(Protocol):
     """A database, or what stands in for one."""
 
     def start(self) -> None:
@@ -306,7 +306,7 @@ class Files:
             raise RuntimeError(f"{broken} of {len(found)} files are torn; {FILES} are due")
 
 
-KINDS: dict[str, Callable[[], Workload]] = {
+KINDS: dict[str, Callable[[], Database]] = {
     "postgres": Postgres,
     "maria": Maria,
     "redis": Redis,

@@ -36,7 +36,7 @@ SETTLED_SECONDS: Final = 600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class PluginSample:
     """One look at the plugin."""
 
     at: float
@@ -78,7 +78,7 @@ class Sampler:
         self._began = time.monotonic()
         self._cpu = _machine()
 
-    def take(self) -> Sample:
+    def take(self) -> PluginSample:
         """Now. Raises OSError while the plugin is away."""
         plugin = self._plugin
         stats = plugin.request("GET", "/v1/stats")
@@ -90,7 +90,7 @@ class Sampler:
         newest = {name: self._newest(name) for name in self._volumes}
         before, self._cpu = self._cpu, _machine()
         total = self._cpu[1] - before[1]
-        return Sample(
+        return PluginSample(
             at=time.monotonic() - self._began,
             live_mib=stats["logical_bytes"] / MIB,
             used_mib=stats["store_used_bytes"] / MIB,
@@ -133,7 +133,7 @@ def _machine() -> tuple[float, float]:
     return float(numbers[3] + numbers[4]), float(sum(numbers))
 
 
-def grown(samples: Sequence[Sample], warm_up: float) -> list[str]:
+def grown(samples: Sequence[PluginSample], warm_up: float) -> list[str]:
     """Figures that grew from the first to the last third after the warm-up."""
     after = [sample for sample in samples if sample.at >= warm_up]
     third = len(after) // 3
@@ -149,7 +149,7 @@ def grown(samples: Sequence[Sample], warm_up: float) -> list[str]:
     return found
 
 
-def avoidable(sample: Sample) -> list[str]:
+def avoidable(sample: PluginSample) -> list[str]:
     """Troubles, but for what no program can help that gets no processor: to copy all that changed
     within the time that writers may be frozen.
     """
@@ -157,7 +157,7 @@ def avoidable(sample: Sample) -> list[str]:
     return [text for text in sample.troubles if not (starved and FUZZY in text)]
 
 
-def stale(sample: Sample, interval: float) -> list[str]:
+def stale(sample: PluginSample, interval: float) -> list[str]:
     """Volumes whose newest snapshot is too old although the machine has time for one."""
     if sample.idle < IDLE_MIN:
         return []
@@ -169,19 +169,19 @@ def stale(sample: Sample, interval: float) -> list[str]:
     ]
 
 
-def table(samples: Sequence[Sample]) -> str:
+def table(samples: Sequence[PluginSample]) -> str:
     """Least, median and greatest of each figure, as Markdown."""
     lines = ["| figure | least | median | greatest |", "|---|---|---|---|"]
-    for name in Sample.names():
+    for name in PluginSample.names():
         values = [float(getattr(sample, name)) for sample in samples]
         low, middle, high = min(values), statistics.median(values), max(values)
         lines.append(f"| {name} | {low:.1f} | {middle:.1f} | {high:.1f} |")
     return "\n".join(lines)
 
 
-def picture(samples: Sequence[Sample]) -> str:
+def picture(samples: Sequence[PluginSample]) -> str:
     """One curve above the other, as SVG."""
-    wide, high, names = 720, 70, Sample.names()
+    wide, high, names = 720, 70, PluginSample.names()
     end = max(sample.at for sample in samples) or 1.0
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide + 220} {high * len(names)}"'

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tests.docker.engine import Engine
+    from tests.docker.engine import DockerEngine
     from tests.docker.managed import ManagedPlugin
 
 KINDS: Final = ("postgres", "maria", "redis", "sqlite", "files")
@@ -26,7 +26,7 @@ CHECK_SECONDS_MAX: Final = 300.0
 class Workload:
     """One kind. findings: what went wrong of it."""
 
-    engine: Engine
+    engine: DockerEngine
     plugin: ManagedPlugin
     kind: str
     ledger: Path

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from diffkeeper.format.records import SnapshotRecord
     from diffkeeper.freeze.writers import Writers
-    from tests.support.harness import Engine
+    from tests.support.capture_rig import CaptureRig
 
 ACTORS = 3
 # They take other processes or the kernel's own threads, or a directory outside of the volume.
@@ -122,10 +122,10 @@ class Between:
     """One volume, written to by this process as by one of its containers."""
 
     def __init__(
-        self, engine: Engine, seed: int, kinds: Sequence[str], monkeypatch: pytest.MonkeyPatch
+        self, rig: CaptureRig, seed: int, kinds: Sequence[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        self._engine = engine
-        self.steps = Steps(engine.live, seed, kinds, monkeypatch)
+        self._rig = rig
+        self.steps = Steps(rig.live, seed, kinds, monkeypatch)
         self.compared = self.late = 0
         self._checks_left = 0
         check = Budget.check
@@ -143,13 +143,13 @@ class Between:
         self.steps.begin()
         self._checks_left = self.steps.random.choice(CUTS)
         self.steps.trace.append(f"capture, ends at check {self._checks_left}")
-        record = self._engine.capture_of("manual", self._writers())
+        record = self._rig.capture_of("manual", self._writers())
         self.steps.acting = False
         if record is None or record.consistency == "fuzzy":
             return []
         found = self.differences(record)
-        snapshotter, named, self.steps.named = self._engine.snapshotter, self.steps.named, set()
-        numbers = torture.inodes_of(self._engine.live)
+        snapshotter, named, self.steps.named = self._rig.snapshotter, self.steps.named, set()
+        numbers = torture.inodes_of(self._rig.live)
         late = {
             line
             for line in found
@@ -161,18 +161,18 @@ class Between:
 
     def at_rest(self) -> list[str]:
         """Differences once everything was compared, of which none may be late."""
-        self._engine.snapshotter._comparison.due = 0.0
-        self._engine.capture_of("manual", self._writers())
-        head = self._engine.state.head
+        self._rig.snapshotter._comparison.due = 0.0
+        self._rig.capture_of("manual", self._writers())
+        head = self._rig.state.head
         assert head is not None
         return self.differences(head)
 
     def differences(self, record: SnapshotRecord) -> list[str]:
         """Between the volume as it is and a snapshot."""
-        replayed = self._engine.replay(record, f"replayed{record.seq}-{self.compared}")
-        exclude = self._engine.policy.exclude
-        return difference(without(describe(self._engine.live), exclude), describe(replayed))
+        replayed = self._rig.replay(record, f"replayed{record.seq}-{self.compared}")
+        exclude = self._rig.policy.exclude
+        return difference(without(describe(self._rig.live), exclude), describe(replayed))
 
     def _writers(self) -> Writers:
-        found = self._engine.writers()
+        found = self._rig.writers()
         return replace(found, pids=(*found.pids, os.getpid()))

@@ -12,7 +12,7 @@ from tests.support.trees import describe, difference
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.docker.engine import Engine
+    from tests.docker.engine import DockerEngine
     from tests.docker.managed import ManagedPlugin
 
 
@@ -34,24 +34,24 @@ def call(path: Path, name: str, message: object) -> tuple[int, dict[str, Any]]:
         connection.close()
 
 
-def inspect(engine: Engine, volume: str) -> dict[str, Any]:
+def inspect(engine: DockerEngine, volume: str) -> dict[str, Any]:
     """What `docker volume inspect` prints."""
     found: list[dict[str, Any]] = json.loads(engine.docker("volume", "inspect", volume))
     return found[0]
 
 
-def status(engine: Engine, volume: str) -> dict[str, Any]:
+def status(engine: DockerEngine, volume: str) -> dict[str, Any]:
     """The plugin's Status, as `docker volume inspect` prints it."""
     found: dict[str, Any] = inspect(engine, volume)["Status"]
     return found
 
 
-def mounts(engine: Engine, volume: str) -> int:
+def mounts(engine: DockerEngine, volume: str) -> int:
     """How many mounts the plugin counts."""
     return int(status(engine, volume)["mounts"])
 
 
-def live(engine: Engine, plugin: ManagedPlugin, volume: str) -> Path:
+def live(engine: DockerEngine, plugin: ManagedPlugin, volume: str) -> Path:
     """The live directory on the host, mounted or not."""
     return plugin.state_dir / "volumes" / str(status(engine, volume)["id"]) / "live"
 
@@ -69,7 +69,7 @@ def restore(plugin: ManagedPlugin, reference: str, to: Path) -> Path:
     return to
 
 
-def check_newest(engine: Engine, plugin: ManagedPlugin, volume: str, to: Path) -> None:
+def check_newest(engine: DockerEngine, plugin: ManagedPlugin, volume: str, to: Path) -> None:
     """The newest snapshot holds the live directory, to the last attribute."""
     seq = plugin.snapshots(volume)[-1]["seq"]
     copy = restore(plugin, f"{volume}@{seq}", to)

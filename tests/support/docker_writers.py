@@ -12,7 +12,7 @@ from tests.support.processes import wait_for
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.docker.engine import Engine
+    from tests.docker.engine import DockerEngine
 
 SCRIPT = """
 i=$(tail -n 1 /data/a 2>/dev/null || true)
@@ -27,7 +27,7 @@ done
 PROGRESS_LINES = 50
 
 
-def start(engine: Engine, image: str, volume: str, options: str = "") -> str:
+def start(engine: DockerEngine, image: str, volume: str, options: str = "") -> str:
     """ID of a container that writes to `volume`, and has begun to.
 
     Its shell runs as process 1, which the default action of a signal does not end; kill it.

@@ -1,4 +1,4 @@
-"""A source that loses hints on purpose: only tests can make one, by wrapping an engine's own."""
+"""A source that loses hints on purpose: only tests can make one, by wrapping a rig's own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from diffkeeper.sources.base import Dirty, Source
-    from tests.support.harness import Engine
+    from tests.support.capture_rig import CaptureRig
 
 
 class Forgetful:
@@ -55,16 +55,16 @@ class Forgetful:
         return dirty
 
 
-def plant(engine: Engine, level: str, every: int, seed: str) -> Forgetful:
-    """Wrap the source of an engine that has captured nothing yet."""
-    forgetful = Forgetful(engine.snapshotter.watched.source, level, every, seed)
-    engine.snapshotter.watched.source = forgetful  # type: ignore[assignment]  # delegates all but drain
+def plant(rig: CaptureRig, level: str, every: int, seed: str) -> Forgetful:
+    """Wrap the source of a rig that has captured nothing yet."""
+    forgetful = Forgetful(rig.snapshotter.watched.source, level, every, seed)
+    rig.snapshotter.watched.source = forgetful  # type: ignore[assignment]  # delegates all but drain
     return forgetful
 
 
-def heal(engine: Engine) -> None:
+def heal(rig: CaptureRig) -> None:
     """Take the fault out again, and make the regular comparison due."""
-    forgetful = engine.snapshotter.watched.source
+    forgetful = rig.snapshotter.watched.source
     assert isinstance(forgetful, Forgetful)
-    engine.snapshotter.watched.source = forgetful._real
-    engine.snapshotter._comparison.due = 0.0
+    rig.snapshotter.watched.source = forgetful._real
+    rig.snapshotter._comparison.due = 0.0

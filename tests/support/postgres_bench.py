@@ -11,7 +11,7 @@ from tests.docker.engine import EXEC_ATTEMPTS_MAX
 from tests.support.processes import wait_for
 
 if TYPE_CHECKING:
-    from tests.docker.engine import Engine
+    from tests.docker.engine import DockerEngine
 
 PLACE: Final = "/var/lib/postgresql/data"
 WAL_PLACE: Final = "/var/lib/postgresql/wal"
@@ -29,13 +29,13 @@ SELECT (SELECT sum(abalance) FROM pgbench_accounts),
 
 
 @dataclass
-class Server:
+class PostgresContainer:
     """A container with PostgreSQL on `source`: a volume's name, or a directory of the host.
 
     `wal`: another one for its write-ahead log, if it has one of its own.
     """
 
-    engine: Engine
+    engine: DockerEngine
     image: str
     source: str
     container: str = ""
@@ -116,7 +116,7 @@ class Server:
         return int(self.execute("psql", "-Atc", "SELECT count(*) FROM pgbench_history"))
 
 
-def wait_transactions(server: Server, more: int, seconds_max: float = 60.0) -> int:
+def wait_transactions(server: PostgresContainer, more: int, seconds_max: float = 60.0) -> int:
     """Waits for that many more; returns how many there are."""
     target = server.transactions() + more
     deadline = time.monotonic() + seconds_max

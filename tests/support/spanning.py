@@ -50,8 +50,8 @@ def check_counter(first: Path, second: Path, name: str) -> int:
     return before
 
 
-class Volumes:
-    """An engine with several volumes: `base/NAME` is the live directory of each."""
+class GroupRig:
+    """A store and several captured volumes: `base/NAME` is the live directory of each."""
 
     def __init__(self, base: Path, names: Sequence[str], policy: CapturePolicy) -> None:
         self.base = base

@@ -1,7 +1,7 @@
 """The churn runs on a volume while it is captured; each snapshot is held against the truth.
 
 The truth is a copy of the directory made inside the very freeze that the snapshot was taken in,
-after the engine's own look: what lands in the freeze and after the look shows as a difference.
+after the rig's own look: what lands in the freeze and after the look shows as a difference.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 
 from diffkeeper.freeze.cgroups import Hierarchy
 from diffkeeper.snapshot.context import CapturePolicy
+from tests.support.capture_rig import CaptureRig
 from tests.support.churn import tally
 from tests.support.churn.steps import chosen
-from tests.support.harness import Engine
 from tests.support.trees import describe, difference
 
 if TYPE_CHECKING:
@@ -238,7 +238,7 @@ class Torture:
             directory.mkdir()
         self.random = random.Random(plan.seed)
         self.result = Result()
-        self.opened: Engine | None = None
+        self.opened: CaptureRig | None = None
         self.compared_at = 0.0  # the freeze of the last snapshot that was compared
 
     def close(self) -> None:
@@ -247,22 +247,22 @@ class Torture:
         subprocess.run(["rm", "-rf", str(self.live), str(self.outside)], check=True)
 
     @property
-    def engine(self) -> Engine:
-        """The engine, which is open."""
+    def rig(self) -> CaptureRig:
+        """The rig, which is open."""
         assert self.opened is not None
         return self.opened
 
     def open(self) -> None:
-        """An engine on what is there; raises WrongSource."""
+        """A rig on what is there; raises WrongSource."""
         policy = CapturePolicy(source=self.plan.source, freeze_seconds_max=FREEZE_SECONDS)
-        self.opened = Engine(self.base, policy, self.sources, live=self.live)
+        self.opened = CaptureRig(self.base, policy, self.sources, live=self.live)
         self.freezer = CopyingFreezer(self.opened.tools.freezer, self.live, self.base / "copy")
         self.opened.tools.freezer = self.freezer  # type: ignore[assignment]  # the real one inside
         if self.opened.snapshotter.watched.source.name != self.plan.source:
             raise WrongSource(self.opened.snapshotter.watched.reason)
 
     def shut(self) -> None:
-        """The engine ends as it does with the daemon; the volume goes on to change."""
+        """The rig ends as it does with the daemon; the volume goes on to change."""
         if self.opened is not None:
             self.result.freeze_ms_max = max(
                 self.result.freeze_ms_max, self.freezer.seconds_max * 1000
@@ -301,7 +301,7 @@ class Torture:
         self.result.counts = tally.read(self.records / "counts", self.plan.kinds)
 
     def run(self) -> Result:
-        """The engine starts while the volume is busy, and captures it at irregular intervals."""
+        """The rig starts while the volume is busy, and captures it at irregular intervals."""
         with self.busy() as turns:
             time.sleep(self.random.random() * HEAD_START_SECONDS)
             self.open()
@@ -314,7 +314,7 @@ class Torture:
     def turn(self) -> None:
         """One capture, and the comparison if there was a freeze and a snapshot."""
         self.freezer.copied = False
-        snapshot = self.engine.capture_of("interval", self.engine.writers())
+        snapshot = self.rig.capture_of("interval", self.rig.writers())
         if snapshot is not None and snapshot.consistency == "fuzzy":
             self.result.fuzzy.append(snapshot.cause)
         elif snapshot is not None and self.freezer.copied:
@@ -325,10 +325,10 @@ class Torture:
 
     def check_rest(self) -> None:
         """Nobody writes any more: the next snapshot is what is on disk."""
-        self.engine.capture_of("manual", self.engine.writers())
-        head = self.engine.state.head
+        self.rig.capture_of("manual", self.rig.writers())
+        head = self.rig.state.head
         assert head is not None
-        replayed, copy = self.engine.replay(head, "rest"), self.base / "copied"
+        replayed, copy = self.rig.replay(head, "rest"), self.base / "copied"
         # A copy, since a file may have another name outside.
         subprocess.run(["cp", "-a", str(self.live), str(copy)], check=True)
         found = difference(describe(copy), describe(replayed))
@@ -337,11 +337,11 @@ class Torture:
 
     def compare(self, snapshot: SnapshotRecord) -> None:
         """Entry by entry and byte by byte."""
-        replayed = self.engine.replay(snapshot, "replay")
+        replayed = self.rig.replay(snapshot, "replay")
         found = self.unexcused(difference(describe(self.freezer.copy), describe(replayed)))
         for line in found[:DIFFERENCES_SHOWN]:
             self.result.differences.append(
-                f"snapshot {snapshot.seq}, {self.engine.snapshotter.watched.source.name}: {line}"
+                f"snapshot {snapshot.seq}, {self.rig.snapshotter.watched.source.name}: {line}"
                 f"{self.explained(line, replayed)}"
             )
         subprocess.run(["rm", "-rf", str(replayed)], check=True)
@@ -351,7 +351,7 @@ class Torture:
         """Differences that no document tells of."""
         named = given_names(self.records.glob("log-*"), self.compared_at, self.freezer.copied_at)
         numbers = {line: self.freezer.inodes.get(path_of(line), 0) for line in found}
-        late = {n for line, n in numbers.items() if may_be_late(self.engine.snapshotter, n, named)}
+        late = {n for line, n in numbers.items() if may_be_late(self.rig.snapshotter, n, named)}
         self.compared_at = self.freezer.copied_at
         self.result.late += len(late)
         return [line for line, number in numbers.items() if number not in late]

@@ -20,7 +20,7 @@ from diffkeeper.snapshot.chunker import HASH_THREADS, SEGMENT_BYTES, Chunker, Co
 from diffkeeper.snapshot.context import CapturePolicy
 from diffkeeper.snapshot.name_scanner import NameScanner
 from diffkeeper.snapshot.worktree import Directory
-from tests.support.harness import Engine
+from tests.support.capture_rig import CaptureRig
 from tests.support.trees import describe, difference
 
 if TYPE_CHECKING:
@@ -81,17 +81,17 @@ def test_a_file_that_became_holes(size: int, reader: Chunker, tmp_path: Path) ->
 
 def test_a_verification_of_a_file_that_became_holes(tmp_path: Path) -> None:
     """One difference is enough: the rest is not looked for."""
-    with Engine(tmp_path, CapturePolicy(source="scan", chunk_bits=BITS)) as engine:
-        path = engine.live / "file"
+    with CaptureRig(tmp_path, CapturePolicy(source="scan", chunk_bits=BITS)) as rig:
+        path = rig.live / "file"
         path.write_bytes(os.urandom(64 * CHUNK))
-        snapshot = engine.capture()
+        snapshot = rig.capture()
         status = path.stat()
         with open(path, "r+b") as file:
             file.truncate(CHUNK)
             file.truncate(64 * CHUNK)
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-        verifier = Verifier(engine.store, engine.reader)
-        found = verifier.live(str(engine.live), snapshot.root).mismatches
+        verifier = Verifier(rig.store, rig.reader)
+        found = verifier.live(str(rig.live), snapshot.root).mismatches
         assert [each.problem for each in found] == [f"content differs from byte {CHUNK}"]
 
 
@@ -160,9 +160,9 @@ def test_what_a_first_capture_remembers(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("diffkeeper.snapshot.stat_cache.SIGNATURES_EARLY", 100)
     monkeypatch.setattr(limits, "OBSERVE_NAMES_MAX", 50)
     most = 0
-    with Engine(tmp_path, CapturePolicy(source="inotify")) as engine:
+    with CaptureRig(tmp_path, CapturePolicy(source="inotify")) as rig:
         for number in range(2_000):
-            directory = engine.live / f"d{number // 50}"
+            directory = rig.live / f"d{number // 50}"
             directory.mkdir(exist_ok=True)
             (directory / f"f{number}").write_bytes(b"%d" % number)
         real = NameScanner._file
@@ -175,11 +175,11 @@ def test_what_a_first_capture_remembers(tmp_path: Path, monkeypatch: pytest.Monk
             return real(looker, *args)
 
         monkeypatch.setattr(NameScanner, "_file", counted)
-        snapshot = engine.capture()
+        snapshot = rig.capture()
         assert snapshot.files == 2_000
         assert 100 < most < 400
-        for path in engine.live.glob("*/*"):
-            record = engine.store.index(engine.state.record.id, path.stat().st_ino)
+        for path in rig.live.glob("*/*"):
+            record = rig.store.index(rig.state.record.id, path.stat().st_ino)
             assert record is not None
             assert record.name == path.name.encode()
 
@@ -191,53 +191,53 @@ def test_a_first_capture_that_fails_after_signatures_were_stored(
     """None of them proves anything, nor names a link that another file may get."""
     monkeypatch.setattr("diffkeeper.snapshot.stat_cache.SIGNATURES_EARLY", 10)
     monkeypatch.setattr(limits, "OBSERVE_NAMES_MAX", 4)
-    engine = Engine(tmp_path, CapturePolicy(source="scan"))
+    rig = CaptureRig(tmp_path, CapturePolicy(source="scan"))
     try:
         for number in range(60):
-            path = engine.live / f"{number:02}"
+            path = rig.live / f"{number:02}"
             path.write_bytes(b"%d" % number)
-            os.link(path, engine.live / f"{number:02}-again")
+            os.link(path, rig.live / f"{number:02}-again")
         failpoint.arm("capture.before_commit=error")
         with pytest.raises(failpoint.FailpointError):
-            engine.capture()
-        number = engine.state.record.id
-        assert engine.store.index_numbers(number, 0), "some were stored"
-        for name in sorted(os.listdir(engine.live))[:40]:
-            (engine.live / name).unlink()
+            rig.capture()
+        number = rig.state.record.id
+        assert rig.store.index_numbers(number, 0), "some were stored"
+        for name in sorted(os.listdir(rig.live))[:40]:
+            (rig.live / name).unlink()
         for number in range(20):
-            path = engine.live / f"new{number}"
+            path = rig.live / f"new{number}"
             path.write_bytes(b"new %d" % number)
-            os.link(path, engine.live / f"new{number}-again")
+            os.link(path, rig.live / f"new{number}-again")
         if again == "another daemon":
-            engine.close()
-            engine = Engine(tmp_path, CapturePolicy(source="scan"))
-        snapshot = engine.capture()
-        replayed = engine.replay(snapshot, "replayed")
-        assert difference(describe(replayed), describe(engine.live)) == []
-        assert engine.capture() == snapshot
+            rig.close()
+            rig = CaptureRig(tmp_path, CapturePolicy(source="scan"))
+        snapshot = rig.capture()
+        replayed = rig.replay(snapshot, "replayed")
+        assert difference(describe(replayed), describe(rig.live)) == []
+        assert rig.capture() == snapshot
     finally:
         failpoint.disarm()
-        engine.close()
+        rig.close()
 
 
 def test_directories_beyond_the_bound_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("diffkeeper.snapshot.name_scanner.DIRECTORIES_MAX", 20)
-    with Engine(tmp_path, CapturePolicy(source="inotify")) as engine:
+    with CaptureRig(tmp_path, CapturePolicy(source="inotify")) as rig:
         for number in range(30):
-            (engine.live / f"d{number:02}").mkdir()
-            (engine.live / f"f{number:02}").write_bytes(b"x")
-        snapshot = engine.capture()
+            (rig.live / f"d{number:02}").mkdir()
+            (rig.live / f"f{number:02}").write_bytes(b"x")
+        snapshot = rig.capture()
         assert (snapshot.files, snapshot.consistency) == (30, "fuzzy")
         assert "one of more than 20 directories" in snapshot.cause
         assert "and 1 more" in snapshot.cause
         for number in range(15):
-            (engine.live / f"d{number:02}").rmdir()
-        last = engine.capture()
+            (rig.live / f"d{number:02}").rmdir()
+        last = rig.capture()
         assert (last.consistency, last.cause) == ("crash", "")
-        replayed = engine.replay(last, "replayed")
-        assert difference(describe(replayed), describe(engine.live)) == []
+        replayed = rig.replay(last, "replayed")
+        assert difference(describe(replayed), describe(rig.live)) == []
 
 
 @pytest.fixture
@@ -257,16 +257,16 @@ def test_nested_directories_cost_what_there_are(
     """Not the square of it: 1,125,000 names are walked where each is opened from the root."""
     depth = 1_500
     most = DESCENT_STEP * depth * (1 + leaves)
-    with Engine(deep, CapturePolicy(source=source)) as engine:
-        nested(engine.live, depth, leaves)
+    with CaptureRig(deep, CapturePolicy(source=source)) as rig:
+        nested(rig.live, depth, leaves)
         walked[0] = 0
-        snapshot = engine.capture()
+        snapshot = rig.capture()
         assert walked[0] < most
         walked[0] = 0
-        target = engine.replay(snapshot, "replay")
+        target = rig.replay(snapshot, "replay")
         assert walked[0] < 2 * most
     (deep / "other").mkdir()
-    with Engine(deep / "other", CapturePolicy(source=source), live=target) as again:
+    with CaptureRig(deep / "other", CapturePolicy(source=source), live=target) as again:
         assert again.capture().root == snapshot.root
 
 
@@ -292,15 +292,15 @@ def test_what_lies_at_another_directorys_place_is_not_kept(tmp_path: Path) -> No
 
 
 def test_exchanged_directories(tmp_path: Path) -> None:
-    with Engine(tmp_path, CapturePolicy(source="scan")) as engine:
+    with CaptureRig(tmp_path, CapturePolicy(source="scan")) as rig:
         for name in ("a/x/y", "b/x/y", "c/x/y"):
-            (engine.live / name).mkdir(parents=True)
-            (engine.live / name / "file").write_bytes(name.encode())
-        engine.capture()
+            (rig.live / name).mkdir(parents=True)
+            (rig.live / name / "file").write_bytes(name.encode())
+        rig.capture()
         for first, second in (("a/x", "b/x"), ("a", "c"), ("b/x/y", "c/x/y")):
-            os.rename(engine.live / first, engine.live / "free")
-            os.rename(engine.live / second, engine.live / first)
-            os.rename(engine.live / "free", engine.live / second)
-            snapshot = engine.capture()
-            replayed = engine.replay(snapshot, f"replay{snapshot.seq}")
-            assert difference(describe(replayed), describe(engine.live)) == []
+            os.rename(rig.live / first, rig.live / "free")
+            os.rename(rig.live / second, rig.live / first)
+            os.rename(rig.live / "free", rig.live / second)
+            snapshot = rig.capture()
+            replayed = rig.replay(snapshot, f"replay{snapshot.seq}")
+            assert difference(describe(replayed), describe(rig.live)) == []

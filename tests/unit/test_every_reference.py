@@ -35,7 +35,7 @@ from diffkeeper.store.tables import FORMAT_VERSION
 from diffkeeper.transfer.archive_read import Importer
 from diffkeeper.transfer.archive_write import Exporter
 from tests.support import shapes
-from tests.support.harness import Engine
+from tests.support.capture_rig import CaptureRig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -277,27 +277,27 @@ def test_a_node_in_the_wrong_place_is_corruption(states: dict[int, shapes.Shape]
 
 def test_pages_of_zeros_under_retention(tmp_path: Path) -> None:
     """PostgreSQL adds pages of 8 KiB of zeros to its files before it writes them."""
-    with Engine(tmp_path) as engine:
-        relation, fresh = engine.live / "16384", engine.live / "16385"
+    with CaptureRig(tmp_path) as rig:
+        relation, fresh = rig.live / "16384", rig.live / "16385"
         for size in range(5):
             page = b"%d" % size * shapes.PAGE
             relation.write_bytes(page[: shapes.PAGE] * 2 + bytes(shapes.PAGE))  # zeros at the end
             fresh.write_bytes(bytes(shapes.PAGE))
-            (engine.live / "empty").touch()
-            engine.capture()
-        last = engine.state.head
+            (rig.live / "empty").touch()
+            rig.capture()
+        last = rig.state.head
         assert last is not None
-        forgotten = {record.id for record in engine.store.snapshots(1)} - {last.id}
-        engine.store.commit(Batch(snapshots_del=forgotten))
-        maintenance = Maintenance(engine.store)
+        forgotten = {record.id for record in rig.store.snapshots(1)} - {last.id}
+        rig.store.commit(Batch(snapshots_del=forgotten))
+        maintenance = Maintenance(rig.store)
         report = maintenance.run_all()
         assert (report.damage, maintenance.damage) == ([], [])
         assert report.collected
-        assert not engine.store.upkeep.garbage
-        scrubber = Scrubber(engine.store, engine.reader, list)
+        assert not rig.store.upkeep.garbage
+        scrubber = Scrubber(rig.store, rig.reader, list)
         assert scrubber.run_all().damaged_objects == 0
-        assert (scrubber.trouble, engine.store.damaged) == ("", {})
-        back = engine.replay(last, "back")
+        assert (scrubber.trouble, rig.store.damaged) == ("", {})
+        back = rig.replay(last, "back")
         assert (back / "16384").read_bytes() == relation.read_bytes()
         assert (back / "16385").read_bytes() == bytes(shapes.PAGE)
 

@@ -33,7 +33,7 @@ from diffkeeper.volumes.throttle import (
     Cost,
     Throttle,
 )
-from tests.support.spanning import Volumes
+from tests.support.spanning import GroupRig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -358,7 +358,7 @@ def test_the_group_of_a_snapshot(store: Store) -> None:
 
 def test_a_closed_member_is_left_out(tmp_path: Path) -> None:
     """It was unmounted while the capture of its group waited."""
-    with Volumes(tmp_path, ("a", "b"), CapturePolicy()) as volumes:
+    with GroupRig(tmp_path, ("a", "b"), CapturePolicy()) as volumes:
         members = volumes.members()
         (volumes.live["a"] / "f").write_bytes(b"1")
         volumes.snapshotters.pop("b").close()
@@ -369,7 +369,7 @@ def test_a_closed_member_is_left_out(tmp_path: Path) -> None:
 
 
 def test_a_faulty_member_is_named(tmp_path: Path) -> None:
-    with Volumes(tmp_path, ("a", "b"), CapturePolicy()) as volumes:
+    with GroupRig(tmp_path, ("a", "b"), CapturePolicy()) as volumes:
         volumes.capture()
         (volumes.live["a"] / "f").write_bytes(b"1")
         volumes.live["b"].rmdir()

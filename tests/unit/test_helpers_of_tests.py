@@ -1,8 +1,11 @@
-"""What several tests use is in `tests.support`, or beside its fixtures: never in another test."""
+"""What several tests use is in `tests.support`, or beside its fixtures: never in another test.
+A class of it has a name of its own.
+"""
 
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -50,3 +53,19 @@ def test_no_test_is_imported(file: str) -> None:
 def test_what_counts(source: str, found: list[str]) -> None:
     assert set(of_a_test(source)) >= set(found[-1:])
     assert bool(of_a_test(source)) is bool(found)
+
+
+def classes(path: Path) -> list[str]:
+    tree = ast.parse(path.read_text())
+    return [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+
+
+def test_a_helper_has_a_class_name_of_its_own() -> None:
+    """In all tests; two tests may call things of their own the same."""
+    tests = {TESTS / file for file in FILES if Path(file).name.startswith("test_")}
+    helpers = Counter(
+        name for file in FILES if TESTS / file not in tests for name in classes(TESTS / file)
+    )
+    assert len(helpers) > 50
+    elsewhere = {name for path in tests for name in classes(path)}
+    assert {name for name, count in helpers.items() if count > 1 or name in elsewhere} == set()

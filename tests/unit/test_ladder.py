@@ -13,7 +13,7 @@ from diffkeeper.sources.ebpf.probe import Sources
 from diffkeeper.sources.ladder import LADDER, Rung, VolumePlace
 from diffkeeper.sources.scan import ScanSource
 from diffkeeper.volumes.options import parse_options
-from tests.support.harness import Engine
+from tests.support.capture_rig import CaptureRig
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,14 +50,14 @@ def test_a_source_is_its_rung() -> None:
     assert ladder.replacement(rungs) == "made-up"
 
 
-def test_an_engine_captures_with_a_source_that_is_added(
+def test_a_rig_captures_with_a_source_that_is_added(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ladder, "LADDER", (Rung("made-up", start), *LADDER))
-    with Engine(tmp_path, CapturePolicy(source="auto")) as engine:
-        assert engine.snapshotter.watched.source.name == "made-up"
-        (engine.live / "file").write_bytes(b"content")
-        assert engine.capture() is not None
+    with CaptureRig(tmp_path, CapturePolicy(source="auto")) as rig:
+        assert rig.snapshotter.watched.source.name == "made-up"
+        (rig.live / "file").write_bytes(b"content")
+        assert rig.capture() is not None
 
 
 def test_one_that_refuses_is_followed_by_the_next() -> None:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from diffkeeper import clock, failpoint
+from tests.support.capture_rig import CaptureRig
 from tests.support.churn import syscalls
-from tests.support.harness import Engine
 from tests.support.trees import describe, difference
 
 if TYPE_CHECKING:
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
+def rig(tmp_path: Path) -> Iterator[CaptureRig]:
     """A volume of two files and a directory, none of which is new."""
-    with Engine(tmp_path) as made:
+    with CaptureRig(tmp_path) as made:
         for name in ("file", "other"):
             (made.live / name).write_bytes(name.encode() * 100)
         (made.live / "old").mkdir()
@@ -90,31 +90,31 @@ KINDS = [
 ]  # fmt: skip
 
 
-def differences(engine: Engine, name: str) -> list[str]:
+def differences(rig: CaptureRig, name: str) -> list[str]:
     """Between the volume and the newest snapshot after another capture."""
-    return difference(describe(engine.live), describe(engine.replay(engine.capture(), name)))
+    return difference(describe(rig.live), describe(rig.replay(rig.capture(), name)))
 
 
-def assert_found_soon(engine: Engine) -> None:
+def assert_found_soon(rig: CaptureRig) -> None:
     """What the last capture missed is due, and found then."""
-    comparison = engine.snapshotter._comparison
-    if differences(engine, "before"):
+    comparison = rig.snapshotter._comparison
+    if differences(rig, "before"):
         assert comparison.due <= clock.monotonic() + comparison._soon, "later on a busy machine"
         comparison.due = clock.monotonic()
-        assert differences(engine, "after") == []
+        assert differences(rig, "after") == []
         assert comparison.due > clock.monotonic() + comparison._soon, "that was all"
 
 
 @pytest.mark.parametrize("act", KINDS)
-def test_between_two_captures(act: Callable[[Path], None], engine: Engine) -> None:
-    act(engine.live)
-    engine.capture()
-    assert_found_soon(engine)
+def test_between_two_captures(act: Callable[[Path], None], rig: CaptureRig) -> None:
+    act(rig.live)
+    rig.capture()
+    assert_found_soon(rig)
 
 
 @pytest.mark.parametrize("act", KINDS)
 def test_within_a_capture_that_compares_everything(
-    act: Callable[[Path], None], engine: Engine, monkeypatch: pytest.MonkeyPatch
+    act: Callable[[Path], None], rig: CaptureRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After its comparison, which is of no use for that."""
     left = ["capture.precopied"]
@@ -122,11 +122,11 @@ def test_within_a_capture_that_compares_everything(
     def hit(point: str) -> None:
         if point in left:
             left.remove(point)
-            act(engine.live)
+            act(rig.live)
 
     monkeypatch.setattr(failpoint, "hit", hit)
-    (engine.live / "more").write_bytes(b"due")
-    engine.snapshotter._comparison.due = clock.monotonic()
-    engine.capture()
+    (rig.live / "more").write_bytes(b"due")
+    rig.snapshotter._comparison.due = clock.monotonic()
+    rig.capture()
     assert not left
-    assert_found_soon(engine)
+    assert_found_soon(rig)

@@ -1,4 +1,4 @@
-"""Repairs on an engine without a daemon: unreadable places, damaged stores, refusals."""
+"""Repairs on a rig without a daemon: unreadable places, damaged stores, refusals."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from diffkeeper.replay.replay import restore
 from diffkeeper.snapshot.context import CapturePolicy
 from diffkeeper.store.store import Batch
 from tests.support import rot
-from tests.support.harness import Engine
+from tests.support.capture_rig import CaptureRig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,38 +35,38 @@ CHUNK = limits.CHUNK_BYTES_DEFAULT
 SIZE = 10 * CHUNK + 100
 
 
-def made(base: Path) -> Engine:
+def made(base: Path) -> CaptureRig:
     """A captured directory, whose snapshotter is not used any more."""
-    engine = Engine(base, CapturePolicy(source="scan"))
-    (engine.live / "d").mkdir()
-    (engine.live / "d" / "f").write_bytes(os.urandom(SIZE))
-    (engine.live / "g").write_bytes(os.urandom(100))
-    engine.capture()
-    return engine
+    rig = CaptureRig(base, CapturePolicy(source="scan"))
+    (rig.live / "d").mkdir()
+    (rig.live / "d" / "f").write_bytes(os.urandom(SIZE))
+    (rig.live / "g").write_bytes(os.urandom(100))
+    rig.capture()
+    return rig
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    with made(tmp_path) as engine:
-        yield engine
+def rig(tmp_path: Path) -> Iterator[CaptureRig]:
+    with made(tmp_path) as rig:
+        yield rig
 
 
 @pytest.fixture
-def live(engine: Engine) -> Iterator[UnusedDirectory]:
-    opened = UnusedDirectory(engine.store, 1, str(engine.live), head(engine).root)
+def live(rig: CaptureRig) -> Iterator[UnusedDirectory]:
+    opened = UnusedDirectory(rig.store, 1, str(rig.live), head(rig).root)
     with contextlib.closing(opened):
         yield opened
 
 
-def head(engine: Engine) -> SnapshotRecord:
-    assert engine.state.head is not None
-    return engine.state.head
+def head(rig: CaptureRig) -> SnapshotRecord:
+    assert rig.state.head is not None
+    return rig.state.head
 
 
-def vouch(engine: Engine, path: bytes) -> None:
+def vouch(rig: CaptureRig, path: bytes) -> None:
     """Take what the file's signature is now for the recorded one, as on a disk that rotted."""
-    status = (engine.live / os.fsdecode(path)).stat()
-    record = engine.store.index(1, status.st_ino)
+    status = (rig.live / os.fsdecode(path)).stat()
+    record = rig.store.index(1, status.st_ino)
     assert record is not None
     record = replace(
         record,
@@ -74,12 +74,12 @@ def vouch(engine: Engine, path: bytes) -> None:
         ctime_ns=status.st_ctime_ns,
         seen_ns=status.st_ctime_ns + 10**12,
     )
-    engine.store.commit(Batch(index_put={(1, status.st_ino): record.encode()}))
+    rig.store.commit(Batch(index_put={(1, status.st_ino): record.encode()}))
 
 
-def spoil(engine: Engine, path: bytes, *offsets: int) -> bytes:
+def spoil(rig: CaptureRig, path: bytes, *offsets: int) -> bytes:
     """Damage a live file; what it holds then."""
-    file = engine.live / os.fsdecode(path)
+    file = rig.live / os.fsdecode(path)
     before = file.stat()
     with open(file, "r+b") as opened:
         for offset in offsets:
@@ -88,12 +88,12 @@ def spoil(engine: Engine, path: bytes, *offsets: int) -> bytes:
             opened.seek(offset)
             opened.write(bytes([found[0] ^ 1]))
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
-    vouch(engine, path)
+    vouch(rig, path)
     return file.read_bytes()
 
 
-def mended(engine: Engine, live: UnusedDirectory, damages: list[Damage]) -> dict[bytes, str]:
-    work = Repair(engine.store, engine.state, live, str(engine.base / "repair"))
+def mended(rig: CaptureRig, live: UnusedDirectory, damages: list[Damage]) -> dict[bytes, str]:
+    work = Repair(rig.store, rig.state, live, str(rig.base / "repair"))
     work.keep_found_state(damages, 1, contextlib.nullcontext)
     return work.write(damages)
 
@@ -104,38 +104,38 @@ def examined(live: UnusedDirectory, path: bytes) -> Damage:
     return found
 
 
-def test_what_is_whole_and_what_is_not(engine: Engine, live: UnusedDirectory) -> None:
-    good = (engine.live / "d" / "f").read_bytes()
-    vouch(engine, b"d/f")
+def test_what_is_whole_and_what_is_not(rig: CaptureRig, live: UnusedDirectory) -> None:
+    good = (rig.live / "d" / "f").read_bytes()
+    vouch(rig, b"d/f")
     assert live.examine(b"d/f") is None
-    spoil(engine, b"d/f", 5, CHUNK + 1, 5 * CHUNK, SIZE - 1)
+    spoil(rig, b"d/f", 5, CHUNK + 1, 5 * CHUNK, SIZE - 1)
     damage = examined(live, b"d/f")
     assert damage.ranges == [(0, 2 * CHUNK), (5 * CHUNK, 6 * CHUNK), (10 * CHUNK, SIZE)]
     assert damage.bytes == 3 * CHUNK + 100
-    assert mended(engine, live, [damage]) == {}
-    assert (engine.live / "d" / "f").read_bytes() == good
+    assert mended(rig, live, [damage]) == {}
+    assert (rig.live / "d" / "f").read_bytes() == good
     assert live.examine(b"d/f") is None
-    assert not (engine.base / "repair").exists()
+    assert not (rig.base / "repair").exists()
     # The signature is that of the repaired file: nothing is captured anew.
-    before = head(engine)
-    assert engine.capture().seq == before.seq
+    before = head(rig)
+    assert rig.capture().seq == before.seq
 
 
 def test_many_ranges_are_counted(
-    engine: Engine, live: UnusedDirectory, monkeypatch: pytest.MonkeyPatch
+    rig: CaptureRig, live: UnusedDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("diffkeeper.integrity.bit_rot.REPAIR_RANGES_SHOWN_MAX", 2)
-    spoil(engine, b"d/f", 0, 2 * CHUNK, 4 * CHUNK, 6 * CHUNK)
+    spoil(rig, b"d/f", 0, 2 * CHUNK, 4 * CHUNK, 6 * CHUNK)
     damage = examined(live, b"d/f")
     assert (len(damage.ranges), damage.ranges_left_out, damage.bytes) == (2, 2, 4 * CHUNK)
 
 
 def test_places_that_the_disk_does_not_give(
-    engine: Engine, live: UnusedDirectory, monkeypatch: pytest.MonkeyPatch
+    rig: CaptureRig, live: UnusedDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A bad sector, until it is written: what is kept of it is a hole."""
-    good = (engine.live / "d" / "f").read_bytes()
-    rotten = spoil(engine, b"d/f", 0)
+    good = (rig.live / "d" / "f").read_bytes()
+    rotten = spoil(rig, b"d/f", 0)
     bad = {3 * CHUNK}
     read, write = inode.read_exactly, os.pwrite
 
@@ -152,25 +152,25 @@ def test_places_that_the_disk_does_not_give(
     monkeypatch.setattr(os, "pwrite", writing)
     damage = examined(live, b"d/f")
     assert (damage.bytes, damage.unreadable_bytes) == (2 * CHUNK, CHUNK)
-    assert mended(engine, live, [damage]) == {}
+    assert mended(rig, live, [damage]) == {}
     assert bad == set()
-    assert (engine.live / "d" / "f").read_bytes() == good
-    target = engine.base / "kept"
+    assert (rig.live / "d" / "f").read_bytes() == good
+    target = rig.base / "kept"
     target.mkdir()
-    kept = engine.store.snapshot(1, head(engine).seq - 1)
-    restore(kept.root, StoreObjects(engine.store), str(target))
+    kept = rig.store.snapshot(1, head(rig).seq - 1)
+    restore(kept.root, StoreObjects(rig.store), str(target))
     expected = rotten[: 3 * CHUNK] + bytes(CHUNK) + rotten[4 * CHUNK :]
     assert (target / "d" / "f").read_bytes() == expected
 
 
 def test_a_disk_that_does_not_take_it(
-    engine: Engine, live: UnusedDirectory, monkeypatch: pytest.MonkeyPatch
+    rig: CaptureRig, live: UnusedDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is told, of that file; the other one is repaired; both are still what is recorded."""
-    good = (engine.live / "g").read_bytes()
-    spoil(engine, b"d/f", 0)
-    spoil(engine, b"g", 0)
-    number = (engine.live / "d" / "f").stat().st_ino
+    good = (rig.live / "g").read_bytes()
+    spoil(rig, b"d/f", 0)
+    spoil(rig, b"g", 0)
+    number = (rig.live / "d" / "f").stat().st_ino
     write = os.pwrite
 
     def writing(fd: int, data: bytes, offset: int) -> int:
@@ -179,24 +179,24 @@ def test_a_disk_that_does_not_take_it(
         return write(fd, data, offset)
 
     monkeypatch.setattr(os, "pwrite", writing)
-    failed = mended(engine, live, [examined(live, b"d/f"), examined(live, b"g")])
+    failed = mended(rig, live, [examined(live, b"d/f"), examined(live, b"g")])
     assert list(failed) == [b"d/f"]
     assert "other bytes than were written" in failed[b"d/f"]
-    assert (engine.live / "g").read_bytes() == good
+    assert (rig.live / "g").read_bytes() == good
     assert live.examine(b"g") is None
     assert live.examine(b"d/f") is not None
 
 
 def test_the_store_is_damaged_too(tmp_path: Path) -> None:
-    with made(tmp_path) as engine:
-        rotten = spoil(engine, b"d/f", 0)
-        root = head(engine).root
-        entry, _ = entry_at(engine.store, root, b"d/f")
+    with made(tmp_path) as rig:
+        rotten = spoil(rig, b"d/f", 0)
+        root = head(rig).root
+        entry, _ = entry_at(rig.store, root, b"d/f")
         assert entry is not None
-        chunk = next(filetree.refs(entry.content, 11, engine.store.node, 0, 1))
+        chunk = next(filetree.refs(entry.content, 11, rig.store.node, 0, 1))
     rot.spoil(tmp_path / "store", [chunk])
     with (
-        Engine(tmp_path, CapturePolicy(source="scan")) as again,
+        CaptureRig(tmp_path, CapturePolicy(source="scan")) as again,
         contextlib.closing(UnusedDirectory(again.store, 1, str(again.live), root)) as live,
     ):
         with pytest.raises(CorruptionError, match="'d/f': what the store has of it"):
@@ -204,11 +204,11 @@ def test_the_store_is_damaged_too(tmp_path: Path) -> None:
         assert (again.live / "d" / "f").read_bytes() == rotten
 
 
-def test_what_was_written_is_refused(engine: Engine, live: UnusedDirectory) -> None:
+def test_what_was_written_is_refused(rig: CaptureRig, live: UnusedDirectory) -> None:
     with pytest.raises(ConflictError, match="too soon"):
         live.examine(b"d/f")
-    vouch(engine, b"d/f")
-    file = engine.live / "d" / "f"
+    vouch(rig, b"d/f")
+    file = rig.live / "d" / "f"
     before = file.stat()
     file.write_bytes(file.read_bytes())
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -222,46 +222,46 @@ def test_what_was_written_is_refused(engine: Engine, live: UnusedDirectory) -> N
         live.examine(b"d/f")
 
 
-def test_nothing_beyond_the_volume_is_reached(engine: Engine, live: UnusedDirectory) -> None:
+def test_nothing_beyond_the_volume_is_reached(rig: CaptureRig, live: UnusedDirectory) -> None:
     """A directory that was exchanged for a link since it was recorded."""
-    outside = engine.base / "outside"
+    outside = rig.base / "outside"
     outside.mkdir()
     (outside / "f").write_bytes(b"mine")
-    os.rename(engine.live / "d", engine.base / "moved")
-    os.symlink(outside, engine.live / "d")
+    os.rename(rig.live / "d", rig.base / "moved")
+    os.symlink(outside, rig.live / "d")
     with pytest.raises(ConflictError, match="symbolic link"):
         live.examine(b"d/f")
-    (engine.live / "g").unlink()
-    os.mkfifo(engine.live / "g")
+    (rig.live / "g").unlink()
+    os.mkfifo(rig.live / "g")
     with pytest.raises(ConflictError, match="no regular file on disk"):
         live.examine(b"g")
     assert (outside / "f").read_bytes() == b"mine"
 
 
 def test_a_written_file_is_not_overwritten_after_the_look(
-    engine: Engine, live: UnusedDirectory
+    rig: CaptureRig, live: UnusedDirectory
 ) -> None:
     """Somebody wrote between the look and the repair."""
-    spoil(engine, b"d/f", 0)
+    spoil(rig, b"d/f", 0)
     damage = examined(live, b"d/f")
-    work = Repair(engine.store, engine.state, live, str(engine.base / "repair"))
+    work = Repair(rig.store, rig.state, live, str(rig.base / "repair"))
     work.keep_found_state([damage], 1, contextlib.nullcontext)
-    (engine.live / "d" / "f").write_bytes(b"new")
+    (rig.live / "d" / "f").write_bytes(b"new")
     assert "it was written" in work.write([damage])[b"d/f"]
-    assert (engine.live / "d" / "f").read_bytes() == b"new"
-    assert engine.capture().new_bytes == 3
+    assert (rig.live / "d" / "f").read_bytes() == b"new"
+    assert rig.capture().new_bytes == 3
 
 
 def test_no_room_for_the_tag(
-    engine: Engine, live: UnusedDirectory, monkeypatch: pytest.MonkeyPatch
+    rig: CaptureRig, live: UnusedDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rotten = spoil(engine, b"d/f", 0)
-    before = head(engine)
+    rotten = spoil(rig, b"d/f", 0)
+    before = head(rig)
     monkeypatch.setattr(limits, "TAGS_MAX", 0)
     with pytest.raises(ConflictError, match="nothing was repaired"):
-        mended(engine, live, [examined(live, b"d/f")])
-    assert head(engine) == before
-    assert (engine.live / "d" / "f").read_bytes() == rotten
+        mended(rig, live, [examined(live, b"d/f")])
+    assert head(rig) == before
+    assert (rig.live / "d" / "f").read_bytes() == rotten
 
 
 def test_the_journal(tmp_path: Path) -> None:

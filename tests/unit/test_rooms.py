@@ -100,7 +100,7 @@ def test_it_needs_no_more_than_its_folder_says(file: str) -> None:
         ("from diffkeeper.sources.ebpf import loading", {"eBPF"}),
         ("from tests.support.daemon import Daemon", {"root", "daemon"}),
         ("from tests.docker.managed import ManagedPlugin", {"root", "engine"}),
-        ("from tests.support.harness import Engine", set()),
+        ("from tests.support.capture_rig import CaptureRig", set()),
         ("from diffkeeper.sources.ebpf.probe import Sources", set()),
         ('daemon.ok("mount"); life = ("mount", "umount")', set()),
     ],

@@ -21,7 +21,7 @@ from diffkeeper.store import tables
 from diffkeeper.store.pack_index import pack_of, slot_of
 from diffkeeper.store.store import Batch, Store
 from tests.support import history, rot
-from tests.support.harness import Engine
+from tests.support.capture_rig import CaptureRig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -206,15 +206,15 @@ def deep(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_what_lies_deep_in_a_live_directory_heals(tmp_path: Path, deep: Path) -> None:
-    with Engine(tmp_path, live=deep) as engine:
-        head = engine.capture()
+    with CaptureRig(tmp_path, live=deep) as rig:
+        head = rig.capture()
         found: dict[bytes, bytes] = {}
 
         def take(each: ObjectId, plain: bytes) -> None:
             found[each.digest] = plain
 
-        live = SalvageSource(1, str(engine.live), engine.policy.chunk_bits)
-        rebuild = Salvage(engine.store, engine.reader, live, lambda digests: digests, take)
+        live = SalvageSource(1, str(rig.live), rig.policy.chunk_bits)
+        rebuild = Salvage(rig.store, rig.reader, live, lambda digests: digests, take)
         for _ in rebuild.everything():
             pass
         assert head.root in found

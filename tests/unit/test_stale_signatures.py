@@ -12,7 +12,7 @@ import pytest
 
 from diffkeeper.snapshot.stat_cache_expiry import SIGNATURES_STALE_MIN
 from diffkeeper.space.maintenance import Maintenance
-from tests.support.harness import Engine
+from tests.support.capture_rig import CaptureRig
 from tests.support.stored import signatures
 
 if TYPE_CHECKING:
@@ -22,11 +22,11 @@ FILES = 40
 
 
 @pytest.fixture
-def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CaptureRig]:
     monkeypatch.setattr("diffkeeper.snapshot.stat_cache_expiry.SIGNATURES_SECONDS", 0.0)
     monkeypatch.setattr("diffkeeper.snapshot.stat_cache_expiry.SIGNATURES_STALE_MIN", 10)
     live = Path(tempfile.mkdtemp(dir="/dev/shm"))  # a tmpfs, on every machine
-    with Engine(tmp_path, live=live) as made:
+    with CaptureRig(tmp_path, live=live) as made:
         yield made
     shutil.rmtree(live)
 
@@ -57,39 +57,37 @@ def fill(live: Path, turn: int) -> None:
     os.link(live / "linked", below / "another name")
 
 
-def test_signatures_do_not_add_up(engine: Engine) -> None:
-    maintenance = Maintenance(engine.store)
+def test_signatures_do_not_add_up(rig: CaptureRig) -> None:
+    maintenance = Maintenance(rig.store)
     for turn in range(6):
-        fill(engine.live, turn)
-        engine.capture()
-    there = numbers(engine.live)
-    stored = {number for number, _ in signatures(engine.store, 1)}
+        fill(rig.live, turn)
+        rig.capture()
+    there = numbers(rig.live)
+    stored = {number for number, _ in signatures(rig.store, 1)}
     assert there <= stored
     assert len(stored) > 5 * len(there)
     for _ in range(4):  # a directory that is gone tells of what was below it the next time
         maintenance.run_all()
-    stored = {number for number, _ in signatures(engine.store, 1)}
+    stored = {number for number, _ in signatures(rig.store, 1)}
     assert there <= stored
     assert len(stored) <= 2 * len(there) + SIGNATURES_STALE_MIN
 
 
 def test_those_of_use_stay_and_nothing_is_looked_up_below_the_bound(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+    rig: CaptureRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fill(engine.live, 1)
-    engine.capture()
-    before = dict(signatures(engine.store, 1))
-    maintenance = Maintenance(engine.store)
+    fill(rig.live, 1)
+    rig.capture()
+    before = dict(signatures(rig.store, 1))
+    maintenance = Maintenance(rig.store)
     maintenance.run_all()
     assert maintenance._signatures._kept == {}  # no more than twice the files: no pass
     monkeypatch.setattr("diffkeeper.snapshot.stat_cache_expiry.SIGNATURES_STALE_MIN", -1_000)
     maintenance.run_all()
-    assert dict(signatures(engine.store, 1)) == before
+    assert dict(signatures(rig.store, 1)) == before
     assert maintenance._signatures._kept == {1: len(before)}
     monkeypatch.setattr("diffkeeper.snapshot.stat_cache_expiry.SIGNATURES_STALE_MIN", 10)
-    (engine.live / "f1").unlink()
-    engine.capture()
+    (rig.live / "f1").unlink()
+    rig.capture()
     maintenance.run_all()
-    assert len(dict(signatures(engine.store, 1))) == len(
-        before
-    )  # one of no use is within the bound
+    assert len(dict(signatures(rig.store, 1))) == len(before)  # one of no use is within the bound

@@ -22,7 +22,7 @@ from diffkeeper.fsio import linux
 from diffkeeper.hashing import chunk_digest
 from diffkeeper.integrity.verify import Verifier
 from diffkeeper.snapshot.context import CapturePolicy
-from tests.support.harness import Engine
+from tests.support.capture_rig import CaptureRig
 from tests.support.trees import describe, difference
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 @pytest.fixture(params=["inotify", "scan"])
-def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
-    with Engine(tmp_path, CapturePolicy(source=request.param)) as made:
+def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[CaptureRig]:
+    with CaptureRig(tmp_path, CapturePolicy(source=request.param)) as made:
         yield made
 
 
@@ -82,25 +82,25 @@ def opens() -> Iterator[Opens]:
     made.close()
 
 
-def entries(engine: Engine, snapshot: SnapshotRecord) -> dict[bytes, Entry]:
+def entries(rig: CaptureRig, snapshot: SnapshotRecord) -> dict[bytes, Entry]:
     """Everything that a snapshot records, by path."""
-    top, _ = root.decode_root(engine.store.node(snapshot.root))
+    top, _ = root.decode_root(rig.store.node(snapshot.root))
     found: dict[bytes, Entry] = {}
     pending = [(b"", top)]
     while pending:
         path, directory = pending.pop()
-        for name, entry in dirtree.entries(directory.content, engine.store.node):
+        for name, entry in dirtree.entries(directory.content, rig.store.node):
             found[path + name] = entry
             if entry.kind is Kind.DIRECTORY:
                 pending.append((path + name + b"/", entry))
     return found
 
 
-def assert_nothing_of_outside(engine: Engine) -> None:
+def assert_nothing_of_outside(rig: CaptureRig) -> None:
     """The content of the secret is nowhere in the store, its name in no snapshot."""
-    assert engine.store.missing([chunk_digest(SECRET)]) == {chunk_digest(SECRET)}
-    for snapshot in engine.store.snapshots(engine.state.record.id):
-        assert not [path for path in entries(engine, snapshot) if b"secret" in path]
+    assert rig.store.missing([chunk_digest(SECRET)]) == {chunk_digest(SECRET)}
+    for snapshot in rig.store.snapshots(rig.state.record.id):
+        assert not [path for path in entries(rig, snapshot) if b"secret" in path]
 
 
 def specials(directory: Path) -> None:
@@ -113,22 +113,22 @@ def specials(directory: Path) -> None:
 
 
 def test_only_regular_files_are_opened(
-    engine: Engine, opens: Opens, monkeypatch: pytest.MonkeyPatch
+    rig: CaptureRig, opens: Opens, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A FIFO would block, a device would act; both are recorded all the same."""
-    monkeypatch.chdir(engine.live)  # a socket's path is bounded
+    monkeypatch.chdir(rig.live)  # a socket's path is bounded
     specials(Path())
-    (engine.live / "file").write_bytes(b"x")
-    (engine.live / "link").symlink_to("fifo")
+    (rig.live / "file").write_bytes(b"x")
+    (rig.live / "link").symlink_to("fifo")
     for name in ("fifo", "socket", "char", "block", "file"):
-        opens.watch(engine.live / name)
-    first = engine.capture()
-    os.chmod(engine.live / "fifo", 0o640)
-    os.utime(engine.live / "char", (1, 1))
-    second = engine.capture()
+        opens.watch(rig.live / name)
+    first = rig.capture()
+    os.chmod(rig.live / "fifo", 0o640)
+    os.utime(rig.live / "char", (1, 1))
+    second = rig.capture()
     assert opens.seen() == {"file"}
     for snapshot in (first, second):
-        kinds = {name: entry.kind for name, entry in entries(engine, snapshot).items()}
+        kinds = {name: entry.kind for name, entry in entries(rig, snapshot).items()}
         assert kinds == {
             b"fifo": Kind.FIFO,
             b"socket": Kind.SOCKET,
@@ -137,8 +137,8 @@ def test_only_regular_files_are_opened(
             b"file": Kind.FILE,
             b"link": Kind.SYMLINK,
         }
-    assert entries(engine, second)[b"char"].rdev == os.makedev(1, 5)
-    Verifier(engine.store, engine.reader).live(str(engine.live), second.root)
+    assert entries(rig, second)[b"char"].rdev == os.makedev(1, 5)
+    Verifier(rig.store, rig.reader).live(str(rig.live), second.root)
     assert opens.seen() == {"file"}
 
 
@@ -178,54 +178,54 @@ def exchange(first: Path, second: Path) -> Callable[[], None]:
     return act
 
 
-def capture_for(engine: Engine, seconds: float, touch: Callable[[int], None]) -> int:
+def capture_for(rig: CaptureRig, seconds: float, touch: Callable[[int], None]) -> int:
     """Captures as fast as possible; returns how many snapshots there are."""
     deadline = time.monotonic() + seconds
     number = seq = 0
     while time.monotonic() < deadline:
         number += 1
         touch(number)
-        seq = engine.capture().seq
+        seq = rig.capture().seq
     return seq
 
 
-def test_a_fifo_that_takes_a_files_place_is_not_opened(engine: Engine, opens: Opens) -> None:
-    os.mkfifo(engine.live / "fifo")
-    (engine.live / "file").write_bytes(b"content")
-    opens.watch(engine.live / "fifo")
-    opens.watch(engine.live / "file")
-    with repeated(exchange(engine.live / "fifo", engine.live / "file")):
-        assert capture_for(engine, RACE_SECONDS, lambda _: None) > 2
+def test_a_fifo_that_takes_a_files_place_is_not_opened(rig: CaptureRig, opens: Opens) -> None:
+    os.mkfifo(rig.live / "fifo")
+    (rig.live / "file").write_bytes(b"content")
+    opens.watch(rig.live / "fifo")
+    opens.watch(rig.live / "file")
+    with repeated(exchange(rig.live / "fifo", rig.live / "file")):
+        assert capture_for(rig, RACE_SECONDS, lambda _: None) > 2
     assert opens.seen() == {"file"}
 
 
-def test_links_are_recorded_and_not_followed(engine: Engine, outside: Path) -> None:
-    (engine.live / "to-file").symlink_to(outside / "secret-name")
-    (engine.live / "to-directory").symlink_to(outside)
-    (engine.live / "up").symlink_to("../outside")
-    snapshot = engine.capture()
-    found = entries(engine, snapshot)
+def test_links_are_recorded_and_not_followed(rig: CaptureRig, outside: Path) -> None:
+    (rig.live / "to-file").symlink_to(outside / "secret-name")
+    (rig.live / "to-directory").symlink_to(outside)
+    (rig.live / "up").symlink_to("../outside")
+    snapshot = rig.capture()
+    found = entries(rig, snapshot)
     assert {entry.kind for entry in found.values()} == {Kind.SYMLINK}
     assert found[b"up"].target == b"../outside"
-    assert_nothing_of_outside(engine)
-    replayed = engine.replay(snapshot, "replayed")
-    assert difference(describe(replayed), describe(engine.live)) == []
+    assert_nothing_of_outside(rig)
+    replayed = rig.replay(snapshot, "replayed")
+    assert difference(describe(replayed), describe(rig.live)) == []
 
 
-def test_a_directory_that_becomes_a_link_leads_nowhere(engine: Engine, outside: Path) -> None:
+def test_a_directory_that_becomes_a_link_leads_nowhere(rig: CaptureRig, outside: Path) -> None:
     """The classic race: between the look at a name and its use, it is another thing."""
-    inside = engine.live / "d"
+    inside = rig.live / "d"
     (inside / "e").mkdir(parents=True)
     for name in ("secret-name", "other"):
         # The same names inside, so that a look may be under way when the link comes.
         (inside / name.replace("secret", "plain")).write_bytes(b"inside")
-    (engine.live / "l").symlink_to(outside)
+    (rig.live / "l").symlink_to(outside)
     (outside / "e").mkdir()
     (outside / "e" / "secret-below").write_bytes(SECRET)
 
     def touch(number: int) -> None:
         with contextlib.suppress(OSError):
-            descriptor = os.open(engine.live / "d", os.O_DIRECTORY | os.O_NOFOLLOW)
+            descriptor = os.open(rig.live / "d", os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
                 made = os.open(f"n{number % 50}", os.O_CREAT | os.O_WRONLY, dir_fd=descriptor)
                 os.write(made, b"%d" % number)
@@ -233,21 +233,21 @@ def test_a_directory_that_becomes_a_link_leads_nowhere(engine: Engine, outside: 
             finally:
                 os.close(descriptor)
 
-    with repeated(exchange(engine.live / "d", engine.live / "l")):
-        assert capture_for(engine, RACE_SECONDS, touch) > 5
-    snapshot = engine.capture()
-    assert_nothing_of_outside(engine)
-    replayed = engine.replay(snapshot, "replayed")
-    assert difference(describe(replayed), describe(engine.live)) == []
+    with repeated(exchange(rig.live / "d", rig.live / "l")):
+        assert capture_for(rig, RACE_SECONDS, touch) > 5
+    snapshot = rig.capture()
+    assert_nothing_of_outside(rig)
+    replayed = rig.replay(snapshot, "replayed")
+    assert difference(describe(replayed), describe(rig.live)) == []
 
 
-def test_a_file_that_becomes_a_link_leads_nowhere(engine: Engine, outside: Path) -> None:
-    (engine.live / "f").write_bytes(b"inside")
-    (engine.live / "l").symlink_to(outside / "secret-name")
-    with repeated(exchange(engine.live / "f", engine.live / "l")):
-        assert capture_for(engine, RACE_SECONDS, lambda _: None) > 5
-    engine.capture()
-    assert_nothing_of_outside(engine)
+def test_a_file_that_becomes_a_link_leads_nowhere(rig: CaptureRig, outside: Path) -> None:
+    (rig.live / "f").write_bytes(b"inside")
+    (rig.live / "l").symlink_to(outside / "secret-name")
+    with repeated(exchange(rig.live / "f", rig.live / "l")):
+        assert capture_for(rig, RACE_SECONDS, lambda _: None) > 5
+    rig.capture()
+    assert_nothing_of_outside(rig)
 
 
 @contextlib.contextmanager
@@ -263,32 +263,32 @@ def mounted(*arguments: str | Path) -> Iterator[None]:
         subprocess.run(["umount", str(arguments[-1])], check=True)
 
 
-def test_no_mount_is_crossed(engine: Engine, outside: Path) -> None:
+def test_no_mount_is_crossed(rig: CaptureRig, outside: Path) -> None:
     """What a mount covers stays as it was recorded; what it shows is never read."""
     for name in ("bound", "other"):
-        (engine.live / name).mkdir()
-        (engine.live / name / "own").write_bytes(name.encode())
-    (engine.live / "file").write_bytes(b"own")
-    before = describe(engine.live)
-    engine.capture()
+        (rig.live / name).mkdir()
+        (rig.live / name / "own").write_bytes(name.encode())
+    (rig.live / "file").write_bytes(b"own")
+    before = describe(rig.live)
+    rig.capture()
     with contextlib.ExitStack() as mounts:
-        mounts.enter_context(mounted("--bind", outside, engine.live / "bound"))
-        mounts.enter_context(mounted("--bind", outside / "secret-name", engine.live / "file"))
-        mounts.enter_context(mounted("-t", "tmpfs", "none", engine.live / "other"))
-        (engine.live / "other" / "secret-too").write_bytes(SECRET)
+        mounts.enter_context(mounted("--bind", outside, rig.live / "bound"))
+        mounts.enter_context(mounted("--bind", outside / "secret-name", rig.live / "file"))
+        mounts.enter_context(mounted("-t", "tmpfs", "none", rig.live / "other"))
+        (rig.live / "other" / "secret-too").write_bytes(SECRET)
         (outside / "secret-new").write_bytes(b"")
-        (engine.live / "new").write_bytes(b"new")
-        os.utime(engine.live, ns=(before[b""][4],) * 2)  # type: ignore[arg-type]
-        snapshot = engine.capture()
-        assert_nothing_of_outside(engine)
-        found = describe(engine.replay(snapshot, "replayed"))
+        (rig.live / "new").write_bytes(b"new")
+        os.utime(rig.live, ns=(before[b""][4],) * 2)  # type: ignore[arg-type]
+        snapshot = rig.capture()
+        assert_nothing_of_outside(rig)
+        found = describe(rig.replay(snapshot, "replayed"))
         assert difference({k: v for k, v in found.items() if k != b"/new"}, before) == []
-        result = Verifier(engine.store, engine.reader).live(str(engine.live), snapshot.root)
+        result = Verifier(rig.store, rig.reader).live(str(rig.live), snapshot.root)
         # Not seen is not verified.
         assert {m.path for m in result.mismatches} == {b"bound", b"other", b"file"}
-    (engine.live / "bound" / "own").write_bytes(b"changed")
-    (engine.live / "file").write_bytes(b"changed")
-    snapshot = engine.capture()
-    after = describe(engine.live)
-    assert difference(describe(engine.replay(snapshot, "replayed-2")), after) == []
-    assert_nothing_of_outside(engine)
+    (rig.live / "bound" / "own").write_bytes(b"changed")
+    (rig.live / "file").write_bytes(b"changed")
+    snapshot = rig.capture()
+    after = describe(rig.live)
+    assert difference(describe(rig.replay(snapshot, "replayed-2")), after) == []
+    assert_nothing_of_outside(rig)

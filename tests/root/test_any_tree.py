@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from diffkeeper.integrity.verify import Verifier
 from diffkeeper.snapshot.context import CapturePolicy
+from tests.support.capture_rig import CaptureRig
 from tests.support.edits import CHUNKS, Edit, Editor, batches, holes, preallocated
-from tests.support.harness import Engine
 from tests.support.trees import Description, describe, difference, without
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ EXAMPLES = max(1, settings().max_examples // 4)  # an example is dozens of captu
 
 @dataclass(frozen=True)
 class Step:
-    """A batch of edits, and whether the engine is closed before, and opened again after them."""
+    """A batch of edits, and whether the rig is closed before, and opened again after them."""
 
     edits: list[Edit]
     close: bool = False
@@ -58,7 +58,7 @@ class Session:
     policy: CapturePolicy
     states: list[State] = field(default_factory=list)
     replays: int = 0
-    engine: Engine | None = None
+    rig: CaptureRig | None = None
 
     @property
     def live(self) -> bytes:
@@ -68,29 +68,27 @@ class Session:
     def chunk_bytes(self) -> int:
         return 1 << self.policy.chunk_bits
 
-    def open(self) -> Engine:
-        if self.engine is None:
-            self.engine = Engine(self.base, self.policy)
-        return self.engine
+    def open(self) -> CaptureRig:
+        if self.rig is None:
+            self.rig = CaptureRig(self.base, self.policy)
+        return self.rig
 
     def close(self) -> None:
-        if self.engine is not None:
-            self.engine.close()
-            self.engine = None
+        if self.rig is not None:
+            self.rig.close()
+            self.rig = None
 
     def capture(self) -> None:
         """The newest snapshot is what is on disk, and says so."""
-        engine = self.open()
-        snapshot = engine.capture()
+        rig = self.open()
+        snapshot = rig.capture()
         exclude = self.policy.exclude
         tree = without(describe(self.base / "live"), exclude)
         state = State(snapshot, tree, self.holes_of(self.live, tree))
         assert snapshot.consistency == "crash", snapshot.cause
         assert snapshot.files == sum(values[0] == stat.S_IFREG for values in state.tree.values())
         self.check(state)
-        result = Verifier(engine.store, engine.reader).live(
-            str(engine.live), snapshot.root, None, exclude
-        )
+        result = Verifier(rig.store, rig.reader).live(str(rig.live), snapshot.root, None, exclude)
         assert result.complete and result.mismatches == []
         self.states.append(state)
 
@@ -109,7 +107,7 @@ class Session:
         shutil.rmtree(target)
 
     def check_reopened(self) -> None:
-        """A new engine finds nothing to record in what is unchanged."""
+        """A new rig finds nothing to record in what is unchanged."""
         self.close()
         before = self.states[-1].snapshot
         after = self.open().capture()

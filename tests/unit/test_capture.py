@@ -21,7 +21,7 @@ from diffkeeper.fsio import inode
 from diffkeeper.snapshot.context import CapturePolicy
 from diffkeeper.sources import ladder
 from diffkeeper.sources.inotify import InotifySource
-from tests.support.harness import Engine
+from tests.support.capture_rig import CaptureRig
 from tests.support.trees import Description, describe, difference
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ SOURCES = ["inotify", "scan"]
 
 
 @pytest.fixture(params=SOURCES)
-def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
-    with Engine(tmp_path, CapturePolicy(source=request.param)) as made:
+def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[CaptureRig]:
+    with CaptureRig(tmp_path, CapturePolicy(source=request.param)) as made:
         yield made
 
 
@@ -46,12 +46,12 @@ def disarmed() -> Iterator[None]:
     failpoint.disarm()
 
 
-def replayed(engine: Engine, snapshot: SnapshotRecord) -> Description:
-    return describe(engine.replay(snapshot, f"replay-{time.monotonic_ns()}"))
+def replayed(rig: CaptureRig, snapshot: SnapshotRecord) -> Description:
+    return describe(rig.replay(snapshot, f"replay-{time.monotonic_ns()}"))
 
 
-def assert_holds_live(engine: Engine, snapshot: SnapshotRecord) -> None:
-    assert difference(replayed(engine, snapshot), describe(engine.live)) == []
+def assert_holds_live(rig: CaptureRig, snapshot: SnapshotRecord) -> None:
+    assert difference(replayed(rig, snapshot), describe(rig.live)) == []
 
 
 # Nothing hinted is lost by a capture that fails
@@ -66,58 +66,58 @@ POINTS = [
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_a_failed_capture_loses_nothing(point: str, engine: Engine) -> None:
-    (engine.live / "kept").write_bytes(b"kept")
-    (engine.live / "old-name").write_bytes(b"renamed")
-    (engine.live / "gone").write_bytes(b"gone")
-    (engine.live / "d").mkdir()
-    (engine.live / "d" / "deep").write_bytes(b"deep")
-    first = engine.capture()
-    before = describe(engine.live)
-    os.rename(engine.live / "old-name", engine.live / "new-name")
-    os.rename(engine.live / "d", engine.live / "moved")
-    os.link(engine.live / "kept", engine.live / "moved" / "link")
-    (engine.live / "gone").unlink()
-    (engine.live / "moved" / "deep").write_bytes(b"other")
-    (engine.live / "new").write_bytes(b"new")
+def test_a_failed_capture_loses_nothing(point: str, rig: CaptureRig) -> None:
+    (rig.live / "kept").write_bytes(b"kept")
+    (rig.live / "old-name").write_bytes(b"renamed")
+    (rig.live / "gone").write_bytes(b"gone")
+    (rig.live / "d").mkdir()
+    (rig.live / "d" / "deep").write_bytes(b"deep")
+    first = rig.capture()
+    before = describe(rig.live)
+    os.rename(rig.live / "old-name", rig.live / "new-name")
+    os.rename(rig.live / "d", rig.live / "moved")
+    os.link(rig.live / "kept", rig.live / "moved" / "link")
+    (rig.live / "gone").unlink()
+    (rig.live / "moved" / "deep").write_bytes(b"other")
+    (rig.live / "new").write_bytes(b"new")
     for _ in range(2):
         failpoint.arm(f"{point}=error")
         with pytest.raises(FailpointError):
-            engine.capture()
-        assert engine.state.head == first
-    second = engine.capture()
+            rig.capture()
+        assert rig.state.head == first
+    second = rig.capture()
     assert (second.seq, second.consistency) == (first.seq + 1, "crash")
-    assert_holds_live(engine, second)
-    assert difference(replayed(engine, first), before) == []
+    assert_holds_live(rig, second)
+    assert difference(replayed(rig, first), before) == []
 
 
-def test_a_capture_that_fails_after_its_commit(engine: Engine) -> None:
+def test_a_capture_that_fails_after_its_commit(rig: CaptureRig) -> None:
     """The snapshot is there, and the next capture neither loses nor repeats anything."""
-    (engine.live / "a").write_bytes(b"a")
-    engine.capture()
-    (engine.live / "a").write_bytes(b"b")
+    (rig.live / "a").write_bytes(b"a")
+    rig.capture()
+    (rig.live / "a").write_bytes(b"b")
     failpoint.arm("store.after_commit=error")
     with pytest.raises(FailpointError):
-        engine.capture()
-    (engine.live / "c").write_bytes(b"c")
-    assert_holds_live(engine, engine.capture())
-    stored = list(engine.store.snapshots(engine.state.record.id))
+        rig.capture()
+    (rig.live / "c").write_bytes(b"c")
+    assert_holds_live(rig, rig.capture())
+    stored = list(rig.store.snapshots(rig.state.record.id))
     assert [snapshot.seq for snapshot in stored] == list(range(1, len(stored) + 1))
-    assert engine.state.head == stored[-1]
+    assert rig.state.head == stored[-1]
 
 
-def test_objects_are_stored_on_the_way_of_a_large_capture(engine: Engine) -> None:
+def test_objects_are_stored_on_the_way_of_a_large_capture(rig: CaptureRig) -> None:
     """What was stored before the failure is not stored again, and no snapshot shows it."""
     data = random.Random(1).randbytes(limits.BATCH_BYTES_MAX + (4 << 20))
-    (engine.live / "large").write_bytes(data)
+    (rig.live / "large").write_bytes(data)
     failpoint.arm("store.objects_flushed=error")
     with pytest.raises(FailpointError):
-        engine.capture()
-    assert engine.state.head is None
-    assert engine.store.totals()["chunks"] > 0
-    snapshot = engine.capture()
+        rig.capture()
+    assert rig.state.head is None
+    assert rig.store.totals()["chunks"] > 0
+    snapshot = rig.capture()
     assert snapshot.new_bytes < len(data)
-    assert_holds_live(engine, snapshot)
+    assert_holds_live(rig, snapshot)
 
 
 # Sources that give up
@@ -127,14 +127,14 @@ def test_too_many_names_lead_to_a_comparison(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "DIRTY_NAMES_MAX", 50)
-    with Engine(tmp_path, CapturePolicy(source="inotify")) as engine:
-        (engine.live / "d").mkdir()
-        engine.capture()
+    with CaptureRig(tmp_path, CapturePolicy(source="inotify")) as rig:
+        (rig.live / "d").mkdir()
+        rig.capture()
         for number in range(200):
-            (engine.live / "d" / f"f{number}").write_bytes(b"%d" % number)
-        snapshot = engine.capture()
+            (rig.live / "d" / f"f{number}").write_bytes(b"%d" % number)
+        snapshot = rig.capture()
         assert snapshot.files == 200
-        assert_holds_live(engine, snapshot)
+        assert_holds_live(rig, snapshot)
 
 
 class Busy(InotifySource):
@@ -156,19 +156,19 @@ def test_what_is_hinted_between_rounds_is_looked_at(
     """A round that found nothing new is no reason to leave what was hinted meanwhile."""
     source = Busy()
     monkeypatch.setattr(ladder, "InotifySource", lambda: source)
-    with Engine(tmp_path, CapturePolicy(source="inotify")) as engine:
-        file = engine.live / "file"
+    with CaptureRig(tmp_path, CapturePolicy(source="inotify")) as rig:
+        file = rig.live / "file"
         file.write_bytes(b"1")
-        engine.capture()
+        rig.capture()
         mode = file.stat().st_mode
         for position in range(1, 5):
             # Changes that change nothing, then one that does.
             source.changes = [lambda: os.chmod(file, mode)] * position
             source.changes.append(lambda: os.truncate(file, 1000))
             file.write_bytes(b"x" * position)
-            engine.capture()
+            rig.capture()
             source.changes.clear()
-            assert_holds_live(engine, engine.capture())
+            assert_holds_live(rig, rig.capture())
 
 
 # Directories that come back
@@ -185,11 +185,11 @@ def test_a_directory_that_goes_and_comes_back_within_a_capture(
     """What was seen in it before it went is forgotten with it."""
     source = Busy()
     monkeypatch.setattr(ladder, "InotifySource", lambda: source)
-    with Engine(tmp_path, CapturePolicy(source="inotify")) as engine:
-        directory, away = engine.live / "d" / "e", tmp_path / "away"
+    with CaptureRig(tmp_path, CapturePolicy(source="inotify")) as rig:
+        directory, away = rig.live / "d" / "e", tmp_path / "away"
         directory.mkdir(parents=True)
         (directory / "file").write_bytes(b"1")
-        engine.capture()
+        rig.capture()
         (directory / "file").write_bytes(b"22")
         settled()
         source.changes = [
@@ -197,26 +197,26 @@ def test_a_directory_that_goes_and_comes_back_within_a_capture(
             lambda: os.rename(directory, away),
             lambda: os.rename(away, directory),
         ]
-        assert_holds_live(engine, engine.capture())
+        assert_holds_live(rig, rig.capture())
         assert source.changes == []
-        assert_holds_live(engine, engine.capture())
+        assert_holds_live(rig, rig.capture())
 
 
 def test_a_directory_that_comes_back_in_place_of_another(tmp_path: Path) -> None:
     """Its files still have the signatures that were recorded when it was there before."""
-    with Engine(tmp_path, CapturePolicy(source="inotify")) as engine:
-        directory, away = engine.live / "d", tmp_path / "away"
+    with CaptureRig(tmp_path, CapturePolicy(source="inotify")) as rig:
+        directory, away = rig.live / "d", tmp_path / "away"
         directory.mkdir()
         (directory / "file").write_bytes(b"first")
         settled()
-        engine.capture()
+        rig.capture()
         os.rename(directory, away)
         directory.mkdir()
         (directory / "file").write_bytes(b"second")
-        assert_holds_live(engine, engine.capture())
+        assert_holds_live(rig, rig.capture())
         subprocess.run(["rm", "-r", str(directory)], check=True)
         os.rename(away, directory)
-        assert_holds_live(engine, engine.capture())
+        assert_holds_live(rig, rig.capture())
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -233,8 +233,8 @@ def test_a_live_directory_exchanged_and_exchanged_again(
         (path / "file").write_bytes(path.name.encode())
     settled()
     for _ in range(3):
-        with Engine(tmp_path, CapturePolicy(source=source)) as engine:
-            assert_holds_live(engine, engine.capture())
+        with CaptureRig(tmp_path, CapturePolicy(source=source)) as rig:
+            assert_holds_live(rig, rig.capture())
         os.rename(live, tmp_path / "third")
         os.rename(away, live)
         os.rename(tmp_path / "third", away)
@@ -265,48 +265,48 @@ def mapped(path: Path) -> mmap.mmap:
 
 
 def test_a_mapping_that_ends_during_a_capture(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+    rig: CaptureRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = engine.live / "file"
+    path = rig.live / "file"
     path.write_bytes(bytes(10_000))
-    engine.capture()
+    rig.capture()
     mapping = mapped(path)
     at(monkeypatch, {"capture.precopied": lambda: changed_unseen(mapping)})
-    snapshot = engine.capture_of("manual", Writers(pids=(os.getpid(),)))
+    snapshot = rig.capture_of("manual", Writers(pids=(os.getpid(),)))
     assert snapshot is not None
     assert path.read_bytes()[0] == 2
-    assert_holds_live(engine, snapshot)
+    assert_holds_live(rig, snapshot)
 
 
 def test_a_mapping_that_comes_and_goes_during_a_capture(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+    rig: CaptureRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = engine.live / "file"
+    path = rig.live / "file"
     path.write_bytes(bytes(10_000))
-    engine.capture()
-    (engine.live / "other").write_bytes(b"")
+    rig.capture()
+    (rig.live / "other").write_bytes(b"")
     maps: list[mmap.mmap] = []
     acts: dict[str, Callable[[], None]] = {
         "capture.drained": lambda: maps.append(mapped(path)),
         "capture.precopied": lambda: changed_unseen(maps[0]),
     }
     at(monkeypatch, acts)
-    snapshot = engine.capture_of("manual", Writers(pids=(os.getpid(),)))
+    snapshot = rig.capture_of("manual", Writers(pids=(os.getpid(),)))
     assert snapshot is not None
     assert path.read_bytes()[0] == 2
-    assert_holds_live(engine, snapshot)
+    assert_holds_live(rig, snapshot)
 
 
-def test_a_mapping_that_ended_leaves_no_work(engine: Engine) -> None:
-    path = engine.live / "file"
+def test_a_mapping_that_ended_leaves_no_work(rig: CaptureRig) -> None:
+    path = rig.live / "file"
     path.write_bytes(bytes(10_000))
-    engine.capture()
+    rig.capture()
     mapping = mapped(path)
-    engine.capture_of("manual", Writers(pids=(os.getpid(),)))
+    rig.capture_of("manual", Writers(pids=(os.getpid(),)))
     mapping.close()
-    while engine.capture_of("manual", Writers()) is not None:
+    while rig.capture_of("manual", Writers()) is not None:
         pass
-    assert not engine.snapshotter._unhinted.due_files(Writers())
+    assert not rig.snapshotter._unhinted.due_files(Writers())
 
 
 # Files that change while they are looked at
@@ -377,30 +377,30 @@ def change_type(live: Path, number: int) -> None:
 
 @pytest.mark.parametrize("act", [grow, vanish, change_type])
 def test_files_that_change_while_they_are_read(
-    act: Callable[[Path, int], None], engine: Engine
+    act: Callable[[Path, int], None], rig: CaptureRig
 ) -> None:
     """No capture fails; one that was not quiet says so; what follows is exact."""
     deadline = time.monotonic() + 2
     taken = 0
-    with during(lambda number: act(engine.live, number)):
+    with during(lambda number: act(rig.live, number)):
         while time.monotonic() < deadline:
-            snapshot = engine.capture()
+            snapshot = rig.capture()
             taken += 1
-            replayed(engine, snapshot)
+            replayed(rig, snapshot)
     assert taken > 5
-    snapshot = engine.capture()
+    snapshot = rig.capture()
     assert snapshot.consistency == "crash"
-    assert_holds_live(engine, snapshot)
+    assert_holds_live(rig, snapshot)
 
 
 def test_a_file_that_grows_between_looks_at_two_of_its_names(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+    rig: CaptureRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A write under way has moved the timestamp already when it moves the size."""
-    first, second = engine.live / "a", engine.live / "b"
+    first, second = rig.live / "a", rig.live / "b"
     first.write_bytes(random.Random(1).randbytes(400_000))
     os.link(first, second)
-    engine.capture()
+    rig.capture()
     first.write_bytes(random.Random(2).randbytes(300_000))
     pinned, looks = inode.pinned, []
 
@@ -417,20 +417,20 @@ def test_a_file_that_grows_between_looks_at_two_of_its_names(
 
     with monkeypatch.context() as patch:
         patch.setattr(inode, "pinned", forged)
-        engine.capture_of("manual", Writers())
+        rig.capture_of("manual", Writers())
     first.write_bytes(random.Random(3).randbytes(500_000))
-    assert_holds_live(engine, engine.capture())
+    assert_holds_live(rig, rig.capture())
 
 
 @pytest.mark.timeout(30)
 def test_directories_that_change_places_under_a_look(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+    rig: CaptureRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that is found in what was below it is in no circle: no look goes on for ever."""
-    live, pinned = engine.live, inode.pinned
+    live, pinned = rig.live, inode.pinned
     (live / "a/b").mkdir(parents=True)
     (live / "a/b/x").write_text("x")
-    engine.capture()
+    rig.capture()
     (live / "a/b/a").write_text("a name to look at")
     (live / "a/b/a").unlink()
     swapped: list[bytes] = []
@@ -446,7 +446,7 @@ def test_directories_that_change_places_under_a_look(
 
     monkeypatch.setattr(inode, "pinned", pinned_late)
     (live / "a/b/x").write_text("y")
-    engine.capture()
+    rig.capture()
     assert swapped
-    assert_holds_live(engine, engine.capture())
+    assert_holds_live(rig, rig.capture())
     assert sorted(each.name for each in (live / "b").iterdir()) == ["a", "x"]

@@ -80,12 +80,12 @@ def test_a_lost_hint_is_seen(
     try:
         with run.busy() as turns:
             run.open()
-            forgetful = plant(run.engine, level, every, SEED)
+            forgetful = plant(run.rig, level, every, SEED)
             for _ in turns:
                 run.turn()
         lost = f"{len(forgetful.dropped)} of {forgetful.hints} hints lost"
         print(f"{plan}, {level}: {lost}, {run.result}")
-        # A difference before any fault is one of the engine's own.
+        # A difference before any fault is one of the rig's own.
         assert forgetful.dropped, f"{plan}: {lost}\n" + "\n".join(run.result.differences)
         assert run.result.differences, f"{plan}: {lost}, and all {run.result.compared} looked right"
         check_net(run)
@@ -97,15 +97,15 @@ def test_a_lost_hint_is_seen(
 
 def check_net(run: Torture) -> None:
     """After the regular comparison the snapshot is what is on disk, or verification names it."""
-    engine = run.engine
-    heal(engine)
-    engine.capture_of("interval", engine.writers())
-    head = engine.state.head
+    rig = run.rig
+    heal(rig)
+    rig.capture_of("interval", rig.writers())
+    head = rig.state.head
     assert head is not None
-    replayed, copy = engine.replay(head, "healed"), run.base / "copied"
+    replayed, copy = rig.replay(head, "healed"), run.base / "copied"
     subprocess.run(["cp", "-a", str(run.live), str(copy)], check=True)
     differing = {line.partition(": ")[0] for line in difference(describe(copy), describe(replayed))}
-    found = Verifier(engine.store, engine.reader).live(str(run.live), head.root)
+    found = Verifier(rig.store, rig.reader).live(str(run.live), head.root)
     named = {repr(b"/" + mismatch.path) for mismatch in found.mismatches}
     print(f"after the comparison: {len(differing)} differ, verification names {len(named)}")
     assert found.complete

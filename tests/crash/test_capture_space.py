@@ -19,8 +19,8 @@ from diffkeeper.errors import NoSpaceError
 from diffkeeper.integrity.verify import Verifier
 from diffkeeper.limits import MIB
 from diffkeeper.snapshot.context import CapturePolicy
+from tests.support.capture_rig import CaptureRig
 from tests.support.daemon import Daemon
-from tests.support.harness import Engine
 from tests.support.trees import describe, difference
 
 if TYPE_CHECKING:
@@ -83,33 +83,33 @@ def wait_for(condition: Callable[[], bool], what: str, seconds_max: float = 60.0
 
 
 @pytest.mark.parametrize("source", ["inotify", "scan"])
-def test_an_engine_on_a_full_disk(source: str, disk: Path) -> None:
+def test_a_rig_on_a_full_disk(source: str, disk: Path) -> None:
     """Every capture fails as NoSpaceError and loses nothing; the next one with room has it all."""
     base = disk / "base"
     base.mkdir()
-    with Engine(base, CapturePolicy(source=source)) as engine:
-        data = engine.live / "data"
+    with CaptureRig(base, CapturePolicy(source=source)) as rig:
+        data = rig.live / "data"
         data.write_bytes(bytes(1) * DATA_BYTES)
-        (engine.live / "gone").write_bytes(b"gone")
+        (rig.live / "gone").write_bytes(b"gone")
         overwrite(data, 1)
-        first = engine.capture()
-        before = describe(engine.live)
+        first = rig.capture()
+        before = describe(rig.live)
         filler = fill(disk)
         overwrite(data, 2)
-        os.rename(engine.live / "gone", engine.live / "moved")
-        after = describe(engine.live)
+        os.rename(rig.live / "gone", rig.live / "moved")
+        after = describe(rig.live)
         for _ in range(3):
             with pytest.raises(NoSpaceError):
-                engine.capture()
-            assert difference(describe(engine.live), after) == []
-            assert engine.state.head == first
+                rig.capture()
+            assert difference(describe(rig.live), after) == []
+            assert rig.state.head == first
         filler.unlink()
-        second = engine.capture()
+        second = rig.capture()
         assert second.seq == first.seq + 1
         for snapshot, tree in ((first, before), (second, after)):
-            assert difference(describe(engine.replay(snapshot, f"r{snapshot.seq}")), tree) == []
+            assert difference(describe(rig.replay(snapshot, f"r{snapshot.seq}")), tree) == []
             root = snapshot.root
-            assert Verifier(engine.store, engine.reader).stored(root).mismatches == []
+            assert Verifier(rig.store, rig.reader).stored(root).mismatches == []
 
 
 class Full:

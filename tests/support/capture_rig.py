@@ -1,4 +1,4 @@
-"""An engine on real directories, without the daemon around it."""
+"""A store and one captured volume on real directories, without the daemon around them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 CGROUP_ROOT = "/sys/fs/cgroup"
 
 
-class Engine:
+class CaptureRig:
     """A store and one captured volume in `base`; the live directory is in it, too, or anywhere."""
 
     def __init__(
@@ -60,7 +60,7 @@ class Engine:
         self.close()
 
     def close(self) -> None:
-        """Release everything; a second engine may open the same base afterwards."""
+        """Release everything; a second rig may open the same base afterwards."""
         self.snapshotter.close()
         self.reader.close()
         self.freezer.stop()
