@@ -177,7 +177,9 @@ def test_the_events_are_the_code() -> None:
     logged: set[str] = set()
     for path in (REPOSITORY / "plugin" / "diffkeeper").rglob("*.py"):
         calls = r"^ +log\.(?:info|warning|error|exception)\(\s*\"(\w+)\""
-        logged |= set(re.findall(calls, path.read_text(), re.MULTILINE))
+        leveled = r"^ +log\.log\([^\"]*\"(\w+)\""
+        for call in (calls, leveled):
+            logged |= set(re.findall(call, path.read_text(), re.MULTILINE))
     table = table_headed("docs/operations.md", "event")
     assert {name for row in table for name in re.findall(r"`(\w+)`", row[0])} == logged
 

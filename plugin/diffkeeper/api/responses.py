@@ -94,7 +94,7 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     try:
         return await handler(request)
     except DiffKeeperError as error:
-        # Dockerd asks for every volume before it creates it: that it is not found is normal.
+        # dockerd asks for every volume before it creates it: that it is not found is normal.
         level = logging.DEBUG if isinstance(error, NotFoundError) else logging.INFO
         fields = {"path": request.path[:128], "error": told(error), "kind": type(error).__name__}
         log.log(level, "request_refused", extra=fields)

@@ -46,7 +46,8 @@ SETTINGS: Final[Mapping[str, str]] = {
     " asks for them (mount), or never (off)",
     "kernel-headers": "a folder of kernel headers to compile eBPF programs with",
     "retention": "history of volumes that set none: " + RETENTION_FORM,
-    "trash": "how long removed volumes can be brought back, such as 7d; off deletes them at once",
+    "trash": "how long removed volumes can be brought back, such as 7d; off deletes them within"
+    " a minute",
     "trash-max": "what the history of removed volumes alone may take, the first removed go before"
     " their time: a size such as 20GiB, or a share of the file system such as 10%",
     "store-max": "what history may take at most: a size such as 20GiB, or a share of the file"
