@@ -15,7 +15,7 @@ import pytest
 
 import diffkeeper
 from diffkeeper.cli import commands, connection, discover, figures, output, reference, target
-from diffkeeper.cli.commands import COMMANDS
+from diffkeeper.cli.commands import COMMANDS, doctor
 from diffkeeper.cli.main import main, parser
 from diffkeeper.errors import ConflictError, InvalidInputError, UnavailableError
 
@@ -137,6 +137,14 @@ def test_version_without_a_daemon(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--socket", "/nowhere", "--json", "version"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer == {"version": diffkeeper.__version__, "daemon": None}
+
+
+def test_doctor_beside_several_daemons() -> None:
+    found = doctor.no_daemon(ConflictError("2 DiffKeeper daemons are running"))
+    assert "--socket PATH doctor" in str(found["mend"])
+    assert "no volume can be used" not in str(found["cost"])
+    none = doctor.no_daemon(UnavailableError("no daemon answers"))
+    assert "no volume can be used" in str(none["cost"])
 
 
 def test_doctor_without_a_daemon() -> None:

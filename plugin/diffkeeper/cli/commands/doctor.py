@@ -11,7 +11,7 @@ from diffkeeper.cli.client import Client
 from diffkeeper.cli.command import Command
 from diffkeeper.cli.connection import socket_path
 from diffkeeper.daemon import config
-from diffkeeper.errors import DiffKeeperError, UnavailableError
+from diffkeeper.errors import ConflictError, DiffKeeperError, UnavailableError
 
 if TYPE_CHECKING:
     import argparse
@@ -45,7 +45,7 @@ def examine(arguments: argparse.Namespace, loaded: config.Config) -> list[Findin
     except DiffKeeperError as error:
         places = checks.CheckedPaths(loaded.state_dir, loaded.cgroup_root, loaded.proc_root)
         here = [*checks.run(places), *checks.ebpf(of_machine(loaded.kernel_headers))]
-        return [*findings, _no_daemon(error), *map(asdict, here)]
+        return [*findings, no_daemon(error), *map(asdict, here)]
     return [*findings, asdict(checks.Check("daemon", "ok", f"answers on {path}")), *found]
 
 
@@ -67,13 +67,17 @@ def _ask(path: str) -> list[Finding]:
     return cast("list[Finding]", answer)
 
 
-def _no_daemon(error: DiffKeeperError) -> Finding:
+def no_daemon(error: DiffKeeperError) -> Finding:
+    """The finding where no daemon was asked: none answers, or several do (ConflictError)."""
+    several = isinstance(error, ConflictError)
+    cost = "which daemon is meant is not known" if several else "no volume can be used"
+    start = "docker plugin enable diffkeeper, or run `diffkeeper serve`"
     return {
         "name": "daemon",
         "result": "warn",
         "found": str(error),
-        "cost": "no volume can be used; what follows is what this machine offers to a daemon",
-        "mend": "docker plugin enable diffkeeper, or run `diffkeeper serve`",
+        "cost": f"{cost}; what follows is what this machine offers to a daemon",
+        "mend": "name one: diffkeeper --socket PATH doctor" if several else start,
     }
 
 
