@@ -20,7 +20,7 @@ from diffkeeper.errors import NoSpaceError
 from diffkeeper.failpoint import FailpointError
 from diffkeeper.snapshot.context import CapturePolicy
 from diffkeeper.sources import ladder
-from diffkeeper.sources.ebpf import ebpf_source
+from diffkeeper.sources.ebpf import ebpf_source, maps, marks
 from diffkeeper.sources.ebpf.probe import Sources
 from diffkeeper.sources.inotify import InotifySource
 from tests.support import disks, torture
@@ -32,6 +32,7 @@ from tests.support.user_namespace import lines_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+    from types import ModuleType
 
 SNAPSHOTS = int(os.environ.get("TORTURE_LOSS_SNAPSHOTS", "3"))
 SEED = os.environ.get("TORTURE_SEED", "1")
@@ -101,22 +102,22 @@ def assert_nothing_lost(run: Torture) -> None:
 DIRECT = ("direct", "aio_direct", "uring_direct", "write", "append", "rename", "unlink")
 
 TINY = [
-    ("EBPF_CHUNKS_MAX", 4, "full_files"),
-    ("EBPF_FILES_MAX", 1, "full_volumes"),
-    ("EBPF_WRITES_MAX", 1, "lost"),
-    ("MARKS_PENDING_MAX", 4, "lost"),
+    (maps, "EBPF_CHUNKS_MAX", 4, "full_files"),
+    (maps, "EBPF_FILES_MAX", 1, "full_volumes"),
+    (maps, "EBPF_WRITES_MAX", 1, "lost"),
+    (marks, "MARKS_PENDING_MAX", 4, "lost"),
 ]
 
 
-@pytest.mark.parametrize(("limit", "value", "shown"), TINY, ids=[t[0] for t in TINY])
+@pytest.mark.parametrize(("module", "limit", "value", "shown"), TINY, ids=[t[1] for t in TINY])
 def test_maps_of_a_handful_of_entries(
-    limit: str, value: int, shown: str, disk: Path, tmp_path: Path, sources: Sources,
-    monkeypatch: pytest.MonkeyPatch,
+    module: ModuleType, limit: str, value: int, shown: str, disk: Path, tmp_path: Path,
+    sources: Sources, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """A chunk without room marks its file, a file its volume; what is lost widens the search."""
-    monkeypatch.setattr(limits, limit, value)
+    monkeypatch.setattr(module, limit, value)
     if limit == "EBPF_FILES_MAX":
-        monkeypatch.setattr(limits, "EBPF_CHUNKS_MAX", value)
+        monkeypatch.setattr(maps, "EBPF_CHUNKS_MAX", value)
     if sources.load():
         pytest.skip(sources.load())
     assert sources._program is not None
@@ -148,7 +149,7 @@ def test_files_to_watch_without_room(
     disk: Path, tmp_path: Path, sources: Sources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More files than eBPF can watch: inotify takes over, and says why."""
-    monkeypatch.setattr(limits, "EBPF_WATCHED_MAX", FILES_MAX)
+    monkeypatch.setattr(maps, "EBPF_WATCHED_MAX", FILES_MAX)
     if sources.load():
         pytest.skip(sources.load())
     run = Torture(plan_for(disk, "ebpf", coarser="inotify"), disk, tmp_path, sources)

@@ -19,6 +19,7 @@ from diffkeeper.errors import UnsupportedError
 from diffkeeper.fsio import mountinfo
 from diffkeeper.snapshot.context import CapturePolicy
 from diffkeeper.sources.base import Changed, Dirty
+from diffkeeper.sources.ebpf import maps
 from diffkeeper.sources.ebpf import program as programs
 from diffkeeper.sources.ebpf.ebpf_source import EbpfSource
 from diffkeeper.sources.ebpf.probe import Sources
@@ -382,8 +383,8 @@ def test_files_outside_are_not_marked(source: EbpfSource, disk: Path) -> None:
 @pytest.mark.parametrize(("chunks", "files"), [(4, 1_000), (4, 1)])
 def test_without_room(monkeypatch: pytest.MonkeyPatch, disk: Path, chunks: int, files: int) -> None:
     """A chunk without room marks its file, a file its volume; nothing is missed."""
-    monkeypatch.setattr(limits, "EBPF_CHUNKS_MAX", chunks)
-    monkeypatch.setattr(limits, "EBPF_FILES_MAX", files)
+    monkeypatch.setattr(maps, "EBPF_CHUNKS_MAX", chunks)
+    monkeypatch.setattr(maps, "EBPF_FILES_MAX", files)
     program = loaded()
     base = disk / f"room-{chunks}-{files}"
     base.mkdir()

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from diffkeeper import limits
 from diffkeeper.errors import UnsupportedError
 from diffkeeper.snapshot.context import CapturePolicy
+from diffkeeper.sources.ebpf import maps
 from diffkeeper.sources.ebpf.ebpf_source import EbpfSource
 from diffkeeper.sources.ebpf.probe import Sources
 from diffkeeper.sources.ebpf.program import Program
@@ -29,8 +29,8 @@ MARKS = 16
 def sources() -> Iterator[Sources]:
     """Programs with room for few files."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(limits, "EBPF_WATCHED_MAX", ROOM)
-        patch.setattr(limits, "EBPF_FILES_MAX", MARKS)
+        patch.setattr(maps, "EBPF_WATCHED_MAX", ROOM)
+        patch.setattr(maps, "EBPF_FILES_MAX", MARKS)
         try:
             program = Program.load()
         except UnsupportedError as error:

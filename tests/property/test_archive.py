@@ -18,10 +18,12 @@ from diffkeeper.format.archive import ArchiveEncoder, ArchiveFrame, Decoder, Fra
 from diffkeeper.format.ids import Root
 from diffkeeper.format.records import SnapshotRecord, VolumeRecord
 from diffkeeper.hashing import chunk_digest
+from diffkeeper.replay import tree_size
 from diffkeeper.replay.object_source import StoreObjects
 from diffkeeper.space.reachable import Walk
 from diffkeeper.store.store import Batch, Store
 from diffkeeper.store.tables import FORMAT_VERSION
+from diffkeeper.transfer import archive_read
 from diffkeeper.transfer.archive_read import IMPORT_BATCH_BYTES, Imported, Importer
 from diffkeeper.transfer.archive_write import Exporter
 from tests.support.stored import nodes_into
@@ -325,9 +327,9 @@ def test_the_count_is_exact_whatever_is_forgotten(
 ) -> None:
     bound = f"IMPORT_{what.upper()}_MAX"
     monkeypatch.setattr(limits, "WALK_WINDOW_MAX", 2)
-    monkeypatch.setattr(limits, bound, most)
+    monkeypatch.setattr(tree_size, bound, most)
     assert imported(empty, exported(store)).objects
-    monkeypatch.setattr(limits, bound, most - 1)
+    monkeypatch.setattr(tree_size, bound, most - 1)
     with pytest.raises(ConflictError, match=f"more than {most - 1} {what}"):
         imported(empty, exported(store))
 
@@ -335,8 +337,8 @@ def test_the_count_is_exact_whatever_is_forgotten(
 def test_records_are_bounded(store: Store, empty: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     contents = frames(exported(store))
     size = sum(len(f.payload) for f in contents if f.kind is FrameKind.SNAPSHOT)
-    monkeypatch.setattr(limits, "IMPORT_RECORDS_BYTES_MAX", size)
+    monkeypatch.setattr(archive_read, "IMPORT_RECORDS_BYTES_MAX", size)
     assert len(imported(empty, packed(contents)).snapshots) == 2
-    monkeypatch.setattr(limits, "IMPORT_RECORDS_BYTES_MAX", size - 1)
+    monkeypatch.setattr(archive_read, "IMPORT_RECORDS_BYTES_MAX", size - 1)
     with pytest.raises(ConflictError, match=f"more than {size - 1} bytes together"):
         imported(empty, packed(contents))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from diffkeeper import limits
+from diffkeeper.volumes import volume
 from tests.support.containers import Container
 from tests.support.stuck import sleeping_deeply
 
@@ -57,7 +57,7 @@ def test_who_does_not_freeze_is_told(daemon: Daemon, tmp_path: Path) -> None:
         told = troubled(daemon)
         assert named in told
         # One of them is no trouble yet: the next ones may be of one instant again.
-        assert int(told.removeprefix("every snapshot of ").split()[0]) >= limits.FUZZY_SECONDS_MAX
+        assert int(told.removeprefix("every snapshot of ").split()[0]) >= volume.FUZZY_SECONDS_MAX
         assert "captures hold the writers for" in status["capture"]["delayed"]
         done = daemon.cli("doctor", "--json")
         health = [c for c in json.loads(done.stdout) if c["name"] == "health"]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import diffkeeper
-from diffkeeper import limits
+from diffkeeper.freeze import observers
 from diffkeeper.freeze.writers import Survey, Target, Writers
 from diffkeeper.fsio import mountinfo
 from tests.support.containers import Container
@@ -31,10 +31,10 @@ ANY_PLUGIN = (
 )
 LOOK = """
 import sys
-from diffkeeper import limits
+from diffkeeper.freeze import observers
 from diffkeeper.freeze.writers import Survey, Target
 from diffkeeper.fsio import mountinfo
-limits.OBSERVER_SECONDS = 0.0
+observers.OBSERVER_SECONDS = 0.0
 targets = [Target(*mountinfo.locate(path)[:2]) for path in sys.argv[1:]]
 survey = Survey()
 survey.find(targets)
@@ -53,7 +53,7 @@ time.sleep(1000)
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "OBSERVER_SECONDS", 0.0)
+    monkeypatch.setattr(observers, "OBSERVER_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_who_only_reads_counts_as_a_reader_until_it_writes(
 def test_for_a_while_it_is_a_writer(
     tmp_path: Path, container: Container, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "OBSERVER_SECONDS", 60.0)
+    monkeypatch.setattr(observers, "OBSERVER_SECONDS", 60.0)
     seen = Seen(tmp_path, container, "exec sleep 1000")
     for _ in range(3):
         assert not is_observer(seen.look())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,6 +56,9 @@ OWNED = {
 }
 # What reads it; `os.putenv` only tells a C library something.
 ENVIRONMENT = ("os.environ", "os.environb", "os.getenv")
+# In `limits.py`.
+UNITS = ("KIB", "MIB", "GIB")
+OF_THE_FORMAT = ("CHUNK_", "DIRECTORY_", "LINK_", "XATTR_", "FRAME_", "PACK_")
 # `freeze/guard_main.py` runs alone, on the standard library only.
 ALONE = ("freeze/guard_main.py",)
 
@@ -240,3 +244,16 @@ def test_the_rules_can_fail(module: str, source: str) -> None:
 )
 def test_the_rules_can_pass(module: str, source: str) -> None:
     assert problems(source, module) == []
+
+
+def test_limits_are_shared_and_have_a_reason() -> None:
+    """What only one module uses is there, but for what is part of the format."""
+    lines = (PACKAGE / "limits.py").read_text().splitlines()
+    bounds = {line.split(" = ")[0]: line for line in lines if re.match("[A-Z][A-Z_]* = ", line)}
+    sources = [(PACKAGE / name).read_text() for name in modules() if name != "limits.py"]
+    for name, line in bounds.items():
+        if name in UNITS:
+            continue
+        assert "  # " in line, f"{name} has no reason"
+        users = sum(re.search(rf"\b{name}\b", source) is not None for source in sources)
+        assert users > 1 or name.startswith(OF_THE_FORMAT), f"{name} is used by {users} modules"

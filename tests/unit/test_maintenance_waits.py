@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from diffkeeper import counters, limits
+from diffkeeper import counters
 from diffkeeper.errors import BusyError
 from diffkeeper.format import chunk
 from diffkeeper.hashing import chunk_digest
@@ -53,7 +53,7 @@ def store(tmp_path: Path) -> Iterator[Counting]:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("diffkeeper.space.maintenance.COLLECT_WAIT_SECONDS", 0.1)
-    monkeypatch.setattr(limits, "DELTA_SECONDS_MAX", 0.0)
+    monkeypatch.setattr("diffkeeper.space.maintenance.DELTA_SECONDS_MAX", 0.0)
 
 
 def test_maintenance_beside_an_import(store: Counting) -> None:
@@ -87,7 +87,7 @@ def test_maintenance_beside_an_import(store: Counting) -> None:
 def test_the_background_gives_up_and_begins_anew(
     store: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "COLLECT_SECONDS_MIN", 0.0)
+    monkeypatch.setattr("diffkeeper.space.maintenance.COLLECT_SECONDS_MIN", 0.0)
     maintenance = Maintenance(store)
     with store.holding():
         while not maintenance._awaited:

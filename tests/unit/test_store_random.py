@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from diffkeeper import limits
 from diffkeeper.integrity.scrub import Scrubber
 from diffkeeper.snapshot.chunker import Chunker
 from diffkeeper.space.maintenance import Maintenance
@@ -40,7 +39,7 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
         "DELTA_SECONDS_MAX": 0.0,
         "DELTA_SNAPSHOTS_MAX": 3,
     }.items():
-        monkeypatch.setattr(limits, name, value)
+        monkeypatch.setattr(f"diffkeeper.space.maintenance.{name}", value)
     monkeypatch.setattr(repack, "MERGE_OBJECTS", 16)
     monkeypatch.setattr(repack, "PACK_SMALL_BYTES", 0)
     monkeypatch.setattr(repack, "PACK_DEAD_FRACTION_MAX", 0.9)

@@ -137,7 +137,7 @@ def test_collection_is_exact(store: Store, kept: dict[int, history.Files]) -> No
     # What dead objects are left in packs is within the bound; what lives is there once.
     alive, copies = history.reachable(store), stored(store)
     assert alive <= set(copies)
-    assert len(copies) <= len(alive) / (1 - limits.PACK_DEAD_FRACTION_MAX)
+    assert len(copies) <= len(alive) / (1 - repack.PACK_DEAD_FRACTION_MAX)
     with pytest.raises(NotFoundError):
         store.snapshot(1, 3)
 
@@ -543,4 +543,4 @@ def test_history_that_is_thinned_keeps_no_versions_for_their_deltas(store: Store
     assert {seq: history.files_of(store, seq) for seq in kept} == {s: states[s] for s in kept}
     alive, copies = history.reachable(store), stored(store)
     assert alive <= set(copies)
-    assert len(copies) <= len(alive) / (1 - limits.PACK_DEAD_FRACTION_MAX)
+    assert len(copies) <= len(alive) / (1 - repack.PACK_DEAD_FRACTION_MAX)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from diffkeeper import clock, limits
+from diffkeeper import clock
 from diffkeeper.errors import UnsupportedError
 from diffkeeper.fsio.fanotify import Writes
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from diffkeeper.fsio.mountinfo import Mount
 
+OBSERVER_SECONDS = 60.0  # without a write, until who could write counts as a reader
 OBSERVERS_MAX = 16  # of the 128 fanotify groups that root has by default
 OBSERVER_PROCESSES_MAX = 64  # of one, which each survey checks
 
@@ -95,7 +96,7 @@ class Observers:
         watched.members = found.members
         if watched.writes is not None and (watched.writes.any() or self._may_store(watched)):
             watched.end()
-        return watched.writes is not None and now - watched.since >= limits.OBSERVER_SECONDS
+        return watched.writes is not None and now - watched.since >= OBSERVER_SECONDS
 
     def _may_store(self, watched: _Watched) -> bool:
         devices = {mount.device for mount in watched.mounts.values()}

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from diffkeeper.format.node import Get
 
 
+IMPORT_NAMES_MAX = 100_000_000  # in one snapshot, those of shared nodes each time
+IMPORT_CHUNKS_MAX = 1 << 30  # in one snapshot, likewise, without holes: 16 TiB by default
+
+
 @dataclass(slots=True)
 class _Node:
     digest: bytes
@@ -30,13 +34,13 @@ class _Node:
         """Add the counts of a node below; ConflictError beyond a bound."""
         self.names += names
         self.chunks += chunks
-        if self.names > limits.IMPORT_NAMES_MAX:
+        if self.names > IMPORT_NAMES_MAX:
             raise ConflictError(
-                f"the directories of the archive hold more than {limits.IMPORT_NAMES_MAX} names"
+                f"the directories of the archive hold more than {IMPORT_NAMES_MAX} names"
             )
-        if self.chunks > limits.IMPORT_CHUNKS_MAX:
+        if self.chunks > IMPORT_CHUNKS_MAX:
             raise ConflictError(
-                f"the files of the archive hold more than {limits.IMPORT_CHUNKS_MAX} chunks"
+                f"the files of the archive hold more than {IMPORT_CHUNKS_MAX} chunks"
             )
 
 

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DELTA_VERSIONS_MAX = 65_536  # in one round
+DELTA_SNAPSHOTS_MAX = 60  # in one round of delta encoding
+DELTA_SECONDS_MAX = 60.0  # until the next round, however few snapshots came
+COLLECT_SECONDS_MIN = 60.0  # between two collections: each walks all snapshots
 # For who relies on what is not committed, before a collection is given up and its marks with it: a
 # capture of very many files on a busy machine takes half a minute. Deltas wait as long.
 COLLECT_WAIT_SECONDS = 60.0
@@ -164,7 +167,7 @@ class Maintenance:
             yield from self._merge()
         yield from self._signatures.steps()
         now = clock.monotonic()
-        late = now - self._collected_at >= limits.COLLECT_SECONDS_MIN
+        late = now - self._collected_at >= COLLECT_SECONDS_MIN
         if everything or late or upkeep.urgent:
             # Twice, if the first one finds bases that no delta should keep.
             for _ in range(2 if everything else 1):
@@ -235,8 +238,8 @@ class Maintenance:
             seq, round_number = self._store.upkeep.progress(volume_id)
             found = self._since(volume_id, seq)
             now = clock.monotonic()
-            late = now - self._encoded_at.setdefault(volume_id, now) >= limits.DELTA_SECONDS_MAX
-            full = len(found) > limits.DELTA_SNAPSHOTS_MAX
+            late = now - self._encoded_at.setdefault(volume_id, now) >= DELTA_SECONDS_MAX
+            full = len(found) > DELTA_SNAPSHOTS_MAX
             if len(found) < 2 or not (everything or late or full):
                 return
             self._encoded_at[volume_id] = now
@@ -247,7 +250,7 @@ class Maintenance:
         found: list[SnapshotRecord] = []
         for record in self._store.snapshots(volume_id, start=seq):
             found.append(record)
-            if len(found) > limits.DELTA_SNAPSHOTS_MAX:
+            if len(found) > DELTA_SNAPSHOTS_MAX:
                 break
         return found
 

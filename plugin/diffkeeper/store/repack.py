@@ -12,13 +12,7 @@ from typing import TYPE_CHECKING
 from diffkeeper.errors import CorruptionError, NotFoundError
 from diffkeeper.format import chunk, pack
 from diffkeeper.format.ids import ObjectId, ObjectKind
-from diffkeeper.limits import (
-    MERGE_OBJECTS,
-    PACK_DEAD_FRACTION_MAX,
-    PACK_SMALL_BYTES,
-    STORE_PAGE_RECORDS_MAX,
-    UPKEEP_LEVEL,
-)
+from diffkeeper.limits import KIB, MERGE_OBJECTS, STORE_PAGE_RECORDS_MAX, UPKEEP_LEVEL
 from diffkeeper.store import tables
 from diffkeeper.store.objects import packed
 from diffkeeper.store.pack_index import pack_of, place
@@ -34,6 +28,8 @@ if TYPE_CHECKING:
     Stays = Callable[[Transaction, bytes], bool]
 
 CARRY_OBJECTS = 64  # in one transaction
+PACK_DEAD_FRACTION_MAX = 0.15  # more garbage than that is worth copying the rest
+PACK_SMALL_BYTES = 64 * KIB  # smaller packs are put together, whatever is dead in them
 
 _PLACE_BYTES = 64  # that a place may add to the table, at most
 

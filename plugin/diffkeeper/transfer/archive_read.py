@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 IMPORT_BATCH_BYTES = 4 * MIB
 IMPORT_SNAPSHOTS_MAX = 100_000
+IMPORT_RECORDS_BYTES_MAX = 128 * MIB  # of all snapshots' records, which wait in memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +127,10 @@ class Importer:
             raise CorruptionError(f"snapshot {record.seq} of the archive is out of order")
         if len(self._snapshots) >= IMPORT_SNAPSHOTS_MAX:
             raise ConflictError(f"the archive holds more than {IMPORT_SNAPSHOTS_MAX} snapshots")
-        if self._record_bytes > limits.IMPORT_RECORDS_BYTES_MAX:
+        if self._record_bytes > IMPORT_RECORDS_BYTES_MAX:
             raise ConflictError(
                 f"the records of the archive's snapshots have more than"
-                f" {limits.IMPORT_RECORDS_BYTES_MAX} bytes together"
+                f" {IMPORT_RECORDS_BYTES_MAX} bytes together"
             )
         root = record.root
         self._require(root, [root])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from diffkeeper import clock, limits
+from diffkeeper import clock
 from diffkeeper.errors import ConflictError
 from diffkeeper.fsio import durable
 from diffkeeper.volumes.mount_ledger import MountLedger
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from diffkeeper.freeze.writers import Writers
     from diffkeeper.snapshot.volume_state import VolumeState
+
+
+MOUNT_IDS_MAX = 4096  # of one volume: all of them are in its record
 
 
 class MountCounts:
@@ -60,7 +63,7 @@ class MountCounts:
         live_id: which live directory is mounted, see `LiveDirectory.identity`.
         """
         counts = self._settled(self.by_id)
-        if mount_id not in counts and len(counts) >= limits.MOUNT_IDS_MAX:
+        if mount_id not in counts and len(counts) >= MOUNT_IDS_MAX:
             name = self._state.record.name
             raise ConflictError(f"{name} is mounted {len(counts)} times already")
         counts[mount_id] = counts.get(mount_id, 0) + 1

@@ -12,7 +12,7 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from diffkeeper import clock, counters, failpoint, limits
+from diffkeeper import clock, counters, failpoint
 from diffkeeper.errors import (
     ConflictError,
     CorruptionError,
@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     from diffkeeper.volumes.layout import VolumePaths
 
 log = logging.getLogger(__name__)
+FUZZY_SECONDS_MAX = 10.0  # for which all snapshots may be fuzzy before that is a trouble
+FUZZY_INTERVALS_MAX = 2  # and at least so many intervals of the volume
+DAMAGED_SNAPSHOTS_SHOWN_MAX = 100  # in Status
 
 
 class Volume:
@@ -142,7 +145,7 @@ class Volume:
         """Sequence numbers of snapshots that the last scrub found damaged, the first ones."""
         number = self._state.record.id
         found = sorted(seq for volume, seq in self._tools.store.damaged if volume == number)
-        return found[: limits.DAMAGED_SNAPSHOTS_SHOWN_MAX]
+        return found[:DAMAGED_SNAPSHOTS_SHOWN_MAX]
 
     # Live directory
 
@@ -375,7 +378,7 @@ class Volume:
             self._status.troubles.end("fuzzy")
             return
         since = now - self._crash_at
-        if since >= max(limits.FUZZY_SECONDS_MAX, limits.FUZZY_INTERVALS_MAX * self._pace.interval):
+        if since >= max(FUZZY_SECONDS_MAX, FUZZY_INTERVALS_MAX * self._pace.interval):
             self._status.troubles.begin(
                 "fuzzy", f"every snapshot of {since:.0f} s is fuzzy: {snapshot.cause}"
             )

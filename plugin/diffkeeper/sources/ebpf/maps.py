@@ -13,13 +13,16 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
-from diffkeeper import limits
 from diffkeeper.errors import UnsupportedError
 
 if TYPE_CHECKING:
     import struct
     from collections.abc import Callable, Iterator, Sequence
 
+EBPF_CHUNKS_MAX = 131_072  # kernel memory; a chunk without room marks its file
+EBPF_FILES_MAX = 32_768  # kernel memory; a file without room marks its volume
+EBPF_WATCHED_MAX = 1 << 20  # of all volumes; the one that has the most gives way
+EBPF_WRITES_MAX = 16_384  # direct writes under way, of the whole machine
 EBPF_ROOM_ATTEMPTS_MAX = 16  # volumes that are evicted for one call
 EBPF_ROOM_FILES = 65_536  # that are removed at once to make room
 MAP_BATCH_ENTRIES = 4_096
@@ -149,7 +152,7 @@ class Shares:
         """
         if forget:
             with self._walking:
-                self._take_out(lambda found: found == number, limits.EBPF_WATCHED_MAX)
+                self._take_out(lambda found: found == number, EBPF_WATCHED_MAX)
         self._refused.pop(number, None)
 
     def _make_room(self, asking: int) -> None:
@@ -191,4 +194,4 @@ class Shares:
 
 
 def _full() -> str:
-    return f"more than {limits.EBPF_WATCHED_MAX} files to watch with eBPF"
+    return f"more than {EBPF_WATCHED_MAX} files to watch with eBPF"

@@ -6,13 +6,13 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from diffkeeper import limits
 from diffkeeper.limits import STARTED_SECONDS
 from diffkeeper.sources.base import Changed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+MARKS_PENDING_MAX = 500_000  # bounds memory; with more the whole volume is compared
 STARTED_LOOKS_SECONDS = (2.0, STARTED_SECONDS)  # seconds after its drain at which it is read again
 
 # Kinds of marks; as in bpf/marks.h.
@@ -77,7 +77,7 @@ class ChangeMarks:
 
     def _room(self) -> bool:
         self.count += 1
-        if self.count > limits.MARKS_PENDING_MAX and not self.lost:
+        if self.count > MARKS_PENDING_MAX and not self.lost:
             self.lose()
         return not self.lost
 
@@ -169,7 +169,7 @@ class Moving:
 
 
 def _bound(waiting: list[Changed]) -> None:
-    if sum(len(changed.chunks) for changed in waiting) > limits.MARKS_PENDING_MAX:
+    if sum(len(changed.chunks) for changed in waiting) > MARKS_PENDING_MAX:
         for changed in waiting:
             changed.whole = True
             changed.chunks.clear()

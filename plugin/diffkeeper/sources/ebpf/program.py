@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from diffkeeper import clock, counters, limits, memory
 from diffkeeper.errors import UnsupportedError
 from diffkeeper.fsio import mountinfo
-from diffkeeper.sources.ebpf import loading, tracing
+from diffkeeper.sources.ebpf import loading, maps, tracing
 from diffkeeper.sources.ebpf.attached import Attached
 from diffkeeper.sources.ebpf.counters_sum import CounterSums
 from diffkeeper.sources.ebpf.features import DIRECT_ENDS, FAULTS, MAPPED, Attempt
@@ -444,14 +444,14 @@ def _plan() -> tuple[list[str], dict[str, str], dict[str, int]]:
         "KI_WRITE": ended.flags["WRITE"] if ended is not None and direct_end else 0,
         "PAGE_BITS": _PAGE_BITS,
         "MAPPED_BITS": mapped_bits(),
-        "CHUNKS_MAX": limits.EBPF_CHUNKS_MAX,
-        "FILES_MAX": limits.EBPF_FILES_MAX,
-        "FILES_SHARE_MAX": max(1, limits.EBPF_FILES_MAX // EBPF_FILES_SHARE),
-        "WATCHED_MAX": limits.EBPF_WATCHED_MAX,
+        "CHUNKS_MAX": maps.EBPF_CHUNKS_MAX,
+        "FILES_MAX": maps.EBPF_FILES_MAX,
+        "FILES_SHARE_MAX": max(1, maps.EBPF_FILES_MAX // EBPF_FILES_SHARE),
+        "WATCHED_MAX": maps.EBPF_WATCHED_MAX,
         "PLACES_MAX": EBPF_VOLUME_SLOTS,
         "DISK_PLACES_MAX": EBPF_DISK_PLACES_MAX,
         "VOLUMES_MAX": EBPF_VOLUME_SLOTS,
-        "WRITES_MAX": limits.EBPF_WRITES_MAX,
+        "WRITES_MAX": maps.EBPF_WRITES_MAX,
         "RANGE_CHUNKS_MAX": EBPF_RANGE_CHUNKS_MAX,
         "DIRECT_END": int(direct_end),
         "FAULTS": int("faults.c" in sources),
