@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from tests.support import processes
+from tests.support import engine_root, processes
 from tests.support.engine_root import OWN, Root
 
 REPOSITORY: Final = Path(__file__).parents[2]
@@ -147,18 +147,17 @@ class DockerEngine:
 
 
 def import_image(engine: DockerEngine, tag: str, packages: str, release: str = OWN) -> str:
-    """Imports a small Debian system with these packages under the tag; its tarball is kept.
+    """Imports a small Debian system with these packages under the tag."""
+    engine.docker("import", str(tarball(packages, release)), tag)
+    return tag
+
+
+def tarball(packages: str, release: str = OWN) -> Path:
+    """A small Debian system with these packages, as `docker import` takes it; it is kept.
 
     The packages come from the mirror that this machine's apt uses.
     """
-    tarball = BUILD / f"test-image-{release}-{re.sub('[^a-z0-9]+', '-', packages)}.tar"
-    if not tarball.exists():
-        fresh = tarball.with_suffix(f".{os.getpid()}.tar")
-        command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={packages}"]
-        command += ['--aptopt=Acquire::Check-Valid-Until "false"']
-        command += ["--dpkgopt=path-exclude=/usr/share/doc/*", release, str(fresh)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-        assert done.returncode == 0, done.stderr
-        fresh.rename(tarball)
-    engine.docker("import", str(tarball), tag)
-    return tag
+    name = re.sub("[^a-z0-9]+", "-", packages)
+    options = ["--variant=minbase", "--dpkgopt=path-exclude=/usr/share/doc/*"]
+    target = BUILD / f"test-image-{release}-{name}.tar"
+    return engine_root.debian(target, release, *options, f"--include={packages}")

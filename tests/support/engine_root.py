@@ -6,12 +6,16 @@ means the same on both sides. It lasts as long as `Root` holds it, dockerd may c
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 BUILD: Final = Path(__file__).parents[2] / "build" / "engines"
 OWN: Final = "bookworm"  # what the host has, and what a run is for unless told otherwise
@@ -42,18 +46,37 @@ def build(release: str) -> Path:
 
     Its packages come from the mirror that this machine's apt uses, as it was when it was made.
     """
-    root = BUILD / release
-    if not root.exists():
-        BUILD.mkdir(parents=True, exist_ok=True)
-        fresh = BUILD / f"{release}.{os.getpid()}"
-        command = ["mmdebstrap", "--quiet", '--aptopt=Acquire::Check-Valid-Until "false"']
-        command += [f"--include={_PACKAGES}", release, str(fresh)]
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=BUILD_SECONDS_MAX, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        fresh.rename(root)
-    return root
+    return debian(BUILD / release, release, f"--include={_PACKAGES}")
+
+
+def debian(target: Path, release: str, *options: str) -> Path:
+    """A Debian system at `target`, a folder or a `.tar`, made at the first call and kept.
+
+    Whoever asks for what is being made waits for it.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{target}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.exists():
+            fresh = target.with_name(f"fresh-{target.name}")
+            _make(release, fresh, options)
+            fresh.rename(target)
+    return target
+
+
+def _make(release: str, fresh: Path, options: Sequence[str]) -> None:
+    if fresh.is_dir():  # left by a run that was killed
+        shutil.rmtree(fresh)
+    fresh.unlink(missing_ok=True)
+    command = ["mmdebstrap", "--quiet", '--aptopt=Acquire::Check-Valid-Until "false"', *options]
+    done = subprocess.run(
+        [*command, release, str(fresh)],
+        capture_output=True,
+        text=True,
+        timeout=BUILD_SECONDS_MAX,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 class Root:
