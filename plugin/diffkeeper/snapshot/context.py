@@ -34,12 +34,12 @@ class CaptureContext:
 
     store: Store
     freezer: Freezer
-    reader: Chunker
+    reader: Chunker  # its threads are shared by all captures and verifications
     cgroup_root: str
-    proc_root: str
+    proc_root: str  # a /proc that shows the host's processes
     sources: probe.Sources = field(default_factory=probe.Sources)
-    survey: Survey = field(init=False)
-    outside: Outside = field(init=False)
+    survey: Survey = field(init=False)  # who has volumes mounted; the only one of the daemon
+    outside: Outside = field(init=False)  # what processes outside of containers have mapped
 
     def __post_init__(self) -> None:
         self.survey = Survey(self.proc_root, self.cgroup_root)

@@ -27,9 +27,10 @@ log = logging.getLogger(__name__)
 
 
 class Watcher:
-    """`source` is the one in use; `place` is (device, its root).
+    """The source of one live directory.
 
-    `number`: the device as in st_dev.
+    source: the one in use; place: (device, path inside it), as in mountinfo; number: the device as
+    in st_dev; mapped: files with shared writable mappings; direct: direct I/O in flight.
     """
 
     def __init__(

@@ -54,7 +54,11 @@ class _BaseMoved(_Moved):
 
 
 class Objects:
-    """All objects of a store. Call `load` first; any thread may read, writers take turns."""
+    """All objects of a store. Call `load` first; any thread may read, writers take turns.
+
+    places: the pack index; lock: held for a move, see above; relied: during a collection it is
+    called for the place of every object that a caller relies on, else None.
+    """
 
     def __init__(self, environment: Environment) -> None:
         self._environment = environment

@@ -49,7 +49,11 @@ RECENT_OBJECTS_MAX = 65_536
 
 
 class Store:
-    """An open store; `Store.open` makes one."""
+    """An open store; `Store.open` makes one.
+
+    room: its bounds; damaged: see below. `objects`, `writer`, `upkeep`, `inspection` and
+    `numbers` are for maintenance, scrubs and records of other modules.
+    """
 
     def __init__(self, environment: Environment, lock_fd: int, room: Room) -> None:
         self._environment = environment
