@@ -147,7 +147,7 @@ class Admin:
         return json_response(asdict(await self._service.repair(name, paths, dry_run=dry_run)))
 
     async def objects(self, request: web.Request) -> web.Response:
-        """Objects as they are stored, each after its length (u32 little endian), in order."""
+        """Objects in an encoding of their own, each after its length (u32 little endian)."""
         wanted = wire.parse_objects(await read_body(request))
         await self._service.ready()
         found = await self._service.past.objects(wanted)

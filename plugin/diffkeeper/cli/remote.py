@@ -56,13 +56,13 @@ class RemoteObjects:
         return [plain for _, plain in found]
 
     def stored_chunks(self, digests: list[bytes]) -> list[bytes]:
-        """Chunks in stored encoding, in order, checked; raises CorruptionError, NotFoundError."""
+        """Chunks as they were sent, in order, checked; raises CorruptionError, NotFoundError."""
         return [stored for stored, _ in self._fetch(ObjectKind.CHUNK, digests, CHUNKS_PER_REQUEST)]
 
     def _fetch(
         self, kind: ObjectKind, digests: list[bytes], batch_max: int
     ) -> Iterator[tuple[bytes, bytes]]:
-        """(stored encoding, plain bytes) of each object, in order."""
+        """(bytes as they were sent, plain bytes) of each object, in order."""
         for start in range(0, len(digests), batch_max):
             batch = digests[start : start + batch_max]
             message = {"objects": [[kind, digest.hex()] for digest in batch]}

@@ -245,9 +245,7 @@ class Repair:
         return done, failed
 
     def _settled(self, path: bytes, number: int, batch: Batch) -> bool:
-        """Restore metadata if this is still the file and differs from its record; whether it
-        was.
-        """
+        """Restore metadata if this is still the file, and was written since; whether it was."""
         record = self._store.index(self._state.record.id, number)
         try:
             entry, _ = self._live.entry(path)

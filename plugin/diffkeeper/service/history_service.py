@@ -77,7 +77,7 @@ class HistoryService:
         )
 
     async def objects(self, digests: list[tuple[str, bytes]]) -> list[bytes]:
-        """Objects in their stored encoding, in order; the receiver checks them."""
+        """Objects in an encoding of their own, in order; checked here and by the receiver."""
         return await within(self._pool, self._objects, digests)
 
     def _objects(self, digests: list[tuple[str, bytes]]) -> list[bytes]:

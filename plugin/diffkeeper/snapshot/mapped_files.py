@@ -27,7 +27,7 @@ class MappedFiles:
         # Files of which every dirty page was hinted, or written out, since they were mapped: armed.
         self.armed: set[int] = set()
         # Files that were reported as mapped in this capture and in the one before, each with a
-        # moment before which it was not mapped. The report comes before the store, which may come
+        # moment at which it was not mapped yet. The report comes before the store, which may come
         # after the look that the report has caused.
         self._told: dict[int, int] = {}
         self._told_before: dict[int, int] = {}
