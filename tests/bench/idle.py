@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tests.bench.figures import Table, short
 from tests.bench.goals import Goal, goals, percent
+from tests.support.namespaces import in_namespace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,8 +73,7 @@ def mounted(daemon: MeasuredDaemon, seconds: float, capture: str) -> Table:
         daemon.snapshot(f"idle{number}")
     source = daemon.status("idle0")["capture"]["source"]
     what = f"{CROWD_MOUNTED} volumes, one container has them ({source})"
-    command = ["unshare", "--mount", "--propagation", "private", "sh", "-euc", HOLDER_OF_ALL]
-    holder = subprocess.Popen([*command, "sh", str(places[0].parent)])
+    holder = subprocess.Popen(in_namespace(HOLDER_OF_ALL, places[0].parent))
     try:
         time.sleep(SETTLE_SECONDS)
         return _crowd(daemon, CROWD_MOUNTED, seconds, what)
@@ -108,8 +108,7 @@ def _holders(daemon: MeasuredDaemon, volumes: int) -> Iterator[None]:
             place = daemon.base / f"holder{number}"
             place.mkdir()
             source = daemon.call("Path", Name=f"idle{number}")["Mountpoint"]
-            command = ["unshare", "--mount", "--propagation", "private", "sh", "-euc", HOLDER]
-            running.append(subprocess.Popen([*command, "sh", source, str(place)]))
+            running.append(subprocess.Popen(in_namespace(HOLDER, source, place)))
         yield
     finally:
         for process in running:

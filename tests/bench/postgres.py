@@ -42,10 +42,9 @@ def measure(
     daemon: MeasuredDaemon, interval: str, pairs: int, seconds: int, scale: int, capture: str
 ) -> Table:
     """`pairs` runs of pgbench on both volumes, in turns."""
-    assert daemon.socket is not None
     options = {"interval": interval, "verify": "off", "capture": capture}
-    name = f"{daemon.base.name}-{interval}"
-    ours = MeasuredPostgres(name, daemon.socket.stem, options)
+    name = f"{daemon.name}-{interval}"
+    ours = MeasuredPostgres(name, daemon.name, options)
     plain = MeasuredPostgres(f"{name}-local", "local")
     tag = image()
     try:

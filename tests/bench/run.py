@@ -228,10 +228,7 @@ def _mounted(seconds: float, capture: str, daemon: MeasuredDaemon) -> list[Table
 def _with_daemon(
     run: Callable[[MeasuredDaemon], list[Table]], *, found_by_engine: bool = False
 ) -> list[Table]:
-    daemon = MeasuredDaemon()
-    if found_by_engine:
-        PLUGINS.mkdir(parents=True, exist_ok=True)
-        daemon.socket = PLUGINS / f"{daemon.base.name}.sock"
+    daemon = MeasuredDaemon(found_by_engine=found_by_engine)
     try:
         daemon.start()
         tables = run(daemon)
@@ -239,9 +236,8 @@ def _with_daemon(
             table.show()
         return tables
     except BaseException:
-        log = daemon.base / "log"
-        if log.exists():
-            shutil.copy(log, "/tmp/diffkeeper-bench.log")
+        if daemon.log_path.exists():
+            shutil.copy(daemon.log_path, "/tmp/diffkeeper-bench.log")
             print("the daemon's log: /tmp/diffkeeper-bench.log", file=sys.stderr)
         raise
     finally:

@@ -18,6 +18,7 @@ from diffkeeper.snapshot.context import CapturePolicy
 from tests.support import disks
 from tests.support.capture_rig import CGROUP_ROOT, CaptureRig
 from tests.support.churn.aio import UNDER_WAY_MAX
+from tests.support.namespaces import in_namespace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,11 +77,9 @@ def cgroups() -> Iterator[list[str]]:
 @contextlib.contextmanager
 def writing(live: Path, seen: Path, cgroups: list[str]) -> Iterator[subprocess.Popen[bytes]]:
     """The program in these cgroups, with a mount namespace of its own."""
-    joins = "".join(f"echo $$ > {directory}/cgroup.procs; " for directory in cgroups)
-    runs = f'exec {sys.executable} -c "$1" {seen}/file'
-    script = f"{joins} mount --bind {live} {seen} && {runs}"
+    script = f'mount --bind {live} {seen} && exec {sys.executable} -c "$1" {seen}/file'
     with subprocess.Popen(
-        ["unshare", "-m", "sh", "-c", script, "sh", PROGRAM],
+        in_namespace(script, PROGRAM, cgroups=cgroups),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)),

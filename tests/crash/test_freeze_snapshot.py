@@ -16,6 +16,7 @@ from diffkeeper import limits
 from diffkeeper.freeze.cgroups import Hierarchy
 from diffkeeper.snapshot.context import CapturePolicy
 from tests.support.capture_rig import CGROUP_ROOT, CaptureRig
+from tests.support.namespaces import in_namespace
 from tests.support.stuck import sleeping_deeply
 from tests.support.trees import Description, describe, difference, without
 
@@ -104,11 +105,8 @@ def live(cgroup: str, tmp_path: Path) -> Iterator[Path]:
     directory, mount = tmp_path / "live", tmp_path / "mount"
     directory.mkdir()
     mount.mkdir()
-    script = f"echo $$ > {cgroup}/cgroup.procs && mount --bind {directory} {mount}"
-    command = f'{script} && exec {sys.executable} -c "$1" {mount}'
-    writer = subprocess.Popen(
-        ["unshare", "-m", "--propagation", "private", "sh", "-c", command, "sh", PROGRAM]
-    )
+    script = f'mount --bind {directory} {mount} && exec {sys.executable} -c "$1" {mount}'
+    writer = subprocess.Popen(in_namespace(script, PROGRAM, cgroups=[cgroup]))
     try:
         wait_for_writes(directory)
         yield directory
@@ -154,7 +152,7 @@ def test_who_writes_through_the_hosts_tree_makes_it_fuzzy(
     point = tmp_path / "host"
     point.mkdir()
     subprocess.run(["mount", "--bind", str(live), str(point)], check=True)
-    monitor = subprocess.Popen(["unshare", "-m", "sh", "-c", script, "sh", BUSY])
+    monitor = subprocess.Popen(in_namespace(script, BUSY))
     try:
         with CaptureRig(
             tmp_path, CapturePolicy(source, freeze_seconds_max=FREEZE_SECONDS), live=live

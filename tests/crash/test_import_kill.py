@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,37 +17,12 @@ from diffkeeper.service.import_commit import IMPORT_RECORDS_MAX, Adoption, remov
 from diffkeeper.space.maintenance import Maintenance
 from diffkeeper.store import tables
 from diffkeeper.store.store import Batch, Store
-from diffkeeper.transfer.archive_read import Imported
-from tests.support import history
+from tests.support import history, long_import
+from tests.support.long_import import COUNT, archive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-COUNT = 2 * IMPORT_RECORDS_MAX + 40  # snapshots: three transactions
-IMPORT = """
-import sys
-from diffkeeper import failpoint
-from diffkeeper.store.store import Store
-from diffkeeper.service.import_commit import Adoption, remove_unfinished
-from tests.crash.test_import_kill import archive
-
-store = Store.open(sys.argv[1], reserve_bytes=0)
-remove_unfinished(store)
-failpoint.arm(sys.argv[2])
-adoption = Adoption(store, "new", archive(store))
-adoption.store()
-adoption.finish()
-"""
-
-
-def archive(store: Store) -> Imported:
-    """A long history of what the store's own volume has."""
-    (volume,) = (v for v in store.volumes() if v.id == 1)
-    seen = list(store.snapshots(1))
-    records = [replace(seen[n % len(seen)], seq=n + 1, parent=n or None) for n in range(COUNT)]
-    last = replace(volume, name="old", head=COUNT, next_seq=COUNT + 1)
-    return Imported(last, records, 0, {"good": 7, "newest": COUNT})
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +44,11 @@ def store(made: Path, tmp_path: Path) -> Iterator[Store]:
     opened.close()
 
 
-def killed(path: Path, armed: str) -> None:
+def killed(path: Path, act: str, armed: str) -> None:
+    """The program of `long_import` does this with the store, and is killed at its failpoint."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    ended = subprocess.run(
-        [sys.executable, "-c", IMPORT, str(path), armed], env=environment, timeout=60, check=False
-    )
+    command = [sys.executable, "-m", long_import.__name__, act, str(path), armed]
+    ended = subprocess.run(command, env=environment, timeout=60, check=False)
     assert ended.returncode == -signal.SIGKILL, f"{armed} was never passed"
 
 
@@ -111,7 +85,7 @@ def whole(store: Store) -> bool:
 def test_kill_at_a_failpoint(made: Path, tmp_path: Path, armed: str, there: bool) -> None:
     path = tmp_path / "store"
     shutil.copytree(made, path)
-    killed(path, armed)
+    killed(path, "store", armed)
     store = Store.open(str(path), reserve_bytes=0)
     remove_unfinished(store)
     assert whole(store) == there
@@ -132,14 +106,9 @@ def test_kill_at_a_failpoint(made: Path, tmp_path: Path, armed: str, there: bool
 def test_what_is_killed_while_it_removes_is_removed_later(made: Path, tmp_path: Path) -> None:
     path = tmp_path / "store"
     shutil.copytree(made, path)
-    killed(path, "import.before_commit=kill")
-    remove = IMPORT.replace("remove_unfinished(store)\n", "")
-    remove = remove.replace('adoption = Adoption(store, "new", archive(store))\n', "")
-    remove = remove.partition("adoption.")[0] + "remove_unfinished(store)\n"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    for point in ("store.after_commit=kill", "adopt.before_commit=kill"):
-        command = [sys.executable, "-c", remove, str(path), point]
-        assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
+    killed(path, "store", "import.before_commit=kill")
+    for armed in ("store.after_commit=kill", "adopt.before_commit=kill"):
+        killed(path, "remove", armed)
     store = Store.open(str(path), reserve_bytes=0)
     remove_unfinished(store)
     assert not whole(store)

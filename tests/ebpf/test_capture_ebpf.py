@@ -27,6 +27,7 @@ from diffkeeper.sources.ebpf.program import Program
 from diffkeeper.sources.ladder import VolumePlace
 from tests.support import disks, exchanges
 from tests.support.capture_rig import CaptureRig
+from tests.support.namespaces import in_namespace
 from tests.support.odd import leased
 from tests.support.trees import describe, difference
 
@@ -603,9 +604,8 @@ class Child:
         mount.mkdir()
         script = f"mount --bind {live} {mount} && exec {sys.executable} -c '{STORES}' {mount}/file"
         self.process = subprocess.Popen(
-            ["unshare", "-m", "--propagation", "private", "sh", "-c", script],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            in_namespace(script), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         self.hears("created")
 
     def hears(self, word: str) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import subprocess
 import time
 from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.support.namespaces import holding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,15 +25,8 @@ SEEN_SECONDS = 2.5
 def container(daemon: Daemon, mount_id: str, options: str = "rw") -> Iterator[None]:
     """A container of that mount, which has started; killed at the end, without an Unmount."""
     point = daemon.ok("Mount", Name="volume", ID=mount_id)["Mountpoint"]
-    script = f"mount --bind {point} /mnt && mount -o remount,bind,{options} /mnt && echo; read end"
-    pipe, command = subprocess.PIPE, ["unshare", "-m", "sh", "-c", script]
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe) as process:
-        assert process.stdout is not None
-        assert process.stdout.read(1) == b"\n"
-        try:
-            yield
-        finally:
-            process.kill()
+    with holding(point, options):
+        yield
 
 
 def counted(daemon: Daemon) -> int:

@@ -18,6 +18,7 @@ from diffkeeper.errors import ConflictError, InvalidInputError, NotFoundError
 from tests.support import bitrot, disks
 from tests.support.bitrot import MIB, Files, filled, image, live, parsed
 from tests.support.daemon import Daemon, package_environment, unmount_below
+from tests.support.namespaces import holding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -236,15 +237,10 @@ def test_not_while_somebody_reads_it(daemon: Daemon) -> None:
     """A container that has it mounted read-only holds old bytes in memory, too."""
     filled(daemon)
     rotten = bitrot.rot(image(daemon), live(daemon) / "a", 40_000)
-    script = f"mount --bind {live(daemon)} /mnt && mount -o remount,bind,ro /mnt && echo; read end"
-    pipe = subprocess.PIPE
-    with subprocess.Popen(["unshare", "-m", "sh", "-c", script], stdin=pipe, stdout=pipe) as reader:
-        assert reader.stdout is not None
-        assert reader.stdout.read(1) == b"\n"
+    with holding(live(daemon), "ro") as reader:
         message = said(daemon, "repair", "v", "--yes", code=ConflictError.exit_code)
-        assert f"is mounted by the processes {reader.pid};" in message
+        assert f"is mounted by the processes {reader};" in message
         assert (live(daemon) / "a").read_bytes() == rotten
-        reader.communicate(b"\n")
     assert parsed(daemon, "repair", "v", "--yes")["files"][0]["outcome"] == "repaired"
 
 

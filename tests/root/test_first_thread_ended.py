@@ -13,6 +13,7 @@ from diffkeeper.freeze.mappings import MappingScanner
 from diffkeeper.freeze.outside import Outside
 from diffkeeper.freeze.writers import Survey, Target
 from diffkeeper.fsio import mountinfo
+from tests.support.namespaces import in_namespace
 from tests.support.processes import wait_for
 
 if TYPE_CHECKING:
@@ -44,8 +45,7 @@ def live(tmp_path: Path) -> Path:
 @pytest.fixture
 def writer(live: Path) -> Iterator[int]:
     script = f'mount --bind {live} /mnt && exec {sys.executable} -c "$1" /mnt'
-    command = ["unshare", "-m", "sh", "-c", script, "sh", WRITER]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(in_namespace(script, WRITER), stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"

@@ -23,6 +23,7 @@ from diffkeeper.freeze.cgroups import Hierarchy
 from diffkeeper.freeze.mappings import MappingScanner
 from diffkeeper.freeze.writers import Survey, Target, Writers
 from diffkeeper.fsio import mountinfo
+from tests.support.namespaces import in_namespace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +34,7 @@ SETUP = 'eval "$1"; echo ready; read -r end'
 
 
 class Start(Protocol):
-    def __call__(self, setup: str, cgroup: str = "", *options: str) -> int: ...
+    def __call__(self, setup: str, cgroup: str = "", propagation: str = "private") -> int: ...
 
 
 @pytest.fixture(params=["v1", "v2"])
@@ -65,9 +66,9 @@ def start() -> Iterator[Start]:
     """Starts a process in a new mount namespace, and in a cgroup."""
     processes: list[subprocess.Popen[str]] = []
 
-    def run(setup: str, cgroup: str = "", *options: str) -> int:
+    def run(setup: str, cgroup: str = "", propagation: str = "private") -> int:
         process = subprocess.Popen(
-            ["unshare", "-m", *options, "sh", "-c", SETUP, "sh", setup],
+            in_namespace(SETUP, setup, propagation=propagation),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -320,7 +321,7 @@ def test_a_copy_that_comes_later_makes_no_writer(
     for command in commands:
         subprocess.run(["mount", *command], check=True)
     try:
-        pid = start(f"mount --rbind {tree} /mnt", cgroup, "--propagation", "slave")
+        pid = start(f"mount --rbind {tree} /mnt", cgroup, "slave")
         assert str(volume).encode() not in Path(f"/proc/{pid}/mountinfo").read_bytes()
         subprocess.run(["mount", "--bind", str(volume), str(tree / "point")], check=True)
         try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from diffkeeper.fsio import hostpath
 from tests.support import disks
+from tests.support.namespaces import in_namespace
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,8 +30,8 @@ print(json.dumps([[h.path, h.covered, c.result, c.found, c.mend] for h, c in zip
 
 def look(source: Path, point: Path, *below: str) -> list[list[str]]:
     directories = [str(point / name) for name in below]
-    command = ["unshare", "--mount", sys.executable, "-c", LOOK, str(source), str(point)]
-    done = subprocess.run([*command, *directories], check=True, capture_output=True, timeout=60)
+    command = in_namespace('exec "$@"', sys.executable, "-c", LOOK, source, point, *directories)
+    done = subprocess.run(command, check=True, capture_output=True, timeout=60)
     found: list[list[str]] = json.loads(done.stdout)
     return found
 

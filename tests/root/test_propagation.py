@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from diffkeeper.fsio import propagation
+from tests.support.namespaces import in_namespace
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,10 +40,9 @@ def test_a_shared_mount_directory(tmp_path: Path, shared: bool) -> None:
     if shared:
         subprocess.run(["mount", "--make-shared", outer], check=True)
     try:
-        command = ["unshare", "--mount", "--propagation", "unchanged", sys.executable, "-c", LOOK]
-        done = subprocess.run(
-            [*command, outer, inner, live], check=True, capture_output=True, text=True, timeout=60
-        )
+        look = (sys.executable, "-c", LOOK, outer, inner, live)
+        command = in_namespace('exec "$@"', *look, propagation="unchanged")
+        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
         # What is seen is there outside, what is not would be an empty directory.
         assert done.stdout.split() == [str(shared)] * 2
         assert (outer / "1").is_dir()

@@ -12,6 +12,7 @@ from typing import Self
 import pytest
 
 from diffkeeper.freeze.cgroups import Hierarchy
+from tests.support.namespaces import in_namespace
 
 CGROUP_ROOT = "/sys/fs/cgroup"
 
@@ -39,12 +40,12 @@ class Container:
     def start(self, mounts: dict[Path, Path], script: str) -> None:
         """Mount what is to be seen at the places that are the values, then run a shell script."""
         self.cgroup.mkdir()
-        lines = [f"echo $$ > {self.cgroup}/cgroup.procs"]
+        lines = []
         for source, place in mounts.items():
             place.mkdir(exist_ok=True, parents=True)
             lines.append(f"mount --bind {source} {place}")
         lines += ["echo", script]
-        command = ["unshare", "-m", "--propagation", "private", "sh", "-ec", "\n".join(lines)]
+        command = in_namespace("\n".join(lines), cgroups=[self.cgroup])
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE)
         assert self.process.stdout is not None
         assert self.process.stdout.read(1) == b"\n"

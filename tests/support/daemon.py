@@ -40,19 +40,31 @@ class Answer:
         return str(self.json["Err"])
 
 
+def serve_command(socket: Path, state: Path, mounts: Path, listen: str) -> list[str]:
+    """`diffkeeper serve` on these paths; listen: address of its page of metrics, or "off"."""
+    command = [sys.executable, "-m", "diffkeeper", "serve", "--socket", str(socket)]
+    command += ["--state-dir", str(state), "--mount-dir", str(mounts)]
+    return [*command, "--listen", listen]
+
+
 @dataclass
 class Daemon:
-    """One daemon with directories of its own."""
+    """One daemon with directories of its own.
+
+    environment: above that of `package_environment`, which has eBPF off. socket_at: where its
+    socket is, if not in `base`.
+    """
 
     base: Path
     arguments: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
+    socket_at: Path | None = None
     process: subprocess.Popen[bytes] | None = None
     spawned: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
     def path(self) -> str:
-        return str(self.base / "d.sock")
+        return str(self.socket_at or self.base / "d.sock")
 
     @property
     def state_dir(self) -> Path:
@@ -64,9 +76,9 @@ class Daemon:
 
     def spawn(self, *extra: str) -> subprocess.Popen[bytes]:
         """Start a process without waiting for it; its output goes to the log."""
-        command = [sys.executable, "-m", "diffkeeper", "serve", "--socket", self.path]
-        command += ["--state-dir", str(self.state_dir), "--mount-dir", str(self.base / "mounts")]
-        command += ["--listen", "127.0.0.1:0", *self.arguments, *extra]
+        mounts = self.base / "mounts"
+        command = serve_command(Path(self.path), self.state_dir, mounts, "127.0.0.1:0")
+        command += [*self.arguments, *extra]
         environment = {**package_environment(), **self.environment}
         with open(self.base / "log", "ab") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
@@ -168,6 +180,8 @@ class Daemon:
         for process in self.spawned:
             process.kill()
             process.wait(60)
+        if self.socket_at is not None:
+            self.socket_at.unlink(missing_ok=True)
         unmount_below(self.base)
         # A removal of the daemon's may still be under way; rm(1) does not mind.
         subprocess.run(["rm", "-rf", "--one-file-system", str(self.base)], check=True)

@@ -6,19 +6,18 @@ There it may see another boot id than the real one, and can be told to die at a 
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import threading
 import uuid
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from tests.docker.engine import REPOSITORY
 from tests.support import processes
+from tests.support.daemon import package_environment, serve_command
 from tests.support.docker_volumes import call
+from tests.support.namespaces import in_namespace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,15 +62,12 @@ class LegacyPlugin:
     def start(self, failpoints: str = "") -> None:
         """Starts the daemon and waits until it answers."""
         SOCKETS.mkdir(parents=True, exist_ok=True)
-        command = ["unshare", "--mount", "--propagation", "unchanged", "sh", "-euc", LAUNCH, "sh"]
-        command += [str(self.base / "boot_id"), sys.executable, "-m", "diffkeeper", "serve"]
-        command += ["--socket", str(self.socket), "--state-dir", str(self.state_dir)]
-        command += ["--mount-dir", str(self.mount_dir), "--listen", "off"]
-        command += ["--failpoints", failpoints] if failpoints else []
+        serve = serve_command(self.socket, self.state_dir, self.mount_dir, "off")
+        serve += ["--failpoints", failpoints] if failpoints else []
+        boot_id = self.base / "boot_id"
         self._process = subprocess.Popen(
-            command,
-            # Each life would compile the eBPF programs anew; the managed plugin has them.
-            env={**os.environ, "DIFFKEEPER_EBPF": "off", "PYTHONPATH": str(REPOSITORY / "plugin")},
+            in_namespace(LAUNCH, boot_id, *serve, propagation="unchanged"),
+            env=package_environment(),
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+from tests.support.namespaces import in_namespace
+
 BUILD: Final = Path(__file__).parents[2] / "build" / "engines"
 OWN: Final = "bookworm"  # what the host has, and what a run is for unless told otherwise
 RELEASES: Final = (OWN, "trixie", "sid")
@@ -92,8 +94,8 @@ class Root:
         self.shared = Path(tempfile.mkdtemp(prefix="dk-shared-", dir="/var/lib"))
         for mount in (["--bind", str(self.shared)], ["--make-private"], ["--make-shared"]):
             subprocess.run(["mount", *mount, str(self.shared)], check=True)
-        command = ["unshare", "--mount", "--propagation", "unchanged", "sh", "-euc", _SCRIPT, "sh"]
-        self._holder = subprocess.Popen([*command, str(root)], stdout=subprocess.PIPE, text=True)
+        command = in_namespace(_SCRIPT, root, propagation="unchanged")
+        self._holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._holder.stdout is not None
         with self._holder.stdout as told:
             assert told.readline() == "ready\n", f"no namespace for {release}"

@@ -23,6 +23,7 @@ from diffkeeper.snapshot.context import CapturePolicy
 from tests.support.capture_rig import CaptureRig
 from tests.support.churn import tally
 from tests.support.churn.steps import chosen
+from tests.support.namespaces import in_namespace
 from tests.support.trees import describe, difference
 
 if TYPE_CHECKING:
@@ -139,15 +140,10 @@ def writers(live: Path, command: Sequence[str], log: Path) -> Iterator[subproces
     mount.mkdir(exist_ok=True)
     cgroup = cgroup_of_writers()
     cgroup.mkdir()
-    script = (
-        f"echo $$ > {cgroup}/cgroup.procs && mount --bind {live} {mount} && exec"
-        f" {' '.join(command)}"
-    )
+    script = f"mount --bind {live} {mount} && exec {' '.join(command)}"
     with open(log, "wb") as output:
         child = subprocess.Popen(
-            ["unshare", "-m", "--propagation", "private", "sh", "-c", script],
-            stdout=output,
-            stderr=output,
+            in_namespace(script, cgroups=[cgroup]), stdout=output, stderr=output
         )
     try:
         yield child

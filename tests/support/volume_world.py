@@ -156,7 +156,12 @@ class World:
             self.revive_with(lambda: self._created(name))
             raise
         assert error == ""
-        self._created(name)
+        try:
+            self._created(name)
+        except DaemonDied:  # after its answer, of what it does at its own time
+            self.revive_with(lambda: self._created(name))
+            assert name in self.books
+            raise
 
     def _created(self, name: str) -> None:
         if name in self.books or name not in self.names():
