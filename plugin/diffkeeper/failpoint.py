@@ -9,69 +9,47 @@ from __future__ import annotations
 
 import os
 import signal
+from itertools import chain
+from typing import TYPE_CHECKING, Final
 
 from diffkeeper.errors import InvalidInputError
 
-NAMES = frozenset(
-    {
-        "store.before_commit",
-        "store.after_commit",
-        "store.objects_flushed",
-        "merge.before_commit",
-        "merge.after_commit",
-        "places.before_commit",
-        "places.after_commit",
-        "carry.before_commit",
-        "carry.after_commit",
-        "replace.before_commit",
-        "replace.after_commit",
-        "sweep.before_commit",
-        "sweep.after_commit",
-        "purge.before_commit",
-        "purge.after_commit",
-        "adopt.before_commit",
-        "adopt.after_commit",
-        "clock.before_commit",
-        "clock.after_commit",
-        "heal.before_commit",
-        "heal.after_commit",
-        "repair.before_commit",
-        "repair.after_commit",
-        "repair.journaled",
-        "repair.writing",
-        "repair.written",
-        "repair.before_settle",
-        "repair.after_settle",
-        "compact.copied",
-        "compact.renamed",
-        "capture.drained",
-        "capture.precopied",
-        "capture.frozen",
-        "capture.thawed",
-        "capture.before_commit",
-        "replay.building",
-        "replay.before_rename",
-        "replay.after_rename",
-        "volume.before_create",
-        "volume.after_create",
-        "import.objects_stored",
-        "import.records_stored",
-        "import.before_commit",
-        "import.after_commit",
-        "volume.before_remove",
-        "volume.after_remove",
-        "forget.before_commit",
-        "forget.after_commit",
-        "trash.before_purge",
-        "trash.after_purge",
-        "undelete.before_commit",
-        "undelete.after_commit",
-        "mount.before_bind",
-        "mount.after_bind",
-        "unmount.before_capture",
-        "unmount.after_unbind",
-    }
-)
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def _commits(*names: str) -> tuple[str, ...]:
+    """Both sides of a transaction's commit, for each of these names."""
+    return tuple(f"{name}.{side}_commit" for name in names for side in ("before", "after"))
+
+
+# What each lies in: an event of a volume's life, as `volumes.lifecycle` names it, or other work.
+POINTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "create": ("volume.before_create", "volume.after_create"),
+    "mount": ("mount.before_bind", "mount.after_bind"),
+    "replayed": ("replay.building", "replay.before_rename", "replay.after_rename"),
+    "last unmount": ("unmount.before_capture", "unmount.after_unbind"),
+    "remove": ("volume.before_remove", "volume.after_remove"),
+    "undelete": _commits("undelete"),
+    "purge": ("trash.before_purge", "trash.after_purge", *_commits("forget")),
+    "repair": ("repair.journaled", "repair.writing", "repair.written", *_commits("repair")),
+    "settled": ("repair.before_settle", "repair.after_settle"),
+    "capture": (
+        *("capture.drained", "capture.precopied", "capture.frozen", "capture.thawed"),
+        *("capture.before_commit", "store.objects_flushed", *_commits("store")),
+    ),
+    "clock": _commits("clock"),
+    "import": (
+        *("import.objects_stored", "import.records_stored"),
+        *_commits("import", "adopt"),
+    ),
+    "maintenance": (
+        *_commits("merge", "places", "carry", "replace", "sweep", "purge"),
+        *("compact.copied", "compact.renamed"),
+    ),
+    "scrub": _commits("heal"),
+}
+NAMES = frozenset(chain.from_iterable(POINTS.values()))
 _armed: dict[str, tuple[str, int]] = {}
 
 

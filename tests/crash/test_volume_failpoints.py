@@ -10,7 +10,7 @@ import pytest
 
 from diffkeeper import limits
 from tests.support.containers import Container
-from tests.support.killed import LIVED
+from tests.support.killed import LIVED, OF_LIFE
 from tests.support.volume_world import DaemonDied, World
 
 if TYPE_CHECKING:
@@ -141,11 +141,13 @@ def world() -> Iterator[World]:
 @pytest.mark.parametrize("name", LIVED)
 def test_killed_at(name: str, world: World, container: Container) -> None:
     kills = world.kills
+    world.events.clear()
     world.arm(f"{name}=kill")
     large = LARGE_BYTES if name == "store.objects_flushed" else 100_000
     Life(world, container, large).run()
     assert world.kills == kills + 1, f"{name} was never passed"
     assert set(world.books) == {"kept"}
+    assert world.events >= set(OF_LIFE)
     world.verify()
 
 

@@ -25,7 +25,7 @@ from diffkeeper.volumes.lifecycle import Event, Facts, State
 from tests.support.daemon import Daemon
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 Files = dict[str, bytes]
 OPTIONS = {"interval": "30d", "retention": "all"}
@@ -48,6 +48,9 @@ class Book:
     doubtful: bool = False  # all mounts are from before this daemon, and nobody is seen to use them
     snapshots: dict[int, str] = field(default_factory=dict)  # acknowledged: number to root
     used: bool = False  # some process has it mounted
+    stored: bool = False  # it has a snapshot, as far as it was looked at
+    removed: bool = False
+    kept: bool = False  # removed, with its live directory
 
     def forgets_mounts(self) -> bool:
         """Whether the counted mounts are those of containers that ended unseen."""
@@ -55,9 +58,27 @@ class Book:
 
     @property
     def stage(self) -> State:
-        """Where the volume is in its life."""
-        mounted = bool(self.mounts) and not self.forgets_mounts()
-        return lifecycle.state_of(Facts(mounted, self.present, stored=bool(self.snapshots)))
+        """Where the volume is in its life, by who uses it: what a removal goes by."""
+        return self._stage(mounted=bool(self.mounts) and not self.forgets_mounts())
+
+    @property
+    def counted(self) -> State:
+        """Where it is by the counts of its mounts."""
+        return self._stage(mounted=bool(self.mounts))
+
+    def _stage(self, *, mounted: bool) -> State:
+        live = self.kept if self.removed else self.present
+        return lifecycle.state_of(Facts(mounted, live, self.stored, removed=self.removed))
+
+
+def leads(before: State, events: Sequence[Event]) -> set[State]:
+    """Where the table leads, event by event; ConflictError where no state lists the next one."""
+    states = {before}
+    for event in events:
+        listing = [s for s in states if lifecycle.lists(s, event)]
+        lifecycle.require((listing or sorted(states, key=str))[0], event)
+        states = {after for s in listing for after in lifecycle.require(s, event)}
+    return states
 
 
 class World:
@@ -70,11 +91,30 @@ class World:
         self.kills = 0
         self.armed = False  # a failpoint may kill the daemon
         self.writes = 0
+        self.events: set[Event] = set()  # that happened
         self.daemon.start()
 
     def close(self) -> None:
         """End everything."""
         self.daemon.clean()
+
+    # The table
+
+    def led(self, book: Book, before: State, *events: Event) -> None:
+        """These happened, one after the other: the table leads to where the volume is now."""
+        assert book.counted in leads(before, events), (book, before, events)
+        self.events.update(events)
+
+    def led_or_killed(self, book: Book, before: State, *events: Event) -> None:
+        """The daemon was killed before, between or after these: the table leads here all the
+        same.
+        """
+        ways = [(*events[:n], Event.DAEMON_KILLED) for n in range(len(events) + 1)]
+        found = {state for way in ways for state in leads(before, way)}
+        assert book.counted in found, (book, before, events)
+        self.events.add(Event.DAEMON_KILLED)
+        if book.counted in leads(before, events):
+            self.events.update(events)
 
     # The daemon
 
@@ -97,9 +137,15 @@ class World:
     def start(self) -> None:
         """A new daemon; what it shows is what it should be."""
         self.armed = False
+        before = [(book, book.counted) for book in self.books.values()]
         self.daemon.start()
         self._forget_containers()
         self.check()
+        for book, state in before:
+            # What is lost may have been replayed already.
+            ahead = (Event.MOUNT, Event.REPLAYED) if state is State.STORED else ()
+            reached = leads(state, [Event.DAEMON_KILLED]) | leads(state, ahead)
+            assert book.counted in reached, (book, state)
 
     def _forget_containers(self) -> None:
         for book in self.books.values():
@@ -167,19 +213,25 @@ class World:
         if name in self.books or name not in self.names():
             return
         live = Path(self.view(name)["status"]["live"])
-        self.books[name] = Book(name, live, present=live.is_dir())
+        book = self.books[name] = Book(name, live, present=live.is_dir())
+        self.led(book, State.ABSENT, Event.CREATE)
 
     def mount(self, name: str, mount_id: str) -> None:
         """Mount; a live directory that was lost comes back."""
         book = self.books[name]
+        before = book.counted
+        replayed = (Event.MOUNT, Event.REPLAYED) if before is State.STORED else ()
+        events = (*replayed, Event.MOUNT)
         try:
             answer = self._answer(lambda: self.daemon.call("Mount", Name=name, ID=mount_id))
         except DaemonDied:
             # The next daemon takes over what it finds counted.
             self.revive_with(lambda: self._settle_mount(book, mount_id))
+            self.led_or_killed(book, before, *events)
             raise
         assert answer.json["Err"] == "", answer.body
         self._mounted(book, mount_id)
+        self.led(book, before, *events)
         self.seen(book)
         mountpoint = answer.json["Mountpoint"]
         assert self.daemon.mounted(mountpoint)
@@ -211,14 +263,17 @@ class World:
             after = {i: count for i, count in after.items() if count}
             if book.doubtful and not book.used:
                 after.clear()
-        last = bool(book.mounts) and not after
+        before, last = book.counted, bool(book.mounts) and not after
+        events = (Event.LAST_UNMOUNT,) if last else ()
         try:
             error = self.call("Unmount", Name=name, ID=mount_id)
         except DaemonDied:
             self.revive_with(lambda: self._settle_unmount(book, after))
+            self.led_or_killed(book, before, *events)
             raise
         assert error == ""
         book.mounts = after
+        self.led(book, before, *events)
         if last and book.present:
             trouble = self.view(name)["status"]["trouble"]
             assert trouble == [], trouble
@@ -251,10 +306,15 @@ class World:
         """Remove, which is refused while it is mounted."""
         book = self.books[name]
         refused = not lifecycle.lists(book.stage, Event.REMOVE)
+        before = book.counted
+        # What is forgotten first are the mounts.
+        forgets = (Event.LAST_UNMOUNT,) if book.forgets_mounts() else ()
+        events = (*forgets, Event.REMOVE) if not refused else ()
         try:
             error = self.call("Remove", Name=name)
         except DaemonDied:
             self.revive_with(lambda: self._settle_remove(book))
+            self.led_or_killed(book, before, *events)
             raise
         if refused:
             assert "in use" in error
@@ -262,12 +322,12 @@ class World:
             assert error == ""
             self._removed(book)
             assert name not in self.names()
+        self.led(book, before, *events)
 
     def _settle_remove(self, book: Book) -> None:
         if book.name not in self.names():
             self._removed(book)
             return
-        # What is forgotten first are the mounts.
         counted = self.view(book.name)["mounts"]
         assert counted in (0, sum(book.mounts.values()))
         if counted == 0:
@@ -278,24 +338,33 @@ class World:
         self.acknowledge(book)
         book.present = False
         book.mounts.clear()
+        book.removed = True
         self.trash[book.name] = self.books.pop(book.name)
+        listed = self._answer(lambda: self.daemon.request("GET", "/v1/trash")).json
+        number = int(book.live.parent.name)
+        (book.kept,) = [found["live"] for found in listed if found["id"] == number]
 
     def undelete(self, name: str) -> None:
         """Bring the newest removed volume of the name back."""
         book = self.trash[name]
+        before = book.counted
         path = f"/v1/trash/{book.live.parent.name}/undelete"
         try:
             answer = self._answer(lambda: self.daemon.request("POST", path, b"{}"))
         except DaemonDied:
             self.revive_with(lambda: self._settle_undelete(book))
+            self.led_or_killed(book, before, Event.UNDELETE)
             raise
         assert answer.status == 200, answer.body
         self._settle_undelete(book)
         assert name in self.books
+        self.led(book, before, Event.UNDELETE)
 
     def _settle_undelete(self, book: Book) -> None:
         if book.name in self.names():
             self.books[book.name] = self.trash.pop(book.name)
+            book.removed = False
+            book.stored = bool(self.history(book.name))
 
     def empty_trash(self) -> None:
         """Delete all removed volumes for good."""
@@ -306,6 +375,9 @@ class World:
             raise
         assert answer.status == 200, answer.body
         assert self.daemon.admin("GET", "/v1/trash") == []
+        for book in self.trash.values():
+            assert leads(book.counted, [Event.PURGE]) == {State.PURGED}
+            self.events.add(Event.PURGE)
         self.trash.clear()
 
     def write(self, name: str, file: str, size: int) -> None:
@@ -324,8 +396,11 @@ class World:
         """The live directory of a volume that nobody has mounted is lost."""
         book = self.books[name]
         if not book.mounts and book.present:
+            book.stored = bool(self.history(name))
+            before = book.counted
             shutil.rmtree(book.live)
             book.present = False
+            self.led(book, before, Event.LOST)
 
     # Model and reality
 
@@ -365,6 +440,7 @@ class World:
             assert bool(view["mountpoint"]) == bool(book.mounts)
             self.seen(book)
             listed = self.history(name)
+            book.stored = bool(listed)
             roots = {found["seq"]: found["root"] for found in listed}
             assert list(roots) == list(range(1, len(roots) + 1)), "the history has a gap"
             assert book.snapshots.items() <= roots.items(), "an acknowledged snapshot is gone"

@@ -10,6 +10,7 @@ import pytest
 
 import diffkeeper
 from diffkeeper import failpoint
+from diffkeeper.volumes.lifecycle import Event
 from tests.support import killed
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ PACKAGE = Path(diffkeeper.__file__).parent
 SIDES = ("before_commit", "after_commit")
 WRITER = "store/writer.py"
 HANDED_ON = {"store/meta.py": ("numbers", "put")}
+
+OTHER_WORK = {"capture", "clock", "import", "maintenance", "scrub"}
 
 
 def texts(call: ast.Call) -> list[str]:
@@ -65,6 +68,11 @@ def armed() -> set[str]:
 
 def test_the_source_passes_what_can_be_armed() -> None:
     assert all_passed() == failpoint.NAMES
+
+
+def test_each_lies_in_an_event_of_the_table_or_in_other_work() -> None:
+    assert set(failpoint.POINTS) - OTHER_WORK < {event.value for event in Event}
+    assert sum(map(len, failpoint.POINTS.values())) == len(failpoint.NAMES)
 
 
 def test_a_crash_test_kills_at_every_failpoint() -> None:

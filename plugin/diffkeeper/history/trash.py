@@ -19,6 +19,8 @@ from diffkeeper.format.ids import SnapshotId
 from diffkeeper.fsio import durable, project_quota
 from diffkeeper.snapshot import exclusions
 from diffkeeper.store.store import Batch
+from diffkeeper.volumes import lifecycle
+from diffkeeper.volumes.lifecycle import Event, Facts
 from diffkeeper.volumes.options import kept_seconds, shown
 from diffkeeper.volumes.views import TrashView
 
@@ -151,14 +153,25 @@ class Trash:
             purge=clock.rfc3339(self._ends_ns(record)),
             bytes=self._size(record),
             snapshots=self._store.snapshot_count(record.id),
-            live=not record.clean and self._has_live(record.id),
+            live=self._kept(record),
         )
+
+    def _kept(self, record: VolumeRecord) -> bool:
+        """Whether its live directory stays with it."""
+        return not record.clean and self._has_live(record.id)
+
+    def _require(self, record: VolumeRecord, event: Event) -> None:
+        """ConflictError where the volume's state does not list the event."""
+        stored, kept = record.head is not None, self._kept(record)
+        facts = Facts(mounted=False, live=kept, stored=stored, removed=True)
+        lifecycle.require(lifecycle.state_of(facts), event)
 
     def restore(self, record: VolumeRecord, name: str) -> VolumeRecord:
         """Turn it into a volume of this free name; returns the stored record. NotFoundError when it
         was purged meanwhile.
         """
         with self._taken(record):
+            self._require(record, Event.UNDELETE)
             # No boot has mounted it: its first mount replays it, not the daemon's next start.
             back = replace(record, name=name, removed_ns=None, boot_id="")
             failpoint.hit("undelete.before_commit")
@@ -267,6 +280,7 @@ class Trash:
         is deleted. NotFoundError when it was purged meanwhile.
         """
         with self._taken(record):
+            self._require(record, Event.PURGE)
             try:
                 paths = self._layout.volume(record.id)
                 project_quota.lift(paths.live, record.id)

@@ -6,13 +6,11 @@ import logging
 from typing import TYPE_CHECKING
 
 from diffkeeper import counters
-from diffkeeper.errors import BusyError, ConflictError
+from diffkeeper.errors import BusyError
 from diffkeeper.service.threads import within
 from diffkeeper.store.store import Batch
-from diffkeeper.volumes import lifecycle
 from diffkeeper.volumes import options as volume_options
 from diffkeeper.volumes.lifecycle import Event
-from diffkeeper.volumes.volume_stage import stage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,8 +65,7 @@ class Changes:
         volume_options.check_name(target)
         async with self._registry.naming():
             slot = self._registry.slot(name)
-            if self._registry.get(target) is not None:
-                raise ConflictError(f"a volume {target} exists; choose another name")
+            self._registry.refuse_taken(target)
             if slot.busy:  # which may last, and must not hold up the assignment of names
                 raise BusyError(f"something else is being done with {name}; try again")
             async with slot.turn():
@@ -87,7 +84,7 @@ def _refuse_size(volume: Volume, options: Mapping[str, str]) -> None:
 
 def _rename(volume: Volume, target: str) -> None:
     refusal = f"volume {volume.name} is in use: stop its containers before it gets another name"
-    lifecycle.require(stage(volume, mounted=volume.mounted), Event.RENAME, refusal)
+    volume.life.require(Event.RENAME, refusal)
     volume.close()
     batch = Batch(names_del={volume.name}, names_put={target: volume.state.record.id})
     volume.state.commit(batch, name=target)

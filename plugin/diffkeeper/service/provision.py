@@ -67,7 +67,7 @@ class Provision:
             if present is not None:
                 derived_volumes.require_same(name, present.volume.state.record.options, options)
                 return
-            self._registry.refuse_taken(name)
+            self._registry.refuse_new(name)
             volume = await within(self._pools.steps, self._create, name, options)
             self._registry.add(volume)
         log.info("created", extra={"volume": name, "id": volume.state.record.id})
@@ -110,7 +110,7 @@ class Provision:
         if self._importing.locked():
             raise BusyError("another import is under way; they are taken one after the other")
         async with self._importing:
-            self._registry.refuse_taken(name)
+            self._registry.refuse_new(name)
             importer = Importer(self._tools.store)
             with self._tools.store.holding():
                 async for piece in pieces:
@@ -120,7 +120,7 @@ class Provision:
                 try:
                     await within(self._pools.imports, adoption.store)
                     async with self._registry.naming():
-                        self._registry.refuse_taken(name)
+                        self._registry.refuse_new(name)
                         volume = await within(self._pools.steps, self._adopt, adoption, imported)
                         self._registry.add(volume)
                 except BaseException:
@@ -151,7 +151,7 @@ class Provision:
         async with self._registry.naming():
             record = self._trash.find(reference)
             target = record.name if name is None else volume_options.check_name(name)
-            self._registry.refuse_taken(
+            self._registry.refuse_new(
                 target,
                 "bring the removed one back under another name:"
                 f" diffkeeper undelete {reference} --as NAME",

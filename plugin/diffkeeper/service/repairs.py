@@ -15,10 +15,8 @@ from typing import TYPE_CHECKING
 from diffkeeper.errors import ConflictError, CorruptionError, NotFoundError
 from diffkeeper.integrity import bit_rot as damages
 from diffkeeper.integrity.repair import Repair, tag_of
-from diffkeeper.volumes import lifecycle
 from diffkeeper.volumes.lifecycle import Event
 from diffkeeper.volumes.views import Fault, Kept, RepairedFile, RepairReport
-from diffkeeper.volumes.volume_stage import in_use, stage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -129,7 +127,7 @@ def refuse_mounted(volume: Volume) -> None:
     """
     if not volume.present:
         absent = f"{volume.name} has no live directory to repair; its next mount replays it"
-        lifecycle.require(stage(volume, mounted=False), Event.REPAIR, absent)
+        volume.life.require(Event.REPAIR, absent, mounted=False)
     users = sorted(volume.users())
     if not volume.mounted:
         volume.close()
@@ -138,8 +136,7 @@ def refuse_mounted(volume: Volume) -> None:
         f"volume {volume.name} is mounted{by}; stop its containers first: what they hold in"
         " memory could be written over the repair. Nothing was repaired"
     )
-    mounted = bool(users) or in_use(volume)
-    lifecycle.require(stage(volume, mounted=mounted), Event.REPAIR, refusal)
+    volume.life.require(Event.REPAIR, refusal, mounted=bool(users) or volume.life.in_use())
 
 
 def _named(live: UnusedDirectory, paths: Sequence[bytes]) -> tuple[list[Damage], list[bytes]]:

@@ -48,14 +48,12 @@ from diffkeeper.snapshot.context import CaptureContext
 from diffkeeper.snapshot.volume_state import VolumeState
 from diffkeeper.sources.ebpf.probe import Sources
 from diffkeeper.store.store import Batch, Store
-from diffkeeper.volumes import lifecycle
 from diffkeeper.volumes import options as volume_options
 from diffkeeper.volumes.layout import Layout
 from diffkeeper.volumes.lifecycle import Event
 from diffkeeper.volumes.registry import Registry, Slot
 from diffkeeper.volumes.status import verify_report, volume_view
 from diffkeeper.volumes.volume import Volume
-from diffkeeper.volumes.volume_stage import in_use, stage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -417,8 +415,8 @@ class VolumeService:
             self._tasks.spawn(within(self._pools.long, durable.remove_tree, removed))
 
     def _refuse_in_use(self, volume: Volume) -> None:
-        refusal = f"volume {volume.name} is in use"
-        lifecycle.require(stage(volume, mounted=in_use(volume)), Event.REMOVE, refusal)
+        refusal, life = f"volume {volume.name} is in use", volume.life
+        life.require(Event.REMOVE, refusal, mounted=life.in_use())
 
     def _remove(self, volume: Volume) -> str | None:
         return self.past.trash.remove(volume, lambda: self._capture(volume, "remove", freeze=False))

@@ -1,21 +1,27 @@
 """The life of a volume as a table: its states, and where each event leads. Pure.
 
-`state_of` derives a volume's state from facts. Removal, renaming and repair call `require`: an
-event that a state does not list is a ConflictError. Other events are handled by steps that rely on
-this table (`Volume.prepare`, `Volume.mount`, `Trash`).
+`state_of` derives a volume's state from facts. Create, mount, last unmount, rename, repair, remove,
+undelete and purge begin with `require`, in `volume_life.VolumeLife`, `Registry` or `Trash`: what a
+state does not list is a ConflictError. The other events happen unasked, and show in the facts; the
+model of the state-machine tests holds them to this table, too.
 
 What does not fit into the table:
+- A Create of a volume that is there, with the same options, is answered and is no event. With
+  others it is an error of `derived_volumes`.
 - A removal takes a last snapshot. Where that fails, or is fuzzy, the live directory is kept:
   `remove` has two outcomes, and a failed capture is no event.
 - Unmounts that are not the last one, and those of unknown ids, only change counts. Which counted
-  mounts are valid is decided by `mount_ledger.MountLedger`, before the state is.
+  mounts are valid is decided by `mount_ledger.MountLedger`, before the state is. The last unmount
+  happens after the final capture, and so does that of mounts whose containers are gone.
+- A live directory that is lost is replayed for the next mount, or ahead of it: `mount` leads from
+  `stored` to `replaying`, and from `live` to `mounted`. One that is lost while containers have the
+  volume mounted is replayed as well; the volume stays `mounted`.
 - While a replay, repair, removal or final capture is under way, other steps wait for the volume's
   lock (`registry.Slot`), or get a BusyError: only the holder of the lock asks the table. So
   `repairing` is only seen after a kill has left the journal of a repair, which is finished when the
   volume is next opened.
 - A volume that only has `fuzzy` snapshots refuses the replay itself, and names the command that
-  restores one (`Volume.prepare`). Names that are taken are the registry's errors, options that
-  differ those of `derived_volumes`. What is absent, or not in the trash, is a NotFoundError.
+  restores one (`Volume.prepare`). What is absent, or not in the trash, is a NotFoundError.
 - A live directory that cannot be read counts as present.
 """
 
@@ -78,7 +84,6 @@ _IN_TRASH: Final = _to(_S.TRASHED, _S.TRASHED_KEPT)
 TABLE: Final[Mapping[State, Mapping[Event, frozenset[State]]]] = {
     _S.ABSENT: {_E.CREATE: _to(_S.NEW, _S.LIVE, _S.STORED)},
     _S.NEW: {
-        _E.CREATE: _to(_S.NEW),
         _E.MOUNT: _to(_S.MOUNTED),
         _E.RENAME: _to(_S.NEW),
         _E.REMOVE: _to(_S.TRASHED),
@@ -86,7 +91,6 @@ TABLE: Final[Mapping[State, Mapping[Event, frozenset[State]]]] = {
         _E.REBOOT: _to(_S.NEW),
     },
     _S.STORED: {
-        _E.CREATE: _to(_S.STORED),
         _E.MOUNT: _to(_S.REPLAYING),
         _E.RENAME: _to(_S.STORED),
         _E.REMOVE: _to(_S.TRASHED),
@@ -94,14 +98,12 @@ TABLE: Final[Mapping[State, Mapping[Event, frozenset[State]]]] = {
         _E.REBOOT: _to(_S.STORED),
     },
     _S.REPLAYING: {
-        _E.CREATE: _to(_S.REPLAYING),
         _E.REPLAYED: _to(_S.LIVE),
         _E.REPLAY_FAILED: _to(_S.STORED),
         _E.DAEMON_KILLED: _to(_S.STORED, _S.LIVE),
         _E.REBOOT: _to(_S.STORED, _S.LIVE),
     },
     _S.LIVE: {
-        _E.CREATE: _to(_S.LIVE),
         _E.MOUNT: _to(_S.MOUNTED),
         _E.RENAME: _to(_S.LIVE),
         _E.REPAIR: _to(_S.REPAIRING),
@@ -111,7 +113,6 @@ TABLE: Final[Mapping[State, Mapping[Event, frozenset[State]]]] = {
         _E.REBOOT: _to(_S.LIVE),
     },
     _S.MOUNTED: {
-        _E.CREATE: _to(_S.MOUNTED),
         _E.MOUNT: _to(_S.MOUNTED),
         # Not live where the directory was lost meanwhile; the same after a reboot.
         _E.LAST_UNMOUNT: _to(_S.NEW, _S.STORED, _S.LIVE),
@@ -120,7 +121,6 @@ TABLE: Final[Mapping[State, Mapping[Event, frozenset[State]]]] = {
         _E.REBOOT: _to(_S.NEW, _S.STORED, _S.LIVE),
     },
     _S.REPAIRING: {
-        _E.CREATE: _to(_S.REPAIRING),
         _E.MOUNT: _to(_S.MOUNTED),
         _E.RENAME: _to(_S.REPAIRING),
         _E.REPAIR: _to(_S.REPAIRING),
@@ -149,8 +149,8 @@ TABLE: Final[Mapping[State, Mapping[Event, frozenset[State]]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Facts about a volume that exists and is not in the trash. stored: it has a snapshot; repair:
-    there is a journal of a repair.
+    """Facts about a volume that exists. stored: it has a snapshot; repair: there is a journal of a
+    repair; removed: it is in the trash, where `live` says that its live directory was kept.
     """
 
     mounted: bool
@@ -158,10 +158,13 @@ class Facts:
     stored: bool
     replaying: bool = False
     repair: bool = False
+    removed: bool = False
 
 
 def state_of(facts: Facts) -> State:
     """The state that follows from the facts; a mounted volume is `mounted` whatever else holds."""
+    if facts.removed:
+        return State.TRASHED_KEPT if facts.live else State.TRASHED
     if facts.mounted:
         return State.MOUNTED
     if facts.replaying:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from diffkeeper import limits
 from diffkeeper.errors import BusyError, ConflictError, NotFoundError
+from diffkeeper.volumes import lifecycle
+from diffkeeper.volumes.lifecycle import Event, State
 from diffkeeper.volumes.options import shown
 
 if TYPE_CHECKING:
@@ -161,8 +163,13 @@ class Registry:
             raise BusyError(f"volume {name} is still being removed; try again")
 
     def refuse_taken(self, name: str, advice: str = "choose another name") -> None:
+        """ConflictError for a name that is in use."""
+        slot = self._slots.get(name)
+        state = slot.volume.life.remembered() if slot is not None else State.ABSENT
+        lifecycle.require(state, Event.CREATE, f"a volume {name} exists; {advice}")
+
+    def refuse_new(self, name: str, advice: str = "choose another name") -> None:
         """ConflictError for a name that is in use, or if there are too many volumes."""
-        if name in self._slots:
-            raise ConflictError(f"a volume {name} exists; {advice}")
+        self.refuse_taken(name, advice)
         if len(self._slots) >= VOLUMES_MAX:
             raise ConflictError(f"there are {len(self._slots)} volumes already")

@@ -28,12 +28,14 @@ from diffkeeper.snapshot.context import CaptureContext, CapturePolicy
 from diffkeeper.snapshot.volume_capture import VolumeCapture
 from diffkeeper.volumes import size_limit as sizes
 from diffkeeper.volumes.interrupted_repair import settle_interrupted
+from diffkeeper.volumes.lifecycle import Event
 from diffkeeper.volumes.live import LiveDirectory, Recovery
 from diffkeeper.volumes.log_summary import Summary
 from diffkeeper.volumes.mount_counts import MountCounts
 from diffkeeper.volumes.options import VolumeOptions, parse_options
 from diffkeeper.volumes.throttle import Cost, Throttle
 from diffkeeper.volumes.views import CLONE, repair_command
+from diffkeeper.volumes.volume_life import VolumeLife
 from diffkeeper.volumes.volume_status import ShownGroup, Verification, VolumeStatus
 
 if TYPE_CHECKING:
@@ -67,6 +69,7 @@ class Volume:
         self._status = VolumeStatus(tools.store.tags(state.record.id))
         self._pace = Throttle(self._options.interval_seconds, self._options.interval_seconds)
         self._mounts = MountCounts(state, self.users)
+        self._life = VolumeLife(state, paths, self._directory, self._mounts)
         self._summary = Summary()
         self._crash_at = 0.0  # monotonic: newest crash-consistent snapshot, or begin of watching
 
@@ -104,6 +107,11 @@ class Volume:
     def mounts(self) -> MountCounts:
         """How often it is mounted."""
         return self._mounts
+
+    @property
+    def life(self) -> VolumeLife:
+        """Where it is in its life, and what may happen to it."""
+        return self._life
 
     @property
     def snapshotter(self) -> VolumeCapture | None:
@@ -171,6 +179,7 @@ class Volume:
         ConflictError when it is absent and there is no `crash` snapshot to replay.
         """
         started = clock.monotonic()
+        self._life.require(Event.MOUNT)
         self._directory.tidy()
         files = size = 0
         head = self._state.head
@@ -272,6 +281,7 @@ class Volume:
 
     def mount(self, mount_id: str) -> None:
         """Bind the live directory to the mount point and count one mount of this id, durably."""
+        self._life.require(Event.MOUNT)
         live_id = self._directory.identity()
         self.open()
         failpoint.hit("mount.before_bind")
@@ -288,6 +298,8 @@ class Volume:
 
     def released(self) -> None:
         """Record that the volume is not mounted any more."""
+        if self._state.record.mounts:
+            self._life.require(Event.LAST_UNMOUNT, mounted=True)
         mountinfo.unbind(self.mountpoint)
         failpoint.hit("unmount.after_unbind")
         self._mounts.forget()
