@@ -44,7 +44,7 @@ POINTS: Final[Mapping[str, tuple[str, ...]]] = {
         *_commits("import", "adopt"),
     ),
     "maintenance": (
-        *_commits("merge", "places", "carry", "replace", "sweep", "purge"),
+        *_commits("merge", "places", "carry", "replace", "sweep", "purge", "collected"),
         *("compact.copied", "compact.renamed"),
     ),
     "scrub": _commits("heal"),

@@ -89,6 +89,8 @@ class Soak:
         ]
         for workload in self._workloads:
             workload.start()
+        for workload in self._workloads:
+            workload.begin()
         self._sampler = samples.Sampler(self._plugin, [w.volume for w in self._workloads])
         self._began = time.monotonic()
 
@@ -211,7 +213,11 @@ class Soak:
         self._remove(name)
 
     def _restore(self, workload: Workload) -> None:
-        taken = [s for s in self._plugin.snapshots(workload.volume) if s["consistency"] == "crash"]
+        taken = [
+            snapshot
+            for snapshot in self._plugin.snapshots(workload.volume)
+            if snapshot["consistency"] == "crash" and snapshot["seq"] >= workload.begun
+        ]
         if taken:
             chosen = self._random.choice(taken[len(taken) // 2 :])
             workload.restored(chosen["seq"], self._base / "restored")

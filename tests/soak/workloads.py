@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from tests.support.processes import wait_for
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -19,6 +21,7 @@ PACKAGES: Final = (
 )
 IMAGE: Final = "dk-soak:test"
 HERE: Final = Path(__file__).parent
+BEGIN_SECONDS_MAX: Final = 300.0
 CHECK_SECONDS_MAX: Final = 300.0
 
 
@@ -35,6 +38,7 @@ class Workload:
     container: str = ""
     findings: list[str] = field(default_factory=list)
     told: int = 0
+    begun: int = 0  # sequence number of a snapshot that has its database
     excused: bool = False  # its disk is, or was lately, full
 
     @property
@@ -55,6 +59,11 @@ class Workload:
         self.container = self.engine.docker(
             *self._command(("--detach", f"--volume={self.volume}:/data"), "serve")
         )
+
+    def begin(self) -> None:
+        """Wait for its first number, and take a snapshot: earlier ones may have half a database."""
+        wait_for(lambda: self.acknowledged > 0, f"{self.kind} commits", BEGIN_SECONDS_MAX)
+        self.begun = int(self.plugin.snapshot(self.volume)["seq"])
 
     def _command(self, how: tuple[str, ...], action: str) -> tuple[str, ...]:
         return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,7 @@ def grow(store: Store) -> None:
     for seq, files in enumerate(history.states(9, seed=2), 4):
         history.commit(store, seq, files)
         if store.used_bytes() > 1.5 * before:
+            history.forget(store, 1)
             return
     pytest.fail("too few states")
 
@@ -55,6 +57,7 @@ def test_the_share_grows_with_the_store(
     store: Store, background: MaintenanceThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("diffkeeper.space.maintenance.DEBT_BYTES_MIN", 1)
+    background.maintenance.run_all()
     assert background.maintenance.debt() == 0
     assert background.share() == limits.CPU_FRACTION_MAX
     grow(store)
@@ -63,6 +66,30 @@ def test_the_share_grows_with_the_store(
     assert background.maintenance.run_all().collected >= 1
     assert background.maintenance.debt() == 0
     assert background.share() == limits.CPU_FRACTION_MAX
+
+
+def test_a_restart_pays_no_debt(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a daemon that ends before each collection does would never be behind."""
+    monkeypatch.setattr("diffkeeper.space.maintenance.DEBT_BYTES_MIN", 1)
+    assert Maintenance(store).debt() > 1  # it was never collected
+    Maintenance(store).run_all()
+    assert Maintenance(store).debt() == 0
+    grow(store)
+    store.close()
+    again = Store.open(str(tmp_path / "store"), reserve_bytes=0)
+    assert 0.5 < Maintenance(again).debt() < 2
+    again.close()
+
+
+def test_without_garbage_nothing_is_owed(
+    store: Store, background: MaintenanceThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("diffkeeper.space.maintenance.DEBT_BYTES_MIN", 1)
+    background.maintenance.run_all()
+    history.commit(store, 4, {b"new": random.Random(1).randbytes(1 << 20)})
+    assert background.maintenance.debt() == 0
 
 
 def test_a_small_store_owes_nothing(store: Store, background: MaintenanceThread) -> None:
@@ -76,6 +103,7 @@ def test_want_of_room_comes_first(store: Store, background: MaintenanceThread) -
 
 
 def test_an_idle_machine_gives_more(background: MaintenanceThread, tmp_path: Path) -> None:
+    background.maintenance.run_all()
     stat = tmp_path / "stat"
     stat.write_text("cpu  100 0 0 100 0 0 0 0 0 0\n")
     assert background.share() == limits.CPU_FRACTION_MAX

@@ -73,8 +73,10 @@ class Maintenance:
         self._work: Iterator[object] | None = None
         self._report = MaintenanceReport()
         self._collected_at = float("-inf")
-        self._collected_bytes = store.used_bytes()  # of the store, after the last collection
+        # Of the store after its last collection, which may have been another daemon's.
+        self._collected_bytes = store.numbers.get(tables.META_COLLECTED_BYTES) or 0
         self._encoded_at: dict[int, float] = {}
+        self._collecting = False
         self._carried = False
         self._signatures = StatCacheExpiry(store)
         self._awaited: frozenset[object] = frozenset()  # holders that made it cancel a collection
@@ -87,7 +89,11 @@ class Maintenance:
         return self._store.upkeep.urgent
 
     def debt(self) -> float:
-        """By which part of it the store has grown since garbage was collected last."""
+        """By which part of it the store has grown since garbage was collected last; 0 where there
+        is none.
+        """
+        if not (self._store.upkeep.garbage or self._collecting):
+            return 0.0
         grown = self._store.used_bytes() - self._collected_bytes
         return max(0, grown) / max(self._collected_bytes, DEBT_BYTES_MIN)
 
@@ -185,7 +191,11 @@ class Maintenance:
     def _collect(self, everything: bool) -> Iterator[object]:
         collector, upkeep = self._store.collector(), self._store.upkeep
         started, before = clock.monotonic(), self._amounts()
-        yield from self._awaiting(collector, everything)
+        self._collecting = True
+        try:
+            yield from self._awaiting(collector, everything)
+        finally:
+            self._collecting = False
         self._tell(collector, clock.monotonic() - started, before)
         if self._awaited:
             return
@@ -194,6 +204,8 @@ class Maintenance:
         self._report.damage += self.damage
         self._report.collected += not collector.damage
         self._collected_bytes = self._store.used_bytes()
+        numbers = {tables.META_COLLECTED_BYTES: self._collected_bytes}
+        self._store.numbers.put(numbers, "collected")
         yield from (None for _ in upkeep.drop_places())
         yield from self._merge()
 
