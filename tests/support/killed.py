@@ -14,7 +14,7 @@ MAINTENANCE = [
     *(f"sweep.{side}_commit=kill:{n}" for side in ("before", "after") for n in (1, 4)),
     *(
         f"{name}.{side}_commit=kill"
-        for name in ("replace", "merge", "places")
+        for name in ("replace", "merge", "places", "collected")
         for side in ("before", "after")
     ),
     *(f"purge.{side}_commit=kill:{n}" for side in ("before", "after") for n in (1, 2)),
