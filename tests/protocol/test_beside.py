@@ -17,7 +17,7 @@ from diffkeeper.service.capture_slots import FIRST_CAPTURES_MAX
 from diffkeeper.service.workers import LAST_LOOKS_MAX, LONG_THREADS, STEP_THREADS
 from diffkeeper.snapshot import group_capture
 from tests.support.gate import SECONDS_MAX, Gate
-from tests.support.service import running
+from tests.support.service import running, status_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
@@ -53,7 +53,7 @@ async def entered(gate: Gate) -> None:
 
 
 def mounts(service: VolumeService) -> object:
-    return service.view("v").status["mounts"]
+    return status_of(service).mounts
 
 
 async def test_a_container_starts_again_beside_the_last_look(
@@ -119,7 +119,7 @@ async def test_a_name_that_is_being_removed_is_another_volume_afterwards(
     gate = Gate()
     monkeypatch.setattr(Trash, "remove", gate.held(Trash.remove))
     monkeypatch.setattr(limits, "REMOVE_SECONDS_MAX", 0.2)
-    before = service.view("v").status["id"]
+    before = status_of(service).id
     await service.unmount("v", "first")
     removing = asyncio.create_task(service.remove("v"))
     await entered(gate)
@@ -133,7 +133,7 @@ async def test_a_name_that_is_being_removed_is_another_volume_afterwards(
     assert not creating.done()
     gate.opened.set()
     await asyncio.wait_for(creating, SECONDS_MAX)
-    assert service.view("v").status["id"] != before
+    assert status_of(service).id != before
     assert await service.mount("v", "second")
 
 

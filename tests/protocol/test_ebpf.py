@@ -13,11 +13,13 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from diffkeeper import counters, limits
 from diffkeeper.api import checks
 from diffkeeper.service.service import VolumeService
+from tests.support.service import status_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -187,7 +189,7 @@ async def test_programs_that_are_lost_while_it_runs(
     caplog.set_level(logging.INFO)
     await service.arrivals.create("v", {"capture": "ebpf", "interval": "200ms"})
     root = Path(await service.mount("v", "w"))
-    capture: dict[str, Any] = service.view("v").status["capture"]  # type: ignore[assignment]
+    capture: dict[str, Any] = msgspec.to_builtins(status_of(service).capture)
     if capture["source"] != "ebpf":
         pytest.skip(capture["reason"])
     file = os.open(root / "file", os.O_RDWR | os.O_CREAT, 0o600)
@@ -203,7 +205,7 @@ async def test_programs_that_are_lost_while_it_runs(
         turn += 1
         os.pwrite(file, b"%d" % turn, turn % 64 * 65536)
         await asyncio.sleep(0.02)
-        capture = service.view("v").status["capture"]  # type: ignore[assignment]
+        capture = msgspec.to_builtins(status_of(service).capture)
     print(f"noticed after {time.monotonic() - began:.1f} s")
     assert capture["source"] == "inotify"
     assert "the eBPF programs were lost" in capture["reason"]
@@ -223,5 +225,5 @@ async def test_programs_that_are_lost_while_it_runs(
     await service.unmount("v", "w")
     # Whoever mounts from now on gets programs that were loaded anew.
     await service.mount("v", "w")
-    capture = service.view("v").status["capture"]  # type: ignore[assignment]
+    capture = msgspec.to_builtins(status_of(service).capture)
     assert capture["source"] == "ebpf"

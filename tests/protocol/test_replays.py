@@ -26,7 +26,7 @@ from diffkeeper.replay import replay
 from diffkeeper.volumes import live
 from tests.support.daemon import unmount_below
 from tests.support.gate import SECONDS_MAX, Gate
-from tests.support.service import running
+from tests.support.service import running, status_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,8 +58,8 @@ async def lost(base: Path, *names: str) -> None:
 
 
 def recovery(service: VolumeService, name: str = "v") -> object:
-    found = service.view(name).status["last_recovery"]
-    return found["kind"] if isinstance(found, dict) else None
+    found = status_of(service, name).last_recovery
+    return found.kind if found is not None else None
 
 
 async def entered(gate: Gate, times: int = 1) -> None:
@@ -81,7 +81,7 @@ async def test_it_is_replayed_before_anybody_asks(base: Path) -> None:
         root = Path(await service.mount("v", "n"))
         assert (root / "file").read_bytes() == CONTENT
         assert recovery(service) == "replay", "this is how it came to be there for this mount"
-        assert service.view("v").status["trouble"] == []
+        assert status_of(service).trouble == []
 
 
 async def test_a_mount_joins_the_replay_that_is_under_way(base: Path, gate: Gate) -> None:
@@ -91,13 +91,13 @@ async def test_a_mount_joins_the_replay_that_is_under_way(base: Path, gate: Gate
         mounting = asyncio.create_task(service.mount("v", "n"))
         await asyncio.sleep(0.05)
         assert not mounting.done()
-        shown = service.view("v").status["replay"]
-        assert isinstance(shown, dict)
-        assert (shown["files"], shown["files_in_all"], shown["bytes_in_all"]) == (0, 1, 100_000)
+        shown = status_of(service).replay
+        assert shown is not None
+        assert (shown.files, shown.files_in_all, shown.bytes_in_all) == (0, 1, 100_000)
         gate.opened.set()
         await asyncio.wait_for(mounting, SECONDS_MAX)
         assert not gate.inside.acquire(blocking=False), "it was replayed twice"
-        assert service.view("v").status["replay"] is None
+        assert status_of(service).replay is None
 
 
 async def test_a_mount_that_gives_up_lets_the_replay_go_on(base: Path, gate: Gate) -> None:
@@ -120,7 +120,7 @@ async def test_mounts_go_before_what_is_only_foreseen(base: Path, gate: Gate) ->
         await entered(gate, limits.REPLAYS_MAX // 2)
         await asyncio.sleep(0.05)
         assert not gate.inside.acquire(blocking=False), "more than half is begun unasked"
-        last = max(names, key=lambda name: service.view(name).status["replay"] is None)
+        last = max(names, key=lambda name: status_of(service, name).replay is None)
         mounting = asyncio.create_task(service.mount(last, "n"))
         await entered(gate)
         gate.opened.set()

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from diffkeeper.api import checks
@@ -16,7 +17,7 @@ from diffkeeper.errors import ConflictError, NotFoundError, UnsupportedError
 from diffkeeper.fsio import mountinfo, project_quota
 from diffkeeper.limits import MIB
 from tests.support import disks, sizes
-from tests.support.service import running
+from tests.support.service import running, status_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,7 +72,8 @@ async def deleted_by_hand(base: Path) -> int:
 
 
 def status(service: VolumeService, name: str = "v") -> dict[str, object]:
-    return service.view(name).status
+    found: dict[str, object] = msgspec.to_builtins(status_of(service, name))
+    return found
 
 
 def filled(root: str | Path, size: int, name: str = "file") -> int:

@@ -11,6 +11,15 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from diffkeeper.messages.volumes import StatusView
+
+
+def status_of(service: VolumeService, name: str = "v") -> StatusView:
+    """What `docker volume inspect` shows of a volume."""
+    found = service.view(name).status
+    assert found is not None
+    return found
+
 
 @contextlib.asynccontextmanager
 async def running(base: Path) -> AsyncIterator[VolumeService]:

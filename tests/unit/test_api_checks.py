@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from diffkeeper.api import checks
-from diffkeeper.volumes.views import FeatureView, VolumeView
+from diffkeeper.messages.machine import FeatureView
+from diffkeeper.messages.volumes import VolumeView
+from tests.support import messages
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -105,8 +107,8 @@ def test_ebpf_has_a_check_for_each_feature() -> None:
 
 
 def volume(name: str, asked: str, source: str) -> VolumeView:
-    capture = {"source": source, "reason": f"why {source}"}
-    return VolumeView(name, "", "", "", {"capture": asked}, 1, {"capture": capture})
+    status = messages.status(capture=messages.capture(source=source, reason=f"why {source}"))
+    return VolumeView(name, "", "", "", {"capture": asked}, 1, status)
 
 
 def test_which_source_each_volume_has_and_why() -> None:
@@ -116,8 +118,8 @@ def test_which_source_each_volume_has_and_why() -> None:
     assert "v0: inotify, why inotify" in check.found
     assert "idle" not in check.found
     assert check.found.endswith("and 10 more")
-    partly = volume("partly", "auto", "ebpf")
-    partly.status["capture"]["scanned_directories"] = 7  # type: ignore[index]
+    capture = messages.capture(source="ebpf", reason="why ebpf", scanned_directories=7)
+    partly = VolumeView("partly", "", "", "", {}, 1, messages.status(capture=capture))
     check = checks.sources([*fine, partly])
     assert (check.result, check.found.startswith("partly: ebpf, why ebpf")) == ("warn", True)
     for asked, source in (("ebpf", "inotify"), ("auto", "scan")):
@@ -129,7 +131,7 @@ def test_which_source_each_volume_has_and_why() -> None:
 
 
 def sized(name: str, size: int | None, used: int | None, mounts: int = 1) -> VolumeView:
-    return VolumeView(name, "", "", "", {}, mounts, {"size": size, "size_used": used})
+    return VolumeView(name, "", "", "", {}, mounts, messages.status(size=size, size_used=used))
 
 
 def test_which_sizes_are_nearly_reached_or_not_enforced() -> None:

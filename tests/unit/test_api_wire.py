@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 
 from diffkeeper import limits
 from diffkeeper.api import wire
-from diffkeeper.api.wire import OBJECTS_PER_REQUEST_MAX
 from diffkeeper.errors import InvalidInputError
-from diffkeeper.volumes.views import VolumeView
+from diffkeeper.messages import driver
+from diffkeeper.messages.codec import plain
+from diffkeeper.messages.requests import OBJECTS_PER_REQUEST_MAX
+from diffkeeper.messages.volumes import VolumeView
+from tests.support import messages
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
@@ -29,29 +32,29 @@ def body(**message: object) -> bytes:
 @pytest.mark.parametrize(
     ("call", "message", "expected"),
     [
-        ("Create", {"Name": "v"}, wire.CreateRequest("v", {})),
-        ("Create", {"Name": "v", "Opts": None}, wire.CreateRequest("v", {})),
+        ("Create", {"Name": "v"}, driver.CreateRequest("v", {})),
+        ("Create", {"Name": "v", "Opts": None}, driver.CreateRequest("v", {})),
         (
             "Create",
             {"Name": "v", "Opts": {"interval": "1s"}},
-            wire.CreateRequest("v", {"interval": "1s"}),
+            driver.CreateRequest("v", {"interval": "1s"}),
         ),
-        ("Remove", {"Name": "v"}, wire.RemoveRequest("v")),
-        ("Mount", {"Name": "v", "ID": "1f"}, wire.MountRequest("v", "1f")),
-        ("Unmount", {"Name": "v", "ID": "1f"}, wire.UnmountRequest("v", "1f")),
-        ("Path", {"Name": "v"}, wire.PathRequest("v")),
-        ("Get", {"Name": "v", "Later": [1]}, wire.GetRequest("v")),
+        ("Remove", {"Name": "v"}, driver.RemoveRequest("v")),
+        ("Mount", {"Name": "v", "ID": "1f"}, driver.MountRequest("v", "1f")),
+        ("Unmount", {"Name": "v", "ID": "1f"}, driver.UnmountRequest("v", "1f")),
+        ("Path", {"Name": "v"}, driver.PathRequest("v")),
+        ("Get", {"Name": "v", "Later": [1]}, driver.GetRequest("v")),
     ],
 )
-def test_good_calls(call: str, message: dict[str, object], expected: wire.Request) -> None:
+def test_good_calls(call: str, message: dict[str, object], expected: driver.Request) -> None:
     assert wire.parse_call(f"VolumeDriver.{call}", body(**message)) == expected
 
 
 @pytest.mark.parametrize("text", [b"", b"{}", b"null", b"\xff"])
 def test_calls_without_arguments_take_any_body(text: bytes) -> None:
-    assert wire.parse_call("VolumeDriver.List", text) == wire.ListRequest()
-    assert wire.parse_call("VolumeDriver.Capabilities", text) == wire.CapabilitiesRequest()
-    assert wire.parse_call("Plugin.Activate", text) == wire.ActivateRequest()
+    assert wire.parse_call("VolumeDriver.List", text) == driver.ListRequest()
+    assert wire.parse_call("VolumeDriver.Capabilities", text) == driver.CapabilitiesRequest()
+    assert wire.parse_call("Plugin.Activate", text) == driver.ActivateRequest()
 
 
 @pytest.mark.parametrize("call", wire.CALLS)
@@ -88,10 +91,11 @@ def test_any_message(call: str, message: dict[str, object]) -> None:
 
 
 def test_a_volume_for_dockerd() -> None:
-    view = VolumeView("v", "2026-01-01T00:00:00Z", "/mnt/v", "/live", status={"trouble": ""})
-    plain = {"Name": "v", "Mountpoint": "/live", "CreatedAt": "2026-01-01T00:00:00Z"}
-    assert wire.volume_message(view, status=False) == plain
-    assert wire.volume_message(view, status=True) == {**plain, "Status": {"trouble": ""}}
+    view = VolumeView("v", "2026-01-01T00:00:00Z", "/mnt/v", "/live", status=messages.status())
+    shown = {"Name": "v", "Mountpoint": "/live", "CreatedAt": "2026-01-01T00:00:00Z"}
+    assert plain(wire.volume_message(view, status=False)) == shown
+    whole = {**shown, "Status": plain(view.status)}
+    assert plain(wire.volume_message(view, status=True)) == whole
 
 
 def test_objects() -> None:

@@ -141,10 +141,10 @@ def test_version_without_a_daemon(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_doctor_beside_several_daemons() -> None:
     found = doctor.no_daemon(ConflictError("2 DiffKeeper daemons are running"))
-    assert "--socket PATH doctor" in str(found["mend"])
-    assert "no volume can be used" not in str(found["cost"])
+    assert "--socket PATH doctor" in found.mend
+    assert "no volume can be used" not in found.cost
     none = doctor.no_daemon(UnavailableError("no daemon answers"))
-    assert "no volume can be used" in str(none["cost"])
+    assert "no volume can be used" in none.cost
 
 
 def test_doctor_without_a_daemon() -> None:

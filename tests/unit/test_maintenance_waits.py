@@ -12,7 +12,7 @@ from diffkeeper import counters
 from diffkeeper.errors import BusyError
 from diffkeeper.format import chunk
 from diffkeeper.hashing import chunk_digest
-from diffkeeper.space.maintenance import Maintenance, MaintenanceReport
+from diffkeeper.space.maintenance import Maintenance
 from diffkeeper.store.batch import ObjectMap
 from diffkeeper.store.store import Batch, Store
 from tests.support import history
@@ -20,6 +20,8 @@ from tests.support import history
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from diffkeeper.messages.store import MaintenanceReport
 
 GARBAGE = b"that nobody has"
 DIGEST = chunk_digest(GARBAGE)

@@ -74,7 +74,7 @@ def test_a_damaged_base_is_lost_with_what_needs_it_alone(path: Path, reader: Chu
     store = Store.open(str(path), reserve_bytes=0)
     report = Scrubber(store, reader, list).run_all()
     assert 0 < report.lost_objects < len(newest)
-    lost = {(entry["volume"], entry["seq"]) for entry in report.lost}
+    lost = {(entry.volume, entry.seq) for entry in report.lost}
     assert lost == {("v1", seq) for _, seq in store.damaged}
     for seq, files in enumerate(history.states(STATES, chunks=60), 1):
         if ("v1", seq) in lost:
@@ -133,16 +133,16 @@ def test_a_pass_in_slices(path: Path, reader: Chunker, monkeypatch: pytest.Monke
     store = Store.open(str(path), reserve_bytes=0)
     scrubber = Scrubber(store, reader, list)
     scrubber.run_slice()
-    assert scrubber.shown()["last"] is None
-    assert scrubber.shown()["under_way"]
+    assert scrubber.shown().last is None
+    assert scrubber.shown().under_way
     slices = 1
-    while not scrubber.shown()["last"]:
+    while not scrubber.shown().last:
         scrubber.run_slice()
         slices += 1
     assert slices > len(store.upkeep.packs())
-    assert scrubber.shown()["under_way"] is None
+    assert scrubber.shown().under_way is None
     scrubber.run_slice()  # the next one is due in a week
-    assert scrubber.shown()["under_way"] is None
+    assert scrubber.shown().under_way is None
     store.close()
 
 
@@ -175,7 +175,7 @@ def test_what_is_lost_is_a_trouble_until_it_is_forgotten(path: Path, reader: Chu
     store = Store.open(str(path), reserve_bytes=0)
     scrubber = Scrubber(store, reader, list)
     report = scrubber.run_all()
-    assert [entry["path"] for entry in report.lost] == ["/other"]
+    assert [entry.path for entry in report.lost] == ["/other"]
     assert "damaged beyond healing" in scrubber.trouble
     history.forget(store, 1, volume=2)
     assert (scrubber.trouble, store.damaged) == ("", {})

@@ -149,10 +149,10 @@ def test_lost_places_are_given_back_before_anything_is_swept(path: str, store: S
     assert report.damage == []
     assert again.unknown(lost) == set()
     scrubber.run_slice()  # the first pass is due at once
-    assert scrubber.shown()["under_way"]
+    assert scrubber.shown().under_way
     assert {seq: history.files_of(again, seq) for seq in kept} == kept
     assert again.places_checked()
-    assert not Scrubber(again, reader, list).shown()["under_way"]
+    assert not Scrubber(again, reader, list).shown().under_way
     reader.close()
     again.close()
 
@@ -163,7 +163,7 @@ def test_a_new_store_is_not_looked_through(store: Store) -> None:
     scrubber = Scrubber(store, reader, list)
     scrubber.run_slice()
     assert store.places_checked()
-    assert scrubber.shown()["under_way"] is None
+    assert scrubber.shown().under_way is None
     reader.close()
 
 

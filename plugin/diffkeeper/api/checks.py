@@ -8,23 +8,23 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from diffkeeper import limits
 from diffkeeper.fsio import hostpath
 from diffkeeper.fsio import inotify as kernel_limits
 from diffkeeper.fsio.room import Room, Share
+from diffkeeper.messages.machine import Check
 from diffkeeper.service.ebpf_features import less_than_asked
 from diffkeeper.volumes.options import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from diffkeeper.volumes.views import FeatureView, VolumeView
+    from diffkeeper.messages.machine import FeatureView
+    from diffkeeper.messages.volumes import VolumeView
 
 SIZE_NEAR_FRACTION = 0.9  # fraction in use from which the doctor warns
-
-Result = Literal["ok", "unknown", "warn", "fail"]
 
 # A share of the watches, and a few instances, are ours: others may need the rest.
 INOTIFY_WANTED: Final = {
@@ -59,17 +59,6 @@ EBPF_FILE_SYSTEM: Final = (
     "volumes on this file system fall back to inotify",
     "nothing, unless volumes lie on it; then load its module before the daemon starts",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One check's result. `cost` and `mend` are empty when it is ok or unknown."""
-
-    name: str
-    result: Result
-    found: str
-    cost: str = ""
-    mend: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,13 +173,13 @@ def _feature(feature: FeatureView) -> Check:
 
 def sources(views: Sequence[VolumeView]) -> Check:
     """Which source each mounted volume has; first those that got less than they asked for."""
-    found = [(view, _capture_of(view)) for view in views]
-    used = [(view, capture) for view, capture in found if capture.get("source") != "none"]
+    found = [(view, view.status.capture) for view in views if view.status is not None]
+    used = [(view, capture) for view, capture in found if capture.source != "none"]
     if not used:
         return Check("capture", "ok", "no volume is mounted")
     fallen = [each for each in used if less_than_asked(*each)]
     shown = [*fallen, *(each for each in used if each not in fallen)][:SOURCES_SHOWN_MAX]
-    lines = [f"{view.name}: {c.get('source')}, {c.get('reason')}" for view, c in shown]
+    lines = [f"{view.name}: {c.source}, {c.reason}" for view, c in shown]
     more = [f"and {len(used) - len(shown)} more"] if len(used) > len(shown) else []
     text = "; ".join([*lines, *more])
     if not fallen:
@@ -205,20 +194,18 @@ def sources(views: Sequence[VolumeView]) -> Check:
     )
 
 
-def _capture_of(view: VolumeView) -> dict[str, object]:
-    found = view.status.get("capture")
-    return found if isinstance(found, dict) else {}
-
-
 def sizes(views: Sequence[VolumeView]) -> Check:
     """Which volumes with the option `size` are not limited, or are nearly full."""
-    limited = [view for view in views if _bytes_of(view, "size") is not None]
-    if not limited:
+    lines = {
+        view.name: _fullness(view.status.size, view.status.size_used, view.mounts)
+        for view in views
+        if view.status is not None and view.status.size is not None
+    }
+    if not lines:
         return Check("size", "ok", "no volume has a size")
-    lines = {view.name: _fullness(view) for view in limited}
     shown = [f"{name}: {text}" for name, text in lines.items() if text]
     if not shown:
-        return Check("size", "ok", f"{len(limited)} volumes have a size, none is nearly full")
+        return Check("size", "ok", f"{len(lines)} volumes have a size, none is nearly full")
     more = [f"and {len(shown) - SOURCES_SHOWN_MAX} more"] if len(shown) > SOURCES_SHOWN_MAX else []
     return Check(
         "size",
@@ -230,18 +217,12 @@ def sizes(views: Sequence[VolumeView]) -> Check:
     )
 
 
-def _fullness(view: VolumeView) -> str:
-    """The problem of a volume with a size; "" if there is none."""
-    size, used = _bytes_of(view, "size") or 0, _bytes_of(view, "size_used")
+def _fullness(size: int, used: int | None, mounts: int) -> str:
+    """What is to be told of a volume with a size; "" for nothing."""
     if used is None:
-        return f"{format_size(size)} is not enforced" if view.mounts else ""
+        return f"{format_size(size)} is not enforced" if mounts else ""
     near = used >= size * SIZE_NEAR_FRACTION
     return f"{format_size(used)} of {format_size(size)} used" if near else ""
-
-
-def _bytes_of(view: VolumeView, key: str) -> int | None:
-    found = view.status.get(key)
-    return found if isinstance(found, int) else None
 
 
 def pressure(note: str) -> Check:

@@ -12,10 +12,12 @@ from diffkeeper import clock, limits
 from diffkeeper.api import wire
 from diffkeeper.api.responses import json_response, read_body
 from diffkeeper.errors import BusyError, DiffKeeperError, InvalidInputError, NotFoundError
+from diffkeeper.messages import driver
 
 if TYPE_CHECKING:
+    from msgspec import Struct
+
     from diffkeeper.api.contract import Service
-    from diffkeeper.volumes.views import Json
 
 log = logging.getLogger(__name__)
 
@@ -48,14 +50,15 @@ class Driver:
             log.warning("get_without_body")
             _drop(request)
         message = wire.parse_call(call, body)
+        answer: Struct
         match message:
-            case wire.ActivateRequest():
-                answer = wire.IMPLEMENTS
-            case wire.CapabilitiesRequest():
-                answer = wire.CAPABILITIES
-            case wire.MountRequest():
-                answer = {"Mountpoint": await self._mount(request, message), "Err": ""}
-            case wire.GetRequest():
+            case driver.ActivateRequest():
+                answer = driver.ActivateAnswer()
+            case driver.CapabilitiesRequest():
+                answer = driver.CapabilitiesAnswer()
+            case driver.MountRequest():
+                answer = driver.MountpointAnswer(await self._mount(request, message))
+            case driver.GetRequest():
                 answer = await self._get(request, message)
             case _:
                 await self._service.ready()
@@ -64,24 +67,24 @@ class Driver:
         response.content_type = CONTENT_TYPE
         return response
 
-    async def _call(self, message: wire.Request) -> Json:
+    async def _call(self, message: driver.Request) -> Struct:
         service = self._service
         match message:
-            case wire.CreateRequest(name, options):
-                await service.arrivals.create(name, options)
-            case wire.RemoveRequest(name):
+            case driver.CreateRequest(name, options):
+                await service.arrivals.create(name, options or {})
+            case driver.RemoveRequest(name):
                 await service.remove(name)
-            case wire.UnmountRequest(name, mount_id):
+            case driver.UnmountRequest(name, mount_id):
                 await service.unmount(name, mount_id)
-            case wire.PathRequest(name):
-                return {"Mountpoint": service.mountpoint(name), "Err": ""}
-            case wire.ListRequest():
+            case driver.PathRequest(name):
+                return driver.MountpointAnswer(service.mountpoint(name))
+            case driver.ListRequest():
                 views = service.views()
                 volumes = [wire.volume_message(view, status=False) for view in views]
-                return {"Volumes": volumes, "Err": ""}
-        return {"Err": ""}
+                return driver.VolumesAnswer(volumes)
+        return driver.DoneAnswer()
 
-    async def _get(self, request: web.Request, message: wire.GetRequest) -> Json:
+    async def _get(self, request: web.Request, message: driver.GetRequest) -> Struct:
         """One volume. An error makes dockerd forget the volume, so only one that does not exist is
         an error; after any other problem the connection is dropped, which dockerd retries.
         """
@@ -93,9 +96,9 @@ class Driver:
         except Exception:
             log.exception("get_failed", extra={"volume": message.name})
             _drop(request)
-        return {"Volume": wire.volume_message(view, status=True), "Err": ""}
+        return driver.VolumeAnswer(wire.volume_message(view, status=True))
 
-    async def _mount(self, request: web.Request, message: wire.MountRequest) -> str:
+    async def _mount(self, request: web.Request, message: driver.MountRequest) -> str:
         """Mount within dockerd's timeout. A mount whose answer nobody waits for is undone, since
         dockerd never sends the Unmount of a Mount that failed.
         """
@@ -134,18 +137,18 @@ class Driver:
                 break
         return clock.monotonic() - began
 
-    async def _mount_when_ready(self, message: wire.MountRequest, patience: float) -> str:
+    async def _mount_when_ready(self, message: driver.MountRequest, patience: float) -> str:
         began = clock.monotonic()
         await self._service.ready()
         left = max(0.0, patience - (clock.monotonic() - began))
         return await self._service.mount(message.name, message.mount_id, left)
 
-    def _undo(self, mounting: asyncio.Future[str], message: wire.MountRequest) -> None:
+    def _undo(self, mounting: asyncio.Future[str], message: driver.MountRequest) -> None:
         task = asyncio.create_task(self._give_back(mounting, message))
         self._undoing.add(task)
         task.add_done_callback(self._undoing.discard)
 
-    async def _give_back(self, mounting: asyncio.Future[str], message: wire.MountRequest) -> None:
+    async def _give_back(self, mounting: asyncio.Future[str], message: driver.MountRequest) -> None:
         fields = {"volume": message.name, "id": message.mount_id}
         try:
             await mounting

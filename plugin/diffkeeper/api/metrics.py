@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from diffkeeper.api.contract import Service
     from diffkeeper.api.health import Health
-    from diffkeeper.volumes.views import FeatureView, VolumeView
+    from diffkeeper.messages.machine import FeatureView
+    from diffkeeper.messages.volumes import VolumeView
 
 PREFIX: Final = "diffkeeper_"
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -112,9 +113,9 @@ class _Page(Collector):
         yield from volume_families([service.view(view.name) for view in service.views()])
         yield from ebpf_families(service.features(look=False), service.ebpf_counts())
         statistics = service.caretaker.stats()
-        yield from scrub_families(_at(statistics.get("scrub"), "last"))
+        yield from scrub_families(statistics.scrub.last)
         yield from gauge_families(PAST, service.past.figures())
-        values = {name: _number(statistics.get(name)) for name in STATISTICS}
+        values = {name: _number(getattr(statistics, name)) for name in STATISTICS}
         yield from gauge_families(STATISTICS, values)
 
 
@@ -220,10 +221,10 @@ def ebpf_families(features: Sequence[FeatureView], counted: Mapping[str, int]) -
         yield count
 
 
-def _at(status: object, *keys: str) -> object:
-    """The value at these keys; None where there is none."""
-    for key in keys:
-        status = status.get(key) if isinstance(status, dict) else None
+def _at(status: object, *fields: str) -> object:
+    """The value of a field of a field; None where one of them is."""
+    for field in fields:
+        status = getattr(status, field) if status is not None else None
     return status
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from typing import TYPE_CHECKING
 
@@ -11,9 +10,13 @@ from aiohttp import web
 
 from diffkeeper import limits
 from diffkeeper.errors import BusyError, DiffKeeperError, InvalidInputError, NotFoundError, told
+from diffkeeper.messages.codec import to_json
+from diffkeeper.messages.machine import ErrorAnswer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from diffkeeper.messages.endpoints import Endpoint
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -22,17 +25,21 @@ log = logging.getLogger(__name__)
 IMPORT_SILENT_SECONDS_MAX = 600.0
 
 
+def route(endpoint: Endpoint[object], handler: Handler) -> web.RouteDef:
+    """The route of an endpoint; GET does not stand for HEAD, too."""
+    more = {"allow_head": False} if endpoint.method == "GET" else {}
+    return web.route(endpoint.method, endpoint.path, handler, **more)
+
+
 def json_response(value: object, status: int = 200) -> web.Response:
-    """`value` as JSON; non-ASCII text is escaped, so that any string can be sent."""
-    return web.Response(
-        body=json.dumps(value).encode("ascii"), status=status, content_type="application/json"
-    )
+    """A message as JSON, see `messages.codec`."""
+    return web.Response(body=to_json(value), status=status, content_type="application/json")
 
 
 def error_response(error: DiffKeeperError, status: int | None = None) -> web.Response:
-    """`{"Err", "code", "error"}` with the HTTP status of the exception's class, or `status`."""
-    body = {"Err": told(error), "code": error.exit_code, "error": type(error).__name__}
-    return json_response(body, status or error.http_status)
+    """An `ErrorAnswer` with the HTTP status of the exception's class, or `status`."""
+    answer = ErrorAnswer(told(error), error.exit_code, type(error).__name__)
+    return json_response(answer, status or error.http_status)
 
 
 async def read_body(request: web.Request) -> bytes:

@@ -145,11 +145,16 @@ class Server:
         self._path = ""
         self._inode = 0
 
-    async def serve_socket(self, listener: socket.socket) -> None:
-        """Answer on a socket from `claim_socket`."""
+    def application(self) -> web.Application:
+        """What the socket answers: the VolumeDriver protocol and the admin API."""
         app = web.Application(middlewares=[errors_as_json])
         app.add_routes(Driver(self._service).routes())
         app.add_routes(Admin(self._service, self._health, self._places).routes())
+        return app
+
+    async def serve_socket(self, listener: socket.socket) -> None:
+        """Answer on a socket from `claim_socket`."""
+        app = self.application()
         self._path = listener.getsockname()
         self._inode = os.stat(self._path).st_ino
         runner = await self._runner(app, ENGINE_IDLE_SECONDS_MAX)

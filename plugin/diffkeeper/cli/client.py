@@ -7,15 +7,22 @@ import http.client
 import json
 import select
 import socket
-from typing import TYPE_CHECKING, Final
-from urllib.parse import quote
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from diffkeeper import errors
-from diffkeeper.errors import DiffKeeperError, UnavailableError
+from diffkeeper.errors import DiffKeeperError, InvalidInputError, UnavailableError
+from diffkeeper.messages.codec import converted, to_json
+from diffkeeper.messages.machine import ErrorAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from msgspec import Struct
+
+    from diffkeeper.messages.endpoints import Endpoint
+
+A = TypeVar("A")
 CONNECT_SECONDS_MAX: Final = 5.0
 CALL_SECONDS_MAX: Final = 60.0
 LONG_CALL_SECONDS_MAX: Final = 86_400.0  # a verification reads the whole volume
@@ -45,6 +52,27 @@ class _Connection(http.client.HTTPConnection):
         self.sock.settimeout(self.timeout)
 
 
+@dataclass(frozen=True, slots=True)
+class Answer(Generic[A]):
+    """What the daemon answered.
+
+    plain: as it came, for `--json`; it may have fields that this release does not know.
+    """
+
+    path: str
+    kind: type[A]
+    plain: object
+
+    @property
+    def value(self) -> A:
+        """As a structure; UnavailableError when it is none."""
+        try:
+            return converted(self.plain, self.kind)
+        except InvalidInputError as error:
+            text = f"{self.path} does not speak DiffKeeper's API of this release: {error}"
+            raise UnavailableError(text) from error
+
+
 class Client:
     """Requests to one daemon. Every method raises the daemon's own error, or UnavailableError."""
 
@@ -56,28 +84,34 @@ class Client:
         """Close the connection."""
         self._connection.close()
 
-    def get(self, path: str) -> object:
-        """The JSON value at `path`."""
-        return self.call("GET", path, None)
+    def ask(
+        self,
+        endpoint: Endpoint[A],
+        message: Struct | None = None,
+        query: str | None = None,
+        **names: str,
+    ) -> Answer[A]:
+        """The answer to `message`, which may be None where the endpoint needs none."""
+        body = None if message is None else to_json(message)
+        path = endpoint.at(query, **names)
+        answer = self._answer(
+            endpoint.method, path, lambda c: c.request(endpoint.method, path, body=body)
+        )
+        return self._read(endpoint, answer)
 
-    def call(self, method: str, path: str, message: object) -> object:
-        """Send `message` as JSON (no body if None); the JSON value of the answer."""
-        body = self.exchange(method, path, message)
-        try:
-            return json.loads(body)
-        except ValueError as error:
-            raise UnavailableError(f"{self.path} does not speak DiffKeeper's API") from error
+    def octets(self, endpoint: Endpoint[bytes], message: Struct) -> bytes:
+        """As `ask`, for an answer that is no JSON."""
+        path, body = endpoint.path, to_json(message)
+        return self._answer(
+            endpoint.method, path, lambda c: c.request(endpoint.method, path, body=body)
+        )
 
-    def exchange(self, method: str, path: str, message: object) -> bytes:
-        """As `call`, but returns the answer's bytes."""
-        body = None if message is None else json.dumps(message).encode("ascii")
-        return self._answer(method, path, lambda c: c.request(method, path, body=body))
-
-    def upload(self, path: str, pieces: Iterator[bytes]) -> object:
-        """POST a body of any length; stops early if the daemon answers before all is sent."""
+    def upload(self, endpoint: Endpoint[A], pieces: Iterator[bytes], **names: str) -> Answer[A]:
+        """Send a body of any length; ends early when the daemon has answered before all is sent."""
+        path = endpoint.at(**names)
 
         def send(connection: http.client.HTTPConnection) -> None:
-            connection.putrequest("POST", path)
+            connection.putrequest(endpoint.method, path)
             connection.putheader("Transfer-Encoding", "chunked")
             connection.endheaders()
             for piece in pieces:
@@ -91,9 +125,15 @@ class Client:
                 send(connection)
 
         try:
-            return json.loads(self._answer("POST", path, send_until_answered))
+            return self._read(endpoint, self._answer(endpoint.method, path, send_until_answered))
         finally:
             self.close()
+
+    def _read(self, endpoint: Endpoint[A], answer: bytes) -> Answer[A]:
+        try:
+            return Answer(self.path, endpoint.answer, json.loads(answer))
+        except ValueError as error:
+            raise UnavailableError(f"{self.path} does not speak DiffKeeper's API") from error
 
     def _answer(
         self, method: str, path: str, send: Callable[[http.client.HTTPConnection], None]
@@ -115,19 +155,9 @@ class Client:
 
 
 def as_error(answer: bytes, otherwise: str) -> DiffKeeperError:
-    """The exception that an error answer stands for; a general one with `otherwise` if
-    unreadable.
-    """
+    """The exception that an error answer stands for; a plain one with `otherwise` if unreadable."""
     try:
-        message: object = json.loads(answer)
-    except ValueError:
-        message = None
-    if not isinstance(message, dict):
+        found = converted(json.loads(answer), ErrorAnswer)
+    except (ValueError, InvalidInputError):
         return DiffKeeperError(otherwise)
-    kind = _ERRORS.get(str(message.get("error")), DiffKeeperError)
-    return kind(str(message.get("Err") or otherwise))
-
-
-def volume_path(name: str, *rest: str) -> str:
-    """`/v1/volumes/NAME/…` with the name escaped."""
-    return "/".join(["/v1/volumes", quote(name, safe=""), *rest])
+    return _ERRORS.get(found.error, DiffKeeperError)(found.text or otherwise)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from diffkeeper.cli import discover
-from diffkeeper.cli.client import LONG_CALL_SECONDS_MAX, Client
+from diffkeeper.cli.client import LONG_CALL_SECONDS_MAX, Answer, Client
 from diffkeeper.daemon import config
 
 if TYPE_CHECKING:
     import argparse
+
+    from msgspec import Struct
+
+    from diffkeeper.messages.endpoints import Endpoint
+
+A = TypeVar("A")
 
 
 def socket_path(arguments: argparse.Namespace) -> str:
@@ -24,10 +30,15 @@ def connect(arguments: argparse.Namespace) -> Client:
     return Client(socket_path(arguments), LONG_CALL_SECONDS_MAX)
 
 
-def ask(arguments: argparse.Namespace, method: str, path: str, message: object = None) -> object:
-    """The daemon's answer as JSON; raises the daemon's own error, or UnavailableError."""
+def ask(
+    arguments: argparse.Namespace,
+    endpoint: Endpoint[A],
+    message: Struct | None = None,
+    **names: str,
+) -> Answer[A]:
+    """The daemon's answer; raises the daemon's own error, or UnavailableError."""
     client = connect(arguments)
     try:
-        return client.call(method, path, message)
+        return client.ask(endpoint, message, **names)
     finally:
         client.close()

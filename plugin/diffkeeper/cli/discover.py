@@ -8,6 +8,7 @@ from typing import Final
 
 from diffkeeper.cli.client import Client
 from diffkeeper.errors import ConflictError, DiffKeeperError, UnavailableError
+from diffkeeper.messages import endpoints
 
 PLUGIN_DIRECTORIES: Final = ("/run/docker/plugins", "/var/run/docker/plugins")
 SOCKET_NAME: Final = "diffkeeper.sock"
@@ -29,7 +30,7 @@ def probe(path: str) -> str:
     """Empty if a DiffKeeper daemon answers on `path`, else why not."""
     client = Client(path, PROBE_SECONDS_MAX)
     try:
-        answer = client.get("/v1/version")
+        answer = client.ask(endpoints.VERSION).plain
     except DiffKeeperError as error:
         return str(error)
     finally:

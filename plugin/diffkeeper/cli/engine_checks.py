@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from diffkeeper.api import checks
+from diffkeeper.messages.machine import Check
 
 ENGINE_SECONDS_MAX: Final = 5
 
 
-def run() -> list[checks.Check]:
+def run() -> list[Check]:
     """The results; a single one if the engine does not answer."""
     from docker.errors import DockerException
 
@@ -29,8 +29,8 @@ def run() -> list[checks.Check]:
     return [_version(information), _live_restore(information), _plugin(information, plugins)]
 
 
-def _no_engine(error: Exception) -> checks.Check:
-    return checks.Check(
+def _no_engine(error: Exception) -> Check:
+    return Check(
         "engine",
         "warn",
         f"the Docker Engine can not be reached: {str(error)[:200]}",
@@ -39,16 +39,16 @@ def _no_engine(error: Exception) -> checks.Check:
     )
 
 
-def _version(information: dict[str, Any]) -> checks.Check:
+def _version(information: dict[str, Any]) -> Check:
     version = information.get("ServerVersion", "of unknown version")
     text = f"Docker Engine {version}, cgroup v{information.get('CgroupVersion', '1')}"
-    return checks.Check("engine", "ok", text)
+    return Check("engine", "ok", text)
 
 
-def _live_restore(information: dict[str, Any]) -> checks.Check:
+def _live_restore(information: dict[str, Any]) -> Check:
     if information.get("LiveRestoreEnabled"):
-        return checks.Check("live-restore", "ok", "containers outlive a restart of dockerd")
-    return checks.Check(
+        return Check("live-restore", "ok", "containers outlive a restart of dockerd")
+    return Check(
         "live-restore",
         "warn",
         "containers end when dockerd is stopped or killed",
@@ -57,15 +57,15 @@ def _live_restore(information: dict[str, Any]) -> checks.Check:
     )
 
 
-def _plugin(information: dict[str, Any], plugins: list[dict[str, Any]]) -> checks.Check:
+def _plugin(information: dict[str, Any], plugins: list[dict[str, Any]]) -> Check:
     ours = [p for p in plugins if "diffkeeper" in str(p.get("Name", ""))]
     if any(plugin.get("Enabled") for plugin in ours):
-        return checks.Check("plugin", "ok", f"{ours[0]['Name']} is enabled")
+        return Check("plugin", "ok", f"{ours[0]['Name']} is enabled")
     known = (information.get("Plugins") or {}).get("Volume") or []
     if "diffkeeper" in known:
-        return checks.Check("plugin", "ok", "the engine uses a daemon started by hand")
+        return Check("plugin", "ok", "the engine uses a daemon started by hand")
     name = ours[0]["Name"] if ours else ""
-    return checks.Check(
+    return Check(
         "plugin",
         "warn",
         f"{name} is installed but disabled" if ours else "the plugin is not installed",

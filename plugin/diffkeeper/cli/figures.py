@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct, structs
 
 from diffkeeper.cli import output
-from diffkeeper.cli.connection import ask
 from diffkeeper.volumes.options import format_size
 
 if TYPE_CHECKING:
-    import argparse
-
-    from diffkeeper.volumes.views import Json
+    from diffkeeper.messages.codec import Json
 
 RANGES_SHOWN_MAX: Final = 20
 
 
-def run_and_show(arguments: argparse.Namespace, path: str, doing: str) -> int:
-    """Run a request to the daemon, and show the figures of its answer; returns the exit code."""
-    with output.waiting(doing):
-        found = cast("Json", ask(arguments, "POST", path, {}))
-    if arguments.json:
-        output.print_json(found)
-    else:
-        output.print_table(("figure", "value"), [figure(*item) for item in found.items()])
-    return 0
+def show(found: Struct) -> None:
+    """The fields as a table of figures."""
+    rows = [figure(*item) for item in structs.asdict(found).items()]
+    output.print_table(("figure", "value"), rows)
 
 
 def figure(name: str, value: object) -> tuple[str, str]:

@@ -6,10 +6,17 @@ import json
 import os
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+from diffkeeper.messages.codec import plain
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable, Iterator, Sequence
+
+    from diffkeeper.cli.client import Answer
+
+A = TypeVar("A")
 
 STYLES = {
     "ok": "green",
@@ -28,8 +35,17 @@ def printable(value: object) -> str:
 
 
 def print_json(value: object) -> None:
-    """`value` as indented JSON."""
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+    """`value`, which may hold structures, as indented JSON."""
+    sys.stdout.write(json.dumps(plain(value), indent=2) + "\n")
+
+
+def give(arguments: argparse.Namespace, answer: Answer[A], show: Callable[[A], None]) -> int:
+    """The daemon's answer as it came for `--json`, else as `show` prints it; exit code 0."""
+    if arguments.json:
+        print_json(answer.plain)
+    else:
+        show(answer.value)
+    return 0
 
 
 def print_line(text: str) -> None:

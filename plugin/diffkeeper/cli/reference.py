@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
-from urllib.parse import quote
+from typing import TYPE_CHECKING
 
-from diffkeeper.cli.client import volume_path
 from diffkeeper.errors import InvalidInputError
+from diffkeeper.messages import endpoints
 
 if TYPE_CHECKING:
     import argparse
 
     from diffkeeper.cli.client import Client
-    from diffkeeper.volumes.views import Json
+    from diffkeeper.messages.snapshots import SnapshotView
 
 
 def split_reference(text: str) -> tuple[str, str | None]:
@@ -23,14 +22,9 @@ def split_reference(text: str) -> tuple[str, str | None]:
     return name, reference if at else None
 
 
-def query(reference: str | None) -> str:
-    """The query part of a path that names one snapshot; None is the newest."""
-    return "" if reference is None else f"?snapshot={quote(reference, safe='')}"
-
-
-def resolve(client: Client, name: str, reference: str | None) -> Json:
+def resolve(client: Client, name: str, reference: str | None) -> SnapshotView:
     """The snapshot that the reference names; the newest `crash` one without it."""
-    return cast("Json", client.get(volume_path(name, "resolve") + query(reference)))
+    return client.ask(endpoints.RESOLVE, query=reference, name=name).value
 
 
 def add_snapshot(parser: argparse.ArgumentParser) -> None:

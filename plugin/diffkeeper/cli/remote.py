@@ -13,6 +13,8 @@ from diffkeeper.cli.client import Client
 from diffkeeper.errors import CorruptionError
 from diffkeeper.format import chunk
 from diffkeeper.format.ids import PLAIN_BYTES_MAX, ObjectId, ObjectKind
+from diffkeeper.messages import endpoints
+from diffkeeper.messages.requests import ObjectsRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,8 +67,8 @@ class RemoteObjects:
         """(bytes as they were sent, plain bytes) of each object, in order."""
         for start in range(0, len(digests), batch_max):
             batch = digests[start : start + batch_max]
-            message = {"objects": [[kind, digest.hex()] for digest in batch]}
-            answer = self._client().exchange("POST", "/v1/objects", message)
+            message = ObjectsRequest([(kind.value, digest.hex()) for digest in batch])
+            answer = self._client().octets(endpoints.OBJECTS, message)
             for wanted, stored in itertools.zip_longest(batch, frames(answer)):
                 if wanted is None or stored is None:
                     raise CorruptionError(

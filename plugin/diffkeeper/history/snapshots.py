@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from diffkeeper import clock, limits
 from diffkeeper.errors import NotFoundError
 from diffkeeper.history.references import Reference, parse_reference
+from diffkeeper.messages.snapshots import GroupMember, RecordsPage, SnapshotView
 from diffkeeper.store.tables import FORMAT_VERSION
 from diffkeeper.volumes.status import snapshot_view
-from diffkeeper.volumes.views import GroupMember, Json, SnapshotView
 
 if TYPE_CHECKING:
     from diffkeeper.format.records import SnapshotRecord, VolumeRecord
@@ -45,16 +45,16 @@ class History:
             for record in self._store.snapshots(volume.id)
         ]
 
-    def records(self, volume: VolumeRecord, after: int) -> Json:
+    def records(self, volume: VolumeRecord, after: int) -> RecordsPage:
         """For an export: the volume's record, and its next snapshots with a higher seq."""
         found = self._store.snapshots(volume.id, start=after + 1)
         page = islice(found, RECORDS_PER_REQUEST)
-        return {
-            "format": FORMAT_VERSION,
-            "volume": volume.encode().decode(),
-            "snapshots": [record.encode().decode() for record in page],
-            "tags": self._store.tags(volume.id),
-        }
+        return RecordsPage(
+            format=FORMAT_VERSION,
+            volume=volume.encode().decode(),
+            snapshots=[record.encode().decode() for record in page],
+            tags=self._store.tags(volume.id),
+        )
 
     def resolve(self, volume: VolumeRecord, reference: str | None) -> SnapshotRecord:
         """The snapshot that a reference names, see `references.parse_reference`.

@@ -17,12 +17,12 @@ from diffkeeper import clock, counters, failpoint, limits
 from diffkeeper.errors import ConflictError, DiffKeeperError, NotFoundError
 from diffkeeper.format.ids import SnapshotId
 from diffkeeper.fsio import durable, project_quota
+from diffkeeper.messages.snapshots import TrashView
 from diffkeeper.snapshot import exclusions
 from diffkeeper.store.store import Batch
 from diffkeeper.volumes import lifecycle
 from diffkeeper.volumes.lifecycle import Event, Facts
 from diffkeeper.volumes.options import kept_seconds, shown
-from diffkeeper.volumes.views import TrashView
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from diffkeeper import clock, counters, limits
@@ -22,6 +21,7 @@ from diffkeeper.errors import CorruptionError, NotFoundError
 from diffkeeper.format.ids import SnapshotId
 from diffkeeper.integrity.missing import Loss, MissingObjects
 from diffkeeper.integrity.salvage import Salvage
+from diffkeeper.messages.integrity import LostFile, ScrubProgress, ScrubReport, ScrubStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -40,28 +40,6 @@ SCRUB_FIRST_SECONDS = 600.0  # from the start of the daemon to the first pass
 SCRUB_SUSPECT_SECONDS = 600.0  # from the end of a pass to one that a failed capture asks for
 SCRUB_ROUNDS_MAX = 8  # of healing in one pass
 SCRUB_LOSSES_MAX = 1_000  # paths that are named, for a snapshot and in a report
-
-
-@dataclass(slots=True)
-class ScrubReport:
-    """What one pass did. `lost`: paths that some snapshot cannot restore any more, a bounded list;
-    `lost_objects` counts objects, `lost_snapshots` snapshots.
-    """
-
-    started: str = ""
-    seconds: float = 0.0
-    packs: int = 0
-    objects: int = 0
-    bytes: int = 0
-    damaged_objects: int = 0
-    healed_objects: int = 0
-    lost_objects: int = 0
-    lost_snapshots: int = 0
-    lost: list[dict[str, object]] = field(default_factory=list)
-
-    def as_json(self) -> dict[str, object]:
-        """For the API."""
-        return asdict(self)
 
 
 class Scrubber:
@@ -84,14 +62,13 @@ class Scrubber:
         self.last: ScrubReport | None = None
         self._lost_text = ""
 
-    def shown(self) -> dict[str, object]:
+    def shown(self) -> ScrubStatus:
         """The pass under way and the last one, for Status and the API."""
         under_way = None
         if self._work is not None:
             found = self._running
-            under_way = {"packs": found.packs, "of_packs": self._total, "objects": found.objects}
-        last = self.last.as_json() if self.last is not None else None
-        return {"under_way": under_way, "last": last}
+            under_way = ScrubProgress(found.packs, self._total, found.objects)
+        return ScrubStatus(under_way, self.last)
 
     @property
     def trouble(self) -> str:
@@ -295,7 +272,7 @@ class Scrubber:
             for path in dict.fromkeys(loss.path for loss in missed):
                 if len(report.lost) < SCRUB_LOSSES_MAX:
                     shown = path.decode("utf-8", "backslashreplace")
-                    report.lost.append({"volume": names[volume_id], "seq": seq, "path": shown})
+                    report.lost.append(LostFile(names[volume_id], seq, shown))
         self._store.damaged = {
             key: tuple(dict.fromkeys(loss.path for loss in missed))
             for key, missed in losses.items()

@@ -11,7 +11,7 @@ from diffkeeper.format.records import SnapshotRecord, VolumeRecord
 from diffkeeper.history.snapshots import History
 from diffkeeper.store.store import Batch
 from diffkeeper.volumes.options import OPTIONS, shown
-from diffkeeper.volumes.views import CLONE
+from diffkeeper.volumes.wording import CLONE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

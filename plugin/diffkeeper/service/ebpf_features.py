@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from diffkeeper.messages.machine import FeatureView
 from diffkeeper.sources import ladder
 from diffkeeper.sources.ebpf import probe
-from diffkeeper.volumes.views import FeatureView, VolumeView
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
+    from diffkeeper.messages.volumes import CaptureView, VolumeView
     from diffkeeper.sources.ebpf.features import Feature
     from diffkeeper.sources.ebpf.probe import Sources
 
@@ -32,11 +33,11 @@ def of_machine(headers: str) -> list[FeatureView]:
     return views(probe.look(headers, own_process=True))
 
 
-def less_than_asked(view: VolumeView, capture: Mapping[str, object]) -> bool:
+def less_than_asked(view: VolumeView, capture: CaptureView) -> bool:
     """Whether a volume has a coarser source than it could have, or one that does not watch
     everything.
 
     `capture`: that part of its status.
     """
-    asked, used = view.options.get("capture", ladder.AUTO), str(capture.get("source"))
-    return bool(capture.get("scanned_directories")) or ladder.fell_back(asked, used)
+    asked, used = view.options.get("capture", ladder.AUTO), capture.source
+    return bool(capture.scanned_directories) or ladder.fell_back(asked, used)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, ParamSpec
 from diffkeeper import clock
 from diffkeeper.errors import DiffKeeperError, NotFoundError
 from diffkeeper.history.snapshots import History
+from diffkeeper.messages.snapshots import Pruning
 from diffkeeper.service.pressure import Pressure
 from diffkeeper.service.threads import within
-from diffkeeper.volumes.views import Pruning
+from diffkeeper.volumes.status import ShownHistory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
     from diffkeeper.history.retention import Retention
     from diffkeeper.history.retention_clock import RetentionClock
     from diffkeeper.history.trash import Trash
+    from diffkeeper.messages.snapshots import GroupMember, RecordsPage, SnapshotView, TrashView
     from diffkeeper.service.workers import Workers
     from diffkeeper.store.store import Store
     from diffkeeper.volumes.registry import Registry
-    from diffkeeper.volumes.views import GroupMember, Json, SnapshotView, TrashView
     from diffkeeper.volumes.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class HistoryService:
         """All snapshots of a volume, oldest first."""
         return await within(self._pool, self._history.views, self._find(name).state.record)
 
-    async def records(self, name: str, after: int) -> Json:
+    async def records(self, name: str, after: int) -> RecordsPage:
         """Stored records: the volume's, and a page of its snapshots' after `after`."""
         return await within(self._pool, self._history.records, self._find(name).state.record, after)
 
@@ -115,10 +116,10 @@ class HistoryService:
         """That histories are thinned early for want of space, and why; empty if there is enough."""
         return self.pressure.note
 
-    def status(self, volume: Volume) -> Json:
+    def status(self, volume: Volume) -> ShownHistory:
         """The part of `Status` about a volume's retention."""
         note = "; ".join(filter(None, (self.pressure.note, self.uncounted_time())))
-        return {"retention": self.retention.shown(volume), "retention_note": note}
+        return ShownHistory(self.retention.shown(volume), note)
 
     def figures(self) -> dict[str, float]:
         """Figures of trash and clock by the names of their metrics; reads memory only."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from diffkeeper import failpoint
 from diffkeeper.errors import BusyError, UnsupportedError
 from diffkeeper.fsio import durable
+from diffkeeper.messages.volumes import ImportReport
 from diffkeeper.service import derived_volumes
 from diffkeeper.service.import_commit import Adoption
 from diffkeeper.service.threads import within
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from diffkeeper.transfer.archive_read import Imported
     from diffkeeper.volumes.layout import Layout
     from diffkeeper.volumes.registry import Registry
-    from diffkeeper.volumes.views import Json
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ class Provision:
             raise
         return volume
 
-    async def import_volume(self, name: str, pieces: AsyncIterator[bytes]) -> Json:
+    async def import_volume(self, name: str, pieces: AsyncIterator[bytes]) -> ImportReport:
         """A new volume from an archive that arrives in pieces. It is visible once it is complete.
         ConflictError for a name that is in use, BusyError while another import runs.
         """
@@ -128,8 +128,7 @@ class Provision:
                     raise
         head, number = volume.state.record.head, volume.state.record.id
         log.info("imported", extra={"volume": name, "id": number, "objects": imported.objects})
-        found = {"snapshots": len(imported.snapshots), "objects": imported.objects, "head": head}
-        return {"volume": name, **found}
+        return ImportReport(name, len(imported.snapshots), imported.objects, head)
 
     def _volume(self, record: VolumeRecord) -> Volume:
         state = VolumeState(self._tools.store, record)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from diffkeeper.errors import ConflictError, CorruptionError, NotFoundError
 from diffkeeper.integrity import bit_rot as damages
 from diffkeeper.integrity.repair import Repair, tag_of
+from diffkeeper.messages.integrity import Fault, Kept, RepairedFile, RepairReport
 from diffkeeper.volumes.lifecycle import Event
-from diffkeeper.volumes.views import Fault, Kept, RepairedFile, RepairReport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

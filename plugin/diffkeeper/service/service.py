@@ -59,14 +59,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from diffkeeper.format.records import SnapshotRecord
+    from diffkeeper.messages.integrity import RepairReport, VerifyReport
+    from diffkeeper.messages.machine import FeatureView
+    from diffkeeper.messages.snapshots import SnapshotView
+    from diffkeeper.messages.volumes import VolumeView
     from diffkeeper.volumes.retention_policy import Tiers
-    from diffkeeper.volumes.views import (
-        FeatureView,
-        RepairReport,
-        SnapshotView,
-        VerifyReport,
-        VolumeView,
-    )
 
 log = logging.getLogger(__name__)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from diffkeeper.integrity.salvage import SalvageSource
 from diffkeeper.integrity.scrub import Scrubber
+from diffkeeper.messages.store import CompactReport, StoreStatistics
 from diffkeeper.service.idle_share import IdleShare
 from diffkeeper.service.maintenance_thread import MaintenanceThread
 from diffkeeper.service.threads import within
@@ -15,6 +16,8 @@ from diffkeeper.space.maintenance import Maintenance
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
+    from diffkeeper.messages.integrity import ScrubReport
+    from diffkeeper.messages.store import MaintenanceReport
     from diffkeeper.service.history_service import HistoryService
     from diffkeeper.snapshot.context import CaptureContext
     from diffkeeper.volumes.registry import Registry
@@ -61,42 +64,44 @@ class StoreCare:
         told = self._background.trouble, self._background.scrubber.trouble
         return [text for text in (*told, self._past.pressure.trouble) if text]
 
-    async def counted(self) -> dict[str, object]:
+    async def counted(self) -> StoreStatistics:
         """As `stats`, with figures counted now; older ones if that takes too long."""
         await self.counting.now()
         return self.stats()
 
-    def stats(self) -> dict[str, object]:
+    def stats(self) -> StoreStatistics:
         """Sizes of the store and of all volumes, in bytes."""
         volumes = self._registry.volumes()
         heads = [volume.state.head for volume in volumes]
         totals = self._store.totals()
-        return {
-            "volumes": len(volumes),
-            "snapshots": sum(volume.stored_snapshots for volume in volumes),
-            "logical_bytes": sum(head.bytes for head in heads if head is not None),
-            "unique_bytes": totals["chunk_plain_bytes"],
-            "stored_bytes": totals["stored_bytes"],
-            "store_used_bytes": self._store.used_bytes(),
-            "store_file_bytes": self._store.file_bytes(),
-            "store_max_bytes": self._store.room.bound_bytes,
-            **{k: int(v) for k, v in self._past.trash.stored().items()},
-            "store_reserve_bytes": self._store.room.reserve_bytes,
-            "maintenance_wait_ms_max": round(self._store.writer.wait_seconds_max * 1000, 3),
-            "scrub": self._background.scrubber.shown(),
-            "accounting": self.counting.shown(),
-        }
+        trash = self._past.trash.stored()
+        return StoreStatistics(
+            volumes=len(volumes),
+            snapshots=sum(volume.stored_snapshots for volume in volumes),
+            logical_bytes=sum(head.bytes for head in heads if head is not None),
+            unique_bytes=totals["chunk_plain_bytes"],
+            stored_bytes=totals["stored_bytes"],
+            store_used_bytes=self._store.used_bytes(),
+            store_file_bytes=self._store.file_bytes(),
+            store_max_bytes=self._store.room.bound_bytes,
+            trash_stored_bytes=int(trash["trash_stored_bytes"]),
+            trash_max_bytes=int(trash["trash_max_bytes"]),
+            store_reserve_bytes=self._store.room.reserve_bytes,
+            maintenance_wait_ms_max=round(self._store.writer.wait_seconds_max * 1000, 3),
+            scrub=self._background.scrubber.shown(),
+            accounting=self.counting.shown(),
+        )
 
-    async def maintain(self) -> dict[str, object]:
+    async def maintain(self) -> MaintenanceReport:
         """Apply retention, then do all maintenance that is due; returns a report."""
         await self._past.thin()
-        return (await within(self._pool, self._background.maintenance.run_all)).as_json()
+        return await within(self._pool, self._background.maintenance.run_all)
 
-    async def scrub(self) -> dict[str, object]:
+    async def scrub(self) -> ScrubReport:
         """Read every stored object again and heal what is damaged; returns a report."""
-        return (await within(self._pool, self._background.scrubber.run_all)).as_json()
+        return await within(self._pool, self._background.scrubber.run_all)
 
-    async def compact(self) -> dict[str, object]:
+    async def compact(self) -> CompactReport:
         """Give free space of the store back to the file system; returns the bytes of its file."""
         before, after = await within(self._pool, self._store.compact)
-        return {"store_file_bytes_before": before, "store_file_bytes": after}
+        return CompactReport(before, after)

@@ -7,6 +7,9 @@ import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
+from diffkeeper.messages.store import StoreUsage
 from diffkeeper.service.threads import within
 from diffkeeper.space.usage import UsageWalk
 from diffkeeper.volumes.status import account_view
@@ -15,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from diffkeeper.store.store import Store
-    from diffkeeper.volumes.views import Json
     from diffkeeper.volumes.volume import Volume
 
 ACCOUNT_WAIT_SECONDS_MAX = 30.0
@@ -78,10 +80,12 @@ class UsageSchedule:
             account = accounts.volumes.get(volume.state.record.id)
             volume.status.counted(None if account is None else (account, accounts))
 
-    def shown(self) -> Json | None:
+    def shown(self) -> StoreUsage | None:
         """The figures of the last count; None before the first one."""
         accounts = self._accounting.latest
         if accounts is None:
             return None
-        views = {v.name: account_view(v) for v in self._volumes() if v.status.account is not None}
-        return {**accounts.about(), "total": accounts.total.shown(), "volumes": views}
+        views = {volume.name: account_view(volume) for volume in self._volumes()}
+        counted = {name: view for name, view in views.items() if view is not None}
+        count, total = structs.asdict(accounts.count()), accounts.total.figures()
+        return StoreUsage(**count, total=total, volumes=counted)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from diffkeeper.format.records import SnapshotRecord
-    from diffkeeper.volumes.views import VerifyReport
+    from diffkeeper.messages.integrity import VerifyReport
     from diffkeeper.volumes.volume import Volume
 
 log = logging.getLogger(__name__)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from diffkeeper import clock, counters, limits
 from diffkeeper.errors import BusyError, CorruptionError, NotFoundError
 from diffkeeper.format.merkle import pairs
+from diffkeeper.messages.store import MaintenanceReport
 from diffkeeper.snapshot.stat_cache_expiry import StatCacheExpiry
 from diffkeeper.space.deltas import DeltaEncoder, Successors
 from diffkeeper.store import tables
@@ -37,26 +37,6 @@ COLLECT_WAIT_SECONDS = 60.0
 DEBT_BYTES_MIN = 64 * limits.MIB  # of a small store, growth is no debt
 COLLECT_SLOW_SECONDS = 300.0  # after which it is logged for all to see
 COLLECT_ASK_SECONDS = 1.0  # after which the one who asked for all maintenance looks around
-
-
-@dataclass(slots=True)
-class MaintenanceReport:
-    """Report of what was done. Bytes are of the store's used pages, before and after."""
-
-    versions: int = 0  # superseded ones that were stored again
-    deltas: int = 0  # of them as deltas
-    collected: int = 0  # garbage collections that completed
-    packs_removed: int = 0
-    moved_bytes: int = 0
-    used_bytes_before: int = 0
-    used_bytes_after: int = 0
-    seconds: float = 0.0
-    wait_ms_max: float = 0.0  # that a commit waited for maintenance since the start
-    damage: list[str] = field(default_factory=list)
-
-    def as_json(self) -> dict[str, object]:
-        """For the API."""
-        return asdict(self)
 
 
 class Maintenance:

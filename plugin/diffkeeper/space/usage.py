@@ -14,6 +14,7 @@ from blake3 import blake3
 
 from diffkeeper import clock, limits
 from diffkeeper.errors import CorruptionError, NotFoundError
+from diffkeeper.messages.store import UsageCount, UsageFigures
 from diffkeeper.replay.object_source import StoreObjects
 from diffkeeper.space.reachable import Walk
 
@@ -48,14 +49,19 @@ class Account:
         """Size of all its snapshots as full copies, over what is stored."""
         return round(self.history_bytes / self.stored_bytes, 2) if self.stored_bytes else None
 
-    def shown(self) -> dict[str, object]:
-        """The figures by name."""
-        names = [name for name in self.__slots__ if name != "growth_bytes_per_day"]
-        return {
-            **{name: getattr(self, name) for name in names},
-            "ratio": self.ratio,
-            "growth_bytes_per_day": self.growth_bytes_per_day,
-        }
+    def figures(self) -> UsageFigures:
+        """As shown."""
+        return UsageFigures(
+            logical_bytes=self.logical_bytes,
+            history_bytes=self.history_bytes,
+            snapshots=self.snapshots,
+            unique_bytes=self.unique_bytes,
+            shared_bytes=self.shared_bytes,
+            stored_bytes=self.stored_bytes,
+            unique_stored_bytes=self.unique_stored_bytes,
+            ratio=self.ratio,
+            growth_bytes_per_day=self.growth_bytes_per_day,
+        )
 
 
 @dataclass(slots=True)
@@ -74,15 +80,15 @@ class Accounts:
     volumes: dict[int, Account]
     trash: dict[int, int]
 
-    def about(self) -> dict[str, object]:
+    def count(self) -> UsageCount:
         """When and how it was counted."""
-        return {
-            "time": clock.rfc3339(self.time_ns),
-            "age_seconds": round(max(0, clock.now_ns() - self.time_ns) / 1e9, 3),
-            "seconds": round(self.seconds, 3),
-            "sampled_one_in": self.one_in,
-            "unreadable_snapshots": self.unreadable,
-        }
+        return UsageCount(
+            time=clock.rfc3339(self.time_ns),
+            age_seconds=round(max(0, clock.now_ns() - self.time_ns) / 1e9, 3),
+            seconds=round(self.seconds, 3),
+            sampled_one_in=self.one_in,
+            unreadable_snapshots=self.unreadable,
+        )
 
 
 class Sample:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from msgspec import UNSET, UnsetType, structs
+
 from diffkeeper import clock
-from diffkeeper.volumes.options import format_duration
-from diffkeeper.volumes.views import (
-    Fault,
-    Json,
-    SnapshotView,
-    VerifyReport,
+from diffkeeper.messages.integrity import Fault, VerifyReport
+from diffkeeper.messages.snapshots import SnapshotView
+from diffkeeper.messages.store import VolumeUsage
+from diffkeeper.messages.volumes import (
+    CaptureFigures,
+    CaptureView,
+    LastSnapshotView,
+    RecoveryView,
+    ReplayView,
+    StatusView,
+    VerificationView,
     VolumeView,
-    repair_command,
 )
+from diffkeeper.volumes.options import format_duration
+from diffkeeper.volumes.wording import repair_command
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,6 +36,14 @@ if TYPE_CHECKING:
     from diffkeeper.volumes.volume_status import Verification
 
 DAMAGED_PATHS_SHOWN_MAX = 10
+
+
+@dataclass(frozen=True, slots=True)
+class ShownHistory:
+    """What the status of a volume tells of its retention."""
+
+    retention: str
+    note: str
 
 
 def snapshot_view(
@@ -88,8 +104,8 @@ def verify_report(volume: str, seq: int | None, root: Root, result: Result) -> V
     )
 
 
-def volume_view(volume: Volume, past: Json | None = None) -> VolumeView:
-    """One volume; `past`, the status of its history, adds the details of `inspect`."""
+def volume_view(volume: Volume, past: ShownHistory | None = None) -> VolumeView:
+    """One volume; `past` adds the details of `inspect`."""
     record = volume.state.record
     return VolumeView(
         name=record.name,
@@ -98,137 +114,135 @@ def volume_view(volume: Volume, past: Json | None = None) -> VolumeView:
         on_host=volume.paths.on_host,
         options=dict(record.options),
         mounts=sum(record.mounts.values()),
-        status=_status(volume, past) if past is not None else {},
+        status=_status(volume, past) if past is not None else None,
     )
 
 
-def _status(volume: Volume, past: Json) -> Json:
+def _status(volume: Volume, past: ShownHistory) -> StatusView:
     head, record = volume.state.head, volume.state.record
-    status: Json = {
-        "id": record.id,
-        "live": volume.live,
-        "mounts": sum(record.mounts.values()),
-        "capture": _capture(volume),
-        "snapshots": volume.stored_snapshots,
-        "tags": dict(volume.status.tags),
-        **past,
-        "damaged_snapshots": volume.damaged_snapshots,
-        "last_snapshot": _last(head) if head is not None else None,
-        "root": head.root.hex() if head is not None else "",
-        "files": head.files if head is not None else 0,
-        "logical_bytes": head.bytes if head is not None else 0,
-        "stored_bytes": volume.stored_bytes,
-        "size": volume.options.size_bytes,
-        "size_used": volume.directory.limit.used,
-        "accounting": account_view(volume),
-        "last_recovery": _recovery(volume),
-        "replay": _replay(volume),
-        "last_verification": _verification(record.name, volume.status.verification),
-        "trouble": volume.status.troubles.texts(),
-    }
-    return status
+    return StatusView(
+        id=record.id,
+        live=volume.live,
+        mounts=sum(record.mounts.values()),
+        capture=_capture(volume),
+        snapshots=volume.stored_snapshots,
+        tags=dict(volume.status.tags),
+        retention=past.retention,
+        retention_note=past.note,
+        damaged_snapshots=volume.damaged_snapshots,
+        last_snapshot=_last(head) if head is not None else None,
+        root=head.root.hex() if head is not None else "",
+        files=head.files if head is not None else 0,
+        logical_bytes=head.bytes if head is not None else 0,
+        stored_bytes=volume.stored_bytes,
+        size=volume.options.size_bytes,
+        size_used=volume.directory.limit.used,
+        accounting=account_view(volume),
+        last_recovery=_recovery(volume),
+        replay=_replay(volume),
+        last_verification=_verification(record.name, volume.status.verification),
+        trouble=volume.status.troubles.texts(),
+    )
 
 
-def account_view(volume: Volume) -> Json | None:
+def account_view(volume: Volume) -> VolumeUsage | None:
     """What the volume took at the last count; None before the first."""
     counted = volume.status.account
     if counted is None:
         return None
     account, accounts = counted
-    return {**account.shown(), **accounts.about()}
+    return VolumeUsage(**structs.asdict(account.figures()), **structs.asdict(accounts.count()))
 
 
-def _capture(volume: Volume) -> Json:
+def _capture(volume: Volume) -> CaptureView:
     snapshotter = volume.snapshotter
     pace, group = volume.pace, volume.status.group
-    return {
-        "source": snapshotter.watched.source.name if snapshotter is not None else "none",
-        "reason": snapshotter.watched.reason if snapshotter is not None else "not mounted",
-        "scanned_directories": snapshotter.watched.source.unwatched if snapshotter else 0,
-        **_ebpf(snapshotter),
-        "consistency": volume.options.consistency,
-        "interval": format_duration(pace.interval),
-        "effective_interval": format_duration(round(pace.effective, 3)),
-        "effective_interval_seconds": round(pace.effective, 3),
-        "delayed": pace.delayed,
-        "group": list(group.names),
-        "group_note": group.note,
-        "last": _figures(snapshotter.figures) if snapshotter is not None else None,
-        "cpu_seconds": round(snapshotter.cpu_seconds, 3) if snapshotter is not None else 0.0,
-    }
+    return CaptureView(
+        source=snapshotter.watched.source.name if snapshotter is not None else "none",
+        reason=snapshotter.watched.reason if snapshotter is not None else "not mounted",
+        scanned_directories=snapshotter.watched.source.unwatched if snapshotter else 0,
+        ebpf=_ebpf(snapshotter),
+        consistency=volume.options.consistency,
+        interval=format_duration(pace.interval),
+        effective_interval=format_duration(round(pace.effective, 3)),
+        effective_interval_seconds=round(pace.effective, 3),
+        delayed=pace.delayed,
+        group=list(group.names),
+        group_note=group.note,
+        last=_figures(snapshotter.figures) if snapshotter is not None else None,
+        cpu_seconds=round(snapshotter.cpu_seconds, 3) if snapshotter is not None else 0.0,
+    )
 
 
-def _ebpf(snapshotter: VolumeCapture | None) -> Json:
-    """Features of eBPF that matter to the volume; empty where eBPF was not considered."""
+def _ebpf(snapshotter: VolumeCapture | None) -> dict[str, str] | UnsetType:
+    """Features of eBPF that matter to the volume; unset where eBPF was not considered."""
     found = snapshotter.watched.features if snapshotter is not None else ()
-    if not found:
-        return {}
-    return {"ebpf": {each.name: f"{each.support}: {each.reason}" for each in found}}
+    return {each.name: f"{each.support}: {each.reason}" for each in found} or UNSET
 
 
-def _figures(figures: Figures) -> Json:
-    return {
-        "freeze_seconds": round(figures.freeze_seconds, 6),
-        "capture_seconds": round(figures.capture_seconds, 6),
-        "dirty_bytes": figures.dirty_bytes,
-        "rounds": figures.rounds,
-    }
+def _figures(figures: Figures) -> CaptureFigures:
+    return CaptureFigures(
+        freeze_seconds=round(figures.freeze_seconds, 6),
+        capture_seconds=round(figures.capture_seconds, 6),
+        dirty_bytes=figures.dirty_bytes,
+        rounds=figures.rounds,
+    )
 
 
-def _last(head: SnapshotRecord) -> Json:
-    return {
-        "seq": head.seq,
-        "time": clock.rfc3339(head.time_ns),
-        "age_seconds": round(max(0, clock.now_ns() - head.time_ns) / 1e9, 3),
-        "consistency": head.consistency,
-        "cause": head.cause,
-        "reason": head.reason,
-        "freeze_ms": head.freeze_ms,
-        "capture_ms": head.capture_ms,
-        "group": head.group_id,
-    }
+def _last(head: SnapshotRecord) -> LastSnapshotView:
+    return LastSnapshotView(
+        seq=head.seq,
+        time=clock.rfc3339(head.time_ns),
+        age_seconds=round(max(0, clock.now_ns() - head.time_ns) / 1e9, 3),
+        consistency=head.consistency,
+        cause=head.cause,
+        reason=head.reason,
+        freeze_ms=head.freeze_ms,
+        capture_ms=head.capture_ms,
+        group=head.group_id,
+    )
 
 
-def _recovery(volume: Volume) -> Json | None:
+def _recovery(volume: Volume) -> RecoveryView | None:
     recovery = volume.status.recovery
     if recovery is None:
         return None
-    return {
-        "kind": recovery.kind,
-        "ms": recovery.milliseconds,
-        "files": recovery.files,
-        "bytes": recovery.bytes,
-        "seq": recovery.seq,
-        "time": clock.rfc3339(recovery.time_ns),
-    }
+    return RecoveryView(
+        kind=recovery.kind,
+        ms=recovery.milliseconds,
+        files=recovery.files,
+        bytes=recovery.bytes,
+        seq=recovery.seq,
+        time=clock.rfc3339(recovery.time_ns),
+    )
 
 
-def _replay(volume: Volume) -> Json | None:
+def _replay(volume: Volume) -> ReplayView | None:
     now = volume.directory.replaying
     if now is None:
         return None
-    return {
-        "seq": now.snapshot.seq,
-        "since": clock.rfc3339(now.since_ns),
-        "files": now.files,
-        "files_in_all": now.snapshot.files,
-        "bytes": now.bytes,
-        "bytes_in_all": now.snapshot.bytes,
-    }
+    return ReplayView(
+        seq=now.snapshot.seq,
+        since=clock.rfc3339(now.since_ns),
+        files=now.files,
+        files_in_all=now.snapshot.files,
+        bytes=now.bytes,
+        bytes_in_all=now.snapshot.bytes,
+    )
 
 
-def _verification(name: str, found: Verification | None) -> Json | None:
+def _verification(name: str, found: Verification | None) -> VerificationView | None:
     if found is None:
         return None
-    return {
-        "ok": found.ok,
-        "repair": repair_command(name, found.result),
-        "complete": found.result.complete,
-        "seq": found.seq,
-        "root": found.root.hex(),
-        "files": found.result.files,
-        "bytes": found.result.bytes,
-        "ms": round(found.result.seconds * 1000, 3),
-        "time": clock.rfc3339(found.time_ns),
-        "faults": [asdict(fault) for fault in faults(found.result)],
-    }
+    return VerificationView(
+        ok=found.ok,
+        repair=repair_command(name, found.result),
+        complete=found.result.complete,
+        seq=found.seq,
+        root=found.root.hex(),
+        files=found.result.files,
+        bytes=found.result.bytes,
+        ms=round(found.result.seconds * 1000, 3),
+        time=clock.rfc3339(found.time_ns),
+        faults=faults(found.result),
+    )

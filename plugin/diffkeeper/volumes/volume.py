@@ -34,9 +34,9 @@ from diffkeeper.volumes.log_summary import Summary
 from diffkeeper.volumes.mount_counts import MountCounts
 from diffkeeper.volumes.options import VolumeOptions, parse_options
 from diffkeeper.volumes.throttle import Cost, Throttle
-from diffkeeper.volumes.views import CLONE, repair_command
 from diffkeeper.volumes.volume_life import VolumeLife
 from diffkeeper.volumes.volume_status import ShownGroup, Verification, VolumeStatus
+from diffkeeper.volumes.wording import CLONE, repair_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection

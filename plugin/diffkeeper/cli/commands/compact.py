@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from diffkeeper.cli import figures, output
 from diffkeeper.cli.command import Command
-from diffkeeper.cli.figures import run_and_show
+from diffkeeper.cli.connection import ask
+from diffkeeper.messages import endpoints
+from diffkeeper.messages.requests import NoArguments
 
 if TYPE_CHECKING:
     import argparse
@@ -13,7 +16,9 @@ if TYPE_CHECKING:
 
 def run(arguments: argparse.Namespace) -> int:
     """Give free room in the store's file back to the file system."""
-    return run_and_show(arguments, "/v1/compact", "compacting the store")
+    with output.waiting("compacting the store"):
+        answer = ask(arguments, endpoints.COMPACT, NoArguments())
+    return output.give(arguments, answer, figures.show)
 
 
 COMMAND = Command("compact", "give free room in the store's file back to the file system", run)

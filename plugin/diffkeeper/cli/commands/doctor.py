@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from diffkeeper.cli import discover, output
 from diffkeeper.cli.client import Client
@@ -12,41 +11,40 @@ from diffkeeper.cli.command import Command
 from diffkeeper.cli.connection import socket_path
 from diffkeeper.daemon import config
 from diffkeeper.errors import ConflictError, DiffKeeperError, UnavailableError
+from diffkeeper.messages import endpoints
+from diffkeeper.messages.machine import Check
 
 if TYPE_CHECKING:
     import argparse
 
-Finding = dict[str, object]
-
 
 def run(arguments: argparse.Namespace) -> int:
     """Check the machine; exit code 1 when something fails."""
-    loaded = config.load({"socket": arguments.socket}, os.environ)
-    findings = examine(arguments, loaded)
+    findings = examine(arguments, config.load({"socket": arguments.socket}, os.environ))
     if arguments.json:
         output.print_json(findings)
     else:
         _show(findings)
-    failed = any(finding["result"] == "fail" for finding in findings)
+    failed = any(finding.result == "fail" for finding in findings)
     return DiffKeeperError.exit_code if failed else 0
 
 
-def examine(arguments: argparse.Namespace, loaded: config.Config) -> list[Finding]:
-    """All findings. With a daemon, as seen from where it runs; otherwise as seen from here."""
+def examine(arguments: argparse.Namespace, loaded: config.Config) -> list[Check]:
+    """All findings. With a daemon, what it sees from where it runs; else what is seen from here."""
     # No other command looks at the machine, or asks the engine.
     from diffkeeper.api import checks
     from diffkeeper.cli import engine_checks
     from diffkeeper.service.ebpf_features import of_machine
 
-    findings = [asdict(check) for check in engine_checks.run()]
+    findings = engine_checks.run()
     try:
         path = _live(socket_path(arguments))
         found = _ask(path)
     except DiffKeeperError as error:
         places = checks.CheckedPaths(loaded.state_dir, loaded.cgroup_root, loaded.proc_root)
         here = [*checks.run(places), *checks.ebpf(of_machine(loaded.kernel_headers))]
-        return [*findings, no_daemon(error), *map(asdict, here)]
-    return [*findings, asdict(checks.Check("daemon", "ok", f"answers on {path}")), *found]
+        return [*findings, no_daemon(error), *here]
+    return [*findings, Check("daemon", "ok", f"answers on {path}"), *found]
 
 
 def _live(path: str) -> str:
@@ -56,40 +54,37 @@ def _live(path: str) -> str:
     return path
 
 
-def _ask(path: str) -> list[Finding]:
+def _ask(path: str) -> list[Check]:
     client = Client(path)
     try:
-        answer = client.get("/v1/doctor")
+        return client.ask(endpoints.DOCTOR).value
     finally:
         client.close()
-    if not isinstance(answer, list):
-        raise DiffKeeperError(f"{path} gave no list of findings")
-    return cast("list[Finding]", answer)
 
 
-def no_daemon(error: DiffKeeperError) -> Finding:
+def no_daemon(error: DiffKeeperError) -> Check:
     """The finding where no daemon was asked: none answers, or several do (ConflictError)."""
     several = isinstance(error, ConflictError)
     cost = "which daemon is meant is not known" if several else "no volume can be used"
     start = "docker plugin enable diffkeeper, or run `diffkeeper serve`"
-    return {
-        "name": "daemon",
-        "result": "warn",
-        "found": str(error),
-        "cost": f"{cost}; what follows is what this machine offers to a daemon",
-        "mend": "name one: diffkeeper --socket PATH doctor" if several else start,
-    }
+    return Check(
+        "daemon",
+        "warn",
+        str(error),
+        f"{cost}; what follows is what this machine offers to a daemon",
+        "name one: diffkeeper --socket PATH doctor" if several else start,
+    )
 
 
-def _show(findings: list[Finding]) -> None:
-    """Print the findings, and below them cost and remedy of each that has one."""
+def _show(findings: list[Check]) -> None:
+    """Print the findings, and below them the cost and remedy of each that has one."""
     headers = ("check", "result", "found")
-    output.print_table(headers, [[f["name"], f["result"], f["found"]] for f in findings])
+    output.print_table(headers, [[each.name, each.result, each.found] for each in findings])
     for finding in findings:
-        if finding["cost"]:
+        if finding.cost:
             output.print_line("")
-            output.print_line(f"{finding['result']} {finding['name']}: {finding['cost']}")
-            output.print_line(f"  mend: {finding['mend']}")
+            output.print_line(f"{finding.result} {finding.name}: {finding.cost}")
+            output.print_line(f"  mend: {finding.mend}")
 
 
 COMMAND = Command(

@@ -8,11 +8,11 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from typing import IO, TYPE_CHECKING, cast
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING
 
 from diffkeeper import clock
 from diffkeeper.cli import output
-from diffkeeper.cli.client import volume_path
 from diffkeeper.cli.command import Command
 from diffkeeper.cli.connection import connect
 from diffkeeper.cli.reference import add_snapshot, resolve, split_reference
@@ -22,6 +22,7 @@ from diffkeeper.format.ids import Root
 from diffkeeper.format.records import SnapshotRecord, VolumeRecord
 from diffkeeper.fsio import durable
 from diffkeeper.fsio.tree import held
+from diffkeeper.messages import endpoints
 from diffkeeper.volumes.options import check_name, format_size
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from diffkeeper.cli.client import Client
+    from diffkeeper.messages.snapshots import RecordsPage, SnapshotView
     from diffkeeper.transfer.archive_write import Exporter
-    from diffkeeper.volumes.views import Json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -91,48 +92,78 @@ def _target(path: str) -> Iterator[IO[bytes]]:
             raise failed(target, error) from error
 
 
-def export(client: Client, volume: str, path: str, *, history: bool) -> Json:
+@dataclass(frozen=True, slots=True)
+class TarExport:
+    """One snapshot that was exported, as --json prints it."""
+
+    volume: str
+    to: str
+    format: str
+    snapshot: SnapshotView
+    entries: int
+    bytes: int
+    sockets_left_out: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryExport:
+    """One volume with its history, likewise."""
+
+    volume: str
+    to: str
+    format: str
+    snapshots: int
+    forgotten_meanwhile: int
+    objects: int
+    bytes: int
+    seconds: float
+
+
+def export(client: Client, volume: str, path: str, *, history: bool) -> TarExport | HistoryExport:
     """Export VOL@SNAP as a tar, or with `history` VOL as an archive; returns what was written."""
     name, reference = split_reference(volume)
     check_name(name)
-    if history and reference is not None:
+    if not history:
+        return _tar(client, name, reference, path)
+    if reference is not None:
         raise InvalidInputError(
             f"--history takes the whole volume: give {name} without @{reference}"
         )
-    began = clock.monotonic()
-    act = _history if history else _tar
-    result = act(client, name, reference, path)
-    seconds = round(clock.monotonic() - began, 3)
-    return {"volume": name, "to": path, **result, "seconds": seconds}
+    return _history(client, name, path)
 
 
-def _tar(client: Client, name: str, reference: str | None, path: str) -> Json:
+def _tar(client: Client, name: str, reference: str | None, path: str) -> TarExport:
     from diffkeeper.cli.remote import RemoteObjects  # few commands need the engine
     from diffkeeper.replay.tarball import Tarball
 
+    began = clock.monotonic()
     snapshot = resolve(client, name, reference)
-    label = f"exporting {name}@{snapshot['seq']}"
+    label = f"exporting {name}@{snapshot.seq}"
     objects = RemoteObjects(client.path)
-    total = cast("int", snapshot["bytes"])
     try:
-        with _target(path) as target, output.progress_bar(label, total) as show:
+        with _target(path) as target, output.progress_bar(label, snapshot.bytes) as show:
             tarball = Tarball(objects, target, lambda entries, done: show(done, entries))
-            tarball.write(Root.fromhex(cast("str", snapshot["root"])))
+            tarball.write(Root.fromhex(snapshot.root))
     finally:
         objects.close()
-    return {
-        "format": "tar",
-        "snapshot": snapshot,
-        "entries": tarball.entries,
-        "bytes": tarball.bytes,
-        "sockets_left_out": tarball.sockets,
-    }
+    return TarExport(
+        volume=name,
+        to=path,
+        format="tar",
+        snapshot=snapshot,
+        entries=tarball.entries,
+        bytes=tarball.bytes,
+        sockets_left_out=tarball.sockets,
+        seconds=round(clock.monotonic() - began, 3),
+    )
 
 
-def _history(client: Client, name: str, _reference: str | None, path: str) -> Json:
+def _history(client: Client, name: str, path: str) -> HistoryExport:
     from diffkeeper.cli.remote import RemoteObjects
     from diffkeeper.transfer.archive_write import Exporter
 
+    began = clock.monotonic()
     objects = RemoteObjects(client.path)
     try:
         with _target(path) as target, output.progress_bar(f"exporting {name}", 0) as show:
@@ -140,22 +171,25 @@ def _history(client: Client, name: str, _reference: str | None, path: str) -> Js
             skipped = _snapshots(client, name, exporter)
     finally:
         objects.close()
-    return {
-        "format": "history",
-        "snapshots": exporter.snapshots,
-        "forgotten_meanwhile": skipped,
-        "objects": exporter.objects,
-        "bytes": exporter.bytes,
-    }
+    return HistoryExport(
+        volume=name,
+        to=path,
+        format="history",
+        snapshots=exporter.snapshots,
+        forgotten_meanwhile=skipped,
+        objects=exporter.objects,
+        bytes=exporter.bytes,
+        seconds=round(clock.monotonic() - began, 3),
+    )
 
 
 def _snapshots(client: Client, name: str, exporter: Exporter) -> int:
     """Export all snapshots, from the oldest to the one that is the newest now; returns how many
     were forgotten before they were reached. NotFoundError when there is none."""
     page = _page(client, name, 0)
-    volume = VolumeRecord.decode(cast("str", page["volume"]).encode())
-    exporter.begin(volume, cast("int", page["format"]))
-    tags = cast("dict[str, int]", page["tags"])
+    volume = VolumeRecord.decode(page.volume.encode())
+    exporter.begin(volume, page.format)
+    tags = page.tags
     skipped: set[int] = set()
     last, head = 0, volume.head or 0
     while records := [r for r in _records(page) if r.seq <= head]:
@@ -177,12 +211,12 @@ def _snapshots(client: Client, name: str, exporter: Exporter) -> int:
     return len(skipped)
 
 
-def _page(client: Client, name: str, after: int) -> Json:
-    return cast("Json", client.get(volume_path(name, "records") + f"?after={after}"))
+def _page(client: Client, name: str, after: int) -> RecordsPage:
+    return client.ask(endpoints.RECORDS, query=str(after), name=name).value
 
 
-def _records(page: Json) -> list[SnapshotRecord]:
-    return [SnapshotRecord.decode(text.encode()) for text in cast("list[str]", page["snapshots"])]
+def _records(page: RecordsPage) -> list[SnapshotRecord]:
+    return [SnapshotRecord.decode(text.encode()) for text in page.snapshots]
 
 
 def _is_there(client: Client, name: str, seq: int) -> bool:
@@ -193,26 +227,27 @@ def _is_there(client: Client, name: str, seq: int) -> bool:
     return True
 
 
-def _show(result: Json) -> None:
+def _show(result: TarExport | HistoryExport) -> None:
     """Print what was exported; on standard error if the archive went to standard output."""
-    size = format_size(cast("int", result["bytes"]))
-    if result["format"] == "tar":
-        seq = cast("Json", result["snapshot"])["seq"]
-        what = f"{result['volume']}@{seq} as tar: {result['entries']} entries, {size} of content"
-        if result["sockets_left_out"]:
-            what += f"; {result['sockets_left_out']} sockets left out: a tar has none"
-    else:
-        what = (
-            f"{result['volume']} with {result['snapshots']} snapshots:"
-            f" {result['objects']} objects, {size}"
-        )
-        if result["forgotten_meanwhile"]:
-            what += f"; {result['forgotten_meanwhile']} were forgotten meanwhile"
-    line = f"exported {what} to {result['to']} in {result['seconds']} s"
-    if result["to"] == STANDARD:
+    what = _tar_line(result) if isinstance(result, TarExport) else _history_line(result)
+    line = f"exported {what} to {result.to} in {result.seconds} s"
+    if result.to == STANDARD:
         sys.stderr.write(output.printable(line) + "\n")
     else:
         output.print_line(line)
+
+
+def _tar_line(result: TarExport) -> str:
+    size, left_out = format_size(result.bytes), result.sockets_left_out
+    what = f"{result.volume}@{result.snapshot.seq} as tar: {result.entries} entries"
+    more = f"; {left_out} sockets left out: a tar has none" if left_out else ""
+    return f"{what}, {size} of content{more}"
+
+
+def _history_line(result: HistoryExport) -> str:
+    size, forgotten = format_size(result.bytes), result.forgotten_meanwhile
+    what = f"{result.volume} with {result.snapshots} snapshots: {result.objects} objects, {size}"
+    return what + (f"; {forgotten} were forgotten meanwhile" if forgotten else "")
 
 
 COMMAND = Command(

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from diffkeeper.cli import output
-from diffkeeper.cli.client import volume_path
 from diffkeeper.cli.command import Command
 from diffkeeper.cli.connection import ask
 from diffkeeper.cli.figures import ranges
 from diffkeeper.cli.reference import split_reference
 from diffkeeper.errors import InvalidInputError
+from diffkeeper.messages import endpoints
+from diffkeeper.messages.requests import ForgetRequest
 from diffkeeper.volumes.options import check_name
 
 if TYPE_CHECKING:
     import argparse
 
-    from diffkeeper.volumes.views import Json
+    from diffkeeper.messages.snapshots import Forgotten
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,14 +35,13 @@ def run(arguments: argparse.Namespace) -> int:
     if len(references) < len(chosen):
         raise InvalidInputError("say which snapshots: VOLUME@SNAPSHOT; nothing was forgotten")
     name = check_name(names.pop())
-    message = {"snapshots": references}
-    done = cast("Json", ask(arguments, "POST", volume_path(name, "forget"), message))
-    if arguments.json:
-        output.print_json(done)
-    else:
-        seqs = cast("list[int]", done["forgotten"])
+    answer = ask(arguments, endpoints.FORGET, ForgetRequest(references), name=name)
+
+    def show(done: Forgotten) -> None:
+        seqs = done.forgotten
         output.print_line(f"forgot {len(seqs)} snapshots of {name}: {ranges(seqs)}")
-    return 0
+
+    return output.give(arguments, answer, show)
 
 
 COMMAND = Command("forget", "forget snapshots, all that are named or none", run, add_arguments)

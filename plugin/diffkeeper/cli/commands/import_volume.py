@@ -5,23 +5,25 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from typing import IO, TYPE_CHECKING, cast
+from typing import IO, TYPE_CHECKING
+
+from msgspec import structs
 
 from diffkeeper import clock, limits
 from diffkeeper.cli import output
-from diffkeeper.cli.client import volume_path
 from diffkeeper.cli.command import Command
 from diffkeeper.cli.connection import connect
 from diffkeeper.cli.target import STANDARD
 from diffkeeper.errors import DiffKeeperError, InvalidInputError
+from diffkeeper.messages import endpoints
 from diffkeeper.volumes.options import check_name
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from diffkeeper.cli.client import Client
-    from diffkeeper.volumes.views import Json
+    from diffkeeper.cli.client import Answer, Client
+    from diffkeeper.messages.volumes import ImportReport
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,18 +37,18 @@ def run(arguments: argparse.Namespace) -> int:
     """Import an archive as a new volume."""
     client = connect(arguments)
     try:
-        result = import_volume(client, arguments.file, arguments.name)
+        answer, seconds = import_volume(client, arguments.file, arguments.name)
     finally:
         client.close()
     if arguments.json:
-        output.print_json(result)
+        output.print_json({**structs.asdict(answer.value), "seconds": seconds})
     else:
-        _show(result)
+        _show(answer.value, seconds)
     return 0
 
 
-def import_volume(client: Client, path: str, name: str) -> Json:
-    """Import an archive as the new volume `name`; returns the daemon's answer."""
+def import_volume(client: Client, path: str, name: str) -> tuple[Answer[ImportReport], float]:
+    """Import an archive as the new volume `name`; the daemon\'s answer, and seconds it took."""
     check_name(name)
     began = clock.monotonic()
     with contextlib.ExitStack() as stack:
@@ -67,8 +69,8 @@ def import_volume(client: Client, path: str, name: str) -> Json:
                 done += len(piece)
                 show(done)
 
-        result = cast("Json", client.upload(volume_path(name, "import"), pieces()))
-    return {**result, "seconds": round(clock.monotonic() - began, 3)}
+        answer = client.upload(endpoints.IMPORT, pieces(), name=name)
+    return answer, round(clock.monotonic() - began, 3)
 
 
 def _read(source: IO[bytes], path: str) -> bytes:
@@ -78,11 +80,10 @@ def _read(source: IO[bytes], path: str) -> bytes:
         raise DiffKeeperError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def _show(result: Json) -> None:
-    """Say in one line what was imported."""
+def _show(report: ImportReport, seconds: float) -> None:
     output.print_line(
-        f"imported {result['volume']}: {result['snapshots']} snapshots, {result['objects']} objects"
-        f" in {result['seconds']} s; the newest is {result['volume']}@{result['head']}"
+        f"imported {report.volume}: {report.snapshots} snapshots, {report.objects} objects"
+        f" in {seconds} s; the newest is {report.volume}@{report.head}"
     )
 
 

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
+
+from msgspec import to_builtins
 
 from diffkeeper.cli import output
-from diffkeeper.cli.client import volume_path
 from diffkeeper.cli.command import Command, add_volume
 from diffkeeper.cli.connection import ask
 from diffkeeper.cli.figures import flatten
+from diffkeeper.messages import endpoints
 from diffkeeper.volumes.options import check_name
 
 if TYPE_CHECKING:
     import argparse
 
-    from diffkeeper.volumes.views import Json
+    from diffkeeper.messages.volumes import VolumeView
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Show one volume with its status."""
-    path = volume_path(check_name(arguments.volume))
-    found = cast("Json", ask(arguments, "GET", path))
-    if arguments.json:
-        output.print_json(found)
-    else:
-        output.print_table(("field", "value"), list(flatten(found)))
-    return 0
+    answer = ask(arguments, endpoints.INSPECT, name=check_name(arguments.volume))
+    return output.give(arguments, answer, _show)
+
+
+def _show(found: VolumeView) -> None:
+    output.print_table(("field", "value"), flatten(to_builtins(found)))
 
 
 COMMAND = Command("inspect", "show one volume with its status", run, add_volume)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from diffkeeper.cli import figures, output
 from diffkeeper.cli.command import Command
-from diffkeeper.cli.figures import run_and_show
+from diffkeeper.cli.connection import ask
+from diffkeeper.messages import endpoints
+from diffkeeper.messages.requests import NoArguments
 
 if TYPE_CHECKING:
     import argparse
@@ -18,7 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do all maintenance that is due; returns when it is done."""
-    return run_and_show(arguments, "/v1/maintain", "maintaining the store")
+    with output.waiting("maintaining the store"):
+        answer = ask(arguments, endpoints.MAINTAIN, NoArguments())
+    return output.give(arguments, answer, figures.show)
 
 
 COMMAND = Command(

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from diffkeeper.cli import output
 from diffkeeper.cli.command import Command
 from diffkeeper.cli.connection import ask
 from diffkeeper.cli.figures import ranges
+from diffkeeper.messages import endpoints
+from diffkeeper.messages.requests import PruneRequest
 from diffkeeper.volumes.options import check_name
 
 if TYPE_CHECKING:
     import argparse
 
-    from diffkeeper.volumes.views import Json
+    from diffkeeper.cli.client import Answer
+    from diffkeeper.messages.snapshots import Pruning
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,34 +27,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print which snapshots retention does not keep, then forget them, unless it is a dry run."""
-    plan = _prune(arguments, dry_run=True)
+    """Print which snapshots retention lets go, then forget them, unless it is a dry run."""
+    answer = _prune(arguments, dry_run=True)
+    plan = answer.value
     if not arguments.json:
         _show(plan)
-    note = next((each["note"] for each in plan if each["note"]), "")
+    note = next((each.note for each in plan if each.note), "")
     if note:
         sys.stderr.write(f"diffkeeper: warning: all of it counts for this command: {note}\n")
     if not arguments.dry_run:
-        plan = _prune(arguments, dry_run=False)
+        answer = _prune(arguments, dry_run=False)
     if arguments.json:
-        output.print_json(plan)
+        output.print_json(answer.plain)
     elif not arguments.dry_run:
-        count = sum(len(cast("list[int]", each["forgotten"])) for each in plan)
+        count = sum(len(each.forgotten) for each in answer.value)
         output.print_line(f"forgot {count} snapshots")
     return 0
 
 
-def _prune(arguments: argparse.Namespace, *, dry_run: bool) -> list[Json]:
+def _prune(arguments: argparse.Namespace, *, dry_run: bool) -> Answer[list[Pruning]]:
     volume = None if arguments.volume is None else check_name(arguments.volume)
-    message = {"volume": volume, "dry_run": dry_run}
-    return cast("list[Json]", ask(arguments, "POST", "/v1/prune", message))
+    return ask(arguments, endpoints.PRUNE, PruneRequest(volume, dry_run))
 
 
-def _show(plan: list[Json]) -> None:
-    rows = []
-    for each in plan:
-        seqs = cast("list[int]", each["forgotten"])
-        rows.append([each["volume"], each["retention"], each["left"], len(seqs), ranges(seqs)])
+def _show(plan: list[Pruning]) -> None:
+    rows = [
+        [each.volume, each.retention, each.left, len(each.forgotten), ranges(each.forgotten)]
+        for each in plan
+    ]
     output.print_table(("volume", "retention", "keep", "forget", "snapshots"), rows)
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from diffkeeper.cli import output
-from diffkeeper.cli.client import volume_path
 from diffkeeper.cli.command import Command, add_volume
 from diffkeeper.cli.connection import ask
+from diffkeeper.messages import endpoints
+from diffkeeper.messages.requests import RenameRequest
 from diffkeeper.volumes.options import check_name
 
 if TYPE_CHECKING:
     import argparse
 
-    from diffkeeper.volumes.views import Json
+    from diffkeeper.messages.volumes import VolumeView
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,12 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Give a volume another name."""
     name, target = check_name(arguments.volume), check_name(arguments.to)
-    found = cast("Json", ask(arguments, "POST", volume_path(name, "rename"), {"as": target}))
-    if arguments.json:
-        output.print_json(found)
-    else:
-        output.print_line(f"{name} is {found['name']} now")
-    return 0
+    answer = ask(arguments, endpoints.RENAME, RenameRequest(target), name=name)
+
+    def show(found: VolumeView) -> None:
+        output.print_line(f"{name} is {found.name} now")
+
+    return output.give(arguments, answer, show)
 
 
 COMMAND = Command(

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
+
+from msgspec import structs
 
 from diffkeeper.cli import output
-from diffkeeper.cli.client import volume_path
 from diffkeeper.cli.command import Command, add_volume
 from diffkeeper.cli.confirmation import add_yes, confirm
 from diffkeeper.cli.connection import ask
 from diffkeeper.errors import VerificationError
+from diffkeeper.messages import endpoints
+from diffkeeper.messages.requests import RepairRequest
 from diffkeeper.volumes.options import check_name, format_size
 from diffkeeper.volumes.path_arguments import check_path
 
 if TYPE_CHECKING:
     import argparse
 
-    from diffkeeper.volumes.views import Json
+    from diffkeeper.messages.integrity import RepairedFile, RepairReport
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,16 +39,20 @@ def run(arguments: argparse.Namespace) -> int:
     report = _ask(arguments, name, arguments.paths or None, dry_run=True)
     if not arguments.json:
         _show(report)
-    files = cast("list[Json]", report["files"])
+    files = report.files
     if files and not arguments.dry_run:
-        size = format_size(sum(cast("int", each["bytes"]) for each in files))
+        size = format_size(sum(each.bytes for each in files))
         what = f"{size} in {len(files)} files of {name} would be overwritten"
         confirm(arguments, f"Overwrite {size} in {len(files)} files of {name}", what)
         # What was shown, and nothing else.
-        paths = [path for each in files for path in _paths(each)]
+        paths = [path for each in files for path in (each.path, *each.other_names)]
         done = _ask(arguments, name, paths, dry_run=False)
-        report = {**done, "complete": report["complete"], "refused": report["refused"]}
-        report["whole"] = [*cast("list[str]", report["whole"]), *cast("list[str]", done["whole"])]
+        report = structs.replace(
+            done,
+            complete=report.complete,
+            refused=report.refused,
+            whole=[*report.whole, *done.whole],
+        )
         if not arguments.json:
             _show_done(report)
     if arguments.json:
@@ -54,66 +61,58 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _ask(arguments: argparse.Namespace, name: str, paths: object, *, dry_run: bool) -> Json:
-    message = {"paths": paths, "dry_run": dry_run}
+def _ask(
+    arguments: argparse.Namespace, name: str, paths: list[str] | None, *, dry_run: bool
+) -> RepairReport:
     doing = "looking for damage in" if dry_run else "repairing"
     with output.waiting(f"{doing} {name}"):
-        return cast("Json", ask(arguments, "POST", volume_path(name, "repair"), message))
+        return ask(arguments, endpoints.REPAIR, RepairRequest(paths, dry_run), name=name).value
 
 
-def _show(report: Json) -> None:
-    files, refused = (cast("list[Json]", report[name]) for name in ("files", "refused"))
-    for path in cast("list[str]", report["whole"]):
+def _show(report: RepairReport) -> None:
+    for path in report.whole:
         output.print_line(f"{path} is whole")
-    if files:
+    if report.files:
         heads = ("damaged file", "bytes", "unreadable", "where")
-        rows = [[_names(f), f["bytes"], f["unreadable_bytes"], _ranges(f)] for f in files]
+        rows = [[_names(f), f.bytes, f.unreadable_bytes, _ranges(f)] for f in report.files]
         output.print_table(heads, rows)
-    if refused:
-        rows = [[each["path"], each["problem"]] for each in refused]
+    if report.refused:
+        rows = [[each.path, each.problem] for each in report.refused]
         output.print_table(("not to be repaired", "why"), rows)
-    if not (files or refused or report["whole"]):
-        output.print_line(f"{report['volume']} is whole: it is as {_source(report)} records it")
+    if not (report.files or report.refused or report.whole):
+        output.print_line(f"{report.volume} is whole: it is as {_source(report)} records it")
 
 
-def _paths(file: Json) -> list[str]:
-    return [str(file["path"]), *cast("list[str]", file["other_names"])]
+def _names(file: RepairedFile) -> str:
+    return ", ".join((file.path, *file.other_names))
 
 
-def _names(file: Json) -> str:
-    return ", ".join(_paths(file))
-
-
-def _ranges(file: Json) -> str:
-    ranges = cast("list[list[int]]", file["ranges"])
-    text = ", ".join(f"{start}-{end - 1}" for start, end in ranges)
-    left = file["ranges_left_out"]
+def _ranges(file: RepairedFile) -> str:
+    text = ", ".join(f"{start}-{end - 1}" for start, end in file.ranges)
+    left = file.ranges_left_out
     return f"{text}, and {left} more" if left else text
 
 
-def _source(report: Json) -> str:
-    return f"{report['volume']}@{report['seq']}"
+def _source(report: RepairReport) -> str:
+    return f"{report.volume}@{report.seq}"
 
 
-def _show_done(report: Json) -> None:
-    for each in cast("list[Json]", report["files"]):
-        why = f": {each['problem']}" if each["problem"] else f" from {_source(report)}"
-        output.print_line(f"{each['outcome']} {_names(each)}{why}")
-    kept = cast("Json | None", report["kept"])
-    if kept is not None:
-        volume = report["volume"]
+def _show_done(report: RepairReport) -> None:
+    for each in report.files:
+        why = f": {each.problem}" if each.problem else f" from {_source(report)}"
+        output.print_line(f"{each.outcome} {_names(each)}{why}")
+    if report.kept is not None:
+        volume, tag = report.volume, report.kept.tag
         output.print_line(
-            f"what was on disk is {volume}@{kept['tag']};"
-            f" to let it go: diffkeeper untag {volume} {kept['tag']}"
+            f"what was on disk is {volume}@{tag}; to let it go: diffkeeper untag {volume} {tag}"
         )
 
 
-def _judge(name: str, report: Json) -> None:
-    files, refused = (cast("list[Json]", report[key]) for key in ("files", "refused"))
-    left = len(refused) + sum(each["outcome"] == "failed" for each in files)
+def _judge(name: str, report: RepairReport) -> None:
+    left = len(report.refused) + sum(each.outcome == "failed" for each in report.files)
     if left:
         raise VerificationError(f"{left} paths of {name} differ and were not repaired")
-    if not report["complete"]:
+    if not report.complete:
         raise VerificationError(f"there may be more in {name}: repair again")
 
 

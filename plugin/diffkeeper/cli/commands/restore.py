@@ -5,15 +5,16 @@ from __future__ import annotations
 import errno
 import os
 from collections import Counter
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, cast
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from msgspec import UNSET, UnsetType
 
 from diffkeeper import clock
 from diffkeeper.cli import output
-from diffkeeper.cli.client import volume_path
 from diffkeeper.cli.command import Command
 from diffkeeper.cli.connection import connect
-from diffkeeper.cli.reference import add_snapshot, query, resolve, split_reference
+from diffkeeper.cli.reference import add_snapshot, resolve, split_reference
 from diffkeeper.cli.target import check_target, opened, opened_in
 from diffkeeper.errors import (
     DiffKeeperError,
@@ -22,6 +23,7 @@ from diffkeeper.errors import (
     NoSpaceError,
 )
 from diffkeeper.format.ids import Root
+from diffkeeper.messages import endpoints
 from diffkeeper.volumes.options import check_name
 from diffkeeper.volumes.path_arguments import check_path
 
@@ -30,7 +32,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from diffkeeper.cli.client import Client
-    from diffkeeper.volumes.views import Json
+    from diffkeeper.messages.snapshots import SnapshotView
+    from diffkeeper.replay.refusals import Refusal, Refusals
+    from diffkeeper.replay.replay import Replayed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     client = connect(arguments)
     try:
+        act: Callable[..., Restored | RestoredGroup]
         act = restore_group if arguments.group else restore
         result = act(client, arguments.volume, arguments.to, wanted)
     finally:
@@ -80,8 +85,40 @@ class Wanted:
     paths: tuple[bytes, ...] = ()  # below the top directory, as `check_path` gives them; or all
 
 
-def restore(client: Client, volume: str, path: str, wanted: Wanted) -> Json:
-    """Restore VOL or VOL@SNAP below `path`; returns what was restored, for --json."""
+@dataclass(frozen=True, slots=True)
+class RefusedPart:
+    """What the target refused; how often by kind, and the first ones."""
+
+    counts: dict[str, int]
+    first: list[Refusal]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """One snapshot that was restored, as --json prints it. `seconds`: unset within a group."""
+
+    volume: str
+    snapshot: SnapshotView
+    to: str
+    seconds: float | UnsetType = UNSET
+    files: int
+    bytes: int
+    refused: RefusedPart
+
+
+@dataclass(frozen=True, slots=True)
+class RestoredGroup:
+    """All volumes of a group, likewise."""
+
+    volume: str
+    group: str
+    to: str
+    seconds: float
+    members: list[Restored]
+
+
+def restore(client: Client, volume: str, path: str, wanted: Wanted) -> Restored:
+    """Restore VOL or VOL@SNAP below `path`."""
     name, reference = split_reference(volume)
     target = check_target(path)
     snapshot = resolve(client, name, reference)
@@ -89,36 +126,32 @@ def restore(client: Client, volume: str, path: str, wanted: Wanted) -> Json:
     _require(client.path, snapshot, wanted)
     with opened(target) as directory:
         done = _restore(client, name, snapshot, target, directory, wanted)
-    seconds = round(clock.monotonic() - began, 3)
-    return {"volume": name, "snapshot": snapshot, "to": target, "seconds": seconds, **done}
+    return replace(done, seconds=round(clock.monotonic() - began, 3))
 
 
-def restore_group(client: Client, volume: str, path: str, wanted: Wanted) -> Json:
+def restore_group(client: Client, volume: str, path: str, wanted: Wanted) -> RestoredGroup:
     """Restore all volumes of VOL's or VOL@SEQ's group as they were at its instant.
 
-    Each into a directory of its volume's name below `path`; returns what was restored.
+    Each into a directory of its volume's name below `path`.
     """
     name, reference = split_reference(volume)
     if wanted.paths:
         raise InvalidInputError("paths are those of one volume; restore them without --group")
     target = check_target(path)
-    found = cast("list[Json]", client.get(volume_path(name, "group") + query(reference)))
+    found = client.ask(endpoints.GROUP, query=reference, name=name).value
     began = clock.monotonic()
-    members: list[Json] = []
+    members: list[Restored] = []
     with opened(target) as directory:
         for each in found:
-            member = check_name(cast("str", each["volume"]))
-            snapshot = cast("Json", each["snapshot"])
+            member = check_name(each.volume)
             below = os.path.join(target, member)
             with opened_in(directory, below) as inner:
-                done = _restore(client, member, snapshot, below, inner, wanted)
-            members.append({"volume": member, "snapshot": snapshot, "to": below, **done})
-    group = cast("Json", found[0]["snapshot"])["group"] if found else ""
-    seconds = round(clock.monotonic() - began, 3)
-    return {"volume": name, "group": group, "to": target, "seconds": seconds, "members": members}
+                members.append(_restore(client, member, each.snapshot, below, inner, wanted))
+    group = found[0].snapshot.group if found else ""
+    return RestoredGroup(name, group, target, round(clock.monotonic() - began, 3), members)
 
 
-def _require(socket: str, snapshot: Json, wanted: Wanted) -> None:
+def _require(socket: str, snapshot: SnapshotView, wanted: Wanted) -> None:
     """NotFoundError, before anything is created, unless all wanted paths are in the snapshot."""
     if not wanted.paths:
         return
@@ -132,40 +165,50 @@ def _require(socket: str, snapshot: Json, wanted: Wanted) -> None:
         return objects.nodes([digest])[0]
 
     try:
-        top, _ = decode_root(get(_root(snapshot)))
+        top, _ = decode_root(get(Root.fromhex(snapshot.root)))
         selection.require(wanted.paths, top.content, get)
     finally:
         objects.close()
 
 
-def _root(snapshot: Json) -> Root:
-    return Root.fromhex(cast("str", snapshot["root"]))
-
-
 def _restore(
-    client: Client, name: str, snapshot: Json, target: str, directory: int, wanted: Wanted
-) -> Json:
-    """Write one snapshot into an open directory; returns what was written, and what was refused."""
-    label = f"restoring {name}@{snapshot['seq']}"
-    total = 0 if wanted.paths else cast("int", snapshot["bytes"])
+    client: Client, name: str, snapshot: SnapshotView, target: str, directory: int, wanted: Wanted
+) -> Restored:
+    """Write one snapshot into an open directory; what was written, and what was refused."""
+    from diffkeeper.replay.refusals import Refusals
+
+    refusals = Refusals(owner=wanted.owner, xattrs=wanted.xattrs)
+    label = f"restoring {name}@{snapshot.seq}"
+    total = 0 if wanted.paths else snapshot.bytes
     with output.progress_bar(label, total) as show_bytes:
         try:
-            return _replay(client.path, _root(snapshot), directory, wanted, show_bytes)
+            done = _replay(client.path, snapshot, directory, wanted, refusals, show_bytes)
         except OSError as error:
             kind = NoSpaceError if error.errno == errno.ENOSPC else DiffKeeperError
             raise kind(f"{target} is incomplete: {error.strerror or error}") from error
+    return Restored(
+        volume=name,
+        snapshot=snapshot,
+        to=target,
+        files=done.files,
+        bytes=done.bytes,
+        refused=RefusedPart(dict(refusals.counts), list(refusals.first)),
+    )
 
 
 def _replay(
-    socket: str, root: Root, directory: int, wanted: Wanted, show_bytes: Callable[[int], None]
-) -> Json:
+    socket: str,
+    snapshot: SnapshotView,
+    directory: int,
+    wanted: Wanted,
+    refusals: Refusals,
+    show_bytes: Callable[[int], None],
+) -> Replayed:
     from diffkeeper.cli.remote import RemoteObjects
-    from diffkeeper.replay.refusals import Refusals
     from diffkeeper.replay.replay import Replay
     from diffkeeper.replay.selection import Selection
 
     objects = RemoteObjects(socket)
-    refusals = Refusals(owner=wanted.owner, xattrs=wanted.xattrs)
     only = Selection.of(wanted.paths) if wanted.paths else None
 
     def show(_files: int, done: int) -> None:
@@ -173,45 +216,38 @@ def _replay(
 
     try:
         replay = Replay(objects, directory, progress=show, refusals=refusals, only=only)
-        done = replay.run(root)
+        return replay.run(Root.fromhex(snapshot.root))
     finally:
         objects.close()
-    refused = {
-        "counts": dict(refusals.counts),
-        "first": [asdict(each) for each in refusals.first],
-    }
-    return {"files": done.files, "bytes": done.bytes, "refused": refused}
 
 
-def _judge(result: Json) -> None:
+def _judge(result: Restored | RestoredGroup) -> None:
     """IncompleteError when the target refused something."""
     counts: Counter[str] = Counter()
-    for each in cast("list[Json]", result.get("members", [result])):
-        counts.update(cast("dict[str, int]", cast("Json", each["refused"])["counts"]))
+    for each in result.members if isinstance(result, RestoredGroup) else [result]:
+        counts.update(each.refused.counts)
     if counts:
         what = ", ".join(f"{what}: {counts[what]}" for what in sorted(counts))
-        raise IncompleteError(f"restored, but {result['to']} refused some of it ({what})")
+        raise IncompleteError(f"restored, but {result.to} refused some of it ({what})")
 
 
-def _show(result: Json) -> None:
+def _show(result: Restored | RestoredGroup) -> None:
     """Say in one line for each volume what was restored."""
-    if "members" in result:
-        for member in cast("list[Json]", result["members"]):
-            _show({**member, "seconds": result["seconds"]})
-        return
-    snapshot = cast("Json", result["snapshot"])
-    note = "; it is fuzzy: not one instant" if snapshot["consistency"] == "fuzzy" else ""
+    for each in result.members if isinstance(result, RestoredGroup) else [result]:
+        _show_one(each, result.seconds)
+
+
+def _show_one(each: Restored, seconds: float | UnsetType) -> None:
+    note = "; it is fuzzy: not one instant" if each.snapshot.consistency == "fuzzy" else ""
     output.print_line(
-        f"restored {result['volume']}@{snapshot['seq']} of {snapshot['time']}"
-        f" ({result['files']} files, {result['bytes']} bytes) to {result['to']}"
-        f" in {result['seconds']} s{note}"
+        f"restored {each.volume}@{each.snapshot.seq} of {each.snapshot.time}"
+        f" ({each.files} files, {each.bytes} bytes) to {each.to}"
+        f" in {seconds} s{note}"
     )
-    refused = cast("list[Json]", cast("Json", result["refused"])["first"])
+    refused = each.refused.first
     if refused:
-        output.print_table(
-            ("refused", "path", "why"),
-            [[each["what"], each["path"], each["problem"]] for each in refused],
-        )
+        rows = [[refusal.what, refusal.path, refusal.problem] for refusal in refused]
+        output.print_table(("refused", "path", "why"), rows)
 
 
 COMMAND = Command("restore", "write a snapshot's files into a directory", run, add_arguments)

@@ -2,44 +2,45 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
+
+from msgspec import structs
 
 from diffkeeper.cli import output
 from diffkeeper.cli.command import Command
 from diffkeeper.cli.connection import ask
 from diffkeeper.cli.figures import figure
 from diffkeeper.errors import CorruptionError
+from diffkeeper.messages import endpoints
+from diffkeeper.messages.requests import NoArguments
 
 if TYPE_CHECKING:
     import argparse
 
-    from diffkeeper.volumes.views import Json
+    from diffkeeper.messages.integrity import ScrubReport
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Read every stored object again; raises CorruptionError when some of it is lost."""
     with output.waiting("scrubbing the store"):
-        found = cast("Json", ask(arguments, "POST", "/v1/scrub", {}))
-    if arguments.json:
-        output.print_json(found)
-    else:
-        _show(found)
-    if found["lost"]:
+        answer = ask(arguments, endpoints.SCRUB, NoArguments())
+    output.give(arguments, answer, _show)
+    found = answer.value
+    if found.lost:
         raise CorruptionError(
-            f"{found['lost_objects']} objects are damaged and could not be healed;"
-            f" {found['lost_snapshots']} snapshots lose the files above"
+            f"{found.lost_objects} objects are damaged and could not be healed;"
+            f" {found.lost_snapshots} snapshots lose the files above"
         )
     return 0
 
 
-def _show(found: Json) -> None:
-    lost = cast("list[Json]", found["lost"])
-    rows = [figure(*item) for item in found.items() if item[0] != "lost"]
+def _show(found: ScrubReport) -> None:
+    rows = [figure(*item) for item in structs.asdict(found).items() if item[0] != "lost"]
     output.print_table(("figure", "value"), rows)
-    if lost:
+    if found.lost:
         output.print_line("")
-        heads = ("volume", "seq", "path")
-        output.print_table(heads, [[each[head] for head in heads] for each in lost])
+        lost = [[each.volume, each.seq, each.path] for each in found.lost]
+        output.print_table(("volume", "seq", "path"), lost)
 
 
 COMMAND = Command(

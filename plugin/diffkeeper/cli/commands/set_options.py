@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from diffkeeper.cli import output
-from diffkeeper.cli.client import volume_path
 from diffkeeper.cli.command import Command, add_volume
 from diffkeeper.cli.connection import ask
 from diffkeeper.errors import InvalidInputError
+from diffkeeper.messages import endpoints
+from diffkeeper.messages.requests import SetRequest
 from diffkeeper.volumes.options import check_name
 
 if TYPE_CHECKING:
     import argparse
 
-    from diffkeeper.volumes.views import Json
+    from diffkeeper.messages.volumes import VolumeView
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,15 +34,14 @@ def run(arguments: argparse.Namespace) -> int:
         if not equals:
             raise InvalidInputError(f"{text!r} is not OPTION=VALUE such as interval=5s")
         given[option] = value or None
-    path = volume_path(name, "options")
-    found = cast("Json", ask(arguments, "POST", path, {"options": given}))
-    if arguments.json:
-        output.print_json(found)
-    else:
-        options = cast("dict[str, str]", found["options"])
+    answer = ask(arguments, endpoints.SET, SetRequest(given), name=name)
+
+    def show(found: VolumeView) -> None:
+        options = found.options
         shown = " ".join(f"{option}={options[option]}" for option in sorted(options))
         output.print_line(f"{name} has {shown or 'all options at their defaults'}")
-    return 0
+
+    return output.give(arguments, answer, show)
 
 
 COMMAND = Command("set", "change options of a volume", run, add_arguments)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
-from urllib.parse import quote
+from typing import TYPE_CHECKING
 
 from diffkeeper.cli import output
-from diffkeeper.cli.client import volume_path
 from diffkeeper.cli.command import Command, add_volume
 from diffkeeper.cli.connection import ask
 from diffkeeper.cli.reference import add_snapshot, split_reference
+from diffkeeper.messages import endpoints
+from diffkeeper.messages.requests import TagRequest
 from diffkeeper.volumes.options import check_name
 
 if TYPE_CHECKING:
     import argparse
 
-    from diffkeeper.volumes.views import Json
+    from diffkeeper.messages.snapshots import SnapshotView, Untagged
 
 
 def add_tag_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,14 +27,13 @@ def add_tag_arguments(parser: argparse.ArgumentParser) -> None:
 def tag(arguments: argparse.Namespace) -> int:
     """Give a snapshot a name, under which it is kept."""
     name, reference = split_reference(arguments.volume)
-    message = {"tag": arguments.tag, "snapshot": reference}
-    path = volume_path(check_name(name), "tags")
-    snapshot = cast("Json", ask(arguments, "POST", path, message))
-    if arguments.json:
-        output.print_json(snapshot)
-    else:
-        output.print_line(f"{name}@{snapshot['seq']} of {snapshot['time']} is {arguments.tag}")
-    return 0
+    message = TagRequest(arguments.tag, reference)
+    answer = ask(arguments, endpoints.TAG, message, name=check_name(name))
+
+    def show(found: SnapshotView) -> None:
+        output.print_line(f"{name}@{found.seq} of {found.time} is {arguments.tag}")
+
+    return output.give(arguments, answer, show)
 
 
 def add_untag_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,14 +43,14 @@ def add_untag_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def untag(arguments: argparse.Namespace) -> int:
-    """Remove a tag; its snapshot is thinned like any other then."""
-    path = volume_path(check_name(arguments.volume), "tags", quote(arguments.tag, safe=""))
-    done = cast("Json", ask(arguments, "DELETE", path))
-    if arguments.json:
-        output.print_json(done)
-    else:
-        output.print_line(f"{arguments.volume}@{done['seq']} is not {arguments.tag} any more")
-    return 0
+    """Take a tag away; its snapshot is thinned as any other then."""
+    name = check_name(arguments.volume)
+    answer = ask(arguments, endpoints.UNTAG, name=name, tag=arguments.tag)
+
+    def show(done: Untagged) -> None:
+        output.print_line(f"{name}@{done.seq} is not {arguments.tag} any more")
+
+    return output.give(arguments, answer, show)
 
 
 TAG = Command("tag", "give a snapshot a name, under which it is kept", tag, add_tag_arguments)

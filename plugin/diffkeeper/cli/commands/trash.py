@@ -2,37 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from diffkeeper.cli import output
 from diffkeeper.cli.command import Command
 from diffkeeper.cli.connection import ask
+from diffkeeper.messages import endpoints
 from diffkeeper.volumes.options import format_size
 
 if TYPE_CHECKING:
     import argparse
 
-    from diffkeeper.volumes.views import Json
+    from diffkeeper.messages.snapshots import TrashView
 
 
 def run(arguments: argparse.Namespace) -> int:
     """List the removed volumes."""
-    found = cast("list[Json]", ask(arguments, "GET", "/v1/trash"))
-    if arguments.json:
-        output.print_json(found)
-    else:
-        _show(found)
-    return 0
+    return output.give(arguments, ask(arguments, endpoints.TRASH), _show)
 
 
-def _show(found: list[Json]) -> None:
+def _show(found: list[TrashView]) -> None:
     headers = ("volume", "id", "removed", "deleted for good", "size", "snapshots", "live directory")
-    rows = [
-        [v["name"], v["id"], v["removed"], v["purge"], format_size(cast("int", v["bytes"])),
-         v["snapshots"], "kept: not captured whole" if v["live"] else "-"]
-        for v in found
-    ]  # fmt: skip
-    output.print_table(headers, rows)
+    output.print_table(headers, [_row(each) for each in found])
+
+
+def _row(each: TrashView) -> list[object]:
+    live = "kept: not captured whole" if each.live else "-"
+    size = format_size(each.bytes)
+    return [each.name, each.id, each.removed, each.purge, size, each.snapshots, live]
 
 
 COMMAND = Command("trash", "list the removed volumes", run)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from diffkeeper.cli import output
 from diffkeeper.cli.command import Command
 from diffkeeper.cli.connection import ask
+from diffkeeper.messages import endpoints
+from diffkeeper.messages.requests import UndeleteRequest
 from diffkeeper.volumes.options import check_name
 
 if TYPE_CHECKING:
     import argparse
 
-    from diffkeeper.volumes.views import Json
+    from diffkeeper.messages.volumes import VolumeView
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,14 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Bring a removed volume back with its history."""
-    path = f"/v1/trash/{check_name(arguments.volume)}/undelete"
-    found = cast("Json", ask(arguments, "POST", path, {"as": arguments.to}))
-    if arguments.json:
-        output.print_json(found)
-    else:
-        status = cast("Json", found["status"])
-        output.print_line(f"{found['name']} is back, with {status['snapshots']} snapshots")
-    return 0
+    name = check_name(arguments.volume)
+    answer = ask(arguments, endpoints.UNDELETE, UndeleteRequest(arguments.to), name=name)
+    return output.give(arguments, answer, _show)
+
+
+def _show(found: VolumeView) -> None:
+    count = found.status.snapshots if found.status is not None else 0
+    output.print_line(f"{found.name} is back, with {count} snapshots")
 
 
 COMMAND = Command("undelete", "bring a removed volume back with its history", run, add_arguments)

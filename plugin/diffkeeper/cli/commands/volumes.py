@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from diffkeeper.cli import output
 from diffkeeper.cli.command import Command
 from diffkeeper.cli.connection import ask
+from diffkeeper.messages import endpoints
 
 if TYPE_CHECKING:
     import argparse
 
-    from diffkeeper.volumes.views import Json
+    from diffkeeper.messages.volumes import VolumeView
 
 
 def run(arguments: argparse.Namespace) -> int:
     """List the volumes."""
-    found = cast("list[Json]", ask(arguments, "GET", "/v1/volumes"))
-    if arguments.json:
-        output.print_json(found)
-        return 0
-    rows = [[v["name"], v["mounts"], v["created_at"], v["mountpoint"] or "-"] for v in found]
+    return output.give(arguments, ask(arguments, endpoints.VOLUMES), _show)
+
+
+def _show(found: list[VolumeView]) -> None:
+    rows = [[each.name, each.mounts, each.created_at, each.mountpoint or "-"] for each in found]
     output.print_table(("volume", "mounts", "created", "mountpoint"), rows)
-    return 0
 
 
 COMMAND = Command("volumes", "list the volumes", run)

@@ -1,0 +1,133 @@
+"""A volume with its status."""
+
+from __future__ import annotations
+
+from msgspec import UNSET, Struct, UnsetType, field
+
+from diffkeeper.messages.integrity import Fault
+from diffkeeper.messages.store import VolumeUsage
+
+
+class CaptureFigures(Struct, frozen=True):
+    """What the last capture took."""
+
+    freeze_seconds: float
+    capture_seconds: float
+    dirty_bytes: int
+    rounds: int
+
+
+class CaptureView(Struct, frozen=True, kw_only=True):
+    """How the volume is captured."""
+
+    source: str  # "ebpf", "inotify", "scan"; "none" while nothing has the volume mounted
+    reason: str  # why it is this one
+    scanned_directories: int  # that cannot be watched
+    ebpf: dict[str, str] | UnsetType = UNSET  # feature to "SUPPORT: REASON", if it was considered
+    consistency: str  # the option
+    interval: str  # as the option says
+    effective_interval: str  # as stretched by the CPU budget
+    effective_interval_seconds: float
+    delayed: str  # why a capture waits
+    group: list[str]  # volumes that are captured in one instant with this one, itself among them
+    group_note: str
+    last: CaptureFigures | None
+    cpu_seconds: float  # of all captures since it was mounted
+
+
+class LastSnapshotView(Struct, frozen=True, kw_only=True):
+    """The newest snapshot."""
+
+    seq: int
+    time: str
+    age_seconds: float
+    consistency: str
+    cause: str  # why it is fuzzy
+    reason: str
+    freeze_ms: float
+    capture_ms: float
+    group: str
+
+
+class RecoveryView(Struct, frozen=True, kw_only=True):
+    """How the live directory was obtained when it was mounted last."""
+
+    kind: str  # "live", "new", "replay" or "takeover"
+    ms: float
+    files: int
+    bytes: int
+    seq: int | None
+    time: str
+
+
+class ReplayView(Struct, frozen=True, kw_only=True):
+    """A replay under way."""
+
+    seq: int
+    since: str
+    files: int
+    files_in_all: int
+    bytes: int
+    bytes_in_all: int
+
+
+class VerificationView(Struct, frozen=True, kw_only=True):
+    """The last verification of the live directory."""
+
+    ok: bool
+    repair: str  # the command that puts back what is damaged; "" where nothing is
+    complete: bool
+    seq: int
+    root: str
+    files: int
+    bytes: int
+    ms: float
+    time: str
+    faults: tuple[Fault, ...]
+
+
+class StatusView(Struct, frozen=True, kw_only=True):
+    """What `docker volume inspect` shows as Status."""
+
+    id: int
+    live: str  # the live directory
+    mounts: int
+    capture: CaptureView
+    snapshots: int
+    tags: dict[str, int]  # to seq
+    retention: str
+    retention_note: str
+    damaged_snapshots: list[int]
+    last_snapshot: LastSnapshotView | None
+    root: str
+    files: int
+    logical_bytes: int
+    stored_bytes: int
+    size: int | None  # bytes that the live directory may take
+    size_used: int | None
+    accounting: VolumeUsage | None
+    last_recovery: RecoveryView | None
+    replay: ReplayView | None
+    last_verification: VerificationView | None
+    trouble: list[str]
+
+
+class VolumeView(Struct, frozen=True):
+    """One volume as the VolumeDriver protocol and the admin API show it."""
+
+    name: str
+    created_at: str  # RFC 3339 with a zone
+    mountpoint: str  # "" while nothing has it mounted
+    on_host: str  # the live directory as the host names it; "" where that is not known
+    options: dict[str, str] = field(default_factory=dict)
+    mounts: int = 0
+    status: StatusView | None = None  # None where it was not asked for
+
+
+class ImportReport(Struct, frozen=True):
+    """A volume that was imported."""
+
+    volume: str
+    snapshots: int
+    objects: int
+    head: int | None  # seq of the newest
