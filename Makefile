@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help setup check test test-engines lint types rootfs plugin uninstall demo torture soak damage test-vm bench \
-	lock clean
+	openapi lock clean
 
 PYTHONS := plugin tests $(wildcard demo)
 
@@ -58,6 +58,9 @@ test-vm: setup ## parts of it on a stock kernel with cgroup v2 alone, emulated (
 
 bench: setup ## measure mount, capture, freeze and replay on this machine
 	scripts/with-docker .venv/bin/python tests/bench/run.py $(ARGS)
+
+openapi: setup ## write docs/openapi.json, the admin API as its code says it
+	.venv/bin/python -m tests.support.openapi
 
 lock: setup ## resolve the dependencies anew into requirements/
 	scripts/lock
