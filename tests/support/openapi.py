@@ -75,11 +75,11 @@ def _call(endpoint: Endpoint[Any], of_kind: dict[Any, Json]) -> Json:
         }
     found["responses"] = {
         str(endpoint.status): {
-            "description": "It is done.",
+            "description": "Success.",
             "content": _content(endpoint.answer, of_kind),
         },
         "default": {
-            "description": "It was refused, or failed; `error` says how.",
+            "description": "Refused or failed; `error` is the kind of error.",
             "content": _content(ErrorAnswer, of_kind),
         },
     }

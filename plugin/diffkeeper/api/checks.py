@@ -218,7 +218,7 @@ def sizes(views: Sequence[VolumeView]) -> Check:
 
 
 def _fullness(size: int, used: int | None, mounts: int) -> str:
-    """What is to be told of a volume with a size; "" for nothing."""
+    """The problem of a volume with a size; "" if there is none."""
     if used is None:
         return f"{format_size(size)} is not enforced" if mounts else ""
     near = used >= size * SIZE_NEAR_FRACTION

@@ -45,7 +45,7 @@ class PastAdmin:
         )
 
     async def untag(self, request: web.Request) -> web.Response:
-        """Take a tag away; answers the number of its snapshot."""
+        """Remove a tag; answers the number of its snapshot."""
         tag = check_tag(request.match_info["tag"])
         name = await self._named(request)
         return json_response(Untagged(tag, await self._service.past.untag(name, tag)))
@@ -57,7 +57,7 @@ class PastAdmin:
         return json_response(Forgotten(await self._service.past.forget(name, references)))
 
     async def prune(self, request: web.Request) -> web.Response:
-        """Forget what retention lets go now, or only list it; answers per volume."""
+        """Forget what retention does not keep, or only list it; answers per volume."""
         volume, dry_run = wire.parse_prune(await read_body(request))
         await self._service.ready()
         found = await self._service.past.prune(volume, dry_run=dry_run)

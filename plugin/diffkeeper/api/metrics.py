@@ -222,7 +222,7 @@ def ebpf_families(features: Sequence[FeatureView], counted: Mapping[str, int]) -
 
 
 def _at(status: object, *fields: str) -> object:
-    """The value of a field of a field; None where one of them is."""
+    """The value of a nested field; None where one of them is None."""
     for field in fields:
         status = getattr(status, field) if status is not None else None
     return status

@@ -26,7 +26,7 @@ IMPORT_SILENT_SECONDS_MAX = 600.0
 
 
 def route(endpoint: Endpoint[object], handler: Handler) -> web.RouteDef:
-    """The route of an endpoint; GET does not stand for HEAD, too."""
+    """The route of an endpoint; a GET route does not answer HEAD."""
     more = {"allow_head": False} if endpoint.method == "GET" else {}
     return web.route(endpoint.method, endpoint.path, handler, **more)
 

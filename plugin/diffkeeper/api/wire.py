@@ -1,7 +1,7 @@
 """Requests of the VolumeDriver protocol and the admin API: bytes in, checked values out. Pure.
 
-`messages` says what a request may look like; the functions here, whether what it names can be.
-Any bytes give a value or InvalidInputError; nothing else is raised.
+`messages` defines the form of a request; the functions here check names, paths and references. Any
+bytes give a value or InvalidInputError; nothing else is raised.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ CALLS: Final = (*_CALLS, *_BODILESS)
 
 
 def parse_object(body: bytes) -> Json:
-    """The JSON object in `body`; an empty body is an error of its own, since retries send one."""
+    """The JSON object in `body`; an empty body is a separate error, since retries send one."""
     if len(body) > limits.REQUEST_BYTES_MAX:
         raise InvalidInputError(f"the request is larger than {limits.REQUEST_BYTES_MAX} bytes")
     if not body.strip():
@@ -58,10 +58,10 @@ def parse_object(body: bytes) -> Json:
 
 
 def parse_call(call: str, body: bytes) -> driver.Request:
-    """The request that `body` makes of `call` (such as `VolumeDriver.Mount`).
+    """The request of a call (such as `VolumeDriver.Mount`) with this body.
 
-    A call without arguments takes any body within the size limit, an empty one too: dockerd sends
-    `{}`, and its retries nothing.
+    A call without arguments accepts any body within the size limit, also an empty one: dockerd
+    sends `{}`, and its retries nothing.
     """
     if call in _BODILESS:
         if len(body) > limits.REQUEST_BYTES_MAX:
@@ -81,7 +81,7 @@ def parse_call(call: str, body: bytes) -> driver.Request:
 
 
 def volume_message(view: VolumeView, *, status: bool) -> driver.VolumeMessage:
-    """A volume as dockerd decodes it."""
+    """A volume as dockerd expects it."""
     return driver.VolumeMessage(
         view.name,
         view.on_host or view.mountpoint,
@@ -91,7 +91,7 @@ def volume_message(view: VolumeView, *, status: bool) -> driver.VolumeMessage:
 
 
 def _request(body: bytes, kind: type[R]) -> R:
-    """The body of an admin call. None stands for `{}` where nothing is required."""
+    """The body of an admin call; an empty one means `{}` where nothing is required."""
     fields = structs.fields(kind)
     if not body.strip() and not any(field.required for field in fields):
         return kind()
@@ -110,7 +110,7 @@ def parse_empty(body: bytes) -> None:
 
 
 def check_reference(text: str | None) -> str | None:
-    """A snapshot argument that can be one, see `parse_reference`; None stands for the newest."""
+    """A snapshot argument if it is well formed, see `parse_reference`; None is the newest."""
     return None if text is None else parse_reference(text).text
 
 

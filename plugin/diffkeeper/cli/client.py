@@ -65,7 +65,7 @@ class Answer(Generic[A]):
 
     @property
     def value(self) -> A:
-        """As a structure; UnavailableError when it is none."""
+        """The answer as a structure; UnavailableError when it does not fit."""
         try:
             return converted(self.plain, self.kind)
         except InvalidInputError as error:

@@ -1,1 +1,1 @@
-"""What daemon and clients say to each other: typed structures, and the calls that carry them."""
+"""The messages between daemon and clients: typed structures, and the calls that carry them."""

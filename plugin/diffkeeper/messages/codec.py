@@ -1,7 +1,7 @@
 """Structures to JSON and back.
 
-The JSON is read and written by the standard library: paths may hold bytes that are no UTF-8, as
-lone surrogates, which msgspec's own reader and writer refuse.
+JSON is read and written by the standard library: paths may contain bytes that are no UTF-8, as lone
+surrogates, which msgspec's own reader and writer refuse.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def to_json(value: object) -> bytes:
 
 
 def converted(value: object, kind: type[T]) -> T:
-    """A value that JSON gave, as a structure; InvalidInputError naming what does not fit."""
+    """A value from JSON as a structure; InvalidInputError naming what does not fit."""
     try:
         return msgspec.convert(value, kind)
     except (msgspec.ValidationError, UnicodeEncodeError) as error:
@@ -54,7 +54,9 @@ def converted(value: object, kind: type[T]) -> T:
 
 
 def _words(text: str) -> str:
-    """What msgspec says, with JSON's names of types, after the place: `paths[0]: expected …`."""
+    """The message of msgspec with JSON's names of types, after the place: `paths[0]: expected
+    …`.
+    """
     text, at, place = text.partition(" - at `$")
     for pattern, words in _WORDS:
         text = pattern.sub(words, text)

@@ -1,5 +1,5 @@
-"""dockerd's VolumeDriver protocol. Fields that these do not have are let pass, as dockerd may
-send more some day.
+"""Messages of dockerd's VolumeDriver protocol. Unknown fields are ignored, as dockerd may send more
+some day.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class MountRequest(Struct, frozen=True, rename=NAMES):
 
 
 class UnmountRequest(Struct, frozen=True, rename=NAMES):
-    """Give one mount of this ID back."""
+    """Undo one mount of this ID."""
 
     name: str
     mount_id: str
@@ -80,13 +80,13 @@ class VolumeMessage(Struct, frozen=True, rename="pascal"):
 
 
 class DoneAnswer(Struct, frozen=True, rename="pascal"):
-    """It is done."""
+    """Success, without a result."""
 
     err: str = ""
 
 
 class MountpointAnswer(Struct, frozen=True, rename="pascal"):
-    """Where the volume is mounted; "" if it is not."""
+    """Mount point of the volume; "" if it is not mounted."""
 
     mountpoint: str
     err: str = ""
@@ -107,19 +107,19 @@ class VolumesAnswer(Struct, frozen=True, rename="pascal"):
 
 
 class Scope(Struct, frozen=True, rename="pascal"):
-    """Volumes are those of one host."""
+    """Scope of the driver: its volumes belong to one host."""
 
     scope: str = "local"
 
 
 class CapabilitiesAnswer(Struct, frozen=True, rename="pascal"):
-    """What the driver can."""
+    """Capabilities of the driver."""
 
     capabilities: Scope = Scope()
     err: str = ""
 
 
 class ActivateAnswer(Struct, frozen=True, rename="pascal"):
-    """What the plugin is."""
+    """Protocols of the plugin."""
 
     implements: list[str] = field(default_factory=lambda: ["VolumeDriver"])

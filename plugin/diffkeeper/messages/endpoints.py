@@ -1,4 +1,6 @@
-"""The calls of the admin API: the daemon's routes, what its clients ask, docs/openapi.json."""
+"""The calls of the admin API; the daemon's routes, its clients and docs/openapi.json are made of
+them.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ VOLUME: Final = "/v1/volumes/{name}"
 
 @dataclass(frozen=True, slots=True)
 class Endpoint(Generic[A_co]):
-    """One call. A request or answer of `bytes` is not JSON, but octets."""
+    """One call. A request or answer of type `bytes` is a stream of octets, not JSON."""
 
     method: Literal["GET", "POST", "DELETE"]
     path: str  # with {name} and {tag} where they go
@@ -41,19 +43,22 @@ class Endpoint(Generic[A_co]):
 
     @property
     def body_optional(self) -> bool:
-        """Whether an empty body stands for `{}`."""
+        """Whether an empty body is allowed, and means `{}`."""
         if self.request is None or not issubclass(self.request, Struct):
             return False
         return not any(field.required for field in structs.fields(self.request))
 
     def at(self, query: str | None = None, **names: str) -> str:
-        """The path with its names, escaped; `query`: the value of that parameter."""
+        """The path with escaped names; `query`: value of the query parameter."""
         path = self.path.format(**{key: quote(value, safe="") for key, value in names.items()})
         return path if query is None else f"{path}?{self.query}={quote(query, safe='')}"
 
 
 VERSION: Final = Endpoint(
-    "GET", "/v1/version", DaemonVersion, "Who answers, also while the state is being loaded."
+    "GET",
+    "/v1/version",
+    DaemonVersion,
+    "Version and process of the daemon; also while the state loads.",
 )
 VOLUMES: Final = Endpoint("GET", "/v1/volumes", list[VolumeView], "All volumes with their status.")
 INSPECT: Final = Endpoint("GET", VOLUME, VolumeView, "One volume with its status.")
@@ -110,7 +115,7 @@ REPAIR: Final = Endpoint(
     "POST",
     f"{VOLUME}/repair",
     RepairReport,
-    "Put recorded bytes back into damaged files, or only tell which; answers both.",
+    "Repair damaged files, or only list them; answers a report.",
     requests.RepairRequest,
 )
 RECORDS: Final = Endpoint(
@@ -137,7 +142,7 @@ TAG: Final = Endpoint(
     status=201,
 )
 UNTAG: Final = Endpoint(
-    "DELETE", f"{VOLUME}/tags/{{tag}}", Untagged, "Take a tag away; answers its snapshot's number."
+    "DELETE", f"{VOLUME}/tags/{{tag}}", Untagged, "Remove a tag; answers its snapshot's number."
 )
 FORGET: Final = Endpoint(
     "POST",
@@ -150,31 +155,31 @@ OBJECTS: Final = Endpoint(
     "POST",
     "/v1/objects",
     bytes,
-    "Objects as they are stored, each after its length (u32 little endian), in order.",
+    "Objects, each encoded by itself, after its length (u32 little endian), in order.",
     requests.ObjectsRequest,
 )
 PRUNE: Final = Endpoint(
     "POST",
     "/v1/prune",
     list[Pruning],
-    "Forget what retention lets go now, or only tell it; answers that for each volume.",
+    "Forget what retention does not keep, or only list it; answers per volume.",
     requests.PruneRequest,
 )
 TRASH: Final = Endpoint(
-    "GET", "/v1/trash", list[TrashView], "The removed volumes, the first removed one first."
+    "GET", "/v1/trash", list[TrashView], "The removed volumes, first removed first."
 )
 EMPTY_TRASH: Final = Endpoint(
     "DELETE",
     "/v1/trash",
     list[TrashView],
-    "Delete all removed volumes for good; answers what they were.",
+    "Purge all removed volumes; answers what they were.",
     requests.NoArguments,
 )
 PURGE: Final = Endpoint(
     "DELETE",
     "/v1/trash/{name}",
     list[TrashView],
-    "Delete one removed volume for good; answers what it was.",
+    "Purge one removed volume; answers what it was.",
     requests.NoArguments,
 )
 UNDELETE: Final = Endpoint(

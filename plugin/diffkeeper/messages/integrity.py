@@ -1,4 +1,4 @@
-"""Verification, repair and scrubs."""
+"""Messages of verification, repair and scrub."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Fault(Struct, frozen=True):
 
 
 class VerifyReport(Struct, frozen=True):
-    """Outcome of a verification; `ok` is false as soon as there is one fault."""
+    """Outcome of a verification; `ok` is false if there is any fault."""
 
     volume: str
     seq: int | None  # the snapshot that was verified against; None when there is none yet
@@ -29,7 +29,7 @@ class VerifyReport(Struct, frozen=True):
 
 
 class RepairedFile(Struct, frozen=True):
-    """One damaged file. Paths with bytes that are no text have them as lone surrogates."""
+    """One damaged file. Bytes of a path that are no UTF-8 are lone surrogates."""
 
     path: str
     other_names: list[str]  # hard links to the same file that were found or named, too
@@ -71,7 +71,7 @@ class LostFile(Struct, frozen=True):
 
 
 class ScrubReport(Struct):
-    """What one pass did. `lost`: a bounded list; `lost_objects` counts objects, `lost_snapshots`
+    """What one scrub did. `lost`: a bounded list; `lost_objects` counts objects, `lost_snapshots`
     snapshots.
     """
 
@@ -88,7 +88,7 @@ class ScrubReport(Struct):
 
 
 class ScrubProgress(Struct, frozen=True):
-    """How far a pass has come."""
+    """Progress of a scrub."""
 
     packs: int
     of_packs: int
@@ -96,7 +96,7 @@ class ScrubProgress(Struct, frozen=True):
 
 
 class ScrubStatus(Struct, frozen=True):
-    """The pass under way and the last one, if there are any."""
+    """The scrub under way and the last one, if there are any."""
 
     under_way: ScrubProgress | None
     last: ScrubReport | None

@@ -1,4 +1,4 @@
-"""The daemon and the machine that it runs on."""
+"""Messages about the daemon and the machine that it runs on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Result = Literal["ok", "unknown", "warn", "fail"]
 
 
 class DaemonVersion(Struct, frozen=True):
-    """Who answers."""
+    """Version and process of the daemon."""
 
     version: str
     pid: int

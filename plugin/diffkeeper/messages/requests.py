@@ -1,7 +1,7 @@
-"""Bodies of the admin API's calls. Fields that they do not have are refused.
+"""Bodies of the admin API's calls. Unknown fields are refused.
 
-The bounds here are those of the messages. Whether a name, a path or a snapshot can be one is told
-by `api.wire`.
+The bounds here are those of the messages. `api.wire` checks whether a name, a path or a snapshot is
+well formed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class VerifyRequest(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RepairRequest(Struct, frozen=True, forbid_unknown_fields=True):
-    """Damaged files, null for all; whether to tell only which they are."""
+    """Damaged files, null for all; whether to only list them."""
 
     paths: Annotated[list[str], Meta(min_length=1, max_length=REPAIR_PATHS_MAX)] | None = None
     dry_run: bool = False
@@ -64,14 +64,14 @@ class ForgetRequest(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PruneRequest(Struct, frozen=True, forbid_unknown_fields=True):
-    """A volume, null for all; whether to tell only what goes."""
+    """A volume, null for all; whether to only list what would be forgotten."""
 
     volume: str | None = None
     dry_run: bool = False
 
 
 class UndeleteRequest(Struct, frozen=True, forbid_unknown_fields=True, rename={"name": "as"}):
-    """A name for the volume; null for the one that it had."""
+    """A new name for the volume; null for the one that it had."""
 
     name: str | None = None
 

@@ -1,4 +1,4 @@
-"""Snapshots, retention and trash."""
+"""Messages about snapshots, retention and trash."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class GroupMember(Struct, frozen=True):
 
 
 class RecordsPage(Struct, frozen=True):
-    """For an export: a volume's record, and the next of its snapshots', as they are stored."""
+    """A page for an export: a volume's record, and its next snapshots' records, as stored."""
 
     format: int  # version of the store's format
     volume: str  # the record, which is JSON itself
@@ -43,7 +43,7 @@ class RecordsPage(Struct, frozen=True):
 
 
 class Untagged(Struct, frozen=True):
-    """A tag that was taken away, and the snapshot that had it."""
+    """A tag that was removed, and the snapshot that had it."""
 
     tag: str
     seq: int
@@ -56,7 +56,7 @@ class Forgotten(Struct, frozen=True):
 
 
 class Pruning(Struct, frozen=True):
-    """What retention lets go of one volume."""
+    """What retention forgets of one volume."""
 
     volume: str
     retention: str

@@ -1,4 +1,4 @@
-"""What the store takes, and what was done to it."""
+"""Messages about the store: usage, statistics, reports."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class UsageFigures(Struct, frozen=True, kw_only=True):
 
 
 class VolumeUsage(UsageFigures, frozen=True, kw_only=True):
-    """The same of one volume, and when and how it was counted."""
+    """What one volume takes, and when and how it was counted."""
 
     time: str
     age_seconds: float
@@ -42,7 +42,7 @@ class UsageCount(Struct, frozen=True, kw_only=True):
 
 
 class StoreUsage(UsageCount, frozen=True, kw_only=True):
-    """What all volumes take, when and how it was counted."""
+    """What all volumes take, and when and how it was counted."""
 
     total: UsageFigures
     volumes: dict[str, VolumeUsage]
@@ -68,7 +68,7 @@ class StoreStatistics(Struct, frozen=True, kw_only=True):
 
 
 class MaintenanceReport(Struct):
-    """What was done. Bytes are of the store's used pages, before and after."""
+    """Report of what was done. Bytes are of the store's used pages, before and after."""
 
     versions: int = 0  # superseded ones that were stored anew
     deltas: int = 0  # of them as deltas
@@ -83,7 +83,7 @@ class MaintenanceReport(Struct):
 
 
 class CompactReport(Struct, frozen=True):
-    """Bytes of the store's file."""
+    """Bytes allocated for the store's file, before and after."""
 
     store_file_bytes_before: int
     store_file_bytes: int

@@ -1,4 +1,4 @@
-"""A volume with its status."""
+"""Messages about a volume and its status."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from diffkeeper.messages.store import VolumeUsage
 
 
 class CaptureFigures(Struct, frozen=True):
-    """What the last capture took."""
+    """Figures of the last capture."""
 
     freeze_seconds: float
     capture_seconds: float
@@ -36,7 +36,7 @@ class CaptureView(Struct, frozen=True, kw_only=True):
 
 
 class LastSnapshotView(Struct, frozen=True, kw_only=True):
-    """The newest snapshot."""
+    """The newest snapshot, in the status."""
 
     seq: int
     time: str
@@ -50,7 +50,7 @@ class LastSnapshotView(Struct, frozen=True, kw_only=True):
 
 
 class RecoveryView(Struct, frozen=True, kw_only=True):
-    """How the live directory was obtained when it was mounted last."""
+    """How the live directory was obtained at the last mount."""
 
     kind: str  # "live", "new", "replay" or "takeover"
     ms: float

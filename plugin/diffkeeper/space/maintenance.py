@@ -31,12 +31,12 @@ DELTA_VERSIONS_MAX = 65_536  # in one round
 DELTA_SNAPSHOTS_MAX = 60  # in one round of delta encoding
 DELTA_SECONDS_MAX = 60.0  # until the next round, however few snapshots came
 COLLECT_SECONDS_MIN = 60.0  # between two collections: each walks all snapshots
-# For who relies on what is not committed, before a collection is given up and its marks with it: a
-# capture of very many files on a busy machine takes half a minute. Deltas wait as long.
+# For holders, before a collection is cancelled and its marks are lost: a capture of very many
+# files on a busy machine takes half a minute. Deltas wait as long.
 COLLECT_WAIT_SECONDS = 60.0
-DEBT_BYTES_MIN = 64 * limits.MIB  # of a small store, growth is no debt
-COLLECT_SLOW_SECONDS = 300.0  # after which it is logged for all to see
-COLLECT_ASK_SECONDS = 1.0  # after which the one who asked for all maintenance looks around
+DEBT_BYTES_MIN = 64 * limits.MIB  # growth of a store below that size is no debt
+COLLECT_SLOW_SECONDS = 300.0  # after which a collection is logged at level info
+COLLECT_ASK_SECONDS = 1.0  # between two checks, while `run_all` waits, for the daemon's end
 
 
 class Maintenance:

@@ -40,7 +40,7 @@ DAMAGED_PATHS_SHOWN_MAX = 10
 
 @dataclass(frozen=True, slots=True)
 class ShownHistory:
-    """What the status of a volume tells of its retention."""
+    """The part of a volume's status about its history."""
 
     retention: str
     note: str

@@ -1,4 +1,4 @@
-"""Words that several modules write."""
+"""Texts that several modules use."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ CLONE: Final = "clone"  # reason of the first snapshot of a clone
 
 
 def repair_command(volume: str, result: Result) -> str:
-    """The command that repairs what the verification found; "" where that is nothing."""
+    """The command that repairs what the verification found; "" where there is nothing to repair."""
     return f"diffkeeper repair {volume}" if any(m.damaged for m in result.mismatches) else ""

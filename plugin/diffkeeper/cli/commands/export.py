@@ -108,7 +108,7 @@ class TarExport:
 
 @dataclass(frozen=True, slots=True)
 class HistoryExport:
-    """One volume with its history, likewise."""
+    """One volume that was exported with its history, as --json prints it."""
 
     volume: str
     to: str

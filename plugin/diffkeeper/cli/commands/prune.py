@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print which snapshots retention lets go, then forget them, unless it is a dry run."""
+    """Print which snapshots retention does not keep, then forget them, unless it is a dry run."""
     answer = _prune(arguments, dry_run=True)
     plan = answer.value
     if not arguments.json:

@@ -108,7 +108,7 @@ class Restored:
 
 @dataclass(frozen=True, slots=True)
 class RestoredGroup:
-    """All volumes of a group, likewise."""
+    """All volumes of a group that were restored, as --json prints it."""
 
     volume: str
     group: str

@@ -43,7 +43,7 @@ def add_untag_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def untag(arguments: argparse.Namespace) -> int:
-    """Take a tag away; its snapshot is thinned as any other then."""
+    """Remove a tag; its snapshot is thinned like any other then."""
     name = check_name(arguments.volume)
     answer = ask(arguments, endpoints.UNTAG, name=name, tag=arguments.tag)
 
