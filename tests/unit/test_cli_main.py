@@ -198,6 +198,25 @@ def test_nested_status_becomes_rows() -> None:
     assert figures.flatten(value) == [("a", 1), ("b.c", "x"), ("b.d", "-"), ("e", "-"), ("f", [1])]
 
 
+def test_the_command_line_starts_without_what_few_commands_need() -> None:
+    """Each of these takes longer to import than most commands do to run."""
+    program = "import sys, diffkeeper.cli.main; print(*sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(Path(diffkeeper.__file__).parents[1])}
+    command = [sys.executable, "-c", program]
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    heavy = {
+        "aiohttp",
+        "asyncio",
+        "bcc",
+        "docker",
+        "lmdb",
+        "prometheus_client",
+        "rich",
+        "zstandard",
+    }
+    assert heavy & set(ended.stdout.split()) == set()
+
+
 def test_a_reader_that_goes_away_is_no_traceback() -> None:
     reader, writer = os.pipe()
     os.close(reader)
