@@ -10,10 +10,13 @@ import signal
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from tests.support import engine_root, processes
 from tests.support.engine_root import OWN, Root
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 REPOSITORY: Final = Path(__file__).parents[2]
 BUILD: Final = REPOSITORY / "build"
@@ -88,10 +91,20 @@ class DockerEngine:
         self, *arguments: str, stdin: str | None = None, seconds_max: float = COMMAND_SECONDS_MAX
     ) -> subprocess.CompletedProcess[str]:
         """`docker ARGUMENTS`, whatever comes of it."""
+        return self.run("docker", *arguments, stdin=stdin, seconds_max=seconds_max)
+
+    def run(
+        self,
+        *command: str,
+        stdin: str | None = None,
+        seconds_max: float = COMMAND_SECONDS_MAX,
+        environment: Mapping[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """A command that finds this engine by its environment, whatever comes of it."""
         return subprocess.run(
-            self.root.command("docker", *arguments),
+            self.root.command(*command),
             input=stdin,
-            env=self.environment,
+            env={**self.environment, **(environment or {})},
             capture_output=True,
             text=True,
             timeout=seconds_max,

@@ -50,21 +50,37 @@ class ManagedPlugin:
         with tempfile.TemporaryDirectory(dir=self.build.parent) as copy:
             subprocess.run(["cp", "-al", f"{self.build}/.", copy], check=True)
             Path(copy, "rootfs", "etc", "plugin-of-the-test").write_text(self.name)
-            self.engine.docker("plugin", "create", self.name, copy)
-        self.engine.docker("plugin", "set", self.name, *self.settings)
+            self._does("create", *self.settings, DIFFKEEPER_PLUGIN_BUILD=copy)
 
-    def enable(self) -> None:
-        """Enables it and waits until it answers."""
-        self.engine.docker("plugin", "enable", self.name)
-        self.wait_ready()
+    def enable(self, *, ready: bool = True) -> None:
+        """Enables it and waits until it answers; not where it cannot be `ready`."""
+        self._does("enable")
+        if ready:
+            self.wait_ready()
 
     def disable(self) -> None:
         """Disables it; by force, since an engine that knows a volume calls its plugin "in use"."""
-        self.engine.docker("plugin", "disable", "--force", self.name)
+        self._does("disable")
 
     def remove(self) -> None:
         """Removes the plugin, its root file system and its propagated mount; not the state."""
-        self.engine.docker("plugin", "rm", "--force", self.name)
+        self._does("remove")
+
+    def discard(self) -> None:
+        """Removes the plugin in whatever state a test has left it."""
+        for step in ("disable", "remove"):
+            self._attempt(step)
+
+    def _does(self, step: str, *settings: str, **environment: str) -> None:
+        done = self._attempt(step, *settings, **environment)
+        assert done.returncode == 0, f"{done.stdout}{done.stderr}\n{self.engine.log[-2000:]}"
+
+    def _attempt(
+        self, step: str, *settings: str, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        command = [str(REPOSITORY / "scripts" / "plugin"), step, *settings]
+        named = {"DIFFKEEPER_PLUGIN": self.name}
+        return self.engine.run(*command, environment=named | environment)
 
     @property
     def id(self) -> str:

@@ -57,13 +57,7 @@ def kept_plugin(engine: DockerEngine, new_plugin: PluginMaker) -> Iterator[Manag
     made.create()
     made.enable()
     yield made
-    discard(engine, made)
-
-
-def discard(engine: DockerEngine, plugin: ManagedPlugin) -> None:
-    """Removes the plugin in whatever state a test has left it."""
-    for verb in ("disable", "rm"):
-        engine.attempt("plugin", verb, "--force", plugin.name)
+    made.discard()
 
 
 @pytest.fixture
@@ -229,7 +223,7 @@ def test_pushed_installed_upgraded_removed_installed(
         check(engine, plugin, base_image, before)
     finally:
         discard_volumes(engine)
-        discard(engine, plugin)
+        plugin.discard()
 
 
 def install(engine: DockerEngine, plugin: ManagedPlugin, reference: str) -> None:
@@ -255,7 +249,7 @@ def test_the_disk_of_the_state_is_not_mounted(
         plugin.disable()
         subprocess.run(["umount", str(disk)], check=True)
         try:
-            engine.docker("plugin", "enable", plugin.name)
+            plugin.enable(ready=False)
             told = missing_store(plugin)
             assert "is its disk mounted, and state.source or --state-dir as it was?" in told
             note = plugin.mount_dir / ".diffkeeper-store"
@@ -268,7 +262,7 @@ def test_the_disk_of_the_state_is_not_mounted(
         plugin.enable()
         assert engine.shell(base_image, "on-disk", "cat /data/file") == "kept"
         engine.docker("volume", "rm", "on-disk")
-        discard(engine, plugin)
+        plugin.discard()
 
 
 def test_a_disk_of_the_host_on_the_state(
@@ -280,10 +274,10 @@ def test_a_disk_of_the_host_on_the_state(
     with disks.file_system("ext4", source) as disk:
         plugin.create()
         engine.docker("plugin", "set", plugin.name, f"DIFFKEEPER_STATE_DIR=/host/lib/{disk.name}")
-        engine.docker("plugin", "enable", plugin.name)
+        plugin.enable(ready=False)
         told = missing_store(plugin)
         assert f"the host has another disk on {disk}" in told
-        discard(engine, plugin)
+        plugin.discard()
 
 
 def missing_store(plugin: ManagedPlugin) -> str:

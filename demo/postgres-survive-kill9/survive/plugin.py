@@ -63,6 +63,11 @@ def cli(settings: Settings) -> list[str]:
     return [settings.cli, *(["--socket", path] if os.path.exists(path) else [])]
 
 
+def _does(step: str) -> None:
+    """One step of the plugin's life."""
+    command([str(ROOT / "scripts" / "plugin"), step], env={"DIFFKEEPER_PLUGIN": PLUGIN})
+
+
 class Plugin:
     """What `ensure` changed, so that `restore` can undo it."""
 
@@ -82,7 +87,7 @@ class Plugin:
         elif found["Enabled"]:
             say("the plugin is enabled already and is used as it is")
         else:
-            command(["docker", "plugin", "enable", PLUGIN])
+            _does("enable")
             self._enabled = True
 
     def _install(self, say: Callable[[str], None]) -> None:
@@ -107,10 +112,10 @@ class Plugin:
             return
         found = inspect()
         if found is not None and found["Enabled"]:
-            command(["docker", "plugin", "disable", "-f", PLUGIN])
+            _does("disable")
         if self._installed:
             if found is not None:
-                command(["docker", "plugin", "rm", "-f", PLUGIN])
+                _does("remove")
             if not self._keep:
                 self._clear()
 
