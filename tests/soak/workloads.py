@@ -61,9 +61,18 @@ class Workload:
         )
 
     def begin(self) -> None:
-        """Wait for its first number, and take a snapshot: earlier ones may have half a database."""
+        """Wait for its first number, and a snapshot after it: earlier ones may have half a
+        database.
+        """
         wait_for(lambda: self.acknowledged > 0, f"{self.kind} commits", BEGIN_SECONDS_MAX)
-        self.begun = int(self.plugin.snapshot(self.volume)["seq"])
+        self.begun = self._newest() + 1
+        wait_for(
+            lambda: self._newest() >= self.begun, f"{self.kind} has a snapshot", BEGIN_SECONDS_MAX
+        )
+
+    def _newest(self) -> int:
+        """Sequence number of the newest snapshot; 0 where there is none."""
+        return max((each["seq"] for each in self.plugin.snapshots(self.volume)), default=0)
 
     def _command(self, how: tuple[str, ...], action: str) -> tuple[str, ...]:
         return (
