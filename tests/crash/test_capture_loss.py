@@ -169,10 +169,10 @@ def fall_back(run: Torture, to: str, why: str, *, partly: bool = False) -> None:
             for _ in turns:
                 run.turn()
         assert_nothing_lost(run)
-        snapshotter = run.rig.snapshotter
-        assert snapshotter.watched.source.name == to
-        assert why in snapshotter.watched.reason
-        assert bool(snapshotter.watched.source.unwatched) is partly
+        watched = run.rig.watched
+        assert watched.watcher.source.name == to
+        assert why in watched.watcher.reason
+        assert bool(watched.watcher.source.unwatched) is partly
     finally:
         run.close()
 
@@ -203,14 +203,14 @@ with CaptureRig(Path(sys.argv[1]), CapturePolicy(source="inotify")) as rig:
         (rig.live / f"d{number}").mkdir()
         (rig.live / f"d{number}" / "f").write_text(str(number))
     rig.capture()
-    source = rig.snapshotter.watched.source
-    print(source.name, source.unwatched, rig.snapshotter.watched.reason)
+    source = rig.watched.watcher.source
+    print(source.name, source.unwatched, rig.watched.watcher.reason)
     replayed = rig.replay(rig.capture(), "replayed")
     print(difference(describe(rig.live), describe(replayed)))
     Path("/proc/sys/user/max_inotify_watches").write_text("1000")
     (rig.live / "d7" / "f").write_text("changed")
     rig.capture()
-    print(source is rig.snapshotter.watched.source, source.unwatched, source.why_unwatched)
+    print(source is rig.watched.watcher.source, source.unwatched, source.why_unwatched)
     (rig.live / "d8" / "f").write_text("changed, too")
     assert source.pending()
     replayed = rig.replay(rig.capture(), "again")
@@ -287,13 +287,13 @@ def test_no_freeze_to_be_had(source: str, disk: Path, tmp_path: Path, shared: So
     try:
         with run.busy() as turns:
             run.open()
-            snapshotter = run.rig.snapshotter
-            patient = snapshotter.policy
+            watched = run.rig.watched
+            patient = watched.policy
             for turn in turns:
                 hasty = replace(patient, freeze_seconds_max=0.000_1)
-                snapshotter.policy = patient if turn % 2 else hasty
+                watched.policy = patient if turn % 2 else hasty
                 run.turn()
-            snapshotter.policy = patient
+            watched.policy = patient
         assert_nothing_lost(run)
         assert run.result.fuzzy, "no freeze ended early"
     finally:

@@ -43,7 +43,7 @@ def rig(disk: Path, tmp_path: Path, sources: Sources) -> Iterator[CaptureRig]:
     """A rig whose volume lies on the disk."""
     live = disk / tmp_path.name
     with CaptureRig(tmp_path, CapturePolicy(source="ebpf"), sources, live=live) as made:
-        assert made.snapshotter.watched.source.name == "ebpf", made.snapshotter.watched.reason
+        assert made.watched.watcher.source.name == "ebpf", made.watched.watcher.reason
         yield made
 
 

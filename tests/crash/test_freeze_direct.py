@@ -101,8 +101,8 @@ def test_direct_io_that_outlasts_freezes(disk: Path, cgroups: list[str], tmp_pat
     Path(cgroups[1], "blkio.throttle.write_iops_device").write_text(throttle)
     policy = CapturePolicy("ebpf", freeze_seconds_max=FREEZE_SECONDS)
     with CaptureRig(tmp_path, policy, live=live) as rig:
-        if rig.snapshotter.watched.source.name != "ebpf":
-            pytest.skip(rig.snapshotter.watched.reason)
+        if rig.watched.watcher.source.name != "ebpf":
+            pytest.skip(rig.watched.watcher.reason)
         rig.capture()
         with writing(live, seen, cgroups) as writer:
             assert writer.stdin is not None
@@ -118,7 +118,7 @@ def test_direct_io_that_outlasts_freezes(disk: Path, cgroups: list[str], tmp_pat
                     assert "direct I/O that was under way before the freeze" in snapshot.cause
                 elif snapshot is not None:
                     assert "direct I/O outlasted the freeze 3 times in a row" in snapshot.cause
-                held.append(rig.snapshotter.frozen_seconds)
+                held.append(rig.watched.frozen_seconds)
             assert held[0] >= limits.FREEZE_ATTEMPTS_MAX * FREEZE_SECONDS
             assert held == held[:1] * 4, "it is let alone"
             writer.stdin.write(b"\n")

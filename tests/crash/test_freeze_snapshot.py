@@ -122,7 +122,7 @@ def test_a_snapshot_freezes_its_writer(
     with CaptureRig(
         tmp_path, CapturePolicy(source, freeze_seconds_max=FREEZE_SECONDS), live=live
     ) as rig:
-        chosen = f"{rig.snapshotter.watched.source.name} ({rig.snapshotter.watched.reason})"
+        chosen = f"{rig.watched.watcher.source.name} ({rig.watched.watcher.reason})"
         print(f"{source}: {chosen}")
         freezer = WatchedFreezer(rig.tools.freezer, live)
         rig.tools.freezer = freezer  # type: ignore[assignment]  # the real one inside
@@ -195,7 +195,7 @@ def test_a_container_that_does_not_freeze_is_let_alone(
             assert snapshot is not None
             assert snapshot.consistency == "fuzzy"
             assert f"process {stuck.pid} (mkdir) waits in " in snapshot.cause
-            held.append(rig.snapshotter.frozen_seconds)
+            held.append(rig.watched.frozen_seconds)
         assert held[0] >= limits.FREEZE_ATTEMPTS_MAX * 0.2
         assert held == held[:1] * 5
         stuck.release()

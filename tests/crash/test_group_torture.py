@@ -128,9 +128,9 @@ def test_every_capture_is_one_instant_of_both(source: str, tmp_path: Path) -> No
         Container() as spanning,
         Container() as other,
     ):
-        for snapshotter in volumes.snapshotters.values():
-            if snapshotter.watched.source.name != source:
-                pytest.skip(snapshotter.watched.reason)
+        for watched in volumes.watched.values():
+            if watched.watcher.source.name != source:
+                pytest.skip(watched.watcher.reason)
         freezer = GroupCopyingFreezer(volumes.tools.freezer, volumes.live, tmp_path / "copy")
         volumes.tools.freezer = freezer  # type: ignore[assignment]  # the real one inside
         start((spanning, other), volumes, source)
@@ -192,7 +192,7 @@ def unexcused(
         f"{line}{torture.explained(line, freezer.copies[name], to, inodes, logs, end)}"
         for line in found
         if not torture.may_be_late(
-            volumes.snapshotters[name], inodes.get(torture.path_of(line), 0), named
+            volumes.watched[name], inodes.get(torture.path_of(line), 0), named
         )
     ]
 

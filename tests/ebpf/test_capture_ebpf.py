@@ -18,6 +18,7 @@ from diffkeeper import clock, limits
 from diffkeeper.errors import UnsupportedError
 from diffkeeper.fsio import mountinfo
 from diffkeeper.snapshot.context import CapturePolicy
+from diffkeeper.snapshot.volume_capture import VolumeCapture
 from diffkeeper.sources.base import Changed, Dirty
 from diffkeeper.sources.ebpf import maps
 from diffkeeper.sources.ebpf import program as programs
@@ -299,7 +300,7 @@ def test_a_hole_that_is_punched_after_the_look_of_a_freeze(
         path.write_bytes(b"x" * SIZE)
         os.sync()
         rig.capture()
-        source = rig.snapshotter.watched.source
+        source = rig.watched.watcher.source
         assert isinstance(source, EbpfSource)
         number = path.stat().st_ino
         with open(path, "r+b") as file:
@@ -321,8 +322,8 @@ def test_content_that_two_files_exchange(program: Program, way: str, tmp_path: P
         disks.file_system("xfs", tmp_path, 400 * limits.MIB, exchanges.allow_exchange) as base,
         CaptureRig(base, CapturePolicy(source="ebpf"), Sources.of(program)) as rig,
     ):
-        if rig.snapshotter.watched.source.name != "ebpf":
-            pytest.skip(rig.snapshotter.watched.reason)
+        if rig.watched.watcher.source.name != "ebpf":
+            pytest.skip(rig.watched.watcher.reason)
         first, second = rig.live / "first", rig.live / "second"
         for path in (first, second):
             path.write_bytes(path.name.encode() * 10_000)
@@ -391,7 +392,7 @@ def test_without_room(monkeypatch: pytest.MonkeyPatch, disk: Path, chunks: int, 
     base.mkdir()
     try:
         with CaptureRig(base, CapturePolicy(source="ebpf"), Sources.of(program)) as rig:
-            assert rig.snapshotter.watched.source.name == "ebpf"
+            assert rig.watched.watcher.source.name == "ebpf"
             for number in range(30):
                 (rig.live / f"f{number}").write_bytes(bytes([number]) * 5 * CHUNK)
             rig.capture()
@@ -452,7 +453,7 @@ def test_what_changed_in_a_file_that_could_not_be_read(program: Program, disk: P
             assert (snapshot.consistency, snapshot.root) == ("fuzzy", first.root)
             assert "'leased'" in snapshot.cause
             assert rig.capture("interval") == snapshot
-            assert not rig.snapshotter.pending(rig.writers())
+            assert not rig.watched.pending(rig.writers())
         os.utime(path, ns=(before, before))
         last = rig.capture()
         assert (last.consistency, last.cause) == ("crash", "")
@@ -559,7 +560,7 @@ def test_a_store_that_was_seen_before_it_was_told(program: Program, disk: Path) 
         rig.capture()
         os.pwrite(fd, b"y" * SIZE, 0)
         rig.capture()
-        source = rig.snapshotter.watched.source
+        source = rig.watched.watcher.source
         drain, stored = source.drain, False
 
         def drain_and_store(*, frozen: bool = False) -> Dirty:
@@ -628,17 +629,16 @@ def test_a_mapping_from_before_its_file_was_watched(program: Program, disk: Path
     with CaptureRig(base, CapturePolicy(source="ebpf"), Sources.of(program)) as rig:
         rig.capture()
         child = Child(rig.live, base / "mount")
-        snapshotter = rig.snapshotter
-        precopy = snapshotter.precopy
+        precopy = VolumeCapture.precopy
 
-        def mapped_meanwhile() -> None:
+        def mapped_meanwhile(capture: VolumeCapture) -> None:
             child.goes_on("mapped")
-            precopy()
+            precopy(capture)
             child.goes_on("unmapped")
 
-        snapshotter.precopy = mapped_meanwhile  # type: ignore[method-assign]  # the real one inside
-        rig.capture()
-        snapshotter.precopy = precopy  # type: ignore[method-assign]  # as it was
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(VolumeCapture, "precopy", mapped_meanwhile)
+            rig.capture()
         child.process.communicate("\n", timeout=20)
         replayed = rig.replay(rig.capture(), "replayed")
         assert difference(describe(rig.live), describe(replayed)) == []

@@ -12,6 +12,7 @@ import pytest
 from diffkeeper import counters, limits
 from diffkeeper.errors import UnsupportedError
 from diffkeeper.snapshot.context import CapturePolicy
+from diffkeeper.snapshot.volume_capture import VolumeCapture
 from diffkeeper.sources.ebpf import loading, tracing
 from diffkeeper.sources.ebpf.attached import Attached
 from diffkeeper.sources.ebpf.heartbeat import Heartbeat
@@ -46,8 +47,8 @@ def rig(request: pytest.FixtureRequest, program: Program, tmp_path: Path) -> Ite
     """A volume with eBPF, on the disk of the tests; its parameter are seconds between beats."""
     sources = Sources.of(program, heartbeat=getattr(request, "param", BEAT_SECONDS))
     with CaptureRig(tmp_path, CapturePolicy(source="ebpf"), sources) as made:
-        if made.snapshotter.watched.source.name != "ebpf":
-            pytest.skip(made.snapshotter.watched.reason)
+        if made.watched.watcher.source.name != "ebpf":
+            pytest.skip(made.watched.watcher.reason)
         yield made
 
 
@@ -179,7 +180,7 @@ def test_runs_left_out_before_a_capture(rig: CaptureRig, program: Program) -> No
     write(rig, 1)
     leave_out(program)
     assert_holds_live(rig)
-    assert rig.snapshotter.watched.source.name == "ebpf"
+    assert rig.watched.watcher.source.name == "ebpf"
     for turn in (2, 3):
         write(rig, turn)
         assert_holds_live(rig)
@@ -193,7 +194,7 @@ def test_runs_left_out_within_a_capture(
     write(rig, 0)
     rig.capture()
     write(rig, 1)
-    once = rig.snapshotter._round
+    once = VolumeCapture._round
 
     def write_unseen(*arguments: Any) -> None:
         monkeypatch.undo()
@@ -203,11 +204,11 @@ def test_runs_left_out_within_a_capture(
         (rig.live / "after").write_bytes(b"after")
         leave_out(program)
 
-    monkeypatch.setattr(rig.snapshotter, "_round", write_unseen)
+    monkeypatch.setattr(VolumeCapture, "_round", write_unseen)
     before = rig.state.record.next_seq
     assert_holds_live(rig)
     assert rig.state.record.next_seq == before + 1
-    assert rig.snapshotter.watched.source.name == "ebpf"
+    assert rig.watched.watcher.source.name == "ebpf"
     write(rig, 3)
     assert_holds_live(rig)
 
@@ -249,16 +250,16 @@ def test_it_falls_back_in_time(
     lose(program)
     deadline = time.monotonic() + NOTICE_SECONDS_MAX
     turn = 1
-    while rig.snapshotter.watched.source.name == "ebpf":
+    while rig.watched.watcher.source.name == "ebpf":
         assert time.monotonic() < deadline, "the loss is not noticed"
         write(rig, turn)
-        if rig.snapshotter.pending(rig.writers()) and program.lost:
+        if rig.watched.pending(rig.writers()) and program.lost:
             rig.capture()
         turn += 1
         time.sleep(0.01)
-    assert rig.snapshotter.watched.source.name == "inotify"
-    assert "the eBPF programs were lost" in rig.snapshotter.watched.reason
-    support = {feature.name: feature for feature in rig.snapshotter.watched.features}
+    assert rig.watched.watcher.source.name == "inotify"
+    assert "the eBPF programs were lost" in rig.watched.watcher.reason
+    support = {feature.name: feature for feature in rig.watched.watcher.features}
     assert support["programs"].support == "unsupported"
     assert "were lost" in support["programs"].reason
     for more in range(2):
@@ -276,7 +277,7 @@ def test_no_snapshot_is_taken_from_what_lost_programs_told(
     lose(program)
     write(rig, 1)
     assert_holds_live(rig)
-    assert rig.snapshotter.watched.source.name == "inotify"
+    assert rig.watched.watcher.source.name == "inotify"
     write(rig, 2)
     assert_holds_live(rig)
 
@@ -288,7 +289,7 @@ def test_what_is_lost_within_a_capture(
     write(rig, 0)
     rig.capture()
     write(rig, 1)
-    once = rig.snapshotter._round
+    once = VolumeCapture._round
 
     def lose_and_write(*arguments: Any) -> None:
         monkeypatch.undo()
@@ -297,9 +298,9 @@ def test_what_is_lost_within_a_capture(
         (rig.live / "after").write_bytes(b"after")
         once(*arguments)
 
-    monkeypatch.setattr(rig.snapshotter, "_round", lose_and_write)
+    monkeypatch.setattr(VolumeCapture, "_round", lose_and_write)
     assert_holds_live(rig)
-    assert rig.snapshotter.watched.source.name == "inotify"
+    assert rig.watched.watcher.source.name == "inotify"
     assert_holds_live(rig)
 
 
@@ -312,7 +313,7 @@ def test_only_the_heartbeat_notices(
     What was captured until it was noticed has new timestamps with old content: it is read again.
     """
     # Else, what changed within half a minute would be read again for its possible mappings.
-    rig.snapshotter._horizon_ns = 0
+    rig.watched.horizon_ns = 0
     write(rig, 0)
     rig.capture()
     ask = Attached.look
@@ -321,13 +322,13 @@ def test_only_the_heartbeat_notices(
     write(rig, 1)
     time.sleep(0.1)  # until the timestamps are old enough to be relied on
     rig.capture()
-    assert rig.snapshotter.watched.source.name == "ebpf", "the heartbeat was too fast for this test"
+    assert rig.watched.watcher.source.name == "ebpf", "the heartbeat was too fast for this test"
     deadline = time.monotonic() + NOTICE_SECONDS_MAX
     while not program.lost:
         assert time.monotonic() < deadline, "the loss is not noticed"
         time.sleep(0.01)
     assert_holds_live(rig)
-    assert rig.snapshotter.watched.source.name == "inotify"
+    assert rig.watched.watcher.source.name == "inotify"
 
 
 def write(rig: CaptureRig, turn: int) -> None:
@@ -366,10 +367,10 @@ def test_without_proof_for_long_it_is_not_relied_on(
     rig.capture()
     monkeypatch.setattr(Heartbeat, "_run", lambda _: None)
     monkeypatch.setattr("diffkeeper.sources.ebpf.heartbeat.HEARTBEAT_SILENT_SECONDS_MAX", 0.0)
-    assert rig.snapshotter.pending(rig.writers())
+    assert rig.watched.pending(rig.writers())
     assert_holds_live(rig)
-    assert rig.snapshotter.watched.source.name == "inotify"
-    assert "no proof" in rig.snapshotter.watched.reason
+    assert rig.watched.watcher.source.name == "inotify"
+    assert "no proof" in rig.watched.watcher.reason
     assert not program.lost
 
 

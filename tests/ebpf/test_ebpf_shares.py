@@ -62,14 +62,14 @@ def add(rig: CaptureRig, files: int) -> None:
 
 
 def source_of(rig: CaptureRig) -> str:
-    return rig.snapshotter.watched.source.name
+    return rig.watched.watcher.source.name
 
 
 def assert_seen(rig: CaptureRig, name: str) -> None:
     """A write to a file that was there is in the next snapshot, as all else."""
     with open(rig.live / "f0", "r+b") as file:
         file.write(b"new")
-    assert rig.snapshotter.pending(rig.writers())
+    assert rig.watched.pending(rig.writers())
     replayed = rig.replay(rig.capture(), name)
     assert difference(describe(rig.live), describe(replayed)) == []
 
@@ -86,7 +86,7 @@ def test_the_large_volume_gives_way(
         file.write(b"when nothing of it was watched")
     assert_seen(large, "large-0")
     assert source_of(large) == "inotify"
-    assert "of all volumes, and this one has the most" in large.snapshotter.watched.reason
+    assert "of all volumes, and this one has the most" in large.watched.watcher.reason
     assert_seen(small, "small-0")
     assert_seen(large, "large-1")
     assert source_of(small) == "ebpf"
@@ -98,7 +98,7 @@ def test_a_volume_that_grows_beyond_all_others_pays_itself(
     small = volume(opened, disk / "small", sources, ROOM // 4)
     large = volume(opened, disk / "large", sources, 2 * ROOM)
     assert source_of(large) == "inotify"
-    assert "no other volume has more" in large.snapshotter.watched.reason
+    assert "no other volume has more" in large.watched.watcher.reason
     add(small, ROOM // 2)
     assert_seen(small, "small-0")
     assert source_of(small) == "ebpf", "what the large one had is free again"
@@ -110,7 +110,7 @@ def test_what_is_nobodys_gives_way_first(
     """Files of a number that was given up, and that exist no more, take nobody's room."""
     other = volume(opened, disk / "other", sources, ROOM // 2)
     rig = volume(opened, disk / "renewed", sources, ROOM // 4)
-    rig.snapshotter.forget()
+    rig.watched.forget()
     before = list(rig.live.iterdir())
     add(rig, ROOM * 3 // 8)
     for file in before:

@@ -219,8 +219,8 @@ async def test_first_captures_stop_no_others(
     held = gate.held(real)
 
     def capture(members: list[group_capture.GroupVolume], *arguments: Any, **named: Any) -> Any:
-        mine = service._registry.find("v").snapshotter
-        first = all(member.snapshotter is not mine for member in members)
+        mine = service._registry.find("v").watched
+        first = all(member.watched is not mine for member in members)
         return (held if first else real)(members, *arguments, **named)
 
     monkeypatch.setattr(group_capture, "capture", capture)

@@ -42,8 +42,8 @@ def sources() -> Iterator[Sources]:
 @pytest.fixture(params=["scan", "inotify", "ebpf"])
 def rig(request: pytest.FixtureRequest, tmp_path: Path, sources: Sources) -> Iterator[CaptureRig]:
     with CaptureRig(tmp_path, CapturePolicy(source=request.param, exclude=GLOBS), sources) as made:
-        if made.snapshotter.watched.source.name != request.param:
-            pytest.skip(made.snapshotter.watched.reason)
+        if made.watched.watcher.source.name != request.param:
+            pytest.skip(made.watched.watcher.reason)
         yield made
 
 
@@ -94,12 +94,12 @@ def test_a_mapped_file_that_is_left_out_has_nobody_frozen(rig: CaptureRig, tmp_p
             time.sleep(0.01)
         first = rig.capture()
         rig.capture()
-        frozen = rig.snapshotter.frozen_seconds
+        frozen = rig.watched.frozen_seconds
         for _ in range(3):
             rig.capture_of("interval", rig.writers())
         assert rig.state.head == first
         if rig.policy.source != "scan":  # which compares all names in a freeze each time
-            assert rig.snapshotter.frozen_seconds == frozen
+            assert rig.watched.frozen_seconds == frozen
         (rig.live / "c").write_text("changed")
         assert_holds(rig, rig.capture())
 

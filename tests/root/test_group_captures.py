@@ -32,7 +32,7 @@ def test_one_capture_of_two_volumes(source: str, tmp_path: Path) -> None:
         assert all(s.consistency == "crash" and s.group == {"1": 1, "2": 1} for s in first.values())
         assert first["a"].time_ns == first["b"].time_ns
         assert first["a"].freeze_ms == first["b"].freeze_ms > 0
-        figures = volumes.snapshotters["a"].figures
+        figures = volumes.watched["a"].figures
         assert figures.dirty_bytes >= 100_000
         assert figures.rounds >= 2
         assert figures.freeze_seconds == pytest.approx(first["a"].freeze_ms / 1000, abs=1e-4)
@@ -57,7 +57,7 @@ def test_a_capture_that_fails_loses_nothing_of_any_member(name: str, tmp_path: P
         failpoint.arm(f"{name}=error")
         with pytest.raises(failpoint.FailpointError):
             volumes.capture()
-        assert all(member.snapshotter.pending(member.writers) for member in volumes.members())
+        assert all(member.watched.pending(member.writers) for member in volumes.members())
         taken = volumes.capture()
         assert taken["a"].group == taken["b"].group == {"1": 2, "2": 2}
         for number, record in taken.items():

@@ -76,7 +76,7 @@ def test_a_container_in_a_container(source: str, tmp_path: Path) -> None:
             for number in range(2, 6):
                 rig.capture("interval")
                 store(signals, number)
-                assert rig.snapshotter.pending(rig.writers())
+                assert rig.watched.pending(rig.writers())
                 snapshot = rig.capture("interval")
                 assert snapshot.consistency == "crash", snapshot.cause
                 top = rig.replay(snapshot, f"replay{number}")
@@ -99,7 +99,7 @@ def test_a_process_of_the_host(
         with open(path, "r+b") as file, mmap.mmap(file.fileno(), 4096) as memory:
             for number in range(4):
                 memory[:8] = b"%08d" % number
-                assert rig.snapshotter.pending(rig.writers())
+                assert rig.watched.pending(rig.writers())
                 snapshot = rig.capture("interval")
                 assert snapshot.consistency == "fuzzy"
                 assert f"mapped by process {os.getpid()}, which is not frozen" in snapshot.cause

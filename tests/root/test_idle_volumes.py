@@ -64,7 +64,7 @@ def until(path: Path) -> None:
 def until_quiet(rig: CaptureRig, writers: Writers) -> None:
     """Take the captures that are due: what was new is looked at once more."""
     for _ in range(4):
-        if rig.snapshotter.quiet():
+        if rig.watched.quiet():
             return
         rig.capture_of("interval", writers)
     raise AssertionError("the volume does not become quiet")
@@ -132,18 +132,18 @@ def test_a_store_of_a_process_younger_than_the_survey_is_found_at_the_next_look(
         container.start({rig.live: tmp_path / "seen"}, f"{go}; {run}; exec sleep 1000")
         writers = rig.writers()
         until_quiet(rig, writers)
-        assert not rig.snapshotter.pending(writers)
+        assert not rig.watched.pending(writers)
         (tmp_path / "go").touch()
         until(tmp_path / "stored")
-        assert rig.snapshotter.quiet()
-        assert rig.snapshotter.pending(writers)
+        assert rig.watched.quiet()
+        assert rig.watched.pending(writers)
         # From now on it is known, and no look is needed to tell.
-        assert not rig.snapshotter.quiet()
+        assert not rig.watched.quiet()
         rig.capture_of("interval", writers)
         assert rig.state.head is not None
         replayed = rig.replay(rig.state.head, "replayed")
         assert (replayed / "data").read_bytes()[:5] == b"store"
-        assert not rig.snapshotter.quiet(), "it is mapped, and may be stored to again"
+        assert not rig.watched.quiet(), "it is mapped, and may be stored to again"
         (tmp_path / "end").touch()
 
 
@@ -155,5 +155,5 @@ def test_a_renamed_file_is_no_quiet_one_until_nobody_writes_to_it(tmp_path: Path
         until_quiet(rig, rig.writers())
         path.rename(rig.live / "other")
         rig.capture("interval")
-        assert not rig.snapshotter.quiet()
+        assert not rig.watched.quiet()
         until_quiet(rig, rig.writers())

@@ -42,12 +42,12 @@ def content(rig: CaptureRig, snapshot: SnapshotRecord) -> dict[str, bytes]:
 
 def assert_whole(rig: CaptureRig, snapshot: SnapshotRecord) -> None:
     assert (snapshot.consistency, snapshot.cause) == ("crash", "")
-    assert not rig.snapshotter.lacking.text
+    assert not rig.watched.lacking.text
     top = rig.replay(snapshot, f"whole-{snapshot.seq}")
     assert difference(describe(top), describe(rig.live)) == []
     for _ in range(2):  # what is new is looked at once more
         assert rig.capture("interval") == snapshot
-    assert rig.policy.source == "scan" or not rig.snapshotter.pending(rig.writers())
+    assert rig.policy.source == "scan" or not rig.watched.pending(rig.writers())
 
 
 def test_the_last_known_content_of_a_leased_file_stands(rig: CaptureRig) -> None:
@@ -64,7 +64,7 @@ def test_the_last_known_content_of_a_leased_file_stands(rig: CaptureRig) -> None
             "not read, as it was before: 'leased' (another process holds a lease on it),"
             " 'new' (another process holds a lease on it)"
         )
-        assert rig.snapshotter.lacking.text == snapshot.cause
+        assert rig.watched.lacking.text == snapshot.cause
         assert rig.store.newest_crash(rig.state.record.id) == first
         assert rig.capture("interval") == snapshot, "nothing more is known of it"
         (rig.live / "other").write_bytes(b"newest")
@@ -80,7 +80,7 @@ def test_a_directory_with_links_below_a_leased_file(rig: CaptureRig) -> None:
     rig.capture()
     (rig.live / "one").write_bytes(b"changed")
     with leased(rig.live / "one"):
-        rig.snapshotter.forget()  # compares everything
+        rig.watched.forget()  # compares everything
         snapshot = rig.capture()
         assert content(rig, snapshot) == dict.fromkeys(("one", "two"), b"x" * 100_000)
     assert_whole(rig, rig.capture())
@@ -106,10 +106,10 @@ def test_trying_again_is_bounded(rig: CaptureRig, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(inode, "reading", counted)
     with leased(rig.live / "leased"):
         rig.capture("interval")
-        rig.snapshotter._comparison.due = 1e9
+        rig.watched.comparison.due = 1e9
         for _ in range(2000):
             now[0] += 1.0
-            if rig.snapshotter.pending(writers):
+            if rig.watched.pending(writers):
                 tries.append(now[0])
                 opened = 0
                 assert rig.capture_of("interval", writers) is None
@@ -143,7 +143,7 @@ def test_many_unreadable_names_are_counted_not_listed(
     assert len(snapshot.cause) < 1000
     monkeypatch.setattr(inode, "reading", real)
     # Of those beyond the bound only a comparison tells; one is due soon.
-    rig.snapshotter._comparison.due = 0.0
+    rig.watched.comparison.due = 0.0
     assert_whole(rig, rig.capture())
 
 
@@ -215,7 +215,7 @@ def test_a_broken_directory_and_a_broken_inode(source: str, tmp_path: Path) -> N
             assert content(rig, snapshot) == {**old, "fine": b"new"}
             assert rig.capture("interval") == snapshot
             if source != "scan":
-                assert not rig.snapshotter.pending(rig.writers())
+                assert not rig.watched.pending(rig.writers())
 
 
 def _block_size(image: Path) -> int:
@@ -282,7 +282,7 @@ def test_a_subvolume_is_named(source: str, tmp_path: Path) -> None:
             snapshot = rig.capture()
             assert snapshot.consistency == "crash"
             text = "left out: 'below' (a file system of its own, such as a subvolume)"
-            assert snapshot.cause == rig.snapshotter.lacking.text == text
+            assert snapshot.cause == rig.watched.lacking.text == text
             assert content(rig, snapshot) == {"file": b"x"}
             root = snapshot.root
             verifier = Verifier(rig.store, rig.reader)

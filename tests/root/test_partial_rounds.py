@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-    from diffkeeper.snapshot.volume_capture import VolumeCapture
+    from diffkeeper.snapshot.watched_volume import WatchedVolume
 
 FREEZE_SECONDS = 2.0  # on a busy machine a process may be slow to stop
 CHECKS_MAX = 40  # more than there are in one freeze here
@@ -135,12 +135,12 @@ def prepare(top: Path) -> None:
     os.link(top / "link0", top / "link1")
 
 
-def forgotten(snapshotter: VolumeCapture) -> list[str]:
+def forgotten(watched: WatchedVolume) -> list[str]:
     """Directories that are known, and not where they are known to be."""
-    assert snapshotter._tree is not None
+    assert watched._staged is not None
     return [
         repr(each.path())
-        for each in snapshotter._tree.by_inode.values()
+        for each in watched._staged.tree.by_inode.values()
         if each.parent is not None and each.parent.children.get(each.name) is not each
     ]
 
@@ -170,7 +170,7 @@ def test_a_freeze_that_ends_early_leaves_nothing_out(
         assert (record.consistency, record.cause) == ("crash", "")
         replayed = volumes.replay(record, volumes.base / "replayed" / str(number))
         assert difference(describe(live), describe(replayed)) == [], f"ended at check {number}"
-        assert forgotten(volumes.snapshotters["one"]) == []
+        assert forgotten(volumes.watched["one"]) == []
         if not interruption.happened:
             return
     pytest.fail("the freeze looks without an end")

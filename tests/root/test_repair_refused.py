@@ -25,7 +25,7 @@ SIZE = 10 * limits.CHUNK_BYTES_DEFAULT + 100
 
 
 def made(base: Path) -> CaptureRig:
-    """A captured directory, whose snapshotter is not used any more."""
+    """A captured directory, which is not watched any more."""
     rig = CaptureRig(base, CapturePolicy(source="scan"))
     (rig.live / "d").mkdir()
     (rig.live / "d" / "f").write_bytes(os.urandom(SIZE))

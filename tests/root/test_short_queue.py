@@ -35,7 +35,7 @@ def test_a_queue_that_overflowed_leads_to_a_comparison(short_queue: int, tmp_pat
             (rig.live / f"d{number}").mkdir()
         rig.capture()
         # Without the pump, as when the machine is busy: events gather in the kernel's queue.
-        source = rig.snapshotter.watched.source
+        source = rig.watched.watcher.source
         assert isinstance(source, InotifySource)
         with source._lock:
             for number in range(10 * short_queue):

@@ -15,6 +15,7 @@ from diffkeeper.fsio import inode
 from diffkeeper.fsio import inotify as kernel
 from diffkeeper.snapshot.comparisons import COMPARE_SOON_SECONDS
 from diffkeeper.snapshot.context import CapturePolicy
+from diffkeeper.snapshot.volume_capture import VolumeCapture
 from diffkeeper.sources import inotify, ladder, watches
 from diffkeeper.sources.ebpf import ebpf_source
 from diffkeeper.sources.ebpf.probe import Sources
@@ -50,7 +51,7 @@ with CaptureRig(base, CapturePolicy(source="inotify")) as rig:
         (rig.live / f"d{number}").mkdir()
         (rig.live / f"d{number}" / "f").write_text(str(number))
     rig.capture()
-    watched = rig.snapshotter.watched
+    watched = rig.watched.watcher
     print(watched.source.name, watched.source.unwatched, watched.reason)
     for number in range(20):
         (rig.live / f"d{number}" / "f").write_text("changed")
@@ -91,8 +92,8 @@ def few(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 @pytest.fixture(params=["inotify", "ebpf"])
 def rig(request: pytest.FixtureRequest, tmp_path: Path, sources: Sources) -> Iterator[CaptureRig]:
     with CaptureRig(tmp_path, CapturePolicy(source=request.param), sources) as made:
-        if made.snapshotter.watched.source.name != request.param:
-            pytest.skip(made.snapshotter.watched.reason)
+        if made.watched.watcher.source.name != request.param:
+            pytest.skip(made.watched.watcher.reason)
         yield made
 
 
@@ -117,7 +118,7 @@ def assert_holds_live(rig: CaptureRig, snapshot: SnapshotRecord) -> None:
 
 
 def unwatched(rig: CaptureRig) -> int:
-    return rig.snapshotter.watched.source.unwatched
+    return rig.watched.watcher.source.unwatched
 
 
 @pytest.fixture
@@ -150,14 +151,14 @@ def test_what_has_no_watch_is_scanned_and_nothing_else(
         new = DIRECTORIES - 1
         assert unwatched(rig) == DIRECTORIES + new - SHARE
         assert len(set(listed)) == unwatched(rig)
-        assert rig.snapshotter.watched.source.name == rig.policy.source
+        assert rig.watched.watcher.source.name == rig.policy.source
 
 
 def test_it_is_told(rig: CaptureRig, caplog: pytest.LogCaptureFixture) -> None:
     fill(rig.live)
     rig.capture()
     rig.capture()
-    reason = rig.snapshotter.watched.reason
+    reason = rig.watched.watcher.reason
     assert "directories without a watch are scanned at each capture: 16 directories" in reason
     assert "fs.inotify.max_user_watches" in reason
     [record] = [each for each in caplog.records if each.message == "scanned_in_part"]
@@ -169,13 +170,13 @@ def test_a_volume_in_which_nothing_happens_is_not_frozen(rig: CaptureRig) -> Non
         fill(rig.live)
         before = rig.capture()
         time.sleep(2 * limits.TIMESTAMP_GRANULE_NS / 1e9)  # until time stamps prove something
-        assert not rig.snapshotter.quiet()
+        assert not rig.watched.quiet()
         for _ in range(3):
             rig.capture_of("interval", rig.writers())
         assert rig.state.head == before
-        frozen = rig.snapshotter.frozen_seconds
+        frozen = rig.watched.frozen_seconds
         rig.capture_of("interval", rig.writers())
-        assert rig.snapshotter.frozen_seconds == frozen
+        assert rig.watched.frozen_seconds == frozen
 
 
 def test_a_raised_limit_has_all_of_it_watched(
@@ -188,7 +189,7 @@ def test_a_raised_limit_has_all_of_it_watched(
         (rig.live / f"d{number:02}" / "f").write_text("changed")
     assert_holds_live(rig, rig.capture())
     assert unwatched(rig) == 0
-    assert "without a watch" not in rig.snapshotter.watched.reason
+    assert "without a watch" not in rig.watched.watcher.reason
     (rig.live / f"d{DIRECTORIES - 2:02}" / "f").write_text("again")
     assert_holds_live(rig, rig.capture())
     assert "watched_again" in [each.message for each in caplog.records]
@@ -200,7 +201,7 @@ def test_directories_that_move_between_the_parts(rig: CaptureRig) -> None:
         fill(rig.live)
         rig.capture()
         live = rig.live
-        held = rig.snapshotter.watched.source
+        held = rig.watched.watcher.source
         names = sorted(path.name for path in live.iterdir())
         with_watch = [n for n in names if (live / n).stat().st_ino not in blind(held)]
         without = [n for n in names if n not in with_watch]
@@ -230,12 +231,12 @@ def test_what_changes_in_a_freeze_in_the_part_that_is_scanned(
     rig: CaptureRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody who is not frozen writes between two looks: seen, whichever part it is in."""
-    rig.snapshotter.policy = CapturePolicy(source=rig.policy.source, freeze_seconds_max=2.0)
+    rig.watched.policy = CapturePolicy(source=rig.policy.source, freeze_seconds_max=2.0)
     with container(rig):
         fill(rig.live)
         rig.capture()
         numbers = iter(range(1000))
-        observe = type(rig.snapshotter).copy
+        observe = VolumeCapture.copy
 
         def copy(self: object, attempt: int, budget: object) -> bool:
             if attempt:
@@ -244,7 +245,7 @@ def test_what_changes_in_a_freeze_in_the_part_that_is_scanned(
                     path.write_text(f"within {next(numbers)}")
             return observe(self, attempt, budget)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(type(rig.snapshotter), "copy", copy)
+        monkeypatch.setattr(VolumeCapture, "copy", copy)
         (rig.live / "d00" / "f").write_text("something is due")
         snapshot = rig.capture()
         assert (snapshot.consistency, "not frozen" in snapshot.cause) == ("fuzzy", True)
@@ -276,7 +277,7 @@ def test_a_file_written_under_a_name_that_came_and_went_unseen(
         name = next(
             n
             for n in range(39)
-            if (rig.live / f"d{n:02}").stat().st_ino in blind(rig.snapshotter.watched.source)
+            if (rig.live / f"d{n:02}").stat().st_ino in blind(rig.watched.watcher.source)
         )
         alias = rig.live / f"d{name:02}" / "alias"
         os.link(rig.live / "file", alias)
@@ -286,7 +287,7 @@ def test_a_file_written_under_a_name_that_came_and_went_unseen(
         rig.capture()
         soon = clock.monotonic() + COMPARE_SOON_SECONDS
         monkeypatch.setattr(clock, "monotonic", lambda: soon)
-        assert rig.snapshotter.pending(rig.writers())
+        assert rig.watched.pending(rig.writers())
         assert_holds_live(rig, rig.capture())
 
 
@@ -304,12 +305,12 @@ def test_a_small_volume_gets_its_watches_beside_a_large_one(
             rigs[name] = rig
         for _ in range(2):
             for rig in rigs.values():
-                if rig.snapshotter.pending(rig.writers()):
+                if rig.watched.pending(rig.writers()):
                     rig.capture()
         assert {name: unwatched(rig) for name, rig in rigs.items()} == {
             "large": 30 - (20 - 5 - 3), "small": 0, "smaller": 0,
         }  # fmt: skip
-        assert not rigs["small"].snapshotter.pending(rigs["small"].writers())
+        assert not rigs["small"].watched.pending(rigs["small"].writers())
         for rig in rigs.values():
             for path in rig.live.glob("d*/f"):
                 path.write_text("changed")
@@ -332,7 +333,7 @@ def test_a_volume_that_has_all_gives_some_of_them_up(
         first, second = rigs
         assert (unwatched(first), unwatched(second)) == (0, 30)
         second.capture()
-        assert first.snapshotter.pending(first.writers())
+        assert first.watched.pending(first.writers())
         first.capture()
         second.capture()
         assert (unwatched(first), unwatched(second)) == (10, 20)
@@ -359,7 +360,7 @@ def test_a_volume_beyond_its_own_bound(tmp_path: Path, monkeypatch: pytest.Monke
         fill(rig.live, 12)
         assert_holds_live(rig, rig.capture())
         assert unwatched(rig) == 2
-        assert "more than 10 directories" in rig.snapshotter.watched.reason
+        assert "more than 10 directories" in rig.watched.watcher.reason
 
 
 def test_watches_that_others_have_taken(tmp_path: Path) -> None:

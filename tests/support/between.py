@@ -148,12 +148,12 @@ class Between:
         if record is None or record.consistency == "fuzzy":
             return []
         found = self.differences(record)
-        snapshotter, named, self.steps.named = self._rig.snapshotter, self.steps.named, set()
+        watched, named, self.steps.named = self._rig.watched, self.steps.named, set()
         numbers = torture.inodes_of(self._rig.live)
         late = {
             line
             for line in found
-            if torture.may_be_late(snapshotter, numbers.get(torture.path_of(line), 0), named)
+            if torture.may_be_late(watched, numbers.get(torture.path_of(line), 0), named)
         }
         self.compared += 1
         self.late += len(late)
@@ -161,7 +161,7 @@ class Between:
 
     def at_rest(self) -> list[str]:
         """Differences once everything was compared, of which none may be late."""
-        self._rig.snapshotter._comparison.due = 0.0
+        self._rig.watched.comparison.due = 0.0
         self._rig.capture_of("manual", self._writers())
         head = self._rig.state.head
         assert head is not None

@@ -12,8 +12,8 @@ from diffkeeper.replay.replay import Replayed, restore
 from diffkeeper.snapshot import group_capture
 from diffkeeper.snapshot.chunker import Chunker
 from diffkeeper.snapshot.context import CaptureContext, CapturePolicy
-from diffkeeper.snapshot.volume_capture import VolumeCapture
 from diffkeeper.snapshot.volume_state import VolumeState
+from diffkeeper.snapshot.watched_volume import WatchedVolume
 from diffkeeper.sources.ebpf.probe import Sources
 from diffkeeper.store.store import Batch, Store
 
@@ -51,7 +51,7 @@ class CaptureRig:
             self.store.commit(Batch(volumes=[record]))
             records = [record]
         self.state = VolumeState(self.store, records[0])
-        self.snapshotter = VolumeCapture(self.tools, self.state, str(self.live), self.policy)
+        self.watched = WatchedVolume(self.tools, self.state, str(self.live), self.policy)
 
     def __enter__(self) -> Self:
         return self
@@ -61,14 +61,14 @@ class CaptureRig:
 
     def close(self) -> None:
         """Release everything; a second rig may open the same base afterwards."""
-        self.snapshotter.close()
+        self.watched.close()
         self.reader.close()
         self.freezer.stop()
         self.store.close()
 
     def writers(self) -> Writers:
         """Who has the live directory mounted."""
-        target = self.snapshotter.target
+        target = self.watched.target
         return self.survey.find([target])[target]
 
     def capture(self, reason: str = "manual") -> SnapshotRecord:
@@ -79,9 +79,7 @@ class CaptureRig:
 
     def capture_of(self, reason: str, writers: Writers) -> SnapshotRecord | None:
         """Capture beside these writers; the snapshot that was taken."""
-        return group_capture.capture(
-            [group_capture.GroupVolume(self.snapshotter, writers)], reason
-        )[0]
+        return group_capture.capture([group_capture.GroupVolume(self.watched, writers)], reason)[0]
 
     def replay(self, snapshot: SnapshotRecord, name: str) -> Path:
         """Replay a snapshot into a new directory below the base."""

@@ -57,14 +57,14 @@ class Forgetful:
 
 def plant(rig: CaptureRig, level: str, every: int, seed: str) -> Forgetful:
     """Wrap the source of a rig that has captured nothing yet."""
-    forgetful = Forgetful(rig.snapshotter.watched.source, level, every, seed)
-    rig.snapshotter.watched.source = forgetful  # type: ignore[assignment]  # delegates all but drain
+    forgetful = Forgetful(rig.watched.watcher.source, level, every, seed)
+    rig.watched.watcher.source = forgetful  # type: ignore[assignment]  # delegates all but drain
     return forgetful
 
 
 def heal(rig: CaptureRig) -> None:
     """Take the fault out again, and make the regular comparison due."""
-    forgetful = rig.snapshotter.watched.source
+    forgetful = rig.watched.watcher.source
     assert isinstance(forgetful, Forgetful)
-    rig.snapshotter.watched.source = forgetful._real
-    rig.snapshotter._comparison.due = 0.0
+    rig.watched.watcher.source = forgetful._real
+    rig.watched.comparison.due = 0.0

@@ -13,8 +13,8 @@ from diffkeeper.replay.replay import restore
 from diffkeeper.snapshot import group_capture
 from diffkeeper.snapshot.chunker import Chunker
 from diffkeeper.snapshot.context import CaptureContext, CapturePolicy
-from diffkeeper.snapshot.volume_capture import VolumeCapture
 from diffkeeper.snapshot.volume_state import VolumeState
+from diffkeeper.snapshot.watched_volume import WatchedVolume
 from diffkeeper.sources.ebpf.probe import Sources
 from diffkeeper.store.store import Batch, Store
 
@@ -61,13 +61,13 @@ class GroupRig:
         self.tools = CaptureContext(self.store, freezer, Chunker(), CGROUP_ROOT, "/proc", Sources())
         self.survey = Survey()
         self.live = {name: base / name for name in names}
-        self.snapshotters = {name: self._open(name, policy) for name in names}
+        self.watched = {name: self._open(name, policy) for name in names}
 
-    def _open(self, name: str, policy: CapturePolicy) -> VolumeCapture:
+    def _open(self, name: str, policy: CapturePolicy) -> WatchedVolume:
         self.live[name].mkdir(exist_ok=True)
         record = VolumeRecord(id=self.store.next_volume_id(), name=name, created_ns=1)
         self.store.commit(Batch(volumes=[record]))
-        return VolumeCapture(
+        return WatchedVolume(
             self.tools, VolumeState(self.store, record), str(self.live[name]), policy
         )
 
@@ -75,8 +75,8 @@ class GroupRig:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for snapshotter in self.snapshotters.values():
-            snapshotter.close()
+        for watched in self.watched.values():
+            watched.close()
         self.tools.sources.close()
         self.tools.reader.close()
         self.tools.freezer.stop()
@@ -84,11 +84,9 @@ class GroupRig:
 
     def members(self) -> list[group_capture.GroupVolume]:
         """All of them with their writers, the last one first."""
-        targets = [s.target for s in self.snapshotters.values()]
+        targets = [s.target for s in self.watched.values()]
         found = self.survey.find(targets)
-        members = [
-            group_capture.GroupVolume(s, found[s.target]) for s in self.snapshotters.values()
-        ]
+        members = [group_capture.GroupVolume(s, found[s.target]) for s in self.watched.values()]
         return members[::-1]
 
     def capture(self) -> dict[str, SnapshotRecord]:
@@ -96,7 +94,7 @@ class GroupRig:
         members = self.members()
         taken = group_capture.capture(members, "manual")
         pairs = zip(members, taken, strict=True)
-        return {m.snapshotter.volume: record for m, record in pairs if record is not None}
+        return {m.watched.volume: record for m, record in pairs if record is not None}
 
     def replay(self, record: SnapshotRecord, target: Path) -> Path:
         """A snapshot in a new directory."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from diffkeeper.format.records import SnapshotRecord
     from diffkeeper.freeze.freezer import Freezer, Frozen
-    from diffkeeper.snapshot.volume_capture import VolumeCapture
+    from diffkeeper.snapshot.watched_volume import WatchedVolume
     from diffkeeper.sources.ebpf.probe import Sources
 
 # Long enough for the copy of the truth inside the freeze.
@@ -254,8 +254,8 @@ class Torture:
         self.opened = CaptureRig(self.base, policy, self.sources, live=self.live)
         self.freezer = CopyingFreezer(self.opened.tools.freezer, self.live, self.base / "copy")
         self.opened.tools.freezer = self.freezer  # type: ignore[assignment]  # the real one inside
-        if self.opened.snapshotter.watched.source.name != self.plan.source:
-            raise WrongSource(self.opened.snapshotter.watched.reason)
+        if self.opened.watched.watcher.source.name != self.plan.source:
+            raise WrongSource(self.opened.watched.watcher.reason)
 
     def shut(self) -> None:
         """The rig ends as it does with the daemon; the volume goes on to change."""
@@ -337,7 +337,7 @@ class Torture:
         found = self.unexcused(difference(describe(self.freezer.copy), describe(replayed)))
         for line in found[:DIFFERENCES_SHOWN]:
             self.result.differences.append(
-                f"snapshot {snapshot.seq}, {self.rig.snapshotter.watched.source.name}: {line}"
+                f"snapshot {snapshot.seq}, {self.rig.watched.watcher.source.name}: {line}"
                 f"{self.explained(line, replayed)}"
             )
         subprocess.run(["rm", "-rf", str(replayed)], check=True)
@@ -347,7 +347,7 @@ class Torture:
         """Differences that no document tells of."""
         named = given_names(self.records.glob("log-*"), self.compared_at, self.freezer.copied_at)
         numbers = {line: self.freezer.inodes.get(path_of(line), 0) for line in found}
-        late = {n for line, n in numbers.items() if may_be_late(self.rig.snapshotter, n, named)}
+        late = {n for line, n in numbers.items() if may_be_late(self.rig.watched, n, named)}
         self.compared_at = self.freezer.copied_at
         self.result.late += len(late)
         return [line for line, number in numbers.items() if number not in late]
@@ -409,14 +409,14 @@ def given_names(logs: Iterable[Path], begin: float, end: float) -> set[int]:
     }
 
 
-def may_be_late(snapshotter: VolumeCapture, number: int, named: set[int]) -> bool:
+def may_be_late(watched: WatchedVolume, number: int, named: set[int]) -> bool:
     """Whether a file that is not as it was in the freeze is one that inotify gave no hint of.
 
     The documents say so of one that was changed under a name which came and went between two looks
     (`named`: inode numbers of what was given a name since the last snapshot), and that a comparison
     finds it soon: one is due, and is what the next capture begins with.
     """
-    source, comparison = snapshotter.watched.source, snapshotter._comparison
+    source, comparison = watched.watcher.source, watched.comparison
     if source.name != "inotify" or number not in named:
         return False
     assert comparison.due <= time.monotonic() + comparison._soon, "a comparison comes soon"

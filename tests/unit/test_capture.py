@@ -306,7 +306,7 @@ def test_a_mapping_that_ended_leaves_no_work(rig: CaptureRig) -> None:
     mapping.close()
     while rig.capture_of("manual", Writers()) is not None:
         pass
-    assert not rig.snapshotter._unhinted.due_files(Writers())
+    assert not rig.watched.unseen.due_files(Writers())
 
 
 # Files that change while they are looked at

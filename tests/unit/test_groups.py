@@ -97,7 +97,7 @@ class Watched:
     def __init__(self, number: int) -> None:
         self.name = f"volume{number}"
         self.state = SimpleNamespace(record=SimpleNamespace(id=number), head=None)
-        self.snapshotter = SimpleNamespace(
+        self.watched = SimpleNamespace(
             target=Target("8:1", f"/v{number}"),
             policy=CapturePolicy(),
             faulty=False,
@@ -140,8 +140,8 @@ def test_who_made_a_capture_fail_leaves_its_group_within_the_same_survey(
     assert captures.together(good, found).volumes == (bad, good)
 
     def failing(*_: object, **__: object) -> None:
-        assert bad.snapshotter is not None
-        bad.snapshotter.faulty = True
+        assert bad.watched is not None
+        bad.watched.faulty = True
         raise LostError("a test")
 
     monkeypatch.setattr(group_capture, "capture", failing)
@@ -361,7 +361,7 @@ def test_a_closed_member_is_left_out(tmp_path: Path) -> None:
     with GroupRig(tmp_path, ("a", "b"), CapturePolicy()) as volumes:
         members = volumes.members()
         (volumes.live["a"] / "f").write_bytes(b"1")
-        volumes.snapshotters.pop("b").close()
+        volumes.watched.pop("b").close()
         closed, taken = group_capture.capture(members, "manual")
         assert closed is None
         assert taken is not None
@@ -375,8 +375,8 @@ def test_a_faulty_member_is_named(tmp_path: Path) -> None:
         volumes.live["b"].rmdir()
         with pytest.raises(LostError):
             volumes.capture()
-        assert volumes.snapshotters["b"].faulty
-        assert not volumes.snapshotters["a"].faulty
+        assert volumes.watched["b"].faulty
+        assert not volumes.watched["a"].faulty
 
 
 def test_a_throttle_is_asked_while_captures_end() -> None:

@@ -55,7 +55,7 @@ def test_a_rig_captures_with_a_source_that_is_added(
 ) -> None:
     monkeypatch.setattr(ladder, "LADDER", (Rung("made-up", start), *LADDER))
     with CaptureRig(tmp_path, CapturePolicy(source="auto")) as rig:
-        assert rig.snapshotter.watched.source.name == "made-up"
+        assert rig.watched.watcher.source.name == "made-up"
         (rig.live / "file").write_bytes(b"content")
         assert rig.capture() is not None
 

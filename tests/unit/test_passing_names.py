@@ -97,7 +97,7 @@ def differences(rig: CaptureRig, name: str) -> list[str]:
 
 def assert_found_soon(rig: CaptureRig) -> None:
     """What the last capture missed is due, and found then."""
-    comparison = rig.snapshotter._comparison
+    comparison = rig.watched.comparison
     if differences(rig, "before"):
         assert comparison.due <= clock.monotonic() + comparison._soon, "later on a busy machine"
         comparison.due = clock.monotonic()
@@ -126,7 +126,7 @@ def test_within_a_capture_that_compares_everything(
 
     monkeypatch.setattr(failpoint, "hit", hit)
     (rig.live / "more").write_bytes(b"due")
-    rig.snapshotter._comparison.due = clock.monotonic()
+    rig.watched.comparison.due = clock.monotonic()
     rig.capture()
     assert not left
     assert_found_soon(rig)

@@ -36,7 +36,7 @@ SIZE = 10 * CHUNK + 100
 
 
 def made(base: Path) -> CaptureRig:
-    """A captured directory, whose snapshotter is not used any more."""
+    """A captured directory, which is not watched any more."""
     rig = CaptureRig(base, CapturePolicy(source="scan"))
     (rig.live / "d").mkdir()
     (rig.live / "d" / "f").write_bytes(os.urandom(SIZE))

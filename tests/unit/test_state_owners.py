@@ -125,7 +125,7 @@ def test_what_is_shown() -> None:
 
 
 def test_the_owners_fields_are_found() -> None:
-    assert {"snapshotter", "options", "status", "pace", "_unused"} <= OWNED["volumes/volume.py"]
+    assert {"watched", "options", "status", "pace", "_unused"} <= OWNED["volumes/volume.py"]
     assert {"leaving", "_leaving"} <= OWNED["volumes/mount_counts.py"]
     assert {"_slots", "step", "_removal", "replaced"} <= OWNED["volumes/registry.py"]
     assert {"replaying", "_replaying"} <= OWNED["volumes/live.py"]

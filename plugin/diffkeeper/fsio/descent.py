@@ -6,6 +6,7 @@ directories would grow with the square of its length.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Protocol, Self
@@ -80,11 +81,8 @@ class Descent:
 
     @staticmethod
     def _above(node: Node, steps: int) -> Node:
-        at = node
-        for _ in range(steps):
-            assert at.parent is not None  # noqa: S101  # there are more names than steps
-            at = at.parent
-        return at
+        """So many steps up; there are more names than steps."""
+        return next(itertools.islice(_upward(node), steps, None))
 
     def _keep(self, node: Node, fd: int) -> None:
         """Keep it open for later calls, unless something else is at its place."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from diffkeeper.format.records import SnapshotRecord
     from diffkeeper.service.idle_share import IdleShare
-    from diffkeeper.snapshot.volume_capture import VolumeCapture
+    from diffkeeper.snapshot.watched_volume import WatchedVolume
     from diffkeeper.volumes.volume import Volume
 
 _AT_INTERVALS = ("interval", "mount")  # reasons of captures that nobody asked for
@@ -42,9 +42,9 @@ class ConsistencyGroup:
         """The shortest of their intervals, which applies to all."""
         return min(volume.pace.interval for volume in self.volumes)
 
-    def watched(self) -> list[tuple[Volume, VolumeCapture]]:
+    def watched(self) -> list[tuple[Volume, WatchedVolume]]:
         """The volumes that are still watched."""
-        return [(v, s) for v in self.volumes if (s := v.snapshotter) is not None]
+        return [(v, s) for v in self.volumes if (s := v.watched) is not None]
 
     def apply_throttle(self, share: float) -> None:
         """Set the same interval for all, and show the group in their status; `share`: see
@@ -98,7 +98,7 @@ class Captures:
 
     def _made(self, found: Mapping[Target, Writers]) -> list[ConsistencyGroup]:
         watched = {
-            v.state.record.id: (v, s) for v in self._volumes() if (s := v.snapshotter) is not None
+            v.state.record.id: (v, s) for v in self._volumes() if (s := v.watched) is not None
         }
         parties = {n: _party(v, s, found) for n, (v, s) in watched.items()}
         return [
@@ -128,7 +128,7 @@ class Captures:
 
     def targets(self) -> list[Target]:
         """All watched volumes, as the survey identifies them."""
-        return [s.target for v in self._volumes() if (s := v.snapshotter) is not None]
+        return [s.target for v in self._volumes() if (s := v.watched) is not None]
 
     def capture(self, volume: Volume, reason: str, *, freeze: bool = True) -> SnapshotRecord | None:
         """Take a snapshot of what changed in the volume, and in those that are captured with it.
@@ -136,18 +136,18 @@ class Captures:
         None when nothing changed in this one. Updates intervals and troubles of all. Without
         `freeze` the writers of a single volume run on; a group of volumes is always frozen.
         """
-        if (snapshotter := volume.snapshotter) is None:
+        if (watched := volume.watched) is None:
             return None
         cpu = clock.thread_cpu()
         if reason in _AT_INTERVALS:
-            found = self.writers(snapshotter.target)
+            found = self.writers(watched.target)
         else:
             found = self._survey.find(self.targets())
         surveyed = clock.thread_cpu() - cpu
         team = self.together(volume, found)
         parts = team.watched()
         members = [group_capture.GroupVolume(s, found.get(s.target, Writers())) for _, s in parts]
-        meter = _Meter([snapshotter for _, snapshotter in parts], surveyed)
+        meter = _Meter([s for _, s in parts], surveyed)
         before = [_grouping(v, s) for v, s in parts]
         try:
             taken = group_capture.capture(members, reason, freeze=freeze or len(members) > 1)
@@ -169,9 +169,9 @@ class Captures:
 class _Meter:
     """Measures what a capture of these volumes costs together, from its creation on."""
 
-    def __init__(self, snapshotters: Sequence[VolumeCapture], cpu_seconds: float) -> None:
+    def __init__(self, watched: Sequence[WatchedVolume], cpu_seconds: float) -> None:
         """`cpu_seconds`: cost before that."""
-        self._snapshotters = snapshotters
+        self._watched = watched
         self._cpu_seconds = cpu_seconds
         self._started = clock.monotonic()
         self._before = self._sums()
@@ -187,35 +187,35 @@ class _Meter:
         """Seconds of CPU, which the members share, and seconds frozen, which are the same for
         all.
         """
-        cpu = sum(s.cpu_seconds for s in self._snapshotters)
-        return cpu, max((s.frozen_seconds for s in self._snapshotters), default=0.0)
+        cpu = sum(s.cpu_seconds for s in self._watched)
+        return cpu, max((s.frozen_seconds for s in self._watched), default=0.0)
 
 
 def _party(
-    volume: Volume, snapshotter: VolumeCapture, found: Mapping[Target, Writers]
+    volume: Volume, watched: WatchedVolume, found: Mapping[Target, Writers]
 ) -> consistency_groups.Party:
-    recorded, apart = _grouping(volume, snapshotter)
-    writers = found.get(snapshotter.target, Writers())
-    still = writers.observed and not writers.pids and _is_quiet(snapshotter)
+    recorded, apart = _grouping(volume, watched)
+    writers = found.get(watched.target, Writers())
+    still = writers.observed and not writers.pids and _is_quiet(watched)
     return consistency_groups.Party(frozenset(writers.pids), recorded, apart, still)
 
 
-def _is_quiet(snapshotter: VolumeCapture) -> bool:
+def _is_quiet(watched: WatchedVolume) -> bool:
     """Whether there are no hints; false if unknown, which the capture then reports."""
     try:
-        return snapshotter.quiet()
+        return watched.quiet()
     except (DiffKeeperError, OSError):
         return False
 
 
-def _grouping(volume: Volume, snapshotter: VolumeCapture) -> tuple[frozenset[int], bool]:
+def _grouping(volume: Volume, watched: WatchedVolume) -> tuple[frozenset[int], bool]:
     """The facts of a volume for grouping, except its writers: see `Party`."""
     head = volume.state.head
     recorded = frozenset(map(int, head.group)) if head is not None else frozenset()
-    return recorded, not snapshotter.policy.freeze or snapshotter.faulty
+    return recorded, not watched.policy.freeze or watched.faulty
 
 
-def _note(part: Sequence[int], whole: Sequence[int], first: VolumeCapture) -> str:
+def _note(part: Sequence[int], whole: Sequence[int], first: WatchedVolume) -> str:
     """Why these are not all that are written together; `first`: the capture of the first."""
     if len(part) < len(whole):
         return (

@@ -49,7 +49,7 @@ class Changes:
             other = options.get("exclude") != volume.state.record.options.get("exclude")
             batch = Batch(drop_index={volume.state.record.id} if other else set())
             await within(self._steps, volume.state.commit, batch, options=options)
-            watched = volume.snapshotter is not None
+            watched = volume.watched is not None
             await self._scheduler.remove(volume)
             await within(self._steps, volume.take_options)
             if watched and volume.mounted:

@@ -54,7 +54,7 @@ class Replays:
 
     async def _prepare(self, slot: Slot) -> None:
         async with slot.turn():
-            if slot.volume.snapshotter is None or not slot.volume.present:
+            if slot.volume.watched is None or not slot.volume.present:
                 await self._unschedule(slot.volume)
                 await within(self._pools.steps, slot.volume.close)
                 if not slot.volume.present:

@@ -190,7 +190,7 @@ class Scheduler:
 
     def _see(self) -> None:
         expecting = [v for v in list(self._watches) if v.mounts.expecting]
-        watched = [(v, s.target) for v in expecting if (s := v.snapshotter) is not None]
+        watched = [(v, s.target) for v in expecting if (s := v.watched) is not None]
         found = self._captures.writers()
         for volume, target in watched:
             volume.mounts.see(found.get(target, Writers()))
@@ -201,7 +201,7 @@ class Scheduler:
             changed = [
                 volume
                 for volume in volumes
-                if (s := volume.snapshotter) is not None
+                if (s := volume.watched) is not None
                 and _answer(
                     volume, partial(volume.pending, found.get(s.target, Writers())), unsure=True
                 )
@@ -243,7 +243,7 @@ class Scheduler:
         found = await self._writers()
         team = await within(self._pool, self._captures.together, volume, found)
         started, pace = clock.monotonic(), volume.pace
-        if volume.snapshotter is None or pace.busy or pace.due > started:
+        if volume.watched is None or pace.busy or pace.due > started:
             return
         idle = [member for member in team.volumes if not member.pace.busy]
         for member in idle:

@@ -241,12 +241,12 @@ class VolumeService:
         await asyncio.gather(*tasks, return_exceptions=True)
         for slot in slots:
             async with slot.turn():
-                if slot.volume.snapshotter is not None:
+                if slot.volume.watched is not None:
                     self._scheduled.add(slot.volume)
 
     async def _watch(self, slot: Slot) -> None:
         async with slot.turn():
-            if slot.volume.mounted and slot.volume.snapshotter is None:
+            if slot.volume.mounted and slot.volume.watched is None:
                 await within(self._pools.steps, slot.volume.take_over)
 
     async def _tidy(self) -> None:
@@ -430,14 +430,14 @@ class VolumeService:
         """The newest snapshot, after a capture; for a mounted volume without the step's lock."""
         volume = slot.volume
         first = volume.state.head is None
-        if volume.snapshotter is not None:
+        if volume.watched is not None:
             return await self._pools.captures.run(first, self._snapshot, volume)
         async with slot.turn("a snapshot of it is being taken"):
             self._registry.require(volume.name, slot)
             return await self._pools.captures.run(first, self._snapshot, volume)
 
     def _snapshot(self, volume: Volume) -> SnapshotRecord:
-        if volume.snapshotter is not None:
+        if volume.watched is not None:
             self._capture(volume, "manual")
         elif volume.present:
             volume.open()

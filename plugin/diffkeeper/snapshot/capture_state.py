@@ -1,4 +1,4 @@
-"""State of one volume in the capture under way, and the record that it ends in."""
+"""State of one capture of a volume: hints, frozen copies, figures, and the record at its end."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from diffkeeper import clock
-from diffkeeper.format.ids import Root
 from diffkeeper.format.records import SnapshotRecord, VolumeRecord
-from diffkeeper.freeze.writers import Writers
 from diffkeeper.snapshot.observation import Hidden, Observation
 from diffkeeper.snapshot.stillness import NameSums
 from diffkeeper.sources.base import Dirty
 
 if TYPE_CHECKING:
+    from diffkeeper.format.ids import Root
     from diffkeeper.snapshot.held_back import Lacking
     from diffkeeper.snapshot.outcome import Outcome
     from diffkeeper.snapshot.staging import Staging
@@ -22,9 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Figures:
-    """Figures of the last capture. `dirty_bytes`: bytes that had to be read; `rounds`: of
-    scanning.
-    """
+    """Figures of one capture. `dirty_bytes`: bytes that had to be read; `rounds`: of scanning."""
 
     freeze_seconds: float = 0.0
     capture_seconds: float = 0.0
@@ -33,27 +30,49 @@ class Figures:
 
 
 @dataclass(slots=True)
-class CaptureState:
-    """State of the capture under way."""
+class Drained:
+    """What one capture of a volume has to scan first; true if there is anything.
 
-    writers: Writers = field(default_factory=Writers)
-    still: bool = True  # there will be no freeze
-    dirty: Dirty = field(default_factory=Dirty)  # hints of its first drain
+    dirty: hints of its first drain; hidden: files that may change without a hint.
+    again: a snapshot is due although nothing changed; retry: names that could not be read before.
+    looked_ns: when it began to scan.
+    lost: hints were lost, of a source that sees everything, by this drain or a later one.
+    unseen: something may have changed that no hint names, by this drain or a later one.
+    """
+
+    dirty: Dirty = field(default_factory=Dirty)
     hidden: Hidden = field(default_factory=Hidden)
-    lost: bool = False  # hints were lost, of a source that sees everything
-    unseen: bool = False  # something may have changed that no hint names
-    again: bool = False  # a snapshot is due although nothing changed
-    retry: Dirty = field(default_factory=Dirty)  # names that could not be read before
-    root: Root = Root()  # of the last scan without a freeze
-    # Inside the freeze: what was copied, and what the current round has to scan, which is hinted
-    # again if the freeze ends early.
+    again: bool = False
+    retry: Dirty = field(default_factory=Dirty)
+    looked_ns: int = 0
+    lost: bool = False
+    unseen: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.dirty or self.hidden or self.again or self.retry)
+
+    def doubt(self, dirty: Dirty, *, hinting: bool) -> None:
+        """Note what a drain leaves in doubt; `hinting`: its source gives hints at all."""
+        self.lost |= dirty.everything and hinting
+        self.unseen |= dirty.orphans or dirty.passed
+
+
+@dataclass(slots=True)
+class FrozenRounds:
+    """Rounds of scanning inside a freeze.
+
+    taken: observations of the rounds that ended; copied: the newest one by place.
+    sums: of directories, where a source gives no hints.
+    pending, pending_hidden: what the current round has to scan, which is scanned after the freeze
+    if that ends early. hidden: some file may change without a hint.
+    """
+
     taken: list[Observation] = field(default_factory=list)
-    copied: dict[tuple[int, bytes], Observation] = field(default_factory=dict)  # newest by place
-    sums: NameSums = field(default_factory=NameSums)  # of its rounds, where a source gives no hints
+    copied: dict[tuple[int, bytes], Observation] = field(default_factory=dict)
+    sums: NameSums = field(default_factory=NameSums)
     pending: Dirty = field(default_factory=Dirty)
     pending_hidden: Hidden = field(default_factory=Hidden)
-    frozen_hidden: bool = False  # some file may change without a hint
-    figures: Figures = field(default_factory=Figures)
+    hidden: bool = False
 
     def end_round(self, taken: list[Observation]) -> None:
         """A round in the freeze has scanned all that was pending; `taken`: its observations.
@@ -63,14 +82,6 @@ class CaptureState:
         """
         self.taken += taken
         self.pending, self.pending_hidden = Dirty(), Hidden()
-
-    def thawed(self) -> tuple[list[Observation], Dirty, Hidden]:
-        """After the freeze: what was copied, and what a round that ended early had to scan."""
-        taken, dirty, hidden = self.taken, self.pending, self.pending_hidden
-        self.taken, self.pending, self.pending_hidden = [], Dirty(), Hidden()
-        self.copied.clear()
-        self.sums.clear()
-        return taken, dirty, hidden
 
 
 def is_due(head: SnapshotRecord | None, root: Root, fuzzy: str, lacking: Lacking) -> bool:

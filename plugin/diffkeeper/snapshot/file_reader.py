@@ -17,11 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from diffkeeper.format.records import IndexRecord
-    from diffkeeper.snapshot.chunker import Chunker, Content
-    from diffkeeper.snapshot.mapped_files import MappedFiles
-    from diffkeeper.snapshot.stat_cache import StatCache
-    from diffkeeper.snapshot.worktree import Directory, Worktree
-    from diffkeeper.sources.base import Source
+    from diffkeeper.snapshot.chunker import Content
+    from diffkeeper.snapshot.scan_context import Bounds, ScanContext
+    from diffkeeper.snapshot.worktree import Directory
+    from diffkeeper.sources.base import Ranges
 
 LINKED_MAX = 10_000  # files with several names whose content one round remembers
 
@@ -42,35 +41,23 @@ class FileReader:
 
     def __init__(
         self,
-        worktree: Worktree,
-        source: Source,
-        reader: Chunker,
-        index: StatCache,
-        chunk_bits: int,
+        context: ScanContext,
         trust: Trust,
-        spill: Callable[[Content], None],
-        mapped: MappedFiles,
-        looked: dict[int, Changed],
+        bounds: Bounds,
         survey: Callable[[], frozenset[int]],
-        check: Callable[[], None],
     ) -> None:
-        """looked: what was read of each file since the signatures in `index` were recorded.
-
-        survey: the files that are mapped now, and whose stores may be unseen. check: may raise
-        while a file is read, to end the round.
-        """
-        self._tree = worktree
-        self._source = source
-        self._reader = reader
-        self._index = index
-        self._chunk_bits = chunk_bits
+        """survey: the files that are mapped now, and whose stores may be unseen."""
+        self._tree = context.tree
+        self._source: Ranges = context.source
+        self._reader = context.reader
+        self._index = context.index
+        self._chunk_bits = context.chunk_bits
         self.trust = trust
-        self._spill = spill
-        self._mapped = mapped
-        self._looked = looked
+        self._bounds = bounds
+        self._mapped = context.mapped
+        self._looked = context.looked
         self._survey = survey
-        self._check = check
-        self._window_bits = max(source.window_bits, chunk_bits)
+        self._window_bits = max(self._source.window_bits, self._chunk_bits)
         self._contents: dict[int, tuple[int, Content]] = {}
         self.changed: dict[int, Changed] = {}
         self.hidden = Hidden()
@@ -100,7 +87,7 @@ class FileReader:
             return done[1]
         with inode.reading(pin) as fd:
             looked = self._looked.setdefault(number, Changed())
-            ways = self._tree.stage.get, self._spill, self._check
+            ways = self._tree.stage.get, self._bounds.spill, self._bounds.check
             if base is not None:
                 looked.chunks |= self._parts(number, fd, status.st_size, why)
                 content = self._reader.read_parts(fd, status.st_size, base, looked.chunks, *ways)

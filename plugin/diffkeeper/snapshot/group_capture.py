@@ -15,6 +15,7 @@ from diffkeeper import clock, counters, failpoint, limits
 from diffkeeper.errors import FreezeError, UnsupportedError
 from diffkeeper.freeze.cgroups import topmost
 from diffkeeper.snapshot.outcome import Budget, Outcome
+from diffkeeper.snapshot.volume_capture import VolumeCapture
 from diffkeeper.snapshot.volume_state import commit_together
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from diffkeeper.format.records import SnapshotRecord
     from diffkeeper.freeze.freezer import Freezer
     from diffkeeper.freeze.writers import Writers
-    from diffkeeper.snapshot.volume_capture import VolumeCapture
+    from diffkeeper.snapshot.capture_state import Drained
+    from diffkeeper.snapshot.watched_volume import WatchedVolume
 
 PRECOPY_ROUNDS_MAX = 3
 
@@ -35,7 +37,7 @@ _PRECOPY_ENOUGH_SECONDS = 0.1
 class GroupVolume:
     """A member of the group, and the processes that have it mounted."""
 
-    snapshotter: VolumeCapture
+    watched: WatchedVolume
     writers: Writers
 
 
@@ -47,13 +49,13 @@ def capture(
     None for a member whose newest snapshot is still right. Raises NoSpaceError, LostError, OSError,
     …: nothing was recorded of any member then, and everything is captured again later.
     """
-    by_id = sorted(members, key=lambda member: member.snapshotter.volume_id)
+    by_id = sorted(members, key=lambda member: member.watched.volume_id)
     with contextlib.ExitStack() as locks:
         for member in by_id:
-            locks.enter_context(member.snapshotter.lock)
-        alive = [member for member in by_id if not member.snapshotter.closed]
+            locks.enter_context(member.watched.lock)
+        alive = [member for member in by_id if not member.watched.closed]
         taken = _relying(alive, reason, freeze) if alive else {}
-    return [taken.get(member.snapshotter.volume_id) for member in members]
+    return [taken.get(member.watched.volume_id) for member in members]
 
 
 def _relying(
@@ -63,75 +65,84 @@ def _relying(
 
     A source that loses hints in every attempt is given up.
     """
+    watched = [member.watched for member in members]
     while True:
-        sources = [member.snapshotter.watched.source for member in members]
+        sources = [volume.source for volume in watched]
         capture = _GroupCapture(members, reason, freeze)
         try:
             return capture.run()
         except (UnsupportedError, OSError):
-            for member in members:
-                member.snapshotter.replace_broken()
-            replaced = [member.snapshotter.watched.source for member in members] != sources
+            for volume in watched:
+                volume.replace_broken()
+            replaced = [volume.source for volume in watched] != sources
             if not replaced and not capture.missed:
                 raise
-            for member in members:
-                member.snapshotter.forget()
+            for volume in watched:
+                volume.forget()
 
 
 class _GroupCapture:
     """One capture of a group whose members are locked."""
 
     def __init__(self, members: Sequence[GroupVolume], reason: str, freeze: bool) -> None:
-        self._members = [member.snapshotter for member in members]
+        self._members = members
+        self._volumes = [member.watched for member in members]
         self._reason = reason
         self._started = clock.monotonic()
         self._outcome = Outcome()
-        self._at: VolumeCapture | None = None
+        self._captures: list[VolumeCapture] = []  # of the members, once all have drained
+        self._at: WatchedVolume | None = None
         self.missed = False  # it failed, and a member's source lost hints meanwhile
         wanted = {
             cgroup
             for member in members
-            if freeze and member.snapshotter.policy.freeze
+            if freeze and member.watched.policy.freeze
             for cgroup in member.writers.cgroups
         }
         self._cgroups = topmost(wanted)
         self._freeze = freeze
-        for member in members:
-            member.snapshotter.begin(
-                member.writers, still=not self._cgroups, share=len(self._members)
-            )
 
     def run(self) -> dict[int, SnapshotRecord]:
         """The new snapshots by volume id."""
         try:
-            with _counted(self._members), self._members[0].tools.store.holding():
+            with _counted(self._volumes), self._volumes[0].tools.store.holding():
                 return self._run()
         except BaseException:
             if self._at is not None:
                 self._at.faulty = True
-            self.missed = any(member.watched.source.missed() for member in self._members)
-            for member in self._members:
-                member.forget()
+            self.missed = any(volume.source.missed() for volume in self._volumes)
+            self._captures.clear()
+            for volume in self._volumes:
+                volume.forget()
             raise
 
-    def _each(self) -> Iterator[VolumeCapture]:
+    def _turns(self) -> Iterator[GroupVolume]:
         """The members in turn; an exception in the loop body is attributed to the current one."""
         for member in self._members:
-            self._at = member
+            self._at = member.watched
             yield member
+        self._at = None
+
+    def _each(self) -> Iterator[VolumeCapture]:
+        """The captures of the members in turn, as `_turns`."""
+        for capture in self._captures:
+            self._at = capture.watched
+            yield capture
         self._at = None
 
     def _run(self) -> dict[int, SnapshotRecord]:
         # No short cut: every member has to drain its hints.
-        urgent = self._reason != "interval"
-        if not any([member.drain(self._started, urgent=urgent) for member in self._each()]):
+        drained = [self._drain(member) for member in self._turns()]
+        if not any(drained):
             return {}
         failpoint.hit("capture.drained")
-        for member in self._each():
-            member.precopy()
-        if all([member.same() for member in self._each()]):
-            for member in self._each():
-                member.end()
+        for member, hints in zip(self._turns(), drained, strict=True):
+            capture = self._begin(member, hints)
+            self._captures.append(capture)
+            capture.precopy()
+        if all([capture.same() for capture in self._each()]):
+            for capture in self._each():
+                capture.end()
             return {}
         failpoint.hit("capture.precopied")
         if self._cgroups:
@@ -139,14 +150,25 @@ class _GroupCapture:
         else:
             self._until_quiet()
         failpoint.hit("capture.thawed")
-        for member in self._each():
-            member.end_looks(self._started)
+        for capture in self._each():
+            capture.end_looks(self._started)
         self._name_unfreezable()
         return self._commit()
 
+    def _drain(self, member: GroupVolume) -> Drained:
+        urgent = self._reason != "interval"
+        return member.watched.drain(self._started, member.writers, urgent=urgent)
+
+    def _begin(self, member: GroupVolume, drained: Drained) -> VolumeCapture:
+        still, share = not self._cgroups, len(self._members)
+        return VolumeCapture(member.watched, drained, member.writers, still=still, share=share)
+
     def _name_unfreezable(self) -> None:
         found = {
-            text: None for m in self._members if m.policy.freeze for text in m.writers.unfreezable
+            text: None
+            for capture in self._captures
+            if capture.watched.policy.freeze
+            for text in capture.writers.unfreezable
         }
         if found and self._freeze and self._outcome.fuzzy:
             self._outcome.fuzzy += f"; not freezable: {', '.join(found)}"
@@ -157,17 +179,17 @@ class _GroupCapture:
         """Scan without a freeze, until one round sees nothing change in any member."""
         for _ in range(PRECOPY_ROUNDS_MAX):
             self._outcome.time_ns = clock.now_ns()
-            if all([member.look_again() for member in self._each()]):
+            if all([capture.look_again() for capture in self._each()]):
                 return
-        if any([member.moved() for member in self._each()]):
+        if any([capture.moved() for capture in self._each()]):
             self._outcome.fuzzy = "written to while it was read, by a process that was not frozen"
 
     def _converge(self) -> None:
         """More pre-copy rounds while they take long, so that little is left for the freeze."""
         for _ in range(PRECOPY_ROUNDS_MAX):
             started = clock.monotonic()
-            for member in self._each():
-                member.precopy_more()
+            for capture in self._each():
+                capture.precopy_more()
             if clock.monotonic() - started < _PRECOPY_ENOUGH_SECONDS:
                 return
 
@@ -182,17 +204,17 @@ class _GroupCapture:
             if self._freeze_once():
                 break
         if self._outcome.freeze_ms:
-            for member in self._each():
+            for volume in self._volumes:
                 seconds = self._outcome.freeze_ms / 1000
-                counters.observe("freeze_seconds", seconds, volume=member.volume)
+                counters.observe("freeze_seconds", seconds, volume=volume.volume)
 
     def _freeze_once(self) -> bool:
         """One freeze within its limit; false when it failed and another attempt makes sense."""
         outcome = self._outcome
-        limit = min(member.policy.freeze_seconds_max for member in self._each())
+        limit = min(volume.policy.freeze_seconds_max for volume in self._volumes)
         try:
-            for member in self._each():
-                member.watched.direct.before()
+            for capture in self._each():
+                capture.watched.watcher.direct.before()
             with self._freezer.frozen(self._cgroups, limit) as frozen:
                 failpoint.hit("capture.frozen")
                 outcome.time_ns = clock.now_ns()
@@ -209,14 +231,12 @@ class _GroupCapture:
 
     def _thawed(self, held_seconds: float) -> None:
         """Record that the writers were frozen for so long, and run again."""
-        for member in self._each():
-            member.frozen_seconds += held_seconds
-            member.watched.direct.thawed(held_seconds)
-            member.thawed()
+        for capture in self._each():
+            capture.thawed(held_seconds)
 
     @property
     def _freezer(self) -> Freezer:
-        return self._members[0].tools.freezer
+        return self._volumes[0].tools.freezer
 
     def _copy(self, budget: Budget) -> str:
         """Inside the freeze: copy what changed. Returns why this is not one instant, or "".
@@ -224,18 +244,18 @@ class _GroupCapture:
         It is one only if a last scan of every member finds that nothing changed in any of them.
         """
         for attempt in range(_FROZEN_ROUNDS_MAX):
-            moved = [member.copy(attempt, budget) for member in self._each()]
+            moved = [capture.copy(attempt, budget) for capture in self._each()]
             if attempt and not any(moved):
                 break
         else:
             return "written to during the freeze, by a process that was not frozen"
-        return next(filter(None, (member.doubt() for member in self._each())), "")
+        return next(filter(None, (capture.doubt() for capture in self._each())), "")
 
     # Recording
 
     def _commit(self) -> dict[int, SnapshotRecord]:
         """Commit all changes in one transaction; a group's snapshots all name the whole instant."""
-        changes = [m.change(self._reason, self._outcome, self._started) for m in self._each()]
+        changes = [c.change(self._reason, self._outcome, self._started) for c in self._each()]
         taken = {c.snapshot.volume_id: c.snapshot for c in changes if c.snapshot is not None}
         if taken and len(changes) > 1:
             heads = [c.snapshot or c.state.head for c in changes]
@@ -248,27 +268,27 @@ class _GroupCapture:
         worth = [c for c in changes if c.snapshot is not None or not c.batch.records_only]
         if worth:
             commit_together(worth)
-        for member in self._each():
-            member.recorded(self._outcome, self._started)
-        for member in self._members:
-            if (snapshot := taken.get(member.volume_id)) is not None:
-                _count(member.volume, snapshot)
+        for capture in self._each():
+            capture.recorded(self._outcome, self._started)
+        for volume in self._volumes:
+            if (snapshot := taken.get(volume.volume_id)) is not None:
+                _count(volume.volume, snapshot)
         return taken
 
 
 @contextlib.contextmanager
-def _counted(members: Sequence[VolumeCapture]) -> Iterator[None]:
-    """Count the CPU time of the block, in equal shares for all members."""
-    reader = members[0].tools.reader
+def _counted(volumes: Sequence[WatchedVolume]) -> Iterator[None]:
+    """Count the CPU time of the block, in equal shares for all volumes."""
+    reader = volumes[0].tools.reader
     cpu, threads_cpu = clock.thread_cpu(), reader.cpu_seconds
     try:
         yield
     finally:
         used = clock.thread_cpu() - cpu + reader.cpu_seconds - threads_cpu
-        for member in members:
-            member.cpu_seconds += used / len(members)
-            share = used / len(members)
-            counters.add("capture_cpu_seconds_total", share, volume=member.volume)
+        share = used / len(volumes)
+        for volume in volumes:
+            volume.cpu_seconds += share
+            counters.add("capture_cpu_seconds_total", share, volume=volume.volume)
 
 
 def _count(volume: str, snapshot: SnapshotRecord) -> None:

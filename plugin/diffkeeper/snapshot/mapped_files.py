@@ -15,7 +15,7 @@ from diffkeeper.sources.base import Changed
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from diffkeeper.sources.base import Source
+    from diffkeeper.sources.base import Ranges
 
 
 class MappedFiles:
@@ -61,7 +61,7 @@ class MappedFiles:
         for window in windows:
             linux.write_out(fd, window << self.window_bits, 1 << self.window_bits)
 
-    def give_back(self, source: Source) -> None:
+    def give_back(self, source: Ranges) -> None:
         """End of the capture: hint to the next one what was read inside the freeze."""
         for number, changed in self._later.items():
             source.give_back_file(number, changed)

@@ -24,14 +24,12 @@ from diffkeeper.snapshot.held_back import Trouble, UnreadableFileError, unreadab
 from diffkeeper.snapshot.observation import Observation, SeenName
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from diffkeeper.snapshot.file_reader import FileReader
-    from diffkeeper.snapshot.held_back import HeldBack
-    from diffkeeper.snapshot.stat_cache import StatCache
+    from diffkeeper.snapshot.scan_context import Bounds, ScanContext
     from diffkeeper.snapshot.stillness import NameSums
-    from diffkeeper.snapshot.worktree import Directory, Worktree
-    from diffkeeper.sources.base import Source
+    from diffkeeper.snapshot.worktree import Directory
 
 DIRECTORIES_MAX = 2_000_000  # of one volume, at some 600 bytes of memory each
 
@@ -41,35 +39,30 @@ class NameScanner:
 
     def __init__(
         self,
-        worktree: Worktree,
-        root_fd: int,
-        source: Source,
-        index: StatCache,
-        nameless: dict[int, int],
-        places: dict[int, SeenName],
-        check: Callable[[], None],
+        context: ScanContext,
         files: FileReader,
-        held: HeldBack,
+        bounds: Bounds,
         *,
         still: bool,
         sums: NameSums | None = None,
     ) -> None:
-        """sums: records what is listed, so that `stood_still` can compare it afterwards."""
-        self._tree = worktree
-        self._root_fd = root_fd
-        self._device = os.fstat(root_fd).st_dev
-        self._descent = Descent(root_fd)
-        self._source = source
-        self._index = index
-        # Inodes for which no name was found, with their timestamps at that time.
-        self._nameless = nameless
+        """still: writers are frozen, or there will be no freeze.
+
+        sums: records what is listed, so that `stood_still` can compare it afterwards.
+        """
+        self._tree = context.tree
+        self._root_fd = context.root_fd
+        self._device = os.fstat(context.root_fd).st_dev
+        self._descent = Descent(context.root_fd)
+        self._source = context.source
+        self._index = context.index
+        self._nameless = context.nameless
         # While names may move, a search proves nothing; another one follows in the freeze.
         self._still = still
-        # Where files were seen, until their signatures are recorded: newer than those.
-        self._places = places
-        self._check = check
+        self._places = context.places
+        self._check = bounds.check
         self._files = files
-        self._held = held
+        self._held = context.held
         self._sums = sums
         # Hinted files of this round whose content was read or proved unchanged.
         self._read: set[int] = set()

@@ -21,23 +21,21 @@ if TYPE_CHECKING:
     from diffkeeper.snapshot.stat_cache import StatCache
     from diffkeeper.snapshot.worktree import Worktree
 
+    Noted = Callable[[int, IndexRecord | None, IndexRecord], None]
+
 
 class Recorder:
     """Makes the entries of one volume; their chunks must have been staged before.
 
     `noted` is called for every file: inode number, previous signature, new signature.
+    `next_link_id`: as the volume's record has it, the newest id of a file with several names.
     """
 
-    def __init__(
-        self,
-        stage: Staging,
-        index: StatCache,
-        noted: Callable[[int, IndexRecord | None, IndexRecord], None],
-    ) -> None:
+    def __init__(self, stage: Staging, index: StatCache, noted: Noted, next_link_id: int) -> None:
         self._stage = stage
         self._index = index
         self._noted = noted
-        self.next_link_id = 0
+        self.next_link_id = next_link_id
 
     def entry(self, seen: Observation, tree: Worktree) -> Entry | None:
         """The entry for an observed name; None where it does not exist."""

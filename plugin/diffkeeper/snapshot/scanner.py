@@ -28,11 +28,12 @@ if TYPE_CHECKING:
 
     from diffkeeper.format.records import IndexRecord
     from diffkeeper.snapshot.observation import Hidden
+    from diffkeeper.snapshot.stillness import NameSums
     from diffkeeper.sources.base import Dirty
 
 
 class Scanner(NameScanner):
-    """One round of scanning. `check` may raise to end the round early."""
+    """One round of scanning. Its bounds may raise to end it early."""
 
     def run(self, dirty: Dirty, hidden: Hidden) -> Iterator[Observation]:
         """Observations of everything that `dirty` and `hidden` point to.
@@ -71,22 +72,21 @@ class Scanner(NameScanner):
         self._not_found(number for number in dirty.files if number not in self._read)
         self._finish()
 
-    def stood_still(self, compare: Iterable[int]) -> bool:
+    def stood_still(self, sums: NameSums, compare: Iterable[int]) -> bool:
         """Whether all directories that were recorded in `sums` are unchanged, by their timestamps.
 
         compare: inode numbers of those that have to be among them.
         """
-        assert self._sums is not None  # noqa: S101  # noted by an earlier round
-        if not all(number in self._sums for number in compare):
+        if not all(number in sums for number in compare):
             return False
         with contextlib.closing(self._descent):
-            for number in self._sums.directories:
+            for number in sums.directories:
                 directory = self._tree.by_inode.get(number)
                 if directory is None:
                     return False
                 with self._opened(directory) as fd:
                     skip = self._skipped(directory)
-                    if fd is None or not self._sums.same(number, fd, self._check, skip):
+                    if fd is None or not sums.same(number, fd, self._check, skip):
                         return False
         return True
 

@@ -26,16 +26,19 @@ SIGNATURES_WINDOW_MAX = 8_192
 
 
 class StatCache:
-    """Signatures of the files of one volume; not thread safe."""
+    """Signatures of the files of one volume; not thread safe.
 
-    def __init__(self, store: Store, volume: int) -> None:
+    `overflowed`: some files have no signature.
+    """
+
+    def __init__(self, store: Store, volume: int, *, overflowed: bool = False) -> None:
         self._store = store
         self._volume = volume
         self._new: dict[int, bytes] = {}  # encoded, which takes a third of the memory
         # Stored signatures that were lately read together: each is asked for again, often more than
         # once, and a transaction for each costs more than the stat.
         self._window: dict[int, IndexRecord | None] = {}
-        self.overflowed = False  # some files have no signature
+        self.overflowed = overflowed
 
     def get(self, inode: int) -> IndexRecord | None:
         """The newest signature of an inode, or None."""

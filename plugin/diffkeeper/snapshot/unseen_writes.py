@@ -36,15 +36,15 @@ ARMED_SECONDS = 60.0
 class UnseenWrites:
     """Unseen writes of one volume's writers; not thread safe."""
 
-    def __init__(self, tools: CaptureContext, watched: Watcher, volume: int) -> None:
+    def __init__(self, tools: CaptureContext, watcher: Watcher, volume: int) -> None:
         self._survey = tools.survey
         self._outside = tools.outside
         self._store = tools.store
         self._volume = volume
         self.doubt = ""  # why a frozen volume may have been written to, as of the last survey
-        self._watched = watched
-        self._device = watched.place[0]
-        self._armed = watched.mapped.armed  # files whose stores the source sees
+        self._watcher = watcher
+        self._device = watcher.place[0]
+        self._armed = watcher.mapped.armed  # files whose stores the source sees
         self._mapped: set[int] = set()
         self._mapped_now: set[int] = set()
         self._renamed: set[int] = set()
@@ -57,7 +57,7 @@ class UnseenWrites:
     @property
     def _by_range(self) -> bool:
         """Whether the source watches files."""
-        return self._watched.source.by_range
+        return self._watcher.source.by_range
 
     def due_files(self, writers: Writers) -> Hidden:
         """The files to scan now. Fast enough for the inside of a freeze."""
@@ -70,7 +70,7 @@ class UnseenWrites:
             # Containers within a container have the volume through an overlay only.
             found = self._survey.hidden_writes(self._processes(writers), self._device)
             self._mapped_now |= found.inodes
-            number = self._watched.number
+            number = self._watcher.number
             self._mapped_now |= self._survey.overlaid(found, writers.pids, number)
             if found.rings:
                 opened |= self._survey.open_for_write(found.rings, self._device)
@@ -109,7 +109,7 @@ class UnseenWrites:
 
     def frozen(self, writers: Writers) -> tuple[Writers, Hidden]:
         """In a freeze: the writers as of now, and the files that they may change unseen."""
-        if self._watched.source.sees_mappings:
+        if self._watcher.source.sees_mappings:
             # What was mapped since the survey is hinted, and new files are checked when they are
             # seen.
             hidden = self.known()

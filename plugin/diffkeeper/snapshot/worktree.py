@@ -349,9 +349,10 @@ class Worktree:
         for level in self._levels():
             changes: dict[Directory, dict[bytes, Entry | None]] = {}
             for directory in level:
-                if directory.parent is None or directory.attributes is None:
+                seen = directory.attributes
+                if directory.parent is None or seen is None:
                     continue
-                entry = self._entry(directory)
+                entry = self._entry(directory, seen)
                 if entry != directory.entry:
                     directory.entry = directory.attributes = entry
                     changes.setdefault(directory.parent, {})[directory.name] = entry
@@ -359,18 +360,14 @@ class Worktree:
                 self.apply(parent, names)
         self._touched.clear()
         self._settle_links()
-        if self.root.attributes is None:
+        if (seen := self.root.attributes) is None:
             raise CorruptionError("the volume's root directory was never looked at")
-        return Root(self.stage.put(root.encode_root(self._entry(self.root), self.links_root)))
+        return Root(self.stage.put(root.encode_root(self._entry(self.root, seen), self.links_root)))
 
-    def _entry(self, directory: Directory) -> Entry:
-        assert directory.attributes is not None  # noqa: S101  # checked by both callers
-        return replace(
-            directory.attributes,
-            content=directory.content,
-            size=directory.size,
-            links=directory.files,
-        )
+    @staticmethod
+    def _entry(directory: Directory, seen: Entry) -> Entry:
+        """What its parent's tree records of a directory; `seen`: of the directory itself."""
+        return replace(seen, content=directory.content, size=directory.size, links=directory.files)
 
     def _levels(self) -> Iterator[list[Directory]]:
         """Changed directories by depth, deepest first; a parent joins when its child has

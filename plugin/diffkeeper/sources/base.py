@@ -113,8 +113,8 @@ class Dirty:
             self.came.add((directory, name))
 
 
-class Source(Protocol):
-    """A source of hints for one volume. Methods may be called from any thread."""
+class Names(Protocol):
+    """Hints about names, and the state of their source. Methods may be called from any thread."""
 
     @property
     def name(self) -> str:
@@ -176,7 +176,9 @@ class Source(Protocol):
     def missed(self) -> bool:
         """Whether hints were lost since the last drain; the next one returns the whole volume."""
 
-    # Sources that see which parts of a file change; the others watch no files.
+
+class Ranges(Protocol):
+    """Hints about parts of files, of a source that watches files."""
 
     @property
     def by_range(self) -> bool:
@@ -210,6 +212,10 @@ class Source(Protocol):
 
     def give_back_file(self, inode: int, changed: Changed) -> None:
         """Have the next drain return this hint about a file again."""
+
+
+class Source(Names, Ranges, Protocol):
+    """A source of hints for one volume; one that watches no files takes `Ranges` of `NamesOnly`."""
 
 
 class NamesOnly:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from diffkeeper.format.records import SnapshotRecord
     from diffkeeper.integrity.verify import Result
     from diffkeeper.snapshot.capture_state import Figures
-    from diffkeeper.snapshot.volume_capture import VolumeCapture
+    from diffkeeper.snapshot.watched_volume import WatchedVolume
     from diffkeeper.volumes.volume import Volume
     from diffkeeper.volumes.volume_status import Verification
 
@@ -155,13 +155,13 @@ def account_view(volume: Volume) -> VolumeUsage | None:
 
 
 def _capture(volume: Volume) -> CaptureView:
-    snapshotter = volume.snapshotter
+    watched = volume.watched
     pace, group = volume.pace, volume.status.group
     return CaptureView(
-        source=snapshotter.watched.source.name if snapshotter is not None else "none",
-        reason=snapshotter.watched.reason if snapshotter is not None else "not mounted",
-        scanned_directories=snapshotter.watched.source.unwatched if snapshotter else 0,
-        ebpf=_ebpf(snapshotter),
+        source=watched.watcher.source.name if watched is not None else "none",
+        reason=watched.watcher.reason if watched is not None else "not mounted",
+        scanned_directories=watched.watcher.source.unwatched if watched else 0,
+        ebpf=_ebpf(watched),
         consistency=volume.options.consistency,
         interval=format_duration(pace.interval),
         effective_interval=format_duration(round(pace.effective, 3)),
@@ -169,14 +169,14 @@ def _capture(volume: Volume) -> CaptureView:
         delayed=pace.delayed,
         group=list(group.names),
         group_note=group.note,
-        last=_figures(snapshotter.figures) if snapshotter is not None else None,
-        cpu_seconds=round(snapshotter.cpu_seconds, 3) if snapshotter is not None else 0.0,
+        last=_figures(watched.figures) if watched is not None else None,
+        cpu_seconds=round(watched.cpu_seconds, 3) if watched is not None else 0.0,
     )
 
 
-def _ebpf(snapshotter: VolumeCapture | None) -> dict[str, str] | UnsetType:
+def _ebpf(watched: WatchedVolume | None) -> dict[str, str] | UnsetType:
     """Features of eBPF that matter to the volume; unset where eBPF was not considered."""
-    found = snapshotter.watched.features if snapshotter is not None else ()
+    found = watched.watcher.features if watched is not None else ()
     return {each.name: f"{each.support}: {each.reason}" for each in found} or UNSET
 
 

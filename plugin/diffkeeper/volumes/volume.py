@@ -25,7 +25,7 @@ from diffkeeper.fsio import mountinfo, propagation
 from diffkeeper.integrity import bit_rot
 from diffkeeper.integrity.verify import Result, Verifier, entry_at
 from diffkeeper.snapshot.context import CaptureContext, CapturePolicy
-from diffkeeper.snapshot.volume_capture import VolumeCapture
+from diffkeeper.snapshot.watched_volume import WatchedVolume
 from diffkeeper.volumes import size_limit as sizes
 from diffkeeper.volumes.interrupted_repair import settle_interrupted
 from diffkeeper.volumes.lifecycle import Event
@@ -64,7 +64,7 @@ class Volume:
         self._directory = LiveDirectory(
             tools.store, state, paths, tools.proc_root, self._options.size_bytes
         )
-        self._snapshotter: VolumeCapture | None = None
+        self._watched: WatchedVolume | None = None
         self._unused = False  # replayed by this daemon, and not mounted since
         self._status = VolumeStatus(tools.store.tags(state.record.id))
         self._pace = Throttle(self._options.interval_seconds, self._options.interval_seconds)
@@ -114,9 +114,9 @@ class Volume:
         return self._life
 
     @property
-    def snapshotter(self) -> VolumeCapture | None:
-        """What captures it; None while it is not watched."""
-        return self._snapshotter
+    def watched(self) -> WatchedVolume | None:
+        """What is known of it from capture to capture; None while it is not watched."""
+        return self._watched
 
     @property
     def status(self) -> VolumeStatus:
@@ -221,12 +221,6 @@ class Volume:
 
     # Mounts
 
-    def writers(self) -> Writers:
-        """Processes that have the volume mounted now."""
-        assert self._snapshotter is not None  # noqa: S101  # opened by every caller
-        target = self._snapshotter.target
-        return self._tools.survey.find([target])[target]
-
     @property
     def _policy(self) -> CapturePolicy:
         options = self._options
@@ -239,20 +233,16 @@ class Volume:
             exclude=options.exclude,
         )
 
-    def open(self) -> None:
-        """Begin to watch the live directory."""
-        if self._snapshotter is None:
+    def open(self) -> WatchedVolume:
+        """Watch the live directory, unless it is watched already."""
+        if (watched := self._watched) is None:
             settle_interrupted(self._tools.store, self._state, self._paths, self._status.troubles)
-            self._snapshotter = VolumeCapture(self._tools, self._state, self.live, self._policy)
+            watched = WatchedVolume(self._tools, self._state, self.live, self._policy)
+            self._watched = watched
             self._crash_at = clock.monotonic()
-            log.info(
-                "capture",
-                extra={
-                    "volume": self.name,
-                    "source": self._snapshotter.watched.source.name,
-                    "reason": self._snapshotter.watched.reason,
-                },
-            )
+            fields = {"source": watched.source.name, "reason": watched.watcher.reason}
+            log.info("capture", extra={"volume": self.name, **fields})
+        return watched
 
     def _limit(self, aside: str = "") -> None:
         sizes.settle(self._directory.limit, self._status.troubles, aside)
@@ -264,7 +254,7 @@ class Volume:
         self._directory.limit.take_size(self._options.size_bytes)
         if self._directory.readable:
             self._limit("" if self.mounted else self._paths.incoming)
-        if self._snapshotter is not None and self._policy != before:
+        if self._watched is not None and self._policy != before:
             self.close()
             self.open()
 
@@ -274,10 +264,10 @@ class Volume:
 
     def close(self) -> None:
         """Stop watching; waits for a capture under way."""
-        snapshotter, self._snapshotter = self._snapshotter, None
+        watched, self._watched = self._watched, None
         self._status.grouped(ShownGroup())
-        if snapshotter is not None:
-            snapshotter.close()
+        if watched is not None:
+            watched.close()
 
     def mount(self, mount_id: str) -> None:
         """Bind the live directory to the mount point and count one mount of this id, durably."""
@@ -308,10 +298,10 @@ class Volume:
         """Processes that have the live directory mounted, also read-only, and whether counted or
         not.
         """
-        if self._snapshotter is None and not self._directory.readable:
+        if self._watched is None and not self._directory.readable:
             return frozenset()
-        self.open()
-        return self.writers().users
+        target = self.open().target
+        return self._tools.survey.find([target])[target].users
 
     def take_over(self) -> None:
         """After a restart of the daemon: watch and bind again what containers still have
@@ -341,20 +331,20 @@ class Volume:
     def pending(self, writers: Writers) -> bool:
         """Whether a capture would find work."""
         self._mounts.see(writers)
-        return self._snapshotter is not None and self._snapshotter.pending(writers)
+        return self._watched is not None and self._watched.pending(writers)
 
     def quiet(self) -> bool:
         """Whether there are no hints, so that only a survey of processes could show a change."""
-        return self._snapshotter is not None and self._snapshotter.quiet()
+        return self._watched is not None and self._watched.quiet()
 
     @property
     def trusting(self) -> bool:
-        """Whether the survey may be left out at most intervals, see `VolumeCapture.trusting`."""
-        return self._snapshotter is not None and self._snapshotter.trusting
+        """Whether the survey may be left out at most intervals, see `WatchedVolume.trusting`."""
+        return self._watched is not None and self._watched.trusting
 
     def hinted(self) -> bool:
         """Whether a source that sees all changes has hinted one since the last capture began."""
-        source = self._snapshotter.watched.source if self._snapshotter is not None else None
+        source = self._watched.watcher.source if self._watched is not None else None
         return source is not None and source.complete and source.pending()
 
     def capture_failed(self, error: Exception, shortest: float, cost: Cost) -> None:
@@ -397,7 +387,7 @@ class Volume:
 
     def _note_lacking(self) -> None:
         """Update the trouble about what the newest state does not contain."""
-        lacking = self._snapshotter.lacking.trouble if self._snapshotter is not None else ""
+        lacking = self._watched.lacking.trouble if self._watched is not None else ""
         if lacking:
             self._status.troubles.begin(
                 "files", f"its newest state is not all that is there: {lacking}"
@@ -436,11 +426,9 @@ class Volume:
         result = verifier.live(self.live, root, unless, self._options.exclude)
         if cancelled():
             return None
-        if result.mismatches and self._snapshotter is not None:
+        if result.mismatches and self._watched is not None:
             capture()
-            after = self._state.head
-            assert after is not None  # noqa: S101  # there was one before
-            store, later = self._tools.store, after.root
+            store, later = self._tools.store, (self._state.head or head).root
             result.mismatches = [
                 m
                 for m in result.mismatches
