@@ -387,7 +387,7 @@ def explained(
     steps = [
         f"{float(step.split()[0]) - end:+.6f} {log.parent.name}/{log.name} {step}"
         for log in logs
-        for step in log.read_text().splitlines()
+        for step in whole_lines(log)
         if ({*names, f"#{number}"} & set(step.split()[5:]) or step.split()[2] in MOVES)
         and float(step.split()[1]) > end - LOG_SECONDS
         and float(step.split()[0]) < end
@@ -397,9 +397,14 @@ def explained(
     return "\n    ".join([told, *steps[-LOG_LINES:]])
 
 
+def whole_lines(log: Path) -> list[str]:
+    """Of the last line only a part may be there yet: who writes it runs on."""
+    return log.read_text().rpartition("\n")[0].splitlines()
+
+
 def given_names(logs: Iterable[Path], begin: float, end: float) -> set[int]:
     """Inode numbers of what was given another name meanwhile, by the monotonic clock."""
-    steps = [step.split() for log in logs for step in log.read_text().splitlines()]
+    steps = [step.split() for log in logs for step in whole_lines(log)]
     return {
         int(note[1:])
         for step in steps
