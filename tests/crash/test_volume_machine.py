@@ -111,6 +111,12 @@ class Volumes(RuleBasedStateMachine):
             world.wipe(name)
             world.mount(name, mount_id)
 
+    @rule(name=volumes, other=volumes)
+    def rename(self, name: str, other: str) -> None:
+        """Also to a name that is taken, its own among them."""
+        with self.step(name) as world:
+            world.rename(name, other)
+
     @rule(name=volumes)
     def remove(self, name: str) -> None:
         with self.step(name) as world:

@@ -12,73 +12,29 @@ whichever of the two the next daemon shows, and accepts no third.
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import shutil
 import signal
 import tempfile
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffkeeper.volumes import lifecycle
-from diffkeeper.volumes.lifecycle import Event, Facts, State
+from diffkeeper.volumes.lifecycle import Event, State
 from tests.support.daemon import Daemon
+from tests.support.volume_book import Book, Files, after_a_kill, leads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-Files = dict[str, bytes]
+# What a mount does before it binds the live directory.
+PREPARED = {State.NEW: (Event.MOUNT,), State.STORED: (Event.MOUNT, Event.REPLAYED)}
 OPTIONS = {"interval": "30d", "retention": "all"}
 
 
 class DaemonDied(Exception):
     """The daemon was killed at its failpoint before it answered."""
-
-
-@dataclass
-class Book:
-    """What is known of one volume."""
-
-    name: str
-    live: Path
-    states: list[Files] = field(default_factory=lambda: [{}])  # the last one is there now
-    durable: int = 0  # the state that an acknowledged snapshot holds
-    present: bool = True  # the live directory
-    mounts: dict[str, int] = field(default_factory=dict)
-    doubtful: bool = False  # all mounts are from before this daemon, and nobody is seen to use them
-    snapshots: dict[int, str] = field(default_factory=dict)  # acknowledged: number to root
-    used: bool = False  # some process has it mounted
-    stored: bool = False  # it has a snapshot, as far as it was looked at
-    removed: bool = False
-    kept: bool = False  # removed, with its live directory
-
-    def forgets_mounts(self) -> bool:
-        """Whether the counted mounts are those of containers that ended unseen."""
-        return bool(self.mounts) and self.doubtful and not self.used
-
-    @property
-    def stage(self) -> State:
-        """Where the volume is in its life, by who uses it: what a removal goes by."""
-        return self._stage(mounted=bool(self.mounts) and not self.forgets_mounts())
-
-    @property
-    def counted(self) -> State:
-        """Where it is by the counts of its mounts."""
-        return self._stage(mounted=bool(self.mounts))
-
-    def _stage(self, *, mounted: bool) -> State:
-        live = self.kept if self.removed else self.present
-        return lifecycle.state_of(Facts(mounted, live, self.stored, removed=self.removed))
-
-
-def leads(before: State, events: Sequence[Event]) -> set[State]:
-    """Where the table leads, event by event; ConflictError where no state lists the next one."""
-    states = {before}
-    for event in events:
-        listing = [s for s in states if lifecycle.lists(s, event)]
-        lifecycle.require((listing or sorted(states, key=str))[0], event)
-        states = {after for s in listing for after in lifecycle.require(s, event)}
-    return states
 
 
 class World:
@@ -109,9 +65,7 @@ class World:
         """The daemon was killed before, between or after these: the table leads here all the
         same.
         """
-        ways = [(*events[:n], Event.DAEMON_KILLED) for n in range(len(events) + 1)]
-        found = {state for way in ways for state in leads(before, way)}
-        assert book.counted in found, (book, before, events)
+        assert book.counted in after_a_kill(before, *events), (book, before, events)
         self.events.add(Event.DAEMON_KILLED)
         if book.counted in leads(before, events):
             self.events.update(events)
@@ -142,10 +96,7 @@ class World:
         self._forget_containers()
         self.check()
         for book, state in before:
-            # What is lost may have been replayed already.
-            ahead = (Event.MOUNT, Event.REPLAYED) if state is State.STORED else ()
-            reached = leads(state, [Event.DAEMON_KILLED]) | leads(state, ahead)
-            assert book.counted in reached, (book, state)
+            assert book.counted in after_a_kill(state), (book, state)
 
     def _forget_containers(self) -> None:
         for book in self.books.values():
@@ -220,8 +171,7 @@ class World:
         """Mount; a live directory that was lost comes back."""
         book = self.books[name]
         before = book.counted
-        replayed = (Event.MOUNT, Event.REPLAYED) if before is State.STORED else ()
-        events = (*replayed, Event.MOUNT)
+        events = (*PREPARED.get(before, ()), Event.MOUNT)
         try:
             answer = self._answer(lambda: self.daemon.call("Mount", Name=name, ID=mount_id))
         except DaemonDied:
@@ -261,8 +211,8 @@ class World:
         if mount_id in after:
             after[mount_id] -= 1
             after = {i: count for i, count in after.items() if count}
-            if book.doubtful and not book.used:
-                after.clear()
+        if book.forgets_mounts():  # whatever the id
+            after.clear()
         before, last = book.counted, bool(book.mounts) and not after
         events = (Event.LAST_UNMOUNT,) if last else ()
         try:
@@ -365,6 +315,32 @@ class World:
             self.books[book.name] = self.trash.pop(book.name)
             book.removed = False
             book.stored = bool(self.history(book.name))
+
+    def rename(self, name: str, target: str) -> None:
+        """Give it another name, which is refused while it is mounted, or if a volume has it."""
+        book = self.books[name]
+        before = book.counted
+        refused = target in self.books or not lifecycle.lists(before, Event.RENAME)
+        events = (Event.RENAME,) if not refused else ()
+        path, body = f"/v1/volumes/{name}/rename", json.dumps({"as": target}).encode()
+        try:
+            answer = self._answer(lambda: self.daemon.request("POST", path, body))
+        except DaemonDied:
+            self.revive_with(lambda: self._settle_rename(book, target))
+            self.led_or_killed(book, before, *events)
+            raise
+        if answer.status == 503:  # it is being replayed
+            return
+        assert answer.status == (409 if refused else 200), answer.body
+        if not refused:
+            self._settle_rename(book, target)
+            assert book.name == target
+            self.led(book, before, *events)
+
+    def _settle_rename(self, book: Book, target: str) -> None:
+        if book.name not in self.names():
+            self.books[target] = self.books.pop(book.name)
+            book.name = target
 
     def empty_trash(self) -> None:
         """Delete all removed volumes for good."""

@@ -13,9 +13,10 @@ What does not fit into the table:
 - Unmounts that are not the last one, and those of unknown ids, only change counts. Which counted
   mounts are valid is decided by `mount_ledger.MountLedger`, before the state is. The last unmount
   happens after the final capture, and so does that of mounts whose containers are gone.
-- A live directory that is lost is replayed for the next mount, or ahead of it: `mount` leads from
-  `stored` to `replaying`, and from `live` to `mounted`. One that is lost while containers have the
-  volume mounted is replayed as well; the volume stays `mounted`.
+- A mount has two steps, which ask both: `Volume.prepare` makes the live directory complete, which
+  leads from `new` to `live`, and from `stored` to `replaying`; `Volume.mount` leads from `live` to
+  `mounted`. A lost live directory is prepared ahead of its mount, too. One that is lost while
+  containers have the volume mounted is replayed as well; the volume stays `mounted`.
 - While a replay, repair, removal or final capture is under way, other steps wait for the volume's
   lock (`registry.Slot`), or get a BusyError: only the holder of the lock asks the table. So
   `repairing` is only seen after a kill has left the journal of a repair, which is finished when the
@@ -84,7 +85,7 @@ _IN_TRASH: Final = _to(_S.TRASHED, _S.TRASHED_KEPT)
 TABLE: Final[Mapping[State, Mapping[Event, frozenset[State]]]] = {
     _S.ABSENT: {_E.CREATE: _to(_S.NEW, _S.LIVE, _S.STORED)},
     _S.NEW: {
-        _E.MOUNT: _to(_S.MOUNTED),
+        _E.MOUNT: _to(_S.LIVE),
         _E.RENAME: _to(_S.NEW),
         _E.REMOVE: _to(_S.TRASHED),
         _E.DAEMON_KILLED: _to(_S.NEW),
