@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -11,18 +11,15 @@ from diffkeeper.errors import UnsupportedError
 from diffkeeper.sources.ebpf import loading
 from diffkeeper.sources.ebpf.features import STEPS, Attempt
 from diffkeeper.sources.ebpf.program import Program
+from tests.support.headers import gathered
 
-HEADERS = Path(__file__).parents[2] / "build" / "headers"
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture
 def headers() -> Path:
-    """build/headers; skips where they could not be made."""
-    if not Path("/usr/lib/python3/dist-packages/bcc").is_dir():
-        pytest.skip("Debian's python3-bpfcc is not installed")
-    if not HEADERS.is_dir():
-        pytest.skip("apt gave 'make setup' no kernel headers: see build/headers.log")
-    return HEADERS
+    return gathered()
 
 
 def test_the_programs_compile_with_them(headers: Path) -> None:

@@ -22,6 +22,7 @@ from diffkeeper.freeze.cgroups import Cgroup, Hierarchy, topmost
 from diffkeeper.freeze.control_watch import Watch
 from diffkeeper.freeze.freezer import Freezer, thaw_journal
 from diffkeeper.freeze.journal import FreezeJournal
+from tests.support import cgroups
 from tests.support.stuck import Stuck, sleeping_deeply, sleeps_deeply
 
 if TYPE_CHECKING:
@@ -94,14 +95,7 @@ def remove(directory: str) -> None:
 @pytest.fixture(params=["v1", "v2"])
 def parent(request: pytest.FixtureRequest) -> Iterator[str]:
     """A fresh cgroup of the version; skips where the machine does not have it."""
-    hierarchy = Hierarchy(ROOT)
-    mount = hierarchy.v1 if request.param == "v1" else hierarchy.v2
-    if not mount:
-        pytest.skip(f"no cgroup {request.param} freezer is mounted here")
-    if not os.access(mount, os.W_OK):
-        pytest.skip("making cgroups needs a writable cgroup file system")
-    directory = f"{mount}/diffkeeper-test-{os.getpid()}"
-    os.mkdir(directory)
+    directory = cgroups.fresh(request.param, "test")
     yield directory
     for child in sorted(Path(directory).glob("**/"), reverse=True):
         remove(str(child))

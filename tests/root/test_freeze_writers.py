@@ -23,6 +23,7 @@ from diffkeeper.freeze.cgroups import Hierarchy
 from diffkeeper.freeze.mappings import MappingScanner
 from diffkeeper.freeze.writers import Survey, Target, Writers
 from diffkeeper.fsio import mountinfo
+from tests.support import cgroups
 from tests.support.namespaces import in_namespace
 
 if TYPE_CHECKING:
@@ -39,14 +40,7 @@ class Start(Protocol):
 
 @pytest.fixture(params=["v1", "v2"])
 def cgroup(request: pytest.FixtureRequest) -> Iterator[str]:
-    hierarchy = Hierarchy(ROOT)
-    mount = hierarchy.v1 if request.param == "v1" else hierarchy.v2
-    if not mount:
-        pytest.skip(f"no cgroup {request.param} freezer is mounted here")
-    if not os.access(mount, os.W_OK):
-        pytest.skip("making cgroups needs a writable cgroup file system")
-    directory = f"{mount}/diffkeeper-survey-{os.getpid()}"
-    os.mkdir(directory)
+    directory = cgroups.fresh(request.param, "survey")
     yield directory
     remove(directory)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -32,18 +33,14 @@ def states() -> dict[int, shapes.Shape]:
 
 @pytest.fixture
 def store(tmp_path: Path, states: dict[int, shapes.Shape]) -> Iterator[Store]:
-    opened = Store.open(str(tmp_path / "store"), reserve_bytes=0)
-    for seq, shape in states.items():
-        shapes.commit(opened, seq, shape)
-    yield opened
-    opened.close()
+    with shapes.stored(tmp_path / "store", states) as opened:
+        yield opened
 
 
 @pytest.fixture
 def reader() -> Iterator[Chunker]:
-    made = Chunker()
-    yield made
-    made.close()
+    with closing(Chunker()) as made:
+        yield made
 
 
 def test_replay_then_rebuild(

@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
-from diffkeeper import limits
-from diffkeeper.integrity.bit_rot import UnusedDirectory
 from diffkeeper.integrity.repair import Repair, RepairJournal
-from diffkeeper.snapshot.context import CapturePolicy
-from tests.support.capture_rig import CaptureRig
+from tests.support.repairs import head, made, opened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from diffkeeper.format.records import SnapshotRecord
-
-SIZE = 10 * limits.CHUNK_BYTES_DEFAULT + 100
-
-
-def made(base: Path) -> CaptureRig:
-    """A captured directory, which is not watched any more."""
-    rig = CaptureRig(base, CapturePolicy(source="scan"))
-    (rig.live / "d").mkdir()
-    (rig.live / "d" / "f").write_bytes(os.urandom(SIZE))
-    (rig.live / "g").write_bytes(os.urandom(100))
-    rig.capture()
-    return rig
+    from diffkeeper.integrity.bit_rot import UnusedDirectory
+    from tests.support.capture_rig import CaptureRig
 
 
 @pytest.fixture
@@ -42,14 +27,8 @@ def rig(tmp_path: Path) -> Iterator[CaptureRig]:
 
 @pytest.fixture
 def live(rig: CaptureRig) -> Iterator[UnusedDirectory]:
-    opened = UnusedDirectory(rig.store, 1, str(rig.live), head(rig).root)
-    with contextlib.closing(opened):
-        yield opened
-
-
-def head(rig: CaptureRig) -> SnapshotRecord:
-    assert rig.state.head is not None
-    return rig.state.head
+    with opened(rig) as live:
+        yield live
 
 
 def test_one_file_that_refuses_leaves_the_others_settled(

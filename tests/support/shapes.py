@@ -7,6 +7,7 @@ it; the list is kept by whoever builds, and knows nothing of walkers.
 from __future__ import annotations
 
 import random
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 from diffkeeper.format import chunk, dirtree, filetree, root, xattrs
@@ -15,12 +16,11 @@ from diffkeeper.format.ids import Root
 from diffkeeper.format.records import SnapshotRecord, VolumeRecord
 from diffkeeper.hashing import chunk_digest, node_digest
 from diffkeeper.store.batch import ObjectMap
-from diffkeeper.store.store import Batch
+from diffkeeper.store.store import Batch, Store
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from diffkeeper.store.store import Store
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
 PAGE = 8_192  # of PostgreSQL
 HOLE = b""
@@ -135,6 +135,15 @@ class Shape:
             for digest in unused:
                 del self.nodes[digest]
             named = b"".join(self.nodes.values())
+
+
+@contextmanager
+def stored(path: Path, states: Mapping[int, Shape]) -> Iterator[Store]:
+    """An open store at this path that has these snapshots, by their sequence numbers."""
+    with closing(Store.open(str(path), reserve_bytes=0)) as opened:
+        for seq, shape in states.items():
+            commit(opened, seq, shape)
+        yield opened
 
 
 def commit(store: Store, seq: int, shape: Shape, volume: int = 1) -> SnapshotRecord:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.headers import gathered
+
 REPOSITORY = Path(__file__).parents[2]
-HEADERS = REPOSITORY / "build" / "headers"
 BYTES_MAX = 4 << 20
 
 
@@ -25,12 +26,7 @@ def run(script: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str
 
 @pytest.fixture
 def headers() -> Path:
-    """build/headers; skips where they could not be made."""
-    if not Path("/usr/lib/python3/dist-packages/bcc").is_dir():
-        pytest.skip("Debian's python3-bpfcc is not installed")
-    if not HEADERS.is_dir():
-        pytest.skip("apt gave 'make setup' no kernel headers: see build/headers.log")
-    return HEADERS
+    return gathered()
 
 
 def test_they_are_few(headers: Path) -> None:

@@ -24,25 +24,14 @@ from diffkeeper.snapshot.context import CapturePolicy
 from diffkeeper.store.store import Batch
 from tests.support import rot
 from tests.support.capture_rig import CaptureRig
+from tests.support.repairs import SIZE, head, made, opened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from diffkeeper.format.records import SnapshotRecord
 
 CHUNK = limits.CHUNK_BYTES_DEFAULT
-SIZE = 10 * CHUNK + 100
-
-
-def made(base: Path) -> CaptureRig:
-    """A captured directory, which is not watched any more."""
-    rig = CaptureRig(base, CapturePolicy(source="scan"))
-    (rig.live / "d").mkdir()
-    (rig.live / "d" / "f").write_bytes(os.urandom(SIZE))
-    (rig.live / "g").write_bytes(os.urandom(100))
-    rig.capture()
-    return rig
 
 
 @pytest.fixture
@@ -53,14 +42,8 @@ def rig(tmp_path: Path) -> Iterator[CaptureRig]:
 
 @pytest.fixture
 def live(rig: CaptureRig) -> Iterator[UnusedDirectory]:
-    opened = UnusedDirectory(rig.store, 1, str(rig.live), head(rig).root)
-    with contextlib.closing(opened):
-        yield opened
-
-
-def head(rig: CaptureRig) -> SnapshotRecord:
-    assert rig.state.head is not None
-    return rig.state.head
+    with opened(rig) as live:
+        yield live
 
 
 def vouch(rig: CaptureRig, path: bytes) -> None:
