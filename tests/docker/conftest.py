@@ -66,6 +66,15 @@ def engine(release: str) -> Iterator[DockerEngine]:
         made.clean()
 
 
+@pytest.fixture(autouse=True)
+def _engine_runs(request: pytest.FixtureRequest) -> None:
+    """An engine that a failed test has left dead fails that test alone."""
+    if "engine" in request.fixturenames:
+        engine: DockerEngine = request.getfixturevalue("engine")
+        if not engine.running:
+            engine.start()
+
+
 @pytest.fixture(scope="session")
 def base_image(engine: DockerEngine) -> str:
     """A small Debian with a shell, coreutils, and the tools for attributes and ACLs."""

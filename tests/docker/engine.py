@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -23,6 +24,12 @@ BUILD: Final = REPOSITORY / "build"
 START_SECONDS_MAX: Final = 60.0
 COMMAND_SECONDS_MAX: Final = 120.0
 EXEC_ATTEMPTS_MAX: Final = 20
+# systemd starts a dockerd that has ended again after this time, and this often.
+RESTART_SECONDS: Final = 2.0
+STARTS_MAX: Final = 3
+# dockerd 28 panics here at its start where it has volumes of a plugin that it cannot enable. It
+# cannot enable one whose killed process or shim is still there.
+KNOWN_PANIC: Final = "volume/service.(*VolumeStore).restore"
 
 
 class DockerEngine:
@@ -36,6 +43,7 @@ class DockerEngine:
         self.data_dir = Path(tempfile.mkdtemp(prefix="dk-engine-", dir="/var/lib"))
         self.host = f"unix://{self.run_dir}/docker.sock"
         self.process: subprocess.Popen[bytes] | None = None
+        self._log_file.touch()
         self.environment = {
             key: value for key, value in os.environ.items() if not key.startswith("DOCKER_")
         } | {"DOCKER_HOST": self.host}
@@ -43,34 +51,56 @@ class DockerEngine:
     @property
     def log(self) -> str:
         """Everything that dockerd has logged, with the plugins' lines among it."""
-        return (self.run_dir / "dockerd.log").read_text(errors="replace")
+        return self._log_file.read_text(errors="replace")
+
+    @property
+    def _log_file(self) -> Path:
+        return self.run_dir / "dockerd.log"
 
     def start(self, *arguments: str) -> None:
-        """Starts dockerd and waits until it answers."""
+        """Starts dockerd, after its known panic again as systemd does; waits until it answers."""
+        ended = ""
+        for _ in range(STARTS_MAX):
+            began = len(self.log)
+            self._start(*arguments)
+            processes.wait_for(
+                lambda: not self.running or self._answers(), "dockerd answers", START_SECONDS_MAX
+            )
+            if self.running:
+                return
+            ended = self.log[began:]
+            assert KNOWN_PANIC in ended, f"dockerd ended:\n{ended[-4000:]}"
+            self._forget_pids()
+            time.sleep(RESTART_SECONDS)
+        raise AssertionError(f"dockerd ended {STARTS_MAX} times:\n{ended[-4000:]}")
+
+    def _start(self, *arguments: str) -> None:
         command = self.root.command("dockerd", "--data-root", str(self.data_dir))
         command += ["--host", self.host]
         command += ["--exec-root", str(self.run_dir / "exec")]
         command += ["--pidfile", str(self.run_dir / "pid"), "--bridge", "none", "--iptables=false"]
-        with open(self.run_dir / "dockerd.log", "ab") as log:
+        with open(self._log_file, "ab") as log:
             self.process = subprocess.Popen(
                 [*command, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-        processes.wait_for(self._answers, "dockerd answers", START_SECONDS_MAX)
+
+    @property
+    def running(self) -> bool:
+        """Whether dockerd was started and has not ended."""
+        return self.process is not None and self.process.poll() is None
 
     def _answers(self) -> bool:
-        assert self.process is not None
-        assert self.process.poll() is None, f"dockerd ended:\n{self.log[-4000:]}"
         return self.attempt("version").returncode == 0
 
     def kill(self) -> None:
-        """kill -9 of dockerd, and so of its containerd; containers stay as they are.
-
-        The pid file of a containerd that nobody has reaped yet would make the next dockerd wait for
-        it, hence that file goes.
-        """
+        """kill -9 of dockerd, and so of its containerd; containers stay as they are."""
         assert self.process is not None
         self.process.kill()
         self.process.wait(30)
+        self._forget_pids()
+
+    def _forget_pids(self) -> None:
+        """The pid file of a containerd that nobody has reaped would have the next dockerd wait."""
         pid_file = self.run_dir / "exec" / "containerd" / "containerd.pid"
         containerd = int(pid_file.read_text())
         processes.wait_for(lambda: not processes.alive(containerd), "containerd is gone")
@@ -140,7 +170,7 @@ class DockerEngine:
 
     def clean(self) -> None:
         """Ends whatever was started, and takes its folders away."""
-        if self.process is not None and self.process.poll() is None:
+        if self.running:
             self._empty()
             self.stop()
         for pid in processes.naming(str(self.run_dir)):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from diffkeeper.service import restart
+from tests.docker.engine import RESTART_SECONDS
 from tests.support import docker_volumes as volumes
 from tests.support import docker_writers as writers
 from tests.support import processes
@@ -30,9 +31,6 @@ pytestmark = pytest.mark.engines
 
 # No capture looks at the processes meanwhile: the plugin has to see by itself who comes and goes.
 SELDOM = "1h"
-# systemd starts dockerd again after this time. One that starts sooner meets the shims of plugins
-# that have just ended, cannot start these plugins, and panics where there are volumes of theirs.
-RESTART_SECONDS = 2.0
 BRIDGE = "docker_gwbridge"
 
 
