@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.docker.engine import STARTS_MAX
 from tests.support import disks, processes
 
 if TYPE_CHECKING:
@@ -263,6 +264,33 @@ def test_the_disk_of_the_state_is_not_mounted(
         assert engine.shell(base_image, "on-disk", "cat /data/file") == "kept"
         engine.docker("volume", "rm", "on-disk")
         plugin.discard()
+
+
+def test_an_engine_whose_plugin_cannot_be_started(
+    engine: DockerEngine, new_plugin: PluginMaker
+) -> None:
+    """With volumes of it the engine panics at each start; disabled by hand, it starts."""
+    plugin = new_plugin("dk-gone")
+    plugin.create()
+    plugin.enable()
+    engine.docker("volume", "create", "-d", plugin.name, "of-the-gone")
+    config = engine.data_dir / "plugins" / plugin.id / "config.json"
+    engine.stop()
+    away = plugin.state_source.with_name(f"{plugin.state_source.name}-away")
+    plugin.state_source.rename(away)
+    try:
+        with pytest.raises(AssertionError, match=f"dockerd ended {STARTS_MAX} times"):
+            engine.start()
+        told = json.loads(config.read_text())
+        told["plugin"]["Enabled"] = False
+        config.write_text(json.dumps(told))
+        engine.start()
+    finally:
+        away.rename(plugin.state_source)
+    plugin.enable()
+    assert plugin.name in engine.docker("volume", "inspect", "of-the-gone")
+    engine.docker("volume", "rm", "of-the-gone")
+    plugin.discard()
 
 
 def test_a_disk_of_the_host_on_the_state(
