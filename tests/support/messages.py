@@ -6,7 +6,8 @@ from typing import Any, Final
 
 from msgspec import Struct, structs
 
-from diffkeeper.messages import driver, endpoints, requests
+from diffkeeper.messages import driver, integrity, machine, snapshots, store, trash, volumes
+from diffkeeper.messages.endpoint import Endpoint, NoArguments
 from diffkeeper.messages.integrity import (
     Fault,
     Kept,
@@ -25,7 +26,6 @@ from diffkeeper.messages.snapshots import (
     Pruning,
     RecordsPage,
     SnapshotView,
-    TrashView,
     Untagged,
 )
 from diffkeeper.messages.store import (
@@ -36,6 +36,7 @@ from diffkeeper.messages.store import (
     UsageFigures,
     VolumeUsage,
 )
+from diffkeeper.messages.trash import TrashView
 from diffkeeper.messages.volumes import (
     CaptureFigures,
     CaptureView,
@@ -176,48 +177,48 @@ STATISTICS: Final = StoreStatistics(
 REPAIRED: Final = RepairedFile(PATH, ["b"], "repaired", 10, 4, [(0, 4096)], 1, "")
 
 # What each call answers, and what it is asked with if that has fields.
-ANSWERS: Final[dict[endpoints.Endpoint[Any], object]] = {
-    endpoints.VERSION: DaemonVersion("0.1.0", 1, "127.0.0.1:9911", False),
-    endpoints.VOLUMES: [VOLUME],
-    endpoints.INSPECT: VOLUME,
-    endpoints.SET: VOLUME,
-    endpoints.RENAME: VOLUME,
-    endpoints.SNAPSHOTS: [SNAPSHOT],
-    endpoints.SNAPSHOT: SNAPSHOT,
-    endpoints.RESOLVE: SNAPSHOT,
-    endpoints.GROUP: [GroupMember("v", SNAPSHOT)],
-    endpoints.VERIFY: VerifyReport("v", 2, ROOT, False, True, 3, 10, 1.5, (FAULT,), "repair v"),
-    endpoints.REPAIR: RepairReport(
+ANSWERS: Final[dict[Endpoint[Any, Any], object]] = {
+    machine.VERSION: DaemonVersion("0.1.0", 1, "127.0.0.1:9911", False),
+    volumes.VOLUMES: [VOLUME],
+    volumes.INSPECT: VOLUME,
+    volumes.SET: VOLUME,
+    volumes.RENAME: VOLUME,
+    snapshots.SNAPSHOTS: [SNAPSHOT],
+    snapshots.SNAPSHOT: SNAPSHOT,
+    snapshots.RESOLVE: SNAPSHOT,
+    snapshots.GROUP: [GroupMember("v", SNAPSHOT)],
+    integrity.VERIFY: VerifyReport("v", 2, ROOT, False, True, 3, 10, 1.5, (FAULT,), "repair v"),
+    integrity.REPAIR: RepairReport(
         "v", 2, ROOT, False, True, [REPAIRED], ["c"], [FAULT], Kept(3, "found")
     ),
-    endpoints.RECORDS: RecordsPage(3, "{}", ["{}"], {"kept": 2}),
-    endpoints.IMPORT: ImportReport("v", 3, 12, 2),
-    endpoints.TAG: SNAPSHOT,
-    endpoints.UNTAG: Untagged("kept", 2),
-    endpoints.FORGET: Forgotten([1, 2]),
-    endpoints.PRUNE: [Pruning("v", "all", [1], 2, "")],
-    endpoints.TRASH: [TrashView("v", 1, TIME, TIME, 10, 3, True)],
-    endpoints.EMPTY_TRASH: [TrashView("v", 1, TIME, TIME, 10, 3, True)],
-    endpoints.PURGE: [TrashView("v", 1, TIME, TIME, 10, 3, True)],
-    endpoints.UNDELETE: VOLUME,
-    endpoints.STATISTICS: STATISTICS,
-    endpoints.COUNT: STATISTICS,
-    endpoints.MAINTAIN: MaintenanceReport(1, 2, 3, 4, 5, 6, 7, 0.5, 1.5, ["a pack is damaged"]),
-    endpoints.COMPACT: CompactReport(8192, 4096),
-    endpoints.SCRUB: SCRUB,
-    endpoints.DOCTOR: [Check("engine", "warn", "none", "a cost", "a mend")],
+    snapshots.RECORDS: RecordsPage(3, "{}", ["{}"], {"kept": 2}),
+    volumes.IMPORT: ImportReport("v", 3, 12, 2),
+    snapshots.TAG: SNAPSHOT,
+    snapshots.UNTAG: Untagged("kept", 2),
+    snapshots.FORGET: Forgotten([1, 2]),
+    snapshots.PRUNE: [Pruning("v", "all", [1], 2, "")],
+    trash.TRASH: [TrashView("v", 1, TIME, TIME, 10, 3, True)],
+    trash.EMPTY_TRASH: [TrashView("v", 1, TIME, TIME, 10, 3, True)],
+    trash.PURGE: [TrashView("v", 1, TIME, TIME, 10, 3, True)],
+    trash.UNDELETE: VOLUME,
+    store.STATISTICS: STATISTICS,
+    store.COUNT: STATISTICS,
+    store.MAINTAIN: MaintenanceReport(1, 2, 3, 4, 5, 6, 7, 0.5, 1.5, ["a pack is damaged"]),
+    store.COMPACT: CompactReport(8192, 4096),
+    integrity.SCRUB: SCRUB,
+    machine.DOCTOR: [Check("engine", "warn", "none", "a cost", "a mend")],
 }
 REQUESTS: Final[list[Struct]] = [
-    requests.NoArguments(),
-    requests.SetRequest({"interval": "1s", "size": None}),
-    requests.RenameRequest("w"),
-    requests.VerifyRequest("2"),
-    requests.RepairRequest([PATH], True),
-    requests.TagRequest("kept", None),
-    requests.ForgetRequest(["1"]),
-    requests.PruneRequest("v", True),
-    requests.UndeleteRequest("w"),
-    requests.ObjectsRequest([("chunk", ROOT), ("node", ROOT)]),
+    NoArguments(),
+    volumes.SetRequest({"interval": "1s", "size": None}),
+    volumes.RenameRequest("w"),
+    integrity.VerifyRequest("2"),
+    integrity.RepairRequest([PATH], True),
+    snapshots.TagRequest("kept", None),
+    snapshots.ForgetRequest(["1"]),
+    snapshots.PruneRequest("v", True),
+    trash.UndeleteRequest("w"),
+    store.ObjectsRequest([("chunk", ROOT), ("node", ROOT)]),
 ]
 OF_DOCKERD: Final[list[Struct]] = [
     driver.CreateRequest("v", {"interval": "1s"}),

@@ -5,7 +5,9 @@ Writes docs/openapi.json: the admin API as its endpoints and structures say it.
 
 from __future__ import annotations
 
+import importlib
 import json
+import pkgutil
 import re
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +15,8 @@ from typing import Any, Final
 import msgspec
 
 import diffkeeper
-from diffkeeper.messages.endpoints import ENDPOINTS, Endpoint
+from diffkeeper import messages
+from diffkeeper.messages.endpoint import Endpoint, NoBody, Octets
 from diffkeeper.messages.machine import ErrorAnswer
 
 PATH: Final = Path(__file__).parents[2] / "docs" / "openapi.json"
@@ -29,6 +32,17 @@ PARAMETERS: Final = {
     "after": "A sequence number.",
 }
 Json = dict[str, Any]
+
+
+def declared() -> tuple[Endpoint[Any, Any], ...]:
+    """Every endpoint that `messages` declares: by module, in the order of the source."""
+    names = sorted(each.name for each in pkgutil.iter_modules(messages.__path__))
+    modules = [importlib.import_module(f"diffkeeper.messages.{name}") for name in names]
+    values = [value for module in modules for value in vars(module).values()]
+    return tuple(value for value in values if isinstance(value, Endpoint))
+
+
+ENDPOINTS: Final = declared()
 
 
 def document() -> Json:
@@ -59,16 +73,16 @@ def _kinds() -> list[Any]:
 
 
 def _is_json(kind: object) -> bool:
-    return kind not in (None, bytes)
+    return kind not in (NoBody, Octets, bytes)
 
 
-def _call(endpoint: Endpoint[Any], of_kind: dict[Any, Json]) -> Json:
+def _call(endpoint: Endpoint[Any, Any], of_kind: dict[Any, Json]) -> Json:
     found: Json = {"summary": endpoint.summary}
     parameters = [_parameter(name, "path") for name in re.findall(r"\{(\w+)\}", endpoint.path)]
     parameters += [_parameter(endpoint.query, "query")] if endpoint.query else []
     if parameters:
         found["parameters"] = parameters
-    if endpoint.request is not None:
+    if endpoint.request is not NoBody:
         found["requestBody"] = {
             "required": not endpoint.body_optional,
             "content": _content(endpoint.request, of_kind),

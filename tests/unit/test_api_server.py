@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from diffkeeper.api.checks import CheckedPaths
-    from diffkeeper.api.contract import Service
+    from diffkeeper.service.service import VolumeService
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ async def test_a_connection_is_ended_that_asks_nothing(
     said: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "IDLE_SECONDS_MAX", 0.1)
-    service = cast("Service", None)  # nothing asks it
+    service = cast("VolumeService", None)  # nothing asks it
     health = Health(service)
     made = server.Server(service, health, cast("CheckedPaths", None))
     await made.serve_tcp(("127.0.0.1", 0))

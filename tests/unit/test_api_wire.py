@@ -13,7 +13,9 @@ from diffkeeper.api import wire
 from diffkeeper.errors import InvalidInputError
 from diffkeeper.messages import driver
 from diffkeeper.messages.codec import plain
-from diffkeeper.messages.requests import OBJECTS_PER_REQUEST_MAX
+from diffkeeper.messages.endpoint import NoArguments
+from diffkeeper.messages.integrity import VerifyRequest
+from diffkeeper.messages.store import OBJECTS_PER_REQUEST_MAX, ObjectsRequest
 from diffkeeper.messages.volumes import VolumeView
 from tests.support import messages
 
@@ -27,6 +29,16 @@ MESSAGES = st.dictionaries(st.sampled_from(["Name", "ID", "Opts", "objects", "sn
 
 def body(**message: object) -> bytes:
     return json.dumps(message).encode()
+
+
+def reference(content: bytes) -> str | None:
+    """What a request to verify names."""
+    return wire.check_reference(wire.parse_body(content, VerifyRequest).snapshot)
+
+
+def objects_of(content: bytes) -> list[tuple[str, bytes]]:
+    found = wire.parse_body(content, ObjectsRequest).objects
+    return [(kind, bytes.fromhex(digest)) for kind, digest in found]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +95,7 @@ def test_any_bytes(call: str, content: bytes) -> None:
 
 @given(st.sampled_from(wire.CALLS), MESSAGES)
 def test_any_message(call: str, message: dict[str, object]) -> None:
-    for parse in (lambda b: wire.parse_call(call, b), wire.parse_verify, wire.parse_objects):
+    for parse in (lambda b: wire.parse_call(call, b), reference, objects_of):
         try:
             parse(json.dumps(message).encode())
         except InvalidInputError as error:
@@ -101,8 +113,8 @@ def test_a_volume_for_dockerd() -> None:
 def test_objects() -> None:
     digest = bytes(range(32))
     message = body(objects=[["chunk", digest.hex()], ["node", digest.hex()]])
-    assert wire.parse_objects(message) == [("chunk", digest), ("node", digest)]
-    assert wire.parse_objects(body(objects=[])) == []
+    assert objects_of(message) == [("chunk", digest), ("node", digest)]
+    assert objects_of(body(objects=[])) == []
 
 
 @pytest.mark.parametrize(
@@ -124,29 +136,29 @@ def test_objects() -> None:
 )
 def test_bad_objects(objects: object) -> None:
     with pytest.raises(InvalidInputError):
-        wire.parse_objects(body(objects=objects))
+        objects_of(body(objects=objects))
 
 
 @pytest.mark.parametrize("good", ["1", "12", "0123abcd", "f" * 64])
 def test_references(good: str) -> None:
-    assert wire.parse_verify(body(snapshot=good)) == good
+    assert reference(body(snapshot=good)) == good
 
 
 def test_no_reference_means_the_newest() -> None:
     for empty in (b"", b"{}", body(snapshot=None)):
-        assert wire.parse_verify(empty) is None
+        assert reference(empty) is None
 
 
 @pytest.mark.parametrize("bad", ["", "HEAD~1", "0x12", "f" * 65, "-1", "1 ", 1, True, [], "٣"])
 def test_bad_references(bad: object) -> None:
     with pytest.raises(InvalidInputError, match="snapshot"):
-        wire.parse_verify(body(snapshot=bad))
+        reference(body(snapshot=bad))
 
 
 def test_unknown_fields_are_refused_in_the_admin_api() -> None:
     with pytest.raises(InvalidInputError, match="snapshto"):
-        wire.parse_verify(body(snapshto="1"))
+        reference(body(snapshto="1"))
     with pytest.raises(InvalidInputError, match="force"):
-        wire.parse_empty(body(force=True))
-    wire.parse_empty(b"")
-    wire.parse_empty(b"{}")
+        wire.parse_body(body(force=True), NoArguments)
+    wire.parse_body(b"", NoArguments)
+    wire.parse_body(b"{}", NoArguments)

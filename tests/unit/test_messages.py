@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from diffkeeper.errors import InvalidInputError
-from diffkeeper.messages import driver, endpoints, requests
+from diffkeeper.messages import driver, snapshots, store
 from diffkeeper.messages.codec import converted, to_json
-from diffkeeper.messages.endpoints import ENDPOINTS
+from diffkeeper.messages.endpoint import NoBody, Octets
 from diffkeeper.messages.snapshots import SnapshotView
-from tests.support import messages
+from tests.support import messages, openapi
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,8 +46,8 @@ def test_every_message_comes_back_from_its_json(name: str, kind: Any, message: o
 
 
 def test_every_endpoint_and_request_has_an_example() -> None:
-    assert {*messages.ANSWERS, endpoints.OBJECTS} == set(ENDPOINTS)
-    asked = {each.request for each in ENDPOINTS} - {None, bytes}
+    assert {*messages.ANSWERS, store.OBJECTS} == set(openapi.ENDPOINTS)
+    asked = {each.request for each in openapi.ENDPOINTS} - {NoBody, Octets}
     assert {type(request) for request in messages.REQUESTS} == asked
     spoken = {type(each) for each in (*messages.OF_DOCKERD, *messages.FOR_DOCKERD)}
     known = {kind for kind in vars(driver).values() if isinstance(kind, type)}
@@ -78,13 +78,13 @@ def test_what_is_no_message_is_one_error(value: object) -> None:
 )
 def test_what_does_not_fit_is_said_in_plain_words(value: object, words: str) -> None:
     with pytest.raises(InvalidInputError) as caught:
-        converted(value, requests.ForgetRequest)
+        converted(value, snapshots.ForgetRequest)
     assert str(caught.value) == words
 
 
 def test_paths_are_escaped() -> None:
-    assert endpoints.UNTAG.at(name="a/b", tag="ü") == "/v1/volumes/a%2Fb/tags/%C3%BC"
-    assert endpoints.RESOLVE.at("a b", name="v") == "/v1/volumes/v/resolve?snapshot=a%20b"
+    assert snapshots.UNTAG.at(name="a/b", tag="ü") == "/v1/volumes/a%2Fb/tags/%C3%BC"
+    assert snapshots.RESOLVE.at("a b", name="v") == "/v1/volumes/v/resolve?snapshot=a%20b"
 
 
 if __name__ == "__main__":

@@ -10,17 +10,16 @@ from msgspec import Struct
 
 from diffkeeper.api.health import Health
 from diffkeeper.api.server import Server
-from diffkeeper.messages.endpoints import ENDPOINTS
 from tests.support import openapi
 
 if TYPE_CHECKING:
     from diffkeeper.api.checks import CheckedPaths
-    from diffkeeper.api.contract import Service
+    from diffkeeper.service.service import VolumeService
 
 
 def routes() -> set[tuple[str, str]]:
     """Method and path of what a daemon's socket has below /v1/."""
-    service = cast("Service", None)  # nothing asks it
+    service = cast("VolumeService", None)  # nothing asks it
     server = Server(service, Health(service), cast("CheckedPaths", None))
     found: set[tuple[str, str]] = set()
     for route in server.application().router.routes():
@@ -32,7 +31,7 @@ def routes() -> set[tuple[str, str]]:
 def test_the_openapi_document_is_the_routes() -> None:
     document = json.loads(openapi.PATH.read_text())
     told = {(m.upper(), path) for path, calls in document["paths"].items() for m in calls}
-    assert told == routes() == {(each.method, each.path) for each in ENDPOINTS}
+    assert told == routes() == {(each.method, each.path) for each in openapi.ENDPOINTS}
 
 
 def test_the_openapi_document_is_the_structures() -> None:
@@ -45,10 +44,10 @@ def test_the_openapi_document_refers_to_what_it_has() -> None:
     document = json.loads(text)
     names = set(re.findall(r'"#/components/schemas/(\w+)"', text))
     assert names == set(document["components"]["schemas"])
-    for endpoint in ENDPOINTS:
+    for endpoint in openapi.ENDPOINTS:
         call = document["paths"][endpoint.path][endpoint.method.lower()]
         assert str(endpoint.status) in call["responses"]
         body = call.get("requestBody", {"content": {}})["content"]
-        if isinstance(endpoint.request, type) and issubclass(endpoint.request, Struct):
+        if issubclass(endpoint.request, Struct):
             (schema,) = (each["schema"] for each in body.values())
             assert schema["$ref"].endswith(f"/{endpoint.request.__name__}")

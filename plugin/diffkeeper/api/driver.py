@@ -17,7 +17,7 @@ from diffkeeper.messages import driver
 if TYPE_CHECKING:
     from msgspec import Struct
 
-    from diffkeeper.api.contract import Service
+    from diffkeeper.service.service import VolumeService
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ CONTENT_TYPE = "application/vnd.docker.plugins.v1.2+json"
 class Driver:
     """Handlers of the eight VolumeDriver calls and Plugin.Activate."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: VolumeService) -> None:
         self._service = service
         self._undoing: set[asyncio.Task[None]] = set()
         self._patience = limits.MOUNT_SECONDS_MAX

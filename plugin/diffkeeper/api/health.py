@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from diffkeeper.api.contract import Service
+    from diffkeeper.service.service import VolumeService
 
 
 class Health:
     """Health shared by the listeners; used only on the event loop."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: VolumeService) -> None:
         self._service = service
         self.loading = True
         self.listen = ""  # address of the TCP listener; empty when there is none

@@ -20,10 +20,10 @@ from diffkeeper import counters
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from diffkeeper.api.contract import Service
     from diffkeeper.api.health import Health
     from diffkeeper.messages.machine import FeatureView
     from diffkeeper.messages.volumes import VolumeView
+    from diffkeeper.service.service import VolumeService
 
 PREFIX: Final = "diffkeeper_"
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -84,7 +84,7 @@ SCRUB: Final[Mapping[str, str]] = {
 }
 
 
-def render(service: Service, health: Health) -> bytes:
+def render(service: VolumeService, health: Health) -> bytes:
     """The metrics page. Reads memory only, so that a scrape never waits for a disk."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Page(service, health))
@@ -92,7 +92,7 @@ def render(service: Service, health: Health) -> bytes:
 
 
 class _Page(Collector):
-    def __init__(self, service: Service, health: Health) -> None:
+    def __init__(self, service: VolumeService, health: Health) -> None:
         self._service = service
         self._health = health
 

@@ -16,19 +16,11 @@ from diffkeeper.messages.machine import ErrorAnswer
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from diffkeeper.messages.endpoints import Endpoint
-
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 log = logging.getLogger(__name__)
 
 IMPORT_SILENT_SECONDS_MAX = 600.0
-
-
-def route(endpoint: Endpoint[object], handler: Handler) -> web.RouteDef:
-    """The route of an endpoint; a GET route does not answer HEAD."""
-    more = {"allow_head": False} if endpoint.method == "GET" else {}
-    return web.route(endpoint.method, endpoint.path, handler, **more)
 
 
 def json_response(value: object, status: int = 200) -> web.Response:

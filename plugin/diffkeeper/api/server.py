@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from diffkeeper import clock
-from diffkeeper.api import metrics
-from diffkeeper.api.admin import Admin
+from diffkeeper.api import integrity, machine, metrics, snapshots, store, trash, volumes
+from diffkeeper.api.call import Called
 from diffkeeper.api.driver import Driver
 from diffkeeper.api.responses import errors_as_json
 from diffkeeper.errors import ConflictError, InvalidInputError
 
 if TYPE_CHECKING:
     from diffkeeper.api.checks import CheckedPaths
-    from diffkeeper.api.contract import Service
     from diffkeeper.api.health import Health
+    from diffkeeper.service.service import VolumeService
 
 log = logging.getLogger(__name__)
 BACKLOG = 512
@@ -37,6 +37,8 @@ CONNECTIONS_MAX = 64
 IDLE_SECONDS_MAX = 15.0
 # The engine keeps connections open, and a call on one that was closed fails.
 ENGINE_IDLE_SECONDS_MAX = 3600.0
+# Modules that serve the admin API.
+SUBJECTS = (machine, volumes, snapshots, trash, integrity, store)
 
 
 def claim_socket(path: str) -> socket.socket:
@@ -136,7 +138,7 @@ def _make_room(server: web.Server) -> None:
 class Server:
     """Serves one volume service; `health` is shown by /healthz, the doctor and metrics."""
 
-    def __init__(self, service: Service, health: Health, places: CheckedPaths) -> None:
+    def __init__(self, service: VolumeService, health: Health, places: CheckedPaths) -> None:
         self._service = service
         self._health = health
         self._places = places
@@ -149,7 +151,9 @@ class Server:
         """What the socket answers: the VolumeDriver protocol and the admin API."""
         app = web.Application(middlewares=[errors_as_json])
         app.add_routes(Driver(self._service).routes())
-        app.add_routes(Admin(self._service, self._health, self._places).routes())
+        about = Called(self._service, self._health, self._places)
+        for subject in SUBJECTS:
+            app.add_routes(subject.calls.routes(about))
         return app
 
     async def serve_socket(self, listener: socket.socket) -> None:

@@ -13,11 +13,10 @@ from msgspec import UNSET, Struct, structs
 
 from diffkeeper import limits
 from diffkeeper.errors import InvalidInputError
-from diffkeeper.history.references import check_tag, parse_reference
-from diffkeeper.messages import driver, requests
+from diffkeeper.history.references import parse_reference
+from diffkeeper.messages import driver
 from diffkeeper.messages.codec import converted
 from diffkeeper.volumes.options import check_mount_id, check_name, parse_options, shown
-from diffkeeper.volumes.path_arguments import check_path
 
 if TYPE_CHECKING:
     from diffkeeper.messages.codec import Json
@@ -90,8 +89,8 @@ def volume_message(view: VolumeView, *, status: bool) -> driver.VolumeMessage:
     )
 
 
-def _request(body: bytes, kind: type[R]) -> R:
-    """The body of an admin call; an empty one means `{}` where nothing is required."""
+def parse_body(body: bytes, kind: type[R]) -> R:
+    """The body of a call of the admin API; an empty one means `{}` where nothing is required."""
     fields = structs.fields(kind)
     if not body.strip() and not any(field.required for field in fields):
         return kind()
@@ -104,11 +103,6 @@ def _request(body: bytes, kind: type[R]) -> R:
     return converted(message, kind)
 
 
-def parse_empty(body: bytes) -> None:
-    """A request without arguments: nothing, or `{}`."""
-    _request(body, requests.NoArguments)
-
-
 def check_reference(text: str | None) -> str | None:
     """A snapshot argument if it is well formed, see `parse_reference`; None is the newest."""
     return None if text is None else parse_reference(text).text
@@ -119,55 +113,3 @@ def check_number(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) <= limits.SEQ_DIGITS_MAX):
         raise InvalidInputError(f"{shown(text)} is not a sequence number")
     return int(text)
-
-
-def parse_verify(body: bytes) -> str | None:
-    """The snapshot reference; an empty body means None."""
-    return check_reference(_request(body, requests.VerifyRequest).snapshot)
-
-
-def parse_repair(body: bytes) -> tuple[list[bytes] | None, bool]:
-    """Paths (None: all that is damaged), and whether to change nothing."""
-    request = _request(body, requests.RepairRequest)
-    paths = None if request.paths is None else [check_path(path) for path in request.paths]
-    return paths, request.dry_run
-
-
-def parse_tag(body: bytes) -> tuple[str, str | None]:
-    """Tag and snapshot reference."""
-    request = _request(body, requests.TagRequest)
-    return check_tag(request.tag), check_reference(request.snapshot)
-
-
-def parse_forget(body: bytes) -> list[str]:
-    """The references."""
-    found = _request(body, requests.ForgetRequest).snapshots
-    return [parse_reference(each).text for each in found]
-
-
-def parse_prune(body: bytes) -> tuple[str | None, bool]:
-    """Volume (None: all), and whether to change nothing."""
-    request = _request(body, requests.PruneRequest)
-    return request.volume if request.volume is None else check_name(request.volume), request.dry_run
-
-
-def parse_set(body: bytes) -> dict[str, str | None]:
-    """Options by name; None for the default of one."""
-    return _request(body, requests.SetRequest).options
-
-
-def parse_rename(body: bytes) -> str:
-    """The new name."""
-    return check_name(_request(body, requests.RenameRequest).name)
-
-
-def parse_undelete(body: bytes) -> str | None:
-    """The new name; an empty body means None."""
-    name = _request(body, requests.UndeleteRequest).name
-    return None if name is None else check_name(name)
-
-
-def parse_objects(body: bytes) -> list[tuple[str, bytes]]:
-    """Kind and digest of each wanted object."""
-    found = _request(body, requests.ObjectsRequest).objects
-    return [(kind, bytes.fromhex(digest)) for kind, digest in found]

@@ -18,11 +18,10 @@ from diffkeeper.messages.machine import ErrorAnswer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from msgspec import Struct
-
-    from diffkeeper.messages.endpoints import Endpoint
+    from diffkeeper.messages.endpoint import Endpoint, Octets
 
 A = TypeVar("A")
+Q = TypeVar("Q")
 CONNECT_SECONDS_MAX: Final = 5.0
 CALL_SECONDS_MAX: Final = 60.0
 LONG_CALL_SECONDS_MAX: Final = 86_400.0  # a verification reads the whole volume
@@ -86,8 +85,8 @@ class Client:
 
     def ask(
         self,
-        endpoint: Endpoint[A],
-        message: Struct | None = None,
+        endpoint: Endpoint[Q, A],
+        message: Q | None = None,
         query: str | None = None,
         **names: str,
     ) -> Answer[A]:
@@ -99,14 +98,16 @@ class Client:
         )
         return self._read(endpoint, answer)
 
-    def octets(self, endpoint: Endpoint[bytes], message: Struct) -> bytes:
+    def octets(self, endpoint: Endpoint[Q, bytes], message: Q) -> bytes:
         """As `ask`, for an answer that is no JSON."""
         path, body = endpoint.path, to_json(message)
         return self._answer(
             endpoint.method, path, lambda c: c.request(endpoint.method, path, body=body)
         )
 
-    def upload(self, endpoint: Endpoint[A], pieces: Iterator[bytes], **names: str) -> Answer[A]:
+    def upload(
+        self, endpoint: Endpoint[Octets, A], pieces: Iterator[bytes], **names: str
+    ) -> Answer[A]:
         """Send a body of any length; ends early when the daemon has answered before all is sent."""
         path = endpoint.at(**names)
 
@@ -129,7 +130,7 @@ class Client:
         finally:
             self.close()
 
-    def _read(self, endpoint: Endpoint[A], answer: bytes) -> Answer[A]:
+    def _read(self, endpoint: Endpoint[Q, A], answer: bytes) -> Answer[A]:
         try:
             return Answer(self.path, endpoint.answer, json.loads(answer))
         except ValueError as error:

@@ -12,11 +12,10 @@ from diffkeeper.daemon import config
 if TYPE_CHECKING:
     import argparse
 
-    from msgspec import Struct
-
-    from diffkeeper.messages.endpoints import Endpoint
+    from diffkeeper.messages.endpoint import Endpoint
 
 A = TypeVar("A")
+Q = TypeVar("Q")
 
 
 def socket_path(arguments: argparse.Namespace) -> str:
@@ -32,8 +31,8 @@ def connect(arguments: argparse.Namespace) -> Client:
 
 def ask(
     arguments: argparse.Namespace,
-    endpoint: Endpoint[A],
-    message: Struct | None = None,
+    endpoint: Endpoint[Q, A],
+    message: Q | None = None,
     **names: str,
 ) -> Answer[A]:
     """The daemon's answer; raises the daemon's own error, or UnavailableError."""

@@ -8,7 +8,7 @@ from typing import Final
 
 from diffkeeper.cli.client import Client
 from diffkeeper.errors import ConflictError, DiffKeeperError, UnavailableError
-from diffkeeper.messages import endpoints
+from diffkeeper.messages.machine import VERSION
 
 PLUGIN_DIRECTORIES: Final = ("/run/docker/plugins", "/var/run/docker/plugins")
 SOCKET_NAME: Final = "diffkeeper.sock"
@@ -30,7 +30,7 @@ def probe(path: str) -> str:
     """Empty if a DiffKeeper daemon answers on `path`, else why not."""
     client = Client(path, PROBE_SECONDS_MAX)
     try:
-        answer = client.ask(endpoints.VERSION).plain
+        answer = client.ask(VERSION).plain
     except DiffKeeperError as error:
         return str(error)
     finally:

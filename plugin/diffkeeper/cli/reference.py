@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from diffkeeper.errors import InvalidInputError
-from diffkeeper.messages import endpoints
+from diffkeeper.messages.snapshots import RESOLVE
 
 if TYPE_CHECKING:
     import argparse
@@ -24,7 +24,7 @@ def split_reference(text: str) -> tuple[str, str | None]:
 
 def resolve(client: Client, name: str, reference: str | None) -> SnapshotView:
     """The snapshot that the reference names; the newest `crash` one without it."""
-    return client.ask(endpoints.RESOLVE, query=reference, name=name).value
+    return client.ask(RESOLVE, query=reference, name=name).value
 
 
 def add_snapshot(parser: argparse.ArgumentParser) -> None:

@@ -13,8 +13,7 @@ from diffkeeper.cli.client import Client
 from diffkeeper.errors import CorruptionError
 from diffkeeper.format import chunk
 from diffkeeper.format.ids import PLAIN_BYTES_MAX, ObjectId, ObjectKind
-from diffkeeper.messages import endpoints
-from diffkeeper.messages.requests import ObjectsRequest
+from diffkeeper.messages.store import OBJECTS, ObjectsRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,7 +67,7 @@ class RemoteObjects:
         for start in range(0, len(digests), batch_max):
             batch = digests[start : start + batch_max]
             message = ObjectsRequest([(kind.value, digest.hex()) for digest in batch])
-            answer = self._client().octets(endpoints.OBJECTS, message)
+            answer = self._client().octets(OBJECTS, message)
             for wanted, stored in itertools.zip_longest(batch, frames(answer)):
                 if wanted is None or stored is None:
                     raise CorruptionError(

@@ -17,7 +17,7 @@ from diffkeeper import clock, counters, failpoint, limits
 from diffkeeper.errors import ConflictError, DiffKeeperError, NotFoundError
 from diffkeeper.format.ids import SnapshotId
 from diffkeeper.fsio import durable, project_quota
-from diffkeeper.messages.snapshots import TrashView
+from diffkeeper.messages.trash import TrashView
 from diffkeeper.snapshot import exclusions
 from diffkeeper.store.store import Batch
 from diffkeeper.volumes import lifecycle

@@ -1,8 +1,14 @@
-"""Messages of verification, repair and scrub."""
+"""Calls and messages of verification, repair and scrub."""
 
 from __future__ import annotations
 
-from msgspec import Struct, field
+from typing import Annotated, Final
+
+from msgspec import Meta, Struct, field
+
+from diffkeeper.messages.endpoint import VOLUME, Endpoint, NoArguments
+
+REPAIR_PATHS_MAX: Final = 100  # in one request; as many as a verification finds
 
 
 class Fault(Struct, frozen=True):
@@ -100,3 +106,39 @@ class ScrubStatus(Struct, frozen=True):
 
     under_way: ScrubProgress | None
     last: ScrubReport | None
+
+
+class VerifyRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """The snapshot; null for the live directory against the newest one."""
+
+    snapshot: str | None = None
+
+
+class RepairRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """Damaged files, null for all; whether to only list them."""
+
+    paths: Annotated[list[str], Meta(min_length=1, max_length=REPAIR_PATHS_MAX)] | None = None
+    dry_run: bool = False
+
+
+VERIFY: Final = Endpoint(
+    "POST",
+    f"{VOLUME}/verify",
+    VerifyRequest,
+    VerifyReport,
+    "Verify the store's copy of a snapshot, or the live directory against the newest.",
+)
+REPAIR: Final = Endpoint(
+    "POST",
+    f"{VOLUME}/repair",
+    RepairRequest,
+    RepairReport,
+    "Repair damaged files, or only list them; answers a report.",
+)
+SCRUB: Final = Endpoint(
+    "POST",
+    "/v1/scrub",
+    NoArguments,
+    ScrubReport,
+    "Read every stored object again, heal what is damaged; answers when that is done.",
+)

@@ -1,10 +1,12 @@
-"""Messages about the daemon and the machine that it runs on."""
+"""Calls and messages about the daemon and the machine that it runs on."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from msgspec import Struct
+
+from diffkeeper.messages.endpoint import Endpoint, NoBody
 
 Result = Literal["ok", "unknown", "warn", "fail"]
 
@@ -42,3 +44,19 @@ class ErrorAnswer(Struct, frozen=True, rename={"text": "Err"}):
     text: str
     code: int  # of the command line's exit
     error: str  # name of the class in `errors`
+
+
+VERSION: Final = Endpoint(
+    "GET",
+    "/v1/version",
+    NoBody,
+    DaemonVersion,
+    "Version and process of the daemon; also while the state loads.",
+)
+DOCTOR: Final = Endpoint(
+    "GET",
+    "/v1/doctor",
+    NoBody,
+    list[Check],
+    "What the daemon finds where it runs; answers while the state is being loaded, too.",
+)

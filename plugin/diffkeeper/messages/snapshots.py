@@ -1,8 +1,14 @@
-"""Messages about snapshots, retention and trash."""
+"""Calls and messages about snapshots, tags and retention."""
 
 from __future__ import annotations
 
-from msgspec import Struct, field
+from typing import Annotated, Final
+
+from msgspec import Meta, Struct, field
+
+from diffkeeper.messages.endpoint import VOLUME, Endpoint, NoArguments, NoBody
+
+FORGET_PER_REQUEST_MAX: Final = 1_000
 
 
 class SnapshotView(Struct, frozen=True):
@@ -65,13 +71,91 @@ class Pruning(Struct, frozen=True):
     note: str = ""  # which time is taken for passed that would not count by itself
 
 
-class TrashView(Struct, frozen=True):
-    """One removed volume."""
+class TagRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """A tag, and the snapshot that gets it; null for the newest crash-consistent one."""
 
-    name: str
-    id: int
-    removed: str  # RFC 3339
-    purge: str  # RFC 3339: when it is deleted for good
-    bytes: int  # logical bytes of its newest snapshot
-    snapshots: int
-    live: bool  # its live directory is kept: the last state could not be captured at one instant
+    tag: str
+    snapshot: str | None = None
+
+
+class ForgetRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """Snapshots to be forgotten."""
+
+    snapshots: Annotated[list[str], Meta(min_length=1, max_length=FORGET_PER_REQUEST_MAX)]
+
+
+class PruneRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """A volume, null for all; whether to only list what would be forgotten."""
+
+    volume: str | None = None
+    dry_run: bool = False
+
+
+SNAPSHOTS: Final = Endpoint(
+    "GET",
+    f"{VOLUME}/snapshots",
+    NoBody,
+    list[SnapshotView],
+    "The snapshots of one volume, oldest first.",
+)
+SNAPSHOT: Final = Endpoint(
+    "POST",
+    f"{VOLUME}/snapshots",
+    NoArguments,
+    SnapshotView,
+    "Take a snapshot now; answers when it is durable.",
+    status=201,
+)
+RESOLVE: Final = Endpoint(
+    "GET",
+    f"{VOLUME}/resolve",
+    NoBody,
+    SnapshotView,
+    "The snapshot that a reference names; the newest crash-consistent one without a reference.",
+    query="snapshot",
+)
+GROUP: Final = Endpoint(
+    "GET",
+    f"{VOLUME}/group",
+    NoBody,
+    list[GroupMember],
+    "The snapshots of all volumes at the instant of one; without a reference the newest.",
+    query="snapshot",
+)
+RECORDS: Final = Endpoint(
+    "GET",
+    f"{VOLUME}/records",
+    NoBody,
+    RecordsPage,
+    "Stored records of a volume and of its snapshots past a sequence number, a page of them.",
+    query="after",
+)
+TAG: Final = Endpoint(
+    "POST",
+    f"{VOLUME}/tags",
+    TagRequest,
+    SnapshotView,
+    "Tag a snapshot; answers the snapshot.",
+    status=201,
+)
+UNTAG: Final = Endpoint(
+    "DELETE",
+    f"{VOLUME}/tags/{{tag}}",
+    NoBody,
+    Untagged,
+    "Remove a tag; answers its snapshot's number.",
+)
+FORGET: Final = Endpoint(
+    "POST",
+    f"{VOLUME}/forget",
+    ForgetRequest,
+    Forgotten,
+    "Forget snapshots, all of them or none; answers their numbers.",
+)
+PRUNE: Final = Endpoint(
+    "POST",
+    "/v1/prune",
+    PruneRequest,
+    list[Pruning],
+    "Forget what retention does not keep, or only list it; answers per volume.",
+)

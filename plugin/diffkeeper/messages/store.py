@@ -1,10 +1,21 @@
-"""Messages about the store: usage, statistics, reports."""
+"""Calls and messages about the store: objects, usage, statistics, reports."""
 
 from __future__ import annotations
 
-from msgspec import Struct, field
+from typing import Annotated, Final, Literal
 
+from msgspec import Meta, Struct, field
+
+from diffkeeper.messages.endpoint import Endpoint, NoArguments, NoBody
 from diffkeeper.messages.integrity import ScrubStatus
+
+DIGEST_DIGITS: Final = 64
+OBJECTS_PER_REQUEST_MAX: Final = 256
+
+KindName = Literal["chunk", "node"]
+Digest = Annotated[
+    str, Meta(pattern="^[0-9a-f]+$", min_length=DIGEST_DIGITS, max_length=DIGEST_DIGITS)
+]
 
 
 class UsageFigures(Struct, frozen=True, kw_only=True):
@@ -87,3 +98,46 @@ class CompactReport(Struct, frozen=True):
 
     store_file_bytes_before: int
     store_file_bytes: int
+
+
+class ObjectsRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """Kind and digest of each wanted object."""
+
+    objects: Annotated[list[tuple[KindName, Digest]], Meta(max_length=OBJECTS_PER_REQUEST_MAX)]
+
+
+STATISTICS: Final = Endpoint(
+    "GET",
+    "/v1/stats",
+    NoBody,
+    StoreStatistics,
+    "Totals of the store.",
+)
+COUNT: Final = Endpoint(
+    "POST",
+    "/v1/stats",
+    NoArguments,
+    StoreStatistics,
+    "The same, with what each volume takes counted anew.",
+)
+MAINTAIN: Final = Endpoint(
+    "POST",
+    "/v1/maintain",
+    NoArguments,
+    MaintenanceReport,
+    "Do all maintenance that is due; answers with what was done when it is done.",
+)
+COMPACT: Final = Endpoint(
+    "POST",
+    "/v1/compact",
+    NoArguments,
+    CompactReport,
+    "Give free room in the store's file back; answers with its size before and after.",
+)
+OBJECTS: Final = Endpoint(
+    "POST",
+    "/v1/objects",
+    ObjectsRequest,
+    bytes,
+    "Objects, each encoded by itself, after its length (u32 little endian), in order.",
+)

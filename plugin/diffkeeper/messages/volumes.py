@@ -1,9 +1,12 @@
-"""Messages about a volume and its status."""
+"""Calls and messages about volumes and their status."""
 
 from __future__ import annotations
 
-from msgspec import UNSET, Struct, UnsetType, field
+from typing import Annotated, Final
 
+from msgspec import UNSET, Meta, Struct, UnsetType, field
+
+from diffkeeper.messages.endpoint import VOLUME, Endpoint, NoBody, Octets
 from diffkeeper.messages.integrity import Fault
 from diffkeeper.messages.store import VolumeUsage
 
@@ -131,3 +134,53 @@ class ImportReport(Struct, frozen=True):
     snapshots: int
     objects: int
     head: int | None  # seq of the newest
+
+
+class SetRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """Options by name; null for the default of one."""
+
+    options: Annotated[dict[str, str | None], Meta(min_length=1)]
+
+
+class RenameRequest(Struct, frozen=True, forbid_unknown_fields=True, rename={"name": "as"}):
+    """The new name."""
+
+    name: str
+
+
+VOLUMES: Final = Endpoint(
+    "GET",
+    "/v1/volumes",
+    NoBody,
+    list[VolumeView],
+    "All volumes with their status.",
+)
+INSPECT: Final = Endpoint(
+    "GET",
+    VOLUME,
+    NoBody,
+    VolumeView,
+    "One volume with its status.",
+)
+SET: Final = Endpoint(
+    "POST",
+    f"{VOLUME}/options",
+    SetRequest,
+    VolumeView,
+    "Set options of a volume; answers the volume.",
+)
+RENAME: Final = Endpoint(
+    "POST",
+    f"{VOLUME}/rename",
+    RenameRequest,
+    VolumeView,
+    "Give a volume another name; answers the volume.",
+)
+IMPORT: Final = Endpoint(
+    "POST",
+    f"{VOLUME}/import",
+    Octets,
+    ImportReport,
+    "A new volume from the archive in the body; answers when it is durable.",
+    status=201,
+)

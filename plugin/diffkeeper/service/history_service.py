@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from diffkeeper.history.retention import Retention
     from diffkeeper.history.retention_clock import RetentionClock
     from diffkeeper.history.trash import Trash
-    from diffkeeper.messages.snapshots import GroupMember, RecordsPage, SnapshotView, TrashView
+    from diffkeeper.messages.snapshots import GroupMember, RecordsPage, SnapshotView
+    from diffkeeper.messages.trash import TrashView
     from diffkeeper.service.workers import Workers
     from diffkeeper.store.store import Store
     from diffkeeper.volumes.registry import Registry
@@ -77,12 +78,12 @@ class HistoryService:
             self._pool, self._history.group, self._find(name).state.record, reference
         )
 
-    async def objects(self, digests: list[tuple[str, bytes]]) -> list[bytes]:
+    async def objects(self, digests: list[bytes]) -> list[bytes]:
         """Objects in an encoding of their own, in order; checked here and by the receiver."""
         return await within(self._pool, self._objects, digests)
 
-    def _objects(self, digests: list[tuple[str, bytes]]) -> list[bytes]:
-        return [self._store.stored(digest)[0] for _, digest in digests]
+    def _objects(self, digests: list[bytes]) -> list[bytes]:
+        return [self._store.stored(digest)[0] for digest in digests]
 
     async def tag(self, name: str, reference: str | None, tag: str) -> SnapshotView:
         """Tag the snapshot that a reference names, see `Retention.tag`."""

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from diffkeeper.cli import figures, output
 from diffkeeper.cli.command import Command
 from diffkeeper.cli.connection import ask
-from diffkeeper.messages import endpoints
-from diffkeeper.messages.requests import NoArguments
+from diffkeeper.messages.endpoint import NoArguments
+from diffkeeper.messages.store import COMPACT
 
 if TYPE_CHECKING:
     import argparse
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def run(arguments: argparse.Namespace) -> int:
     """Give free room in the store's file back to the file system."""
     with output.waiting("compacting the store"):
-        answer = ask(arguments, endpoints.COMPACT, NoArguments())
+        answer = ask(arguments, COMPACT, NoArguments())
     return output.give(arguments, answer, figures.show)
 
 

@@ -11,8 +11,7 @@ from diffkeeper.cli.command import Command
 from diffkeeper.cli.connection import socket_path
 from diffkeeper.daemon import config
 from diffkeeper.errors import ConflictError, DiffKeeperError, UnavailableError
-from diffkeeper.messages import endpoints
-from diffkeeper.messages.machine import Check
+from diffkeeper.messages.machine import DOCTOR, Check
 
 if TYPE_CHECKING:
     import argparse
@@ -57,7 +56,7 @@ def _live(path: str) -> str:
 def _ask(path: str) -> list[Check]:
     client = Client(path)
     try:
-        return client.ask(endpoints.DOCTOR).value
+        return client.ask(DOCTOR).value
     finally:
         client.close()
 

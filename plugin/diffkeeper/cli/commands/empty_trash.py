@@ -8,13 +8,13 @@ from diffkeeper.cli import output
 from diffkeeper.cli.command import Command
 from diffkeeper.cli.confirmation import add_yes, confirm
 from diffkeeper.cli.connection import ask
-from diffkeeper.messages import endpoints
+from diffkeeper.messages.trash import EMPTY_TRASH, PURGE
 from diffkeeper.volumes.options import check_name
 
 if TYPE_CHECKING:
     import argparse
 
-    from diffkeeper.messages.snapshots import TrashView
+    from diffkeeper.messages.trash import TrashView
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
         names["name"] = check_name(arguments.volume)
         what = f"the removed {arguments.volume}"
     confirm(arguments, f"Delete {what} for good", f"{what} would be deleted for good")
-    endpoint = endpoints.PURGE if names else endpoints.EMPTY_TRASH
+    endpoint = PURGE if names else EMPTY_TRASH
     return output.give(arguments, ask(arguments, endpoint, None, **names), _show)
 
 

@@ -22,7 +22,7 @@ from diffkeeper.format.ids import Root
 from diffkeeper.format.records import SnapshotRecord, VolumeRecord
 from diffkeeper.fsio import durable
 from diffkeeper.fsio.tree import held
-from diffkeeper.messages import endpoints
+from diffkeeper.messages.snapshots import RECORDS
 from diffkeeper.volumes.options import check_name, format_size
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ def _snapshots(client: Client, name: str, exporter: Exporter) -> int:
 
 
 def _page(client: Client, name: str, after: int) -> RecordsPage:
-    return client.ask(endpoints.RECORDS, query=str(after), name=name).value
+    return client.ask(RECORDS, query=str(after), name=name).value
 
 
 def _records(page: RecordsPage) -> list[SnapshotRecord]:

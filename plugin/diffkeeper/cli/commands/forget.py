@@ -10,8 +10,7 @@ from diffkeeper.cli.connection import ask
 from diffkeeper.cli.figures import ranges
 from diffkeeper.cli.reference import split_reference
 from diffkeeper.errors import InvalidInputError
-from diffkeeper.messages import endpoints
-from diffkeeper.messages.requests import ForgetRequest
+from diffkeeper.messages.snapshots import FORGET, ForgetRequest
 from diffkeeper.volumes.options import check_name
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     if len(references) < len(chosen):
         raise InvalidInputError("say which snapshots: VOLUME@SNAPSHOT; nothing was forgotten")
     name = check_name(names.pop())
-    answer = ask(arguments, endpoints.FORGET, ForgetRequest(references), name=name)
+    answer = ask(arguments, FORGET, ForgetRequest(references), name=name)
 
     def show(done: Forgotten) -> None:
         seqs = done.forgotten

@@ -15,7 +15,7 @@ from diffkeeper.cli.command import Command
 from diffkeeper.cli.connection import connect
 from diffkeeper.cli.target import STANDARD
 from diffkeeper.errors import DiffKeeperError, InvalidInputError
-from diffkeeper.messages import endpoints
+from diffkeeper.messages.volumes import IMPORT
 from diffkeeper.volumes.options import check_name
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def import_volume(client: Client, path: str, name: str) -> tuple[Answer[ImportRe
                 done += len(piece)
                 show(done)
 
-        answer = client.upload(endpoints.IMPORT, pieces(), name=name)
+        answer = client.upload(IMPORT, pieces(), name=name)
     return answer, round(clock.monotonic() - began, 3)
 
 

@@ -10,7 +10,7 @@ from diffkeeper.cli import output
 from diffkeeper.cli.command import Command, add_volume
 from diffkeeper.cli.connection import ask
 from diffkeeper.cli.figures import flatten
-from diffkeeper.messages import endpoints
+from diffkeeper.messages.volumes import INSPECT
 from diffkeeper.volumes.options import check_name
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def run(arguments: argparse.Namespace) -> int:
     """Show one volume with its status."""
-    answer = ask(arguments, endpoints.INSPECT, name=check_name(arguments.volume))
+    answer = ask(arguments, INSPECT, name=check_name(arguments.volume))
     return output.give(arguments, answer, _show)
 
 

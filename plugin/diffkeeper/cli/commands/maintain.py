@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from diffkeeper.cli import figures, output
 from diffkeeper.cli.command import Command
 from diffkeeper.cli.connection import ask
-from diffkeeper.messages import endpoints
-from diffkeeper.messages.requests import NoArguments
+from diffkeeper.messages.endpoint import NoArguments
+from diffkeeper.messages.store import MAINTAIN
 
 if TYPE_CHECKING:
     import argparse
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Do all maintenance that is due; returns when it is done."""
     with output.waiting("maintaining the store"):
-        answer = ask(arguments, endpoints.MAINTAIN, NoArguments())
+        answer = ask(arguments, MAINTAIN, NoArguments())
     return output.give(arguments, answer, figures.show)
 
 

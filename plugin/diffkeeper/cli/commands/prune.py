@@ -9,8 +9,7 @@ from diffkeeper.cli import output
 from diffkeeper.cli.command import Command
 from diffkeeper.cli.connection import ask
 from diffkeeper.cli.figures import ranges
-from diffkeeper.messages import endpoints
-from diffkeeper.messages.requests import PruneRequest
+from diffkeeper.messages.snapshots import PRUNE, PruneRequest
 from diffkeeper.volumes.options import check_name
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _prune(arguments: argparse.Namespace, *, dry_run: bool) -> Answer[list[Pruning]]:
     volume = None if arguments.volume is None else check_name(arguments.volume)
-    return ask(arguments, endpoints.PRUNE, PruneRequest(volume, dry_run))
+    return ask(arguments, PRUNE, PruneRequest(volume, dry_run))
 
 
 def _show(plan: list[Pruning]) -> None:

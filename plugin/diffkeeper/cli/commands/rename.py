@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from diffkeeper.cli import output
 from diffkeeper.cli.command import Command, add_volume
 from diffkeeper.cli.connection import ask
-from diffkeeper.messages import endpoints
-from diffkeeper.messages.requests import RenameRequest
+from diffkeeper.messages.volumes import RENAME, RenameRequest
 from diffkeeper.volumes.options import check_name
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Give a volume another name."""
     name, target = check_name(arguments.volume), check_name(arguments.to)
-    answer = ask(arguments, endpoints.RENAME, RenameRequest(target), name=name)
+    answer = ask(arguments, RENAME, RenameRequest(target), name=name)
 
     def show(found: VolumeView) -> None:
         output.print_line(f"{name} is {found.name} now")

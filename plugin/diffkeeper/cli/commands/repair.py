@@ -11,8 +11,7 @@ from diffkeeper.cli.command import Command, add_volume
 from diffkeeper.cli.confirmation import add_yes, confirm
 from diffkeeper.cli.connection import ask
 from diffkeeper.errors import VerificationError
-from diffkeeper.messages import endpoints
-from diffkeeper.messages.requests import RepairRequest
+from diffkeeper.messages.integrity import REPAIR, RepairRequest
 from diffkeeper.volumes.options import check_name, format_size
 from diffkeeper.volumes.path_arguments import check_path
 
@@ -66,7 +65,7 @@ def _ask(
 ) -> RepairReport:
     doing = "looking for damage in" if dry_run else "repairing"
     with output.waiting(f"{doing} {name}"):
-        return ask(arguments, endpoints.REPAIR, RepairRequest(paths, dry_run), name=name).value
+        return ask(arguments, REPAIR, RepairRequest(paths, dry_run), name=name).value
 
 
 def _show(report: RepairReport) -> None:

@@ -23,7 +23,7 @@ from diffkeeper.errors import (
     NoSpaceError,
 )
 from diffkeeper.format.ids import Root
-from diffkeeper.messages import endpoints
+from diffkeeper.messages.snapshots import GROUP
 from diffkeeper.volumes.options import check_name
 from diffkeeper.volumes.path_arguments import check_path
 
@@ -138,7 +138,7 @@ def restore_group(client: Client, volume: str, path: str, wanted: Wanted) -> Res
     if wanted.paths:
         raise InvalidInputError("paths are those of one volume; restore them without --group")
     target = check_target(path)
-    found = client.ask(endpoints.GROUP, query=reference, name=name).value
+    found = client.ask(GROUP, query=reference, name=name).value
     began = clock.monotonic()
     members: list[Restored] = []
     with opened(target) as directory:

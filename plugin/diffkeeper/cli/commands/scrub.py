@@ -11,8 +11,8 @@ from diffkeeper.cli.command import Command
 from diffkeeper.cli.connection import ask
 from diffkeeper.cli.figures import figure
 from diffkeeper.errors import CorruptionError
-from diffkeeper.messages import endpoints
-from diffkeeper.messages.requests import NoArguments
+from diffkeeper.messages.endpoint import NoArguments
+from diffkeeper.messages.integrity import SCRUB
 
 if TYPE_CHECKING:
     import argparse
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def run(arguments: argparse.Namespace) -> int:
     """Read every stored object again; raises CorruptionError when some of it is lost."""
     with output.waiting("scrubbing the store"):
-        answer = ask(arguments, endpoints.SCRUB, NoArguments())
+        answer = ask(arguments, SCRUB, NoArguments())
     output.give(arguments, answer, _show)
     found = answer.value
     if found.lost:

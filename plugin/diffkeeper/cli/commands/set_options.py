@@ -8,8 +8,7 @@ from diffkeeper.cli import output
 from diffkeeper.cli.command import Command, add_volume
 from diffkeeper.cli.connection import ask
 from diffkeeper.errors import InvalidInputError
-from diffkeeper.messages import endpoints
-from diffkeeper.messages.requests import SetRequest
+from diffkeeper.messages.volumes import SET, SetRequest
 from diffkeeper.volumes.options import check_name
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
         if not equals:
             raise InvalidInputError(f"{text!r} is not OPTION=VALUE such as interval=5s")
         given[option] = value or None
-    answer = ask(arguments, endpoints.SET, SetRequest(given), name=name)
+    answer = ask(arguments, SET, SetRequest(given), name=name)
 
     def show(found: VolumeView) -> None:
         options = found.options

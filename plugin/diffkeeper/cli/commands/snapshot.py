@@ -8,8 +8,8 @@ from diffkeeper.cli import output
 from diffkeeper.cli.command import Command, add_volume
 from diffkeeper.cli.commands import snapshots
 from diffkeeper.cli.connection import ask
-from diffkeeper.messages import endpoints
-from diffkeeper.messages.requests import NoArguments
+from diffkeeper.messages.endpoint import NoArguments
+from diffkeeper.messages.snapshots import SNAPSHOT
 from diffkeeper.volumes.options import check_name
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Take a snapshot now; returns when it is durable."""
     name = check_name(arguments.volume)
     with output.waiting(f"taking a snapshot of {arguments.volume}"):
-        answer = ask(arguments, endpoints.SNAPSHOT, NoArguments(), name=name)
+        answer = ask(arguments, SNAPSHOT, NoArguments(), name=name)
     return output.give(arguments, answer, lambda taken: snapshots.show([taken]))
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from diffkeeper.cli import output
 from diffkeeper.cli.command import Command, add_volume
 from diffkeeper.cli.connection import ask
-from diffkeeper.messages import endpoints
+from diffkeeper.messages.snapshots import SNAPSHOTS
 from diffkeeper.volumes.options import check_name, format_size
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def run(arguments: argparse.Namespace) -> int:
     """List the snapshots of a volume, oldest first."""
-    answer = ask(arguments, endpoints.SNAPSHOTS, name=check_name(arguments.volume))
+    answer = ask(arguments, SNAPSHOTS, name=check_name(arguments.volume))
     return output.give(arguments, answer, show)
 
 

@@ -11,8 +11,9 @@ from diffkeeper.cli.command import Command
 from diffkeeper.cli.connection import ask
 from diffkeeper.cli.figures import figure, flatten
 from diffkeeper.errors import BusyError
-from diffkeeper.messages import endpoints
-from diffkeeper.messages.requests import NoArguments
+from diffkeeper.messages.endpoint import NoArguments
+from diffkeeper.messages.store import COUNT
+from diffkeeper.messages.volumes import INSPECT
 from diffkeeper.volumes.options import check_name, format_size
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Totals of the store and what each volume takes, counted now; or one volume's figures."""
     with output.waiting("counting"):
-        answer = ask(arguments, endpoints.COUNT, NoArguments())
+        answer = ask(arguments, COUNT, NoArguments())
     if arguments.volume is None:
         return output.give(arguments, answer, _show)
     name = check_name(arguments.volume)
@@ -51,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _not_counted(arguments: argparse.Namespace, name: str) -> BusyError:
     """Why there are no figures of a volume; raises NotFoundError when there is no volume."""
-    ask(arguments, endpoints.INSPECT, name=name)
+    ask(arguments, INSPECT, name=name)
     return BusyError(f"volume {name} is still being counted; ask again")
 
 

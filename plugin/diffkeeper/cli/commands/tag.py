@@ -8,8 +8,7 @@ from diffkeeper.cli import output
 from diffkeeper.cli.command import Command, add_volume
 from diffkeeper.cli.connection import ask
 from diffkeeper.cli.reference import add_snapshot, split_reference
-from diffkeeper.messages import endpoints
-from diffkeeper.messages.requests import TagRequest
+from diffkeeper.messages import snapshots
 from diffkeeper.volumes.options import check_name
 
 if TYPE_CHECKING:
@@ -27,8 +26,8 @@ def add_tag_arguments(parser: argparse.ArgumentParser) -> None:
 def tag(arguments: argparse.Namespace) -> int:
     """Give a snapshot a name, under which it is kept."""
     name, reference = split_reference(arguments.volume)
-    message = TagRequest(arguments.tag, reference)
-    answer = ask(arguments, endpoints.TAG, message, name=check_name(name))
+    message = snapshots.TagRequest(arguments.tag, reference)
+    answer = ask(arguments, snapshots.TAG, message, name=check_name(name))
 
     def show(found: SnapshotView) -> None:
         output.print_line(f"{name}@{found.seq} of {found.time} is {arguments.tag}")
@@ -45,7 +44,7 @@ def add_untag_arguments(parser: argparse.ArgumentParser) -> None:
 def untag(arguments: argparse.Namespace) -> int:
     """Remove a tag; its snapshot is thinned like any other then."""
     name = check_name(arguments.volume)
-    answer = ask(arguments, endpoints.UNTAG, name=name, tag=arguments.tag)
+    answer = ask(arguments, snapshots.UNTAG, name=name, tag=arguments.tag)
 
     def show(done: Untagged) -> None:
         output.print_line(f"{name}@{done.seq} is not {arguments.tag} any more")

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 from diffkeeper.cli import output
 from diffkeeper.cli.command import Command
 from diffkeeper.cli.connection import ask
-from diffkeeper.messages import endpoints
+from diffkeeper.messages.trash import TRASH
 from diffkeeper.volumes.options import format_size
 
 if TYPE_CHECKING:
     import argparse
 
-    from diffkeeper.messages.snapshots import TrashView
+    from diffkeeper.messages.trash import TrashView
 
 
 def run(arguments: argparse.Namespace) -> int:
     """List the removed volumes."""
-    return output.give(arguments, ask(arguments, endpoints.TRASH), _show)
+    return output.give(arguments, ask(arguments, TRASH), _show)
 
 
 def _show(found: list[TrashView]) -> None:

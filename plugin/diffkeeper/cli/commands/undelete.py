@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from diffkeeper.cli import output
 from diffkeeper.cli.command import Command
 from diffkeeper.cli.connection import ask
-from diffkeeper.messages import endpoints
-from diffkeeper.messages.requests import UndeleteRequest
+from diffkeeper.messages.trash import UNDELETE, UndeleteRequest
 from diffkeeper.volumes.options import check_name
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Bring a removed volume back with its history."""
     name = check_name(arguments.volume)
-    answer = ask(arguments, endpoints.UNDELETE, UndeleteRequest(arguments.to), name=name)
+    answer = ask(arguments, UNDELETE, UndeleteRequest(arguments.to), name=name)
     return output.give(arguments, answer, _show)
 
 

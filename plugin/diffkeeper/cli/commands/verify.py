@@ -9,8 +9,7 @@ from diffkeeper.cli.command import Command
 from diffkeeper.cli.connection import ask
 from diffkeeper.cli.reference import add_snapshot, split_reference
 from diffkeeper.errors import VerificationError
-from diffkeeper.messages import endpoints
-from diffkeeper.messages.requests import VerifyRequest
+from diffkeeper.messages.integrity import VERIFY, VerifyRequest
 from diffkeeper.volumes.options import check_name, format_size
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
     name, reference = split_reference(arguments.volume)
     check_name(name)
     with output.waiting(f"verifying {arguments.volume}"):
-        answer = ask(arguments, endpoints.VERIFY, VerifyRequest(reference), name=name)
+        answer = ask(arguments, VERIFY, VerifyRequest(reference), name=name)
     output.give(arguments, answer, _show)
     report = answer.value
     if not report.ok:

@@ -9,7 +9,7 @@ from diffkeeper.cli import output
 from diffkeeper.cli.command import Command
 from diffkeeper.cli.connection import ask
 from diffkeeper.errors import UnavailableError
-from diffkeeper.messages import endpoints
+from diffkeeper.messages.machine import VERSION
 
 if TYPE_CHECKING:
     import argparse
@@ -23,7 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
     answer: Answer[DaemonVersion] | None = None
     problem = ""
     try:
-        answer = ask(arguments, endpoints.VERSION)
+        answer = ask(arguments, VERSION)
     except UnavailableError as error:
         problem = str(error)
     if arguments.json:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from diffkeeper.cli import output
 from diffkeeper.cli.command import Command
 from diffkeeper.cli.connection import ask
-from diffkeeper.messages import endpoints
+from diffkeeper.messages.volumes import VOLUMES
 
 if TYPE_CHECKING:
     import argparse
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def run(arguments: argparse.Namespace) -> int:
     """List the volumes."""
-    return output.give(arguments, ask(arguments, endpoints.VOLUMES), _show)
+    return output.give(arguments, ask(arguments, VOLUMES), _show)
 
 
 def _show(found: list[VolumeView]) -> None:
