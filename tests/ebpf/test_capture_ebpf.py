@@ -20,8 +20,7 @@ from diffkeeper.fsio import mountinfo
 from diffkeeper.snapshot.context import CapturePolicy
 from diffkeeper.snapshot.volume_capture import VolumeCapture
 from diffkeeper.sources.base import Changed, Dirty
-from diffkeeper.sources.ebpf import maps
-from diffkeeper.sources.ebpf import program as programs
+from diffkeeper.sources.ebpf import maps, tracing
 from diffkeeper.sources.ebpf.ebpf_source import EbpfSource
 from diffkeeper.sources.ebpf.probe import Sources
 from diffkeeper.sources.ebpf.program import Program
@@ -62,8 +61,8 @@ def program() -> Iterator[Program]:
 def program_without_faults() -> Iterator[Program]:
     """As on a kernel that tells no page faults, such as 6.1."""
     with pytest.MonkeyPatch.context() as patch:
-        usable = programs._usable
-        patch.setattr(programs, "_usable", lambda e: "filemap" not in e and usable(e))
+        usable = tracing.usable
+        patch.setattr(tracing, "usable", lambda e: "filemap" not in e and usable(e))
         made = loaded()
     assert not made.faults
     yield made

@@ -9,15 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from diffkeeper import counters, limits
+from diffkeeper import clock, counters, limits
 from diffkeeper.errors import UnsupportedError
 from diffkeeper.snapshot.context import CapturePolicy
 from diffkeeper.snapshot.volume_capture import VolumeCapture
 from diffkeeper.sources.ebpf import loading, tracing
 from diffkeeper.sources.ebpf.attached import Attached
 from diffkeeper.sources.ebpf.heartbeat import Heartbeat
-from diffkeeper.sources.ebpf.probe import EBPF_LOADS_MAX, Sources
+from diffkeeper.sources.ebpf.probe import Sources
 from diffkeeper.sources.ebpf.program import EBPF_LEFT_OUT_MAX, Program
+from diffkeeper.sources.ebpf.reloads import (
+    EBPF_LOADS_MAX,
+    EBPF_RELOAD_SECONDS,
+    EBPF_RELOAD_SECONDS_MAX,
+    Reloads,
+)
 from diffkeeper.sources.ladder import VolumePlace
 from tests.support.capture_rig import CaptureRig
 from tests.support.trees import describe, difference
@@ -393,3 +399,79 @@ def test_lost_programs_are_loaded_anew_a_few_times(tmp_path: Path) -> None:
     assert choice.source.name == "inotify"
     assert "by the test" in choice.reason
     sources.close()
+
+
+def test_lost_programs_are_tried_again_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what was loaded before is not kept in the kernel for ever."""
+    sources = Sources()
+    place = VolumePlace(tmp_path.stat().st_dev, "ext4", 16, str(tmp_path))
+    if sources.load():
+        pytest.skip(sources.load())
+    moment = time.monotonic()
+    monkeypatch.setattr(clock, "monotonic", lambda: moment)
+    for _ in range(EBPF_LOADS_MAX):
+        mounted = sources.choose("ebpf", place).source
+        mounted.stop()
+        lose_loaded(sources)
+    assert "by the test" in sources.load()
+    assert {f.name: f.support for f in sources.features()}["programs"] == "unsupported"
+    moment += EBPF_RELOAD_SECONDS - 1
+    assert "tried again for volumes that are mounted" in sources.load()
+    moment += 2
+    running = sources.choose("ebpf", place).source
+    if running.name != "ebpf":
+        pytest.skip("the disk of the tests is not ext4")
+    lose_loaded(sources)
+    moment += EBPF_RELOAD_SECONDS + 1
+    assert sources.load(), "the second wait is longer"
+    moment += EBPF_RELOAD_SECONDS
+    assert sources.load() == ""
+    lose_loaded(sources)
+    assert sources.load()
+    assert len(sources._lost) == 2, "one that is in use, and the last one"
+    running.stop()
+    sources.close()
+
+
+def lose_loaded(sources: Sources) -> None:
+    loaded = sources._program
+    assert loaded is not None
+    loaded.lose("by the test")
+
+
+def test_what_could_not_be_loaded_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As when there was no memory at that moment, or the headers were installed since."""
+    monkeypatch.setattr(tracing, "_SHIPPED", tmp_path)
+    monkeypatch.setattr(tracing, "_CHECKOUT", tmp_path)
+    sources = Sources()
+    assert "no kernel headers" in sources.load()
+    monkeypatch.undo()
+    assert sources.load(), "not at every mount"
+    later = time.monotonic() + EBPF_RELOAD_SECONDS
+    monkeypatch.setattr(clock, "monotonic", lambda: later)
+    if sources.load():
+        pytest.skip(sources.load())
+    sources.close()
+
+
+def test_the_wait_grows_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    moment, waits, reloads = 0.0, [], Reloads()
+    monkeypatch.setattr(clock, "monotonic", lambda: moment)
+    for _ in range(40):
+        reloads.loaded()
+        reloads.lost("by the test", moment)
+        began = moment
+        while reloads.why_not:
+            moment += 60.0
+        waits.append(moment - began)
+    assert waits[:5] == [0, 0, 600, 1200, 2400]
+    assert waits == sorted(waits)
+    assert waits[-1] == EBPF_RELOAD_SECONDS_MAX
+    reloads.loaded()
+    moment += EBPF_RELOAD_SECONDS_MAX
+    reloads.lost("by the test", moment)
+    assert reloads.why_not == "", "they were good for long"

@@ -14,13 +14,13 @@ from diffkeeper.sources.ebpf import loading, program, tracing
 from diffkeeper.sources.ebpf.features import DIRECT_ENDS, FAULTS, MAPPED, STEPS, Attempt, Feature
 from diffkeeper.sources.ebpf.heartbeat import Heartbeat
 from diffkeeper.sources.ebpf.program import Program
+from diffkeeper.sources.ebpf.reloads import Reloads
 
 if TYPE_CHECKING:
     from diffkeeper.sources.ladder import Choice, VolumePlace
 
 log = logging.getLogger(__name__)
 
-EBPF_LOADS_MAX = 3
 TURNED_OFF: Final = "turned off by the daemon's setting ebpf=off"
 
 
@@ -40,7 +40,8 @@ class Sources:
         self._heart: Heartbeat | None = None
         self._attempt: Attempt | None = Attempt(TURNED_OFF) if off else None
         self._lost: list[Program] = []
-        self._why_not = TURNED_OFF if off else ""
+        self._off = TURNED_OFF if off else ""
+        self._reloads = Reloads()
 
     @classmethod
     def of(cls, program: Program, heartbeat: float = limits.HEARTBEAT_SECONDS) -> Sources:
@@ -51,13 +52,16 @@ class Sources:
         return made
 
     def load(self) -> str:
-        """Load the eBPF programs unless that was tried; returns why there are none, or ""."""
+        """Load the eBPF programs unless they are loaded; returns why there are none, or "".
+
+        After losses, or where that was impossible, it is tried again now and then, see `reloads`.
+        """
         with self._lock:
             if self._program is not None and self._program.lost:
                 self._put_aside(self._program)
-            if self._program is None and not self._why_not:
-                self._load()
-            return self._why_not
+            if self._off or self._program is not None:
+                return self._off
+            return self._reloads.why_not or self._load()
 
     def loaded(self) -> tuple[Program, Heartbeat | None]:
         """The eBPF programs, loaded now if need be; raises UnsupportedError."""
@@ -67,24 +71,34 @@ class Sources:
             raise UnsupportedError(why_not)
         return loaded, heart
 
-    def _load(self) -> None:
+    def _load(self) -> str:
+        """Load them; returns why that is impossible, or ""."""
         self._attempt = Attempt()
         try:
             self._program = Program.load(self._headers, self._attempt)
         except UnsupportedError as error:
-            self._why_not = str(error)
-            log.warning("ebpf_unavailable", extra={"reason": self._why_not})
-            return
+            if self._reloads.failed(str(error)):
+                log.warning("ebpf_unavailable", extra={"reason": str(error)})
+            return str(error)
+        self._reloads.loaded()
         self._heart = Heartbeat(self._program, self._seconds)
         assert self._program.loading is not None  # noqa: S101  # told by each load
         log.info("ebpf_loaded", extra=self._program.loading.fields())
+        return ""
 
     def _put_aside(self, lost: Program) -> None:
-        """Volumes may still use lost programs, so they are unloaded at the end."""
+        """Volumes may still use lost programs: they are unloaded once no volume does.
+
+        Those that were just lost stay, as another thread may be about to use them.
+        """
+        for earlier in [each for each in self._lost if not each.in_use]:
+            self._lost.remove(earlier)
+            earlier.close()
         self._lost.append(lost)
         self._program = self._heart = None
-        if len(self._lost) >= EBPF_LOADS_MAX:
-            self._why_not = f"{len(self._lost)} times over, {lost.lost}"
+        if self._attempt is not None:
+            self._attempt.lost(lost.lost)
+        self._reloads.lost(lost.lost, lost.lost_at)
 
     def close(self) -> None:
         """Unload the programs; after every source was stopped."""
@@ -92,7 +106,7 @@ class Sources:
             for loaded in [*self._lost, *([self._program] if self._program else [])]:
                 loaded.close()
             self._lost.clear()
-            self._program, self._heart, self._why_not = None, None, "the daemon stops"
+            self._program, self._heart, self._off = None, None, "the daemon stops"
 
     def features(self) -> tuple[Feature, ...]:
         """Features of eBPF on this machine, as far as they were tried."""

@@ -150,6 +150,7 @@ class Program:
         self.loading: loading.Loading | None = None
         self.attempt: Attempt | None = None
         self.lost = ""  # why the programs miss changes
+        self.lost_at = float("inf")  # since when, on the monotonic clock
         _, self._left_out = self._attached.look()
         self._left_out_at: deque[float] = deque(maxlen=EBPF_LEFT_OUT_MAX)
 
@@ -175,6 +176,11 @@ class Program:
         made = cls(bcc, loaded, file_systems, direct_end, faults, _wider(direct_end, faults))
         made.loading, made.attempt = how, attempt
         return made
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a volume, or the proof for a device, has a number."""
+        return bool(self._marks)
 
     def close(self) -> None:
         """Detach the programs; their maps end with them."""
@@ -230,6 +236,7 @@ class Program:
         with self._lock:
             if self.lost:
                 return
+            self.lost_at = clock.monotonic()
             self.lost = f"the eBPF programs were lost: {reason}"
         counters.add("ebpf_programs_lost_total")
         log.error("ebpf_lost", extra={"reason": reason})
@@ -487,14 +494,4 @@ def mapped_bits() -> int:
 
 def _missing(parts: Mapping[str, tuple[str, ...]]) -> list[str]:
     wanted = [event for events in parts.values() for event in events]
-    return [event for event in wanted if not _usable(event)]
-
-
-def _usable(event: str) -> bool:
-    found = tracing.read(event)
-    if found is None:
-        return False
-    if event.startswith("xfs/"):
-        # The sizes that bpf/xfs_types.h gives to XFS's own names of types.
-        return all(size == 8 for name, size in found.sizes.items() if "ino" in name)
-    return True
+    return [event for event in wanted if not tracing.usable(event)]

@@ -61,6 +61,17 @@ def read(event: str) -> Format | None:
     return Format(sizes, {name: 1 << int(bit) for bit, name in _FLAG.findall(text)})
 
 
+def usable(event: str) -> bool:
+    """Whether the kernel has the tracepoint, in a form that our programs read."""
+    found = read(event)
+    if found is None:
+        return False
+    if event.startswith("xfs/"):
+        # The sizes that bpf/xfs_types.h gives to XFS's own names of types.
+        return all(size == 8 for name, size in found.sizes.items() if "ino" in name)
+    return True
+
+
 def programs() -> Path:
     """The folder with the sources of the eBPF programs. UnsupportedError if it is missing."""
     for found in (_SHIPPED / "bpf", _CHECKOUT / "bpf"):
