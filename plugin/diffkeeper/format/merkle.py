@@ -8,6 +8,7 @@ chunks of zeros of any length, empty files and directories, no extended attribut
 from __future__ import annotations
 
 from enum import IntEnum
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from diffkeeper.errors import CorruptionError
@@ -287,3 +288,26 @@ def _contents(old: Entry, new: Entry) -> list[tuple[Ref, Ref]]:
         return []
     a, b = _content(old, b""), _content(new, b"")
     return [] if a is None or b is None else [(a, b)]
+
+
+def same_bytes(old: Entry, new: Entry, get: Get) -> bool:
+    """Whether two files have the same content; a hole in place of zeros is no difference.
+
+    False, too, where their chunks have different sizes, unless each is a single chunk.
+    """
+    if (old.size, old.content) == (new.size, new.content):
+        return True
+    few = max(chunk_count(old.size, old.chunk_bits), chunk_count(new.size, new.chunk_bits)) <= 1
+    if old.size != new.size or (old.chunk_bits != new.chunk_bits and not few):
+        return False
+    stack: list[tuple[Ref | None, Ref | None]] = [(_content(old, b""), _content(new, b""))]
+    while stack:
+        both = stack.pop()
+        digests = {None if ref is None else ref.digest for ref in both}
+        if len(digests) == 1:
+            continue
+        if any(ref is not None and not ref.is_node for ref in both):
+            return False
+        before, after = ([] if r is None else list(_slots(r, get(r.digest))) for r in both)
+        stack += zip_longest(before, after)
+    return True
