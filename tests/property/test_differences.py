@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from diffkeeper.format import dirtree, filetree, merkle
 from diffkeeper.format.chunk import HOLE, zero_digest
-from diffkeeper.format.differences import TOP, Difference, Part, differences
+from diffkeeper.format.differences import TOP, DifferentPath, Part, differences
 from diffkeeper.format.entry import EMPTY, Entry, Kind, link_key
 from diffkeeper.format.ids import Root
 from diffkeeper.format.root import encode_root
@@ -169,5 +169,5 @@ def test_holes_and_zeros_are_the_same_bytes(
 def test_a_difference_has_an_entry() -> None:
     nodes = Nodes()
     empty, one = snapshot({}, {}, nodes), snapshot({b"f": file(1)}, {}, nodes)
-    assert list(differences(empty, one, nodes.__getitem__)) == [Difference(b"f", None, file(1))]
-    assert list(differences(one, empty, nodes.__getitem__)) == [Difference(b"f", file(1), None)]
+    assert list(differences(empty, one, nodes.__getitem__)) == [DifferentPath(b"f", None, file(1))]
+    assert list(differences(one, empty, nodes.__getitem__)) == [DifferentPath(b"f", file(1), None)]

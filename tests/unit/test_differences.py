@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from diffkeeper.format import differences as compared
 from diffkeeper.format import dirtree
-from diffkeeper.format.differences import Difference, differences
+from diffkeeper.format.differences import DifferentPath, differences
 from diffkeeper.format.entry import EMPTY, Entry, Kind, link_key
 from diffkeeper.format.ids import Root
 from diffkeeper.format.root import encode_root
@@ -97,7 +97,7 @@ def test_another_name_of_a_file_changes_nothing_of_its_first_one() -> None:
     nodes = CountedNodes()
     old = nodes.root(nodes.directory({b"first": FILE}))
     new = nodes.root(nodes.directory({b"first": LINK, b"second": LINK}), FILE)
-    assert list(differences(old, new, nodes.read)) == [Difference(b"second", None, FILE)]
+    assert list(differences(old, new, nodes.read)) == [DifferentPath(b"second", None, FILE)]
 
 
 def test_a_directory_that_became_a_file_and_back() -> None:

@@ -42,7 +42,7 @@ class Part(StrEnum):
     XATTRS = "xattrs"
 
 
-class Difference(NamedTuple):
+class DifferentPath(NamedTuple):
     """One path; of a hard link the entries are those of its file.
 
     parts: what differs; empty where there is only one of the entries.
@@ -54,7 +54,9 @@ class Difference(NamedTuple):
     parts: tuple[Part, ...] = ()
 
 
-def differences(old: Root, new: Root, get: Get, after: bytes | None = None) -> Iterator[Difference]:
+def differences(
+    old: Root, new: Root, get: Get, after: bytes | None = None
+) -> Iterator[DifferentPath]:
     """All differences, or those that follow the path `after`; CorruptionError, NotFoundError.
 
     A directory comes before what is below it, names of one directory in the order of their bytes.
@@ -74,7 +76,7 @@ class _Trees:
         links = dirtree.diff(self._old_links, self._new_links, get)
         self._linked = any(a is not None and b is not None for _, a, b in links)
 
-    def differences(self, after: bytes | None) -> Iterator[Difference]:
+    def differences(self, after: bytes | None) -> Iterator[DifferentPath]:
         """See `differences`."""
         if after is None:
             yield from self._difference(TOP, self._old, self._new)
@@ -128,13 +130,13 @@ class _Trees:
 
     def _difference(
         self, path: bytes, old: Entry | None, new: Entry | None
-    ) -> Iterator[Difference]:
+    ) -> Iterator[DifferentPath]:
         """The difference at a path, if there is one."""
         before, after = self._file(old, self._old_links), self._file(new, self._new_links)
         if before is None or after is None:
-            yield Difference(path, before, after)
+            yield DifferentPath(path, before, after)
         elif parts := tuple(_parts(before, after, self._get)):
-            yield Difference(path, before, after, parts)
+            yield DifferentPath(path, before, after, parts)
 
     def _file(self, entry: Entry | None, links: bytes) -> Entry | None:
         if entry is None or entry.kind is not Kind.LINK:
