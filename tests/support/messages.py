@@ -21,8 +21,11 @@ from diffkeeper.messages.integrity import (
 )
 from diffkeeper.messages.machine import Check, DaemonVersion, ErrorAnswer
 from diffkeeper.messages.snapshots import (
+    DiffPage,
     Forgotten,
     GroupMember,
+    PathDifference,
+    PathState,
     Pruning,
     RecordsPage,
     SnapshotView,
@@ -176,6 +179,9 @@ STATISTICS: Final = StoreStatistics(
 )
 REPAIRED: Final = RepairedFile(PATH, ["b"], "repaired", 10, 4, [(0, 4096)], 1, "")
 
+FILE: Final = PathState("file", 10, "0644", 0, 1000)
+DIRECTORY: Final = PathState("directory", 0, "0755", 0, 1000)
+
 # What each call answers, and what it is asked with if that has fields.
 ANSWERS: Final[dict[Endpoint[Any, Any], object]] = {
     machine.VERSION: DaemonVersion("0.1.0", 1, "127.0.0.1:9911", False),
@@ -190,6 +196,15 @@ ANSWERS: Final[dict[Endpoint[Any, Any], object]] = {
     integrity.VERIFY: VerifyReport("v", 2, ROOT, False, True, 3, 10, 1.5, (FAULT,), "repair v"),
     integrity.REPAIR: RepairReport(
         "v", 2, ROOT, False, True, [REPAIRED], ["c"], [FAULT], Kept(3, "found")
+    ),
+    snapshots.DIFF: DiffPage(
+        1,
+        2,
+        [
+            PathDifference("a", "added", [], None, FILE),
+            PathDifference(PATH, "changed", ["type", "mode"], FILE, DIRECTORY),
+        ],
+        PATH,
     ),
     snapshots.RECORDS: RecordsPage(3, "{}", ["{}"], {"kept": 2}),
     volumes.IMPORT: ImportReport("v", 3, 12, 2),
@@ -214,6 +229,7 @@ REQUESTS: Final[list[Struct]] = [
     volumes.RenameRequest("w"),
     integrity.VerifyRequest("2"),
     integrity.RepairRequest([PATH], True),
+    snapshots.DiffRequest("1", "latest", "w", PATH),
     snapshots.TagRequest("kept", None),
     snapshots.ForgetRequest(["1"]),
     snapshots.PruneRequest("v", True),

@@ -9,6 +9,7 @@ from diffkeeper.api.wire import check_number, check_reference
 from diffkeeper.history.references import check_tag, parse_reference
 from diffkeeper.messages import snapshots
 from diffkeeper.volumes.options import check_name
+from diffkeeper.volumes.path_arguments import check_path
 
 if TYPE_CHECKING:
     from diffkeeper.api.call import Call
@@ -46,6 +47,17 @@ async def group(call: Call[NoBody]) -> list[snapshots.GroupMember]:
     reference = check_reference(call.query)
     name = await call.volume()
     return await call.service.past.group(name, reference)
+
+
+@calls.serve(snapshots.DIFF)
+async def diff(call: Call[snapshots.DiffRequest]) -> snapshots.DiffPage:
+    """Paths in which two snapshots differ, one page of them."""
+    asked = call.body
+    old, new = check_reference(asked.old), check_reference(asked.new)
+    other = None if asked.new_volume is None else check_name(asked.new_volume)
+    after = None if asked.after is None else check_path(asked.after)
+    name = await call.volume()
+    return await call.service.past.diff((name, old), (other or name, new), after)
 
 
 @calls.serve(snapshots.RECORDS)

@@ -8,9 +8,8 @@ file did, all directories are looked through for its names.
 from __future__ import annotations
 
 import heapq
-from enum import StrEnum
 from operator import itemgetter
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from diffkeeper.errors import CorruptionError
 from diffkeeper.format import dirtree
@@ -26,20 +25,12 @@ if TYPE_CHECKING:
 
 TOP: Final = b"."  # path of a volume's top directory
 # Of one directory, in memory at once. With more differences it is read again for each so many.
-NAMES_MAX: Final = 10_000
+NAMES_MAX: Final = 5_000
 
+# What of a path may differ; content: of a file, target of a symbolic link, number of a device.
+Part = Literal["type", "content", "mode", "owner", "xattrs"]
 Both = tuple[bytes, Entry | None, Entry | None]  # a name, its old and its new entry
 Pending = list[tuple[bytes, "Iterator[Both]"]]  # path with a slash, and names below it
-
-
-class Part(StrEnum):
-    """What of a file may differ; spelled as the API spells it."""
-
-    TYPE = "type"
-    CONTENT = "content"  # of a file, target of a symbolic link, number of a device
-    MODE = "mode"
-    OWNER = "owner"
-    XATTRS = "xattrs"
 
 
 class DifferentPath(NamedTuple):
@@ -158,15 +149,15 @@ def _content(directory: Entry | None) -> bytes:
 
 def _parts(old: Entry, new: Entry, get: Get) -> Iterator[Part]:
     if old.kind is not new.kind:
-        yield Part.TYPE
+        yield "type"
     elif not _same_content(old, new, get):
-        yield Part.CONTENT
+        yield "content"
     if old.mode != new.mode:
-        yield Part.MODE
+        yield "mode"
     if (old.uid, old.gid) != (new.uid, new.gid):
-        yield Part.OWNER
+        yield "owner"
     if old.xattrs != new.xattrs:
-        yield Part.XATTRS
+        yield "xattrs"
 
 
 def _same_content(old: Entry, new: Entry, get: Get) -> bool:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct, field
 
 from diffkeeper.messages.endpoint import VOLUME, Endpoint, NoArguments, NoBody
 
 FORGET_PER_REQUEST_MAX: Final = 1_000
+
+Change = Literal["added", "removed", "changed"]
+Part = Literal["type", "content", "mode", "owner", "xattrs"]
 
 
 class SnapshotView(Struct, frozen=True):
@@ -71,6 +74,44 @@ class Pruning(Struct, frozen=True):
     note: str = ""  # which time is taken for passed that would not count by itself
 
 
+class PathState(Struct, frozen=True):
+    """What a snapshot records at a path; of a hard link, what it records of the file."""
+
+    type: str  # "file", "directory", "symlink", "fifo", "socket", "char" or "block"
+    bytes: int  # of a file
+    mode: str  # octal: permissions, set-id and sticky bits
+    uid: int
+    gid: int
+
+
+class PathDifference(Struct, frozen=True):
+    """One path in which two snapshots differ."""
+
+    path: str  # bytes that are no UTF-8 are lone surrogates; "." is the volume's top directory
+    change: Change
+    parts: list[Part]  # what differs where it was changed; times do not count
+    before: PathState | None  # null where it was added
+    after: PathState | None  # null where it was removed
+
+
+class DiffPage(Struct, frozen=True):
+    """A page of differences; a directory comes before what is below it."""
+
+    old: int  # seq, to be asked for with the next page
+    new: int
+    differences: list[PathDifference]
+    next: str | None  # path after which the next page begins; null where this is the last one
+
+
+class DiffRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """Two snapshots, null for the newest crash-consistent one."""
+
+    old: str | None = None
+    new: str | None = None
+    new_volume: str | None = None  # that `new` is of; null for the volume in the path
+    after: str | None = None  # a path: only differences that follow it
+
+
 class TagRequest(Struct, frozen=True, forbid_unknown_fields=True):
     """A tag, and the snapshot that gets it; null for the newest crash-consistent one."""
 
@@ -121,6 +162,13 @@ GROUP: Final = Endpoint(
     list[GroupMember],
     "The snapshots of all volumes at the instant of one; without a reference the newest.",
     query="snapshot",
+)
+DIFF: Final = Endpoint(
+    "POST",
+    f"{VOLUME}/diff",
+    DiffRequest,
+    DiffPage,
+    "Paths in which two snapshots differ, by name, a page of them.",
 )
 RECORDS: Final = Endpoint(
     "GET",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ParamSpec
 
 from diffkeeper import clock
 from diffkeeper.errors import DiffKeeperError, NotFoundError
+from diffkeeper.history import differences
 from diffkeeper.history.snapshots import History
 from diffkeeper.messages.snapshots import Pruning
 from diffkeeper.service.pressure import Pressure
@@ -18,10 +19,11 @@ from diffkeeper.volumes.status import ShownHistory
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from diffkeeper.format.records import SnapshotRecord
     from diffkeeper.history.retention import Retention
     from diffkeeper.history.retention_clock import RetentionClock
     from diffkeeper.history.trash import Trash
-    from diffkeeper.messages.snapshots import GroupMember, RecordsPage, SnapshotView
+    from diffkeeper.messages.snapshots import DiffPage, GroupMember, RecordsPage, SnapshotView
     from diffkeeper.messages.trash import TrashView
     from diffkeeper.service.workers import Workers
     from diffkeeper.store.store import Store
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
+Named = tuple[str, str | None]  # a volume, and which of its snapshots
 
 RETENTION_TURN_SECONDS = 5.0  # between two checks of what is due
 TRASH_TURN_SECONDS = 60.0
@@ -77,6 +80,28 @@ class HistoryService:
         return await within(
             self._pool, self._history.group, self._find(name).state.record, reference
         )
+
+    async def diff(self, old: Named, new: Named, after: bytes | None) -> DiffPage:
+        """Where two snapshots differ, past a path if one is given, see `differences.page`."""
+        volumes = self._find(old[0]), self._find(new[0])
+        return await within(self._pools.long, self._diff, volumes, (old[1], new[1]), after)
+
+    def _diff(
+        self,
+        volumes: tuple[Volume, Volume],
+        references: tuple[str | None, str | None],
+        after: bytes | None,
+    ) -> DiffPage:
+        def resolved() -> list[SnapshotRecord]:
+            both = zip(volumes, references, strict=True)
+            return [self._history.resolve(each.state.record, wanted) for each, wanted in both]
+
+        old, new = resolved()
+        try:
+            return differences.page(self._store, old, new, after)
+        except NotFoundError:
+            resolved()  # which names the snapshot, if one was forgotten meanwhile
+            raise
 
     async def objects(self, digests: list[bytes]) -> list[bytes]:
         """Objects in an encoding of their own, in order; checked here and by the receiver."""

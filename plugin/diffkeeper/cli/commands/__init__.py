@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from diffkeeper.cli.commands import (
     compact,
+    diff,
     doctor,
     empty_trash,
     export,
@@ -43,6 +44,7 @@ COMMANDS: Final[tuple[Command, ...]] = (
     rename.COMMAND,
     snapshots.COMMAND,
     snapshot.COMMAND,
+    diff.COMMAND,
     verify.COMMAND,
     repair.COMMAND,
     restore.COMMAND,
