@@ -154,13 +154,17 @@ class Freezer:
         """
         with self._lock:
             self._stuck.check(topmost(cgroups))
+            self._started()
+            young = [c for c in self._select(cgroups) if not self._cached[c.directory].begun]
+        # Not under the lock, for which freezes of other containers wait: the disk of a container
+        # may be slow.
+        young = [cgroup for cgroup in young if self._is_before_start(cgroup)]
         self._quotas.await_turn(topmost(cgroups))
         with self._lock:
-            if self._journal is None or self._watch is None:
-                raise FreezeError("the freezer is not started")
+            watch = self._started()
             self._retry_thaws()
-            held = [cgroup for cgroup in self._select(cgroups) if self._has_begun(cgroup)]
-            self._watch.drain()
+            held = [c for c in self._select(cgroups) if self._has_begun(c, young)]
+            watch.drain()
             paused = [cgroup for cgroup in held if cgroup.requested()]
             ours = [cgroup for cgroup in held if cgroup not in paused]
             if not ours:
@@ -330,14 +334,32 @@ class Freezer:
         self._cached[directory] = _Cached(cgroup, watch, now)
         return cgroup
 
-    def _has_begun(self, cgroup: Cgroup) -> bool:
-        """Whether a program of the container runs in it; once one did, that is remembered."""
+    def _is_before_start(self, cgroup: Cgroup) -> bool:
+        """Whether no program of the container runs in it; looks into the container's root."""
+        pids = self._hierarchy.below(cgroup.directory)
+        return all(processes.is_runtimes(self._proc_root, pid) for pid in pids)
+
+    def _has_begun(self, cgroup: Cgroup, young: Sequence[Cgroup]) -> bool:
+        """Whether a program of the container runs in it; once one did, that is remembered.
+
+        young: where none did a moment ago. None does until a process executes one.
+        """
         cached = self._cached[cgroup.directory]
-        cached.begun = cached.begun or not all(
-            processes.is_runtimes(self._proc_root, pid)
-            for pid in self._hierarchy.below(cgroup.directory)
+        cached.begun = (
+            cached.begun
+            or cgroup not in young
+            or any(
+                processes.has_executed(self._proc_root, pid)
+                for pid in self._hierarchy.below(cgroup.directory)
+            )
         )
         return cached.begun
+
+    def _started(self) -> Watch:
+        """The watch for what others write; raises FreezeError before `start`, or after `stop`."""
+        if self._journal is None or self._watch is None:
+            raise FreezeError("the freezer is not started")
+        return self._watch
 
     def _forget(self, directory: str) -> None:
         cached = self._cached.pop(directory)

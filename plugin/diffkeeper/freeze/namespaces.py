@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 _Key = tuple[int, int]
 _JITTER = 8
-_LOCAL = frozenset({"btrfs", "ext4", "overlay", "tmpfs", "xfs", "zfs"})
 
 
 @dataclass(slots=True)
@@ -64,7 +63,7 @@ class MountTable:
     def within(self, mount: mountinfo.Mount) -> bool:
         """Whether the path to a mount leads only over file systems that need no other process."""
         at = self._by_id.get(mount.parent)
-        while at is not None and at.fs_type in _LOCAL:
+        while at is not None and at.fs_type in mountinfo.LOCAL:
             if at.point == "/":
                 return True
             at = self._by_id.get(at.parent)

@@ -7,11 +7,14 @@ by its path in the overlay, below the upper directory, as seen by a process that
 
 from __future__ import annotations
 
+import contextlib
 import os
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
+from diffkeeper.freeze.process_root import ProcessRoot
 from diffkeeper.freeze.processes import directories, read_of
-from diffkeeper.fsio import linux, mountinfo
+from diffkeeper.fsio import mountinfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -28,9 +31,11 @@ def upper_inodes(
 ) -> set[int]:
     """Inode numbers of those files that are on `device` (as in st_dev) for one of `witnesses`.
 
-    witnesses: processes that may see the upper directory. Files that are gone are skipped.
+    witnesses: processes that may see the upper directory. Files that are gone are skipped, and so
+    is what lies on a file system that may not answer, since a freeze may wait for this.
     """
     inodes: set[int] = set()
+    look = cache(partial(_root, proc_root))
     tables: dict[int, list[mountinfo.Mount]] = {}
     for pid, dev, name in sorted(found)[:OVERLAID_MAX]:
         if pid not in tables:
@@ -39,7 +44,7 @@ def upper_inodes(
             if mount.device == dev and mount.upper:
                 path = os.fsdecode(name.removesuffix(_DELETED))
                 where = mount.upper + mountinfo.inside(mount, path)
-                inodes |= _located(proc_root, where, witnesses[:OVERLAY_WITNESSES_MAX], device)
+                inodes |= _located(where, map(look, witnesses[:OVERLAY_WITNESSES_MAX]), device)
                 break
     return inodes
 
@@ -50,18 +55,20 @@ def _overlays(proc_root: str, pid: int) -> list[mountinfo.Mount]:
     return [mount for mount in reversed(table) if mount.fs_type == "overlay"]
 
 
-def _located(proc_root: str, path: str, witnesses: Sequence[int], device: int) -> set[int]:
-    for directory in (path for pid in witnesses for path in directories(proc_root, pid)):
+def _root(proc_root: str, pid: int) -> ProcessRoot | None:
+    """The root directory of a process; None when it is exiting."""
+    for directory in directories(proc_root, pid):
+        with contextlib.suppress(OSError):
+            return ProcessRoot(directory)
+    return None
+
+
+def _located(path: str, roots: Iterable[ProcessRoot | None], device: int) -> set[int]:
+    for root in filter(None, roots):
         try:
-            root = os.open(f"{directory}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            opened = root.open(path)
         except OSError:
             continue
-        try:
-            opened = linux.open_in_root(root, path)
-        except OSError:
-            continue
-        finally:
-            os.close(root)
         try:
             status = os.fstat(opened)
         finally:

@@ -9,6 +9,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from diffkeeper.errors import UnsupportedError
+from diffkeeper.freeze.process_root import ProcessRoot
 from diffkeeper.fsio import mountinfo
 
 if TYPE_CHECKING:
@@ -91,16 +92,17 @@ def _written(directory: int, name: str, devices: dict[int, str], dev: str) -> se
         target = os.readlink(path, dir_fd=directory)
         if not target.startswith("/"):
             return set()
-        if target.endswith(" (deleted)") and os.stat(path, dir_fd=directory).st_nlink == 0:
-            return set()
         info = dict(_INFO.findall(_slurp(f"fdinfo/{name}", directory)))
         mounted = devices.get(int(info[b"mnt_id"]))
+        if mounted not in (dev, None):
+            return set()
+        if target.endswith(" (deleted)") and os.stat(path, dir_fd=directory).st_nlink == 0:
+            return set()
         if mounted == dev and b"ino" in info:
             return {int(info[b"ino"])}
-        if mounted is None or mounted == dev:
-            status = os.stat(path, dir_fd=directory)
-            st_dev = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
-            return {status.st_ino} if mounted == dev or st_dev == dev else set()
+        status = os.stat(path, dir_fd=directory)
+        st_dev = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
+        return {status.st_ino} if mounted == dev or st_dev == dev else set()
     except OSError as error:
         vanished(error)
     return set()
@@ -136,26 +138,44 @@ def exiting(proc_root: str, pid: int) -> bool:
     return bool(ending) and int(fields[_STAT_THREADS]) <= 1
 
 
-def is_runtimes(proc_root: str, pid: int) -> bool:
-    """Whether a process still runs the container runtime's program, and none of the container's.
-
-    It was forked and has executed nothing since (PF_FORKNOEXEC of linux/sched.h), and its program
-    does not exist in its own root. False for a process that is gone.
+def has_executed(proc_root: str, pid: int) -> bool:
+    """Whether a process has executed a program since it was forked (PF_FORKNOEXEC of
+    linux/sched.h); False for one that is gone.
     """
+    try:
+        return not int(_stat(proc_root, pid)[_STAT_FLAGS]) & _PF_FORKNOEXEC
+    except OSError as error:
+        vanished(error)
+        return False
+
+
+def is_runtimes(proc_root: str, pid: int) -> bool:
+    """Whether a process still runs the container runtime's program, and none of the container's;
+    True for one that is gone.
+
+    It has executed nothing since it was forked, and its program does not exist in its own root.
+    Looks into that root, which may wait for a disk.
+    """
+    if has_executed(proc_root, pid):
+        return False
     base = f"{proc_root}/{pid}"
     try:
-        if not int(_stat(proc_root, pid)[_STAT_FLAGS]) & _PF_FORKNOEXEC:
-            return False
-        program = os.stat(f"{base}/exe")
-        path = os.readlink(f"{base}/exe")
+        path, root = os.readlink(f"{base}/exe"), ProcessRoot(base)
     except OSError as error:
         vanished(error)
         return True
     try:
-        there = os.stat(f"{base}/root{path}")
-    except OSError:
+        there = root.open(path)
+    except OSError as error:
+        # Where it cannot be looked at, it is taken for the container's: that is frozen.
+        return error.errno != errno.EREMOTE
+    try:
+        return not os.path.samestat(os.fstat(there), os.stat(f"{base}/exe"))
+    except OSError as error:
+        vanished(error)
         return True
-    return (there.st_dev, there.st_ino) != (program.st_dev, program.st_ino)
+    finally:
+        os.close(there)
 
 
 def _stat(proc_root: str, pid: int) -> list[bytes]:

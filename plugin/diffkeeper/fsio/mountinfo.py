@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from typing import Final
 
 from diffkeeper.errors import NotFoundError
 from diffkeeper.fsio import linux
+
+# File systems that answer without another process, on this machine or elsewhere.
+LOCAL: Final = frozenset({"btrfs", "ext4", "overlay", "tmpfs", "xfs", "zfs"})
 
 # The kernel escapes only these: any other byte, such as a form feed, stands for itself.
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
