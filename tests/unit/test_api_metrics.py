@@ -55,7 +55,7 @@ def test_known_families_are_there_before_anything_happens() -> None:
 def test_counters() -> None:
     counters.add("recovery_total", kind="replay", volume=VOLUME)
     counters.add("recovery_total", 2, kind="replay", volume=VOLUME)
-    counters.add("verifications_total", result="ok", volume=VOLUME)
+    counters.add("verification_total", result="ok", volume=VOLUME)
     counters.add("surprise_total", volume=VOLUME)
     found = samples(page())
     volume = ("volume", VOLUME)

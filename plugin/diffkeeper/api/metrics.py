@@ -45,8 +45,6 @@ COUNTERS: Final[Mapping[str, str]] = {
     "yielded_total": "Snapshots of them that went before their time, for want of room.",
     "purged_total": "Removed volumes deleted for good since the daemon started.",
 }
-# The code counts under the plural; the exported name is the one that dashboards use.
-EXPORTED: Final[Mapping[str, str]] = {"verifications_total": "verification_total"}
 HISTOGRAMS: Final[Mapping[str, str]] = {
     "recovery_seconds": "How long a recovery took.",
     "capture_seconds": "How long a capture took, from the first look to the durable snapshot.",
@@ -139,7 +137,7 @@ def counter_families() -> Iterator[Metric]:
     """Every counter, known ones even before they were incremented."""
     series: dict[str, list[tuple[dict[str, str], float]]] = {name: [] for name in COUNTERS}
     for (name, pairs), value in counters.counts().items():
-        series.setdefault(EXPORTED.get(name, name), []).append((dict(pairs), value))
+        series.setdefault(name, []).append((dict(pairs), value))
     for name, values in series.items():
         keys = _label_names(labels for labels, _ in values)
         text = COUNTERS.get(name, f"Count of {name}.")

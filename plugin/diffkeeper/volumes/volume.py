@@ -444,7 +444,7 @@ class Volume:
     def _verified(self, head: SnapshotRecord, result: Result) -> None:
         ok = not result.mismatches
         outcome = ("ok" if result.complete else "incomplete") if ok else "mismatch"
-        counters.add("verifications_total", volume=self.name, result=outcome)
+        counters.add("verification_total", volume=self.name, result=outcome)
         fields = {"volume": self.name, "seq": head.seq, "files": result.files, "result": outcome}
         if ok:
             self._status.troubles.end("verification")
