@@ -39,7 +39,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
 async def service() -> AsyncIterator[VolumeService]:
     with tempfile.TemporaryDirectory(prefix="dk-") as base:
         async with running(Path(base)) as made:
-            await made.arrivals.create("v", {"interval": "1h"})
+            await made.provision.create("v", {"interval": "1h"})
             root = Path(await made.mount("v", "first"))
             (root / "file").write_bytes(b"x" * 100_000)
             yield made
@@ -126,9 +126,9 @@ async def test_a_name_that_is_being_removed_is_another_volume_afterwards(
     with pytest.raises(BusyError, match="is being removed"):
         await removing
     with pytest.raises(BusyError, match="still being removed"):
-        await service.arrivals.create("v", {"interval": "1h"})
+        await service.provision.create("v", {"interval": "1h"})
     monkeypatch.setattr(limits, "REMOVE_SECONDS_MAX", SECONDS_MAX)
-    creating = asyncio.create_task(service.arrivals.create("v", {"interval": "1h"}))
+    creating = asyncio.create_task(service.provision.create("v", {"interval": "1h"}))
     await asyncio.sleep(0.05)
     assert not creating.done()
     gate.opened.set()
@@ -174,10 +174,10 @@ async def test_verifications_stop_neither_queries_nor_history(
     tasks = await crowd(gate, LONG_THREADS, [service.verify("v", None) for _ in range(many)])
     async with asyncio.timeout(SECONDS_MAX / 2):
         await service.snapshot("v")
-        assert await service.past.snapshots("v")
-        assert (await service.past.resolve("v", "latest")).seq
-        await service.past.thin()
-        await service.past._told(service.past.retention.sweep, [])
+        assert await service.history.snapshots("v")
+        assert (await service.history.resolve("v", "latest")).seq
+        await service.history.thin()
+        await service.history._told(service.history.retention.sweep, [])
     await released(gate, tasks)
 
 
@@ -186,11 +186,11 @@ async def test_removals_stop_no_other_volume(
 ) -> None:
     names = [f"old{number}" for number in range(STEP_THREADS + 1)]
     for name in names:
-        await service.arrivals.create(name, {})
+        await service.provision.create(name, {})
     monkeypatch.setattr(Trash, "remove", gate.held(Trash.remove))
     tasks = await crowd(gate, LAST_LOOKS_MAX, [service.remove(name) for name in names])
     async with asyncio.timeout(SECONDS_MAX / 2):
-        await service.arrivals.create("new", {})
+        await service.provision.create("new", {})
         await service.mount("new", "first")
         await service.unmount("new", "unknown")
     await released(gate, tasks)
@@ -206,7 +206,7 @@ async def test_an_import_waits_for_nothing_that_is_long(service: VolumeService, 
 
     async with asyncio.timeout(SECONDS_MAX / 2):
         with pytest.raises(DiffKeeperError):
-            await service.arrivals.import_volume("new", pieces())
+            await service.provision.import_volume("new", pieces())
     await released(gate, tasks)
 
 
@@ -226,7 +226,7 @@ async def test_first_captures_stop_no_others(
     monkeypatch.setattr(group_capture, "capture", capture)
     names = [f"huge{number}" for number in range(2 * limits.CAPTURES_MAX)]
     for name in names:
-        await service.arrivals.create(name, {"interval": "1h"})
+        await service.provision.create(name, {"interval": "1h"})
         (Path(await service.mount(name, "first")) / "file").write_bytes(b"x")
     tasks = await crowd(gate, FIRST_CAPTURES_MAX, map(service.snapshot, names))
     (Path(service.mountpoint("v")) / "file").write_bytes(b"y")

@@ -66,7 +66,7 @@ async def test_what_is_written_to_after_its_last_capture_is_kept(
 ) -> None:
     """Nothing is written during that capture, so that its snapshot is one instant."""
     async with running(base) as service:
-        await service.arrivals.create("v", {"interval": "1h"})
+        await service.provision.create("v", {"interval": "1h"})
         capture = service._capture
 
         def then_write(volume: Volume, reason: str, **how: Any) -> None:
@@ -77,6 +77,6 @@ async def test_what_is_written_to_after_its_last_capture_is_kept(
 
         monkeypatch.setattr(service, "_capture", then_write)
         await service.remove("v")
-        (record,) = service.past.trash.records()
+        (record,) = service.history.trash.records()
     assert record.clean is False
     assert (base / "state" / "volumes" / "1" / "live" / "a").read_bytes() == b"late"

@@ -187,7 +187,7 @@ async def test_programs_that_are_lost_while_it_runs(
 ) -> None:
     """Detached behind its back while the volume is written to: it notices alone, and says so."""
     caplog.set_level(logging.INFO)
-    await service.arrivals.create("v", {"capture": "ebpf", "interval": "200ms"})
+    await service.provision.create("v", {"capture": "ebpf", "interval": "200ms"})
     root = Path(await service.mount("v", "w"))
     capture: dict[str, Any] = msgspec.to_builtins(status_of(service).capture)
     if capture["source"] != "ebpf":

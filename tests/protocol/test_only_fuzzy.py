@@ -59,7 +59,7 @@ def test_the_command_of_the_error_restores_whole_or_not_at_all(daemon: Daemon) -
 async def test_it_has_the_paths_of_the_host(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Layout, "live_on_host", lambda _, volume: f"/the host/{volume}/live")
     async with running(base) as service:
-        await service.arrivals.create("v", {})
+        await service.provision.create("v", {})
         live = service._registry.find("v").directory
         shutil.rmtree(base / "state" / "volumes" / "1")
         assert live.command() == (

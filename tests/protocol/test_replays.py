@@ -48,7 +48,7 @@ async def lost(base: Path, *names: str) -> None:
     """Volumes that were in use, whose live directories are gone."""
     async with running(base) as service:
         for name in names:
-            await service.arrivals.create(name, {"interval": "1h"})
+            await service.provision.create(name, {"interval": "1h"})
             root = Path(await service.mount(name, "m"))
             (root / "file").write_bytes(CONTENT)
             await service.snapshot(name)
@@ -132,14 +132,14 @@ async def test_mounts_go_before_what_is_only_foreseen(base: Path, gate: Gate) ->
 async def test_what_has_no_live_directory_yet_gets_none(base: Path) -> None:
     """A clone, and what comes back from the trash: neither is in use before its first mount."""
     async with running(base) as service:
-        await service.arrivals.create("v", {"interval": "1h"})
+        await service.provision.create("v", {"interval": "1h"})
         root = Path(await service.mount("v", "m"))
         (root / "file").write_bytes(CONTENT)
         await service.snapshot("v")
         await service.unmount("v", "m")
-        await service.arrivals.create("clone", {"from": "v"})
+        await service.provision.create("clone", {"from": "v"})
         await service.remove("v")
-        await service.arrivals.undelete("v", None)
+        await service.provision.undelete("v", None)
     async with running(base) as service:
         await asyncio.sleep(0.3)
         assert recovery(service, "v") is recovery(service, "clone") is None

@@ -84,10 +84,10 @@ async def test_what_cannot_be_limited_is_refused(unlimited: Path) -> None:
     """Nothing of it is left; a volume that is there goes on without."""
     _, _, kind = mountinfo.locate(str(unlimited))
     async with running(unlimited) as service:
-        await service.arrivals.create("plain", QUIET)
+        await service.provision.create("plain", QUIET)
         for options in ({"size": "10G"}, {"size": "10G", "from": "plain"}):
             with pytest.raises((UnsupportedError, NotFoundError)) as caught:
-                await service.arrivals.create("v", options)
+                await service.provision.create("v", options)
             text = str(caught.value)
             assert f"{unlimited}/state/volumes ({kind}, mounted at {unlimited})" in text
             assert "pquota" in text
@@ -103,7 +103,7 @@ async def test_what_cannot_be_limited_is_refused(unlimited: Path) -> None:
 
 async def test_a_volume_takes_no_more_and_its_history_goes_on(limited: Path) -> None:
     async with running(limited) as service:
-        await service.arrivals.create("v", {**QUIET, "size": "8M"})
+        await service.provision.create("v", {**QUIET, "size": "8M"})
         root = await service.mount("v", "m")
         assert filled(root, 16 * MIB) <= 8 * MIB
         assert (await service.snapshot("v")).files == 1
@@ -133,15 +133,15 @@ async def test_a_size_without_a_number_left(limited: Path, monkeypatch: pytest.M
     project_quota.allot(str(limited / "other"), 1, MIB)
     async with running(limited) as service:
         with pytest.raises(UnsupportedError, match="1 project numbers from 1600000001 are in use"):
-            await service.arrivals.create("v", {**QUIET, "size": "8M"})
+            await service.provision.create("v", {**QUIET, "size": "8M"})
         assert service.views() == []
         assert list((limited / "state" / "volumes").iterdir()) == []
-        await service.arrivals.create("v", {**QUIET, "size": "8M"})
+        await service.provision.create("v", {**QUIET, "size": "8M"})
 
 
 async def test_a_removal_gives_the_number_back(limited: Path) -> None:
     async with running(limited) as service:
-        await service.arrivals.create("v", {**QUIET, "size": "8M", "trash": "off"})
+        await service.provision.create("v", {**QUIET, "size": "8M", "trash": "off"})
         root = await service.mount("v", "m")
         (Path(root) / "file").write_text("recorded")
         await service.unmount("v", "m")
@@ -149,7 +149,7 @@ async def test_a_removal_gives_the_number_back(limited: Path) -> None:
         await service.remove("v")
         await asyncio.to_thread(sizes.wait_free, limited, number)
         # Though somebody deleted the directory that has it.
-        await service.arrivals.create("v", {**QUIET, "size": "8M"})
+        await service.provision.create("v", {**QUIET, "size": "8M"})
         number = await deleted_by_hand(limited)
         await service.remove("v")
         await asyncio.to_thread(sizes.wait_free, limited, number)
@@ -158,7 +158,7 @@ async def test_a_removal_gives_the_number_back(limited: Path) -> None:
 async def test_a_live_directory_that_is_made_anew_is_limited(limited: Path) -> None:
     """By a replay, and as a clone; a state that is larger than the limit comes back whole."""
     async with running(limited) as service:
-        await service.arrivals.create("v", {**QUIET, "consistency": "crash", "size": "8M"})
+        await service.provision.create("v", {**QUIET, "consistency": "crash", "size": "8M"})
         root = await service.mount("v", "m")
         filled(root, 6 * MIB)
         await service.unmount("v", "m")
@@ -168,7 +168,7 @@ async def test_a_live_directory_that_is_made_anew_is_limited(limited: Path) -> N
         assert (Path(root) / "file").stat().st_size == 6 * MIB
         assert filled(root, 8 * MIB, "more") <= 2 * MIB
         await service.unmount("v", "m")
-        await service.arrivals.create("clone", {"from": "v@1", "size": "1M"})
+        await service.provision.create("clone", {"from": "v@1", "size": "1M"})
         root = await service.mount("clone", "m")
         assert (Path(root) / "file").stat().st_size == 6 * MIB
         assert filled(root, MIB, "more") == 0
@@ -182,7 +182,7 @@ async def test_a_live_directory_that_is_made_anew_is_limited(limited: Path) -> N
 async def test_a_larger_state_comes_back_though_its_number_is_limited(limited: Path) -> None:
     """Of the directory that somebody deleted, the limit is left."""
     async with running(limited) as service:
-        await service.arrivals.create("v", {**QUIET, "consistency": "crash", "size": "8M"})
+        await service.provision.create("v", {**QUIET, "consistency": "crash", "size": "8M"})
         root = await service.mount("v", "m")
         filled(root, 6 * MIB)
         await service.unmount("v", "m")
@@ -196,7 +196,7 @@ async def test_a_larger_state_comes_back_though_its_number_is_limited(limited: P
 
 async def test_a_volume_that_had_no_size_gets_one(limited: Path) -> None:
     async with running(limited) as service:
-        await service.arrivals.create("v", QUIET)
+        await service.provision.create("v", QUIET)
         root = await service.mount("v", "m")
         filled(root, 2 * MIB)
         with pytest.raises(ConflictError, match="stop its containers first"):
@@ -221,7 +221,7 @@ async def test_a_volume_that_had_no_size_gets_one(limited: Path) -> None:
 async def test_what_is_not_enforced_any_more_is_told(limited: Path, tmp_path: Path) -> None:
     """And enforced again as soon as it can be."""
     async with running(limited) as service:
-        await service.arrivals.create("v", {**QUIET, "size": "4M"})
+        await service.provision.create("v", {**QUIET, "size": "4M"})
     remounted(limited, "noquota")
     async with running(limited) as service:
         root = await service.mount("v", "m")

@@ -56,7 +56,7 @@ def bound(source: Path, target: Path) -> None:
 
 
 async def made(service: VolumeService) -> None:
-    await service.arrivals.create("v", {"interval": "1h"})
+    await service.provision.create("v", {"interval": "1h"})
     root = Path(await service.mount("v", "m"))
     (root / "file").write_text("recorded")
     await service.snapshot("v")
@@ -97,10 +97,10 @@ async def test_nothing_is_replayed_beside_it(base: Path, by: str) -> None:
 async def test_a_removal_keeps_it(base: Path, by: str) -> None:
     async with unreadable(base, by) as (service, live):
         await service.remove("v")
-        (trashed,) = await service.past.removed()
+        (trashed,) = await service.history.removed()
         assert trashed.live
     async with running(base) as service:
-        await service.arrivals.undelete("v", None)
+        await service.provision.undelete("v", None)
         root = Path(await service.mount("v", "m"))
         assert (root / "file").read_text() == "younger"
 

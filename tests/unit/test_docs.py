@@ -163,7 +163,7 @@ def test_the_readme_has_the_two_commands() -> None:
 
 def test_the_metrics_are_the_code() -> None:
     names = {*metrics.COUNTERS, *metrics.HISTOGRAMS, *metrics.GAUGES, *metrics.STATISTICS}
-    names |= set(metrics.PAST)
+    names |= set(metrics.HISTORY)
     names |= {f"ebpf_{name}_total" for name in metrics.EBPF_COUNTS}
     names |= {f"scrub_{name}" for name in metrics.SCRUB}
     names |= {"capture_source", "ebpf_feature", "trouble", "info"}

@@ -71,7 +71,7 @@ class Driver:
         service = self._service
         match message:
             case driver.CreateRequest(name, options):
-                await service.arrivals.create(name, options or {})
+                await service.provision.create(name, options or {})
             case driver.RemoveRequest(name):
                 await service.remove(name)
             case driver.UnmountRequest(name, mount_id):

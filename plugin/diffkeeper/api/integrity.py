@@ -37,4 +37,4 @@ async def repair(call: Call[integrity.RepairRequest]) -> integrity.RepairReport:
 async def scrub(call: Call[NoArguments]) -> integrity.ScrubReport:
     """Read every stored object again, heal what is damaged."""
     service = await call.ready()
-    return await service.caretaker.scrub()
+    return await service.store_care.scrub()

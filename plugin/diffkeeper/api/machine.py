@@ -35,7 +35,7 @@ async def doctor(call: Call[NoBody]) -> list[machine.Check]:
     views = [service.view(view.name) for view in service.views()]
     found += [checks.sources(views), checks.sizes(views)]
     if not health.loading:
-        found.append(checks.clock(service.past.uncounted_time()))
-        found.append(checks.pressure(service.past.short()))
+        found.append(checks.clock(service.history.uncounted_time()))
+        found.append(checks.pressure(service.history.short()))
     found.append(checks.health(health.troubles()))
     return found

@@ -67,7 +67,7 @@ STATISTICS: Final[Mapping[str, str]] = {
 }
 
 
-PAST: Final[Mapping[str, str]] = {
+HISTORY: Final[Mapping[str, str]] = {
     "trash_volumes": "Removed volumes that can be brought back.",
     "trash_bytes": "Bytes of all files in their newest snapshots.",
     "trash_stored_bytes": "Bytes in the store that removed volumes alone have, as last counted.",
@@ -110,9 +110,9 @@ class _Page(Collector):
         service = self._service
         yield from volume_families([service.view(view.name) for view in service.views()])
         yield from ebpf_families(service.features(look=False), service.ebpf_counts())
-        statistics = service.caretaker.stats()
+        statistics = service.store_care.stats()
         yield from scrub_families(statistics.scrub.last)
-        yield from gauge_families(PAST, service.past.figures())
+        yield from gauge_families(HISTORY, service.history.figures())
         values = {name: _number(getattr(statistics, name)) for name in STATISTICS}
         yield from gauge_families(STATISTICS, values)
 

@@ -23,7 +23,7 @@ calls = Calls()
 async def list_all(call: Call[NoBody]) -> list[SnapshotView]:
     """The snapshots of one volume, oldest first."""
     name = await call.volume()
-    return await call.service.past.snapshots(name)
+    return await call.service.history.snapshots(name)
 
 
 @calls.serve(snapshots.SNAPSHOT)
@@ -38,7 +38,7 @@ async def resolve(call: Call[NoBody]) -> SnapshotView:
     """The snapshot that a reference names; the newest `crash` one without a reference."""
     reference = check_reference(call.query)
     name = await call.volume()
-    return await call.service.past.resolve(name, reference)
+    return await call.service.history.resolve(name, reference)
 
 
 @calls.serve(snapshots.GROUP)
@@ -46,7 +46,7 @@ async def group(call: Call[NoBody]) -> list[snapshots.GroupMember]:
     """The snapshots of all volumes at the instant of one; without a reference the newest."""
     reference = check_reference(call.query)
     name = await call.volume()
-    return await call.service.past.group(name, reference)
+    return await call.service.history.group(name, reference)
 
 
 @calls.serve(snapshots.DIFF)
@@ -57,7 +57,7 @@ async def diff(call: Call[snapshots.DiffRequest]) -> snapshots.DiffPage:
     other = None if asked.new_volume is None else check_name(asked.new_volume)
     after = None if asked.after is None else check_path(asked.after)
     name = await call.volume()
-    return await call.service.past.diff((name, old), (other or name, new), after)
+    return await call.service.history.diff((name, old), (other or name, new), after)
 
 
 @calls.serve(snapshots.RECORDS)
@@ -65,7 +65,7 @@ async def records(call: Call[NoBody]) -> snapshots.RecordsPage:
     """Stored records of a volume and of its snapshots after a number, one page of them."""
     after = check_number("0" if call.query is None else call.query)
     name = await call.volume()
-    return await call.service.past.records(name, after)
+    return await call.service.history.records(name, after)
 
 
 @calls.serve(snapshots.TAG)
@@ -73,7 +73,7 @@ async def tag(call: Call[snapshots.TagRequest]) -> SnapshotView:
     """Tag a snapshot, the newest `crash` one by default."""
     wanted, reference = check_tag(call.body.tag), check_reference(call.body.snapshot)
     name = await call.volume()
-    return await call.service.past.tag(name, reference, wanted)
+    return await call.service.history.tag(name, reference, wanted)
 
 
 @calls.serve(snapshots.UNTAG)
@@ -81,7 +81,7 @@ async def untag(call: Call[NoBody]) -> snapshots.Untagged:
     """Remove a tag."""
     unwanted = check_tag(call.part("tag"))
     name = await call.volume()
-    return snapshots.Untagged(unwanted, await call.service.past.untag(name, unwanted))
+    return snapshots.Untagged(unwanted, await call.service.history.untag(name, unwanted))
 
 
 @calls.serve(snapshots.FORGET)
@@ -89,7 +89,7 @@ async def forget(call: Call[snapshots.ForgetRequest]) -> snapshots.Forgotten:
     """Forget snapshots, all of them or none."""
     references = [parse_reference(each).text for each in call.body.snapshots]
     name = await call.volume()
-    return snapshots.Forgotten(await call.service.past.forget(name, references))
+    return snapshots.Forgotten(await call.service.history.forget(name, references))
 
 
 @calls.serve(snapshots.PRUNE)
@@ -97,4 +97,4 @@ async def prune(call: Call[snapshots.PruneRequest]) -> list[snapshots.Pruning]:
     """Forget what retention does not keep, or only list it; for one volume or each."""
     name = None if call.body.volume is None else check_name(call.body.volume)
     service = await call.ready()
-    return await service.past.prune(name, dry_run=call.body.dry_run)
+    return await service.history.prune(name, dry_run=call.body.dry_run)

@@ -21,21 +21,21 @@ calls = Calls()
 async def list_all(call: Call[NoBody]) -> list[TrashView]:
     """The removed volumes, first removed first."""
     service = await call.ready()
-    return await service.past.removed()
+    return await service.history.removed()
 
 
 @calls.serve(trash.EMPTY_TRASH)
 async def empty(call: Call[NoArguments]) -> list[TrashView]:
     """Purge all removed volumes; returns what they were."""
     service = await call.ready()
-    return await service.past.empty(None)
+    return await service.history.empty(None)
 
 
 @calls.serve(trash.PURGE)
 async def purge(call: Call[NoArguments]) -> list[TrashView]:
     """Purge one removed volume; returns what it was."""
     reference = await call.volume()
-    return await call.service.past.empty(reference)
+    return await call.service.history.empty(reference)
 
 
 @calls.serve(trash.UNDELETE)
@@ -43,5 +43,5 @@ async def undelete(call: Call[trash.UndeleteRequest]) -> VolumeView:
     """Bring a removed volume back."""
     target = None if call.body.name is None else check_name(call.body.name)
     reference = await call.volume()
-    name = await call.service.arrivals.undelete(reference, target)
+    name = await call.service.provision.undelete(reference, target)
     return call.service.view(name)

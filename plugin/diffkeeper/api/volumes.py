@@ -51,4 +51,4 @@ async def rename(call: Call[volumes.RenameRequest]) -> VolumeView:
 async def import_volume(call: Call[Octets]) -> volumes.ImportReport:
     """A new volume from the archive in the body."""
     name = await call.volume()
-    return await call.service.arrivals.import_volume(name, call.octets())
+    return await call.service.provision.import_volume(name, call.octets())

@@ -104,31 +104,31 @@ class VolumeService:
         self._tools: CaptureContext | None = None
         self._groups: Captures | None = None
         self._scheduler: Scheduler | None = None
-        self._caretaker: StoreCare | None = None
+        self._store_care: StoreCare | None = None
         self._troubles: dict[str, str] = {}
         self._in_use: set[str] = set()  # volumes that were mounted when the last daemon ended
         self._retention = retention
         self._trash_seconds = trash_seconds
         self._trash_max = trash_max
         self._store_max = store_max
-        self._past: HistoryService | None = None
-        self._arrivals: Provision | None = None
+        self._history: HistoryService | None = None
+        self._provision: Provision | None = None
         self._changes: Changes | None = None
 
     @property
-    def past(self) -> HistoryService:
+    def history(self) -> HistoryService:
         """Histories and removed volumes; BusyError while the state loads."""
-        return _made(self._past)
+        return _made(self._history)
 
     @property
-    def caretaker(self) -> StoreCare:
+    def store_care(self) -> StoreCare:
         """Scrubs, maintenance and statistics of the store; BusyError while the state loads."""
-        return _made(self._caretaker)
+        return _made(self._store_care)
 
     @property
-    def arrivals(self) -> Provision:
+    def provision(self) -> Provision:
         """Creating, importing and restoring volumes; BusyError while the state loads."""
-        return _made(self._arrivals)
+        return _made(self._provision)
 
     @property
     def changes(self) -> Changes:
@@ -151,9 +151,9 @@ class VolumeService:
         if self._ebpf == "start":
             self._tasks.spawn(self._load_sources())
         self._tasks.spawn(self._tidy())
-        self._tasks.run_forever("counting", self.caretaker.counting.run_forever)
-        self._tasks.run_forever("history", self.past.run_forever)
-        self.caretaker.start()
+        self._tasks.run_forever("counting", self.store_care.counting.run_forever)
+        self._tasks.run_forever("history", self.history.run_forever)
+        self.store_care.start()
 
     async def _load_sources(self) -> None:
         """Compile the eBPF programs, so that no mount waits for that."""
@@ -191,14 +191,14 @@ class VolumeService:
         retention = Retention(store, self._retention, age.now_ns)
         trash_max = self._trash_max.of(store.room.total_bytes)
         trash = Trash(store, layout, self._trash_seconds, age, trash_max)
-        self._past = HistoryService(store, retention, trash, age, self._pools, self._registry)
-        self._caretaker = StoreCare(self._tools, self._registry, self._past, self._pools.long)
+        self._history = HistoryService(store, retention, trash, age, self._pools, self._registry)
+        self._store_care = StoreCare(self._tools, self._registry, self._history, self._pools.long)
         remove_unfinished(store)
         # A new store must not use the directories of an older one.
         store.reserve_ids(durable.highest_number(layout.volumes))
         self._load(store, layout, trash)
         self._changes = Changes(self._registry, self._scheduler, self._pools.steps)
-        self._arrivals = Provision(self._registry, self._tools, layout, trash, self._pools)
+        self._provision = Provision(self._registry, self._tools, layout, trash, self._pools)
 
     def _load(self, store: Store, layout: Layout, trash: Trash) -> None:
         boot = durable.boot_id()
@@ -254,7 +254,7 @@ class VolumeService:
         for slot in self._registry.slots():
             await within(self._pools.long, slot.volume.state.stored.count)
         async with self._registry.naming():  # no removed volume is restored meanwhile
-            removed = await within(self._pools.steps, self.past.trash.leftovers)
+            removed = await within(self._pools.steps, self.history.trash.leftovers)
         removed += [slot.volume.paths.removed for slot in self._registry.slots()]
         for path in removed:
             await within(self._pools.long, durable.remove_tree, path)
@@ -264,8 +264,8 @@ class VolumeService:
         if not self._loaded.done():
             self._loaded.set_exception(BusyError("the daemon is stopping"))
             self._loaded.exception()
-        if self._caretaker is not None:
-            self._caretaker.counting.stop()
+        if self._store_care is not None:
+            self._store_care.counting.stop()
         for slot in self._registry.slots():
             slot.volume.end()
         await self._tasks.stop()
@@ -278,7 +278,7 @@ class VolumeService:
         self._pools.stop()
 
     def _close(self, tools: CaptureContext) -> None:
-        self.caretaker.stop()
+        self.store_care.stop()
         tools.freezer.stop()
         tools.sources.close()
         tools.reader.close()
@@ -293,7 +293,7 @@ class VolumeService:
     def view(self, name: str) -> VolumeView:
         """One volume with its status; raises NotFoundError."""
         volume = self._registry.slot(name).volume
-        return volume_view(volume, self.past.status(volume))
+        return volume_view(volume, self.history.status(volume))
 
     def views(self) -> list[VolumeView]:
         """All volumes by name, without status."""
@@ -314,9 +314,9 @@ class VolumeService:
     def troubles(self) -> list[str]:
         """Everything that needs a person's attention."""
         found = [*self._troubles.values(), *self._tasks.troubles()]
-        found += self._past.troubles() if self._past is not None else []
-        if self._caretaker is not None:
-            found += self._caretaker.troubles()
+        found += self._history.troubles() if self._history is not None else []
+        if self._store_care is not None:
+            found += self._store_care.troubles()
         if self._scheduler is not None:
             found += self._scheduler.troubles()
         for name, slot in self._registry.by_name():
@@ -416,7 +416,8 @@ class VolumeService:
         life.require(Event.REMOVE, refusal, mounted=life.in_use())
 
     def _remove(self, volume: Volume) -> str | None:
-        return self.past.trash.remove(volume, lambda: self._capture(volume, "remove", freeze=False))
+        capture = partial(self._capture, volume, "remove", freeze=False)
+        return self.history.trash.remove(volume, capture)
 
     # Captures
 
@@ -477,7 +478,7 @@ class VolumeService:
             slot.replace_live()
             await within(self._pools.steps, refuse_mounted, slot.volume)
             await self._scheduled.remove(slot.volume)
-            repairs = Repairs(self._opened.store, self.past.retention, self._snapshot)
+            repairs = Repairs(self._opened.store, self.history.retention, self._snapshot)
             return await within(self._pools.long, repairs.run, slot.volume, paths, dry_run=dry_run)
 
 

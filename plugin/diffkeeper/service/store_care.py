@@ -30,14 +30,14 @@ class StoreCare:
         self,
         tools: CaptureContext,
         registry: Registry,
-        past: HistoryService,
+        history: HistoryService,
         pool: ThreadPoolExecutor,
     ) -> None:
         self._store = tools.store
         self._registry = registry
-        self._past = past
+        self._history = history
         self._pool = pool
-        self.counting = UsageSchedule(tools.store, registry.volumes, past.trash.counted)
+        self.counting = UsageSchedule(tools.store, registry.volumes, history.trash.counted)
         scrubber = Scrubber(tools.store, tools.reader, self._live_directories)
         spare = IdleShare(tools.proc_root)
         self._background = MaintenanceThread(Maintenance(tools.store), scrubber, spare)
@@ -62,7 +62,7 @@ class StoreCare:
     def troubles(self) -> list[str]:
         """Everything that needs a person's attention."""
         told = self._background.trouble, self._background.scrubber.trouble
-        return [text for text in (*told, self._past.pressure.trouble) if text]
+        return [text for text in (*told, self._history.pressure.trouble) if text]
 
     async def counted(self) -> StoreStatistics:
         """As `stats`, with figures counted now; older ones if that takes too long."""
@@ -74,7 +74,7 @@ class StoreCare:
         volumes = self._registry.volumes()
         heads = [volume.state.head for volume in volumes]
         totals = self._store.totals()
-        trash = self._past.trash.stored()
+        trash = self._history.trash.stored()
         return StoreStatistics(
             volumes=len(volumes),
             snapshots=sum(volume.stored_snapshots for volume in volumes),
@@ -94,7 +94,7 @@ class StoreCare:
 
     async def maintain(self) -> MaintenanceReport:
         """Apply retention, then do all maintenance that is due; returns a report."""
-        await self._past.thin()
+        await self._history.thin()
         return await within(self._pool, self._background.maintenance.run_all)
 
     async def scrub(self) -> ScrubReport:

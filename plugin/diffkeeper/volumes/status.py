@@ -104,8 +104,8 @@ def verify_report(volume: str, seq: int | None, root: Root, result: Result) -> V
     )
 
 
-def volume_view(volume: Volume, past: ShownHistory | None = None) -> VolumeView:
-    """One volume; `past` adds the details of `inspect`."""
+def volume_view(volume: Volume, history: ShownHistory | None = None) -> VolumeView:
+    """One volume; `history` adds the details of `inspect`."""
     record = volume.state.record
     return VolumeView(
         name=record.name,
@@ -114,11 +114,11 @@ def volume_view(volume: Volume, past: ShownHistory | None = None) -> VolumeView:
         on_host=volume.paths.on_host,
         options=dict(record.options),
         mounts=sum(record.mounts.values()),
-        status=_status(volume, past) if past is not None else None,
+        status=_status(volume, history) if history is not None else None,
     )
 
 
-def _status(volume: Volume, past: ShownHistory) -> StatusView:
+def _status(volume: Volume, history: ShownHistory) -> StatusView:
     head, record = volume.state.head, volume.state.record
     return StatusView(
         id=record.id,
@@ -127,8 +127,8 @@ def _status(volume: Volume, past: ShownHistory) -> StatusView:
         capture=_capture(volume),
         snapshots=volume.stored_snapshots,
         tags=dict(volume.status.tags),
-        retention=past.retention,
-        retention_note=past.note,
+        retention=history.retention,
+        retention_note=history.note,
         damaged_snapshots=volume.damaged_snapshots,
         last_snapshot=_last(head) if head is not None else None,
         root=head.root.hex() if head is not None else "",
