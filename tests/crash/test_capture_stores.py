@@ -128,12 +128,12 @@ class LateFreezer:
 @pytest.fixture
 def freezer(rig: CaptureRig, tmp_path: Path) -> Iterator[LateFreezer]:
     """The rig's, while a container has the volume."""
-    made = LateFreezer(rig.tools.freezer)
-    rig.tools.freezer = made  # type: ignore[assignment]  # the real one inside
+    made = LateFreezer(rig.context.freezer)
+    rig.context.freezer = made  # type: ignore[assignment]  # the real one inside
     with Container() as container:
         container.start({rig.live: tmp_path / "inside"}, "sleep 600")
         yield made
-    rig.tools.freezer = made._real
+    rig.context.freezer = made._real
 
 
 def read_back(rig: CaptureRig, path: str) -> bytes:

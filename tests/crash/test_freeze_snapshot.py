@@ -124,8 +124,8 @@ def test_a_snapshot_freezes_its_writer(
     ) as rig:
         chosen = f"{rig.watched.watcher.source.name} ({rig.watched.watcher.reason})"
         print(f"{source}: {chosen}")
-        freezer = WatchedFreezer(rig.tools.freezer, live)
-        rig.tools.freezer = freezer  # type: ignore[assignment]  # the real one inside
+        freezer = WatchedFreezer(rig.context.freezer, live)
+        rig.context.freezer = freezer  # type: ignore[assignment]  # the real one inside
         for number in range(SNAPSHOTS):
             wait_for_writes(live)
             found = rig.writers()
@@ -234,7 +234,7 @@ def test_all_but_what_is_left_out_is_of_one_instant(
     policy = CapturePolicy(source, freeze_seconds_max=FREEZE_SECONDS, exclude=LEFT_OUT)
     try:
         with CaptureRig(tmp_path, policy, live=live) as rig:
-            real = rig.tools.freezer
+            real = rig.context.freezer
 
             class Seeing(WatchedFreezer):
                 @contextlib.contextmanager
@@ -243,7 +243,7 @@ def test_all_but_what_is_left_out_is_of_one_instant(
                         yield frozen
                         seen[:] = [without(describe(live), LEFT_OUT)]
 
-            rig.tools.freezer = Seeing(real, live)  # type: ignore[assignment]  # the real one
+            rig.context.freezer = Seeing(real, live)  # type: ignore[assignment]  # the real one
             compared = 0
             for number in range(2 * SNAPSHOTS):
                 wait_for_writes(live)

@@ -131,8 +131,8 @@ def test_every_capture_is_one_instant_of_both(source: str, tmp_path: Path) -> No
         for watched in volumes.watched.values():
             if watched.watcher.source.name != source:
                 pytest.skip(watched.watcher.reason)
-        freezer = GroupCopyingFreezer(volumes.tools.freezer, volumes.live, tmp_path / "copy")
-        volumes.tools.freezer = freezer  # type: ignore[assignment]  # the real one inside
+        freezer = GroupCopyingFreezer(volumes.context.freezer, volumes.live, tmp_path / "copy")
+        volumes.context.freezer = freezer  # type: ignore[assignment]  # the real one inside
         start((spanning, other), volumes, source)
         numbers: list[tuple[int, int]] = []
         freezes: list[float] = []
@@ -150,7 +150,7 @@ def test_every_capture_is_one_instant_of_both(source: str, tmp_path: Path) -> No
                     numbers.append(compare(volumes, freezer, taken, tmp_path / "replayed"))
                     freezes.append(taken["a"].freeze_ms)
         finally:
-            volumes.tools.freezer = freezer._real
+            volumes.context.freezer = freezer._real
         assert len(fuzzy) <= 2 + CAPTURES // 10, fuzzy
         assert numbers == sorted(numbers)
         assert len(set(numbers)) == len(numbers), "the counters stood still"

@@ -42,7 +42,7 @@ class CaptureRig:
         self.freezer.start()
         self.reader = Chunker()
         self.survey = Survey()
-        self.tools = CaptureContext(
+        self.context = CaptureContext(
             self.store, self.freezer, self.reader, CGROUP_ROOT, "/proc", sources or Sources()
         )
         records = self.store.volumes()
@@ -51,7 +51,7 @@ class CaptureRig:
             self.store.commit(Batch(volumes=[record]))
             records = [record]
         self.state = VolumeState(self.store, records[0])
-        self.watched = WatchedVolume(self.tools, self.state, str(self.live), self.policy)
+        self.watched = WatchedVolume(self.context, self.state, str(self.live), self.policy)
 
     def __enter__(self) -> Self:
         return self

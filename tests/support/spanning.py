@@ -58,7 +58,9 @@ class GroupRig:
         self.store = Store.open(str(base / "store"), reserve_bytes=0)
         freezer = Freezer(CGROUP_ROOT, str(base / "freeze.journal"))
         freezer.start()
-        self.tools = CaptureContext(self.store, freezer, Chunker(), CGROUP_ROOT, "/proc", Sources())
+        self.context = CaptureContext(
+            self.store, freezer, Chunker(), CGROUP_ROOT, "/proc", Sources()
+        )
         self.survey = Survey()
         self.live = {name: base / name for name in names}
         self.watched = {name: self._open(name, policy) for name in names}
@@ -68,7 +70,7 @@ class GroupRig:
         record = VolumeRecord(id=self.store.next_volume_id(), name=name, created_ns=1)
         self.store.commit(Batch(volumes=[record]))
         return WatchedVolume(
-            self.tools, VolumeState(self.store, record), str(self.live[name]), policy
+            self.context, VolumeState(self.store, record), str(self.live[name]), policy
         )
 
     def __enter__(self) -> Self:
@@ -77,9 +79,9 @@ class GroupRig:
     def __exit__(self, *_: object) -> None:
         for watched in self.watched.values():
             watched.close()
-        self.tools.sources.close()
-        self.tools.reader.close()
-        self.tools.freezer.stop()
+        self.context.sources.close()
+        self.context.reader.close()
+        self.context.freezer.stop()
         self.store.close()
 
     def members(self) -> list[group_capture.GroupVolume]:

@@ -252,8 +252,8 @@ class Torture:
         """A rig on what is there; raises WrongSource."""
         policy = CapturePolicy(source=self.plan.source, freeze_seconds_max=FREEZE_SECONDS)
         self.opened = CaptureRig(self.base, policy, self.sources, live=self.live)
-        self.freezer = CopyingFreezer(self.opened.tools.freezer, self.live, self.base / "copy")
-        self.opened.tools.freezer = self.freezer  # type: ignore[assignment]  # the real one inside
+        self.freezer = CopyingFreezer(self.opened.context.freezer, self.live, self.base / "copy")
+        self.opened.context.freezer = self.freezer  # type: ignore[assignment]  # the real one inside
         if self.opened.watched.watcher.source.name != self.plan.source:
             raise WrongSource(self.opened.watched.watcher.reason)
 
@@ -263,7 +263,7 @@ class Torture:
             self.result.freeze_ms_max = max(
                 self.result.freeze_ms_max, self.freezer.seconds_max * 1000
             )
-            self.opened.tools.freezer = self.freezer.real
+            self.opened.context.freezer = self.freezer.real
             self.opened.close()
             self.opened = None
 

@@ -44,13 +44,13 @@ class Provision:
     def __init__(
         self,
         registry: Registry,
-        tools: CaptureContext,
+        context: CaptureContext,
         layout: Layout,
         trash: Trash,
         pools: Workers,
     ) -> None:
         self._registry = registry
-        self._tools = tools
+        self._context = context
         self._layout = layout
         self._trash = trash
         self._pools = pools
@@ -73,9 +73,9 @@ class Provision:
         log.info("created", extra={"volume": name, "id": volume.state.record.id})
 
     def _create(self, name: str, options: dict[str, str]) -> Volume:
-        store = self._tools.store
+        store = self._context.store
         if "size" in options:
-            size_limit.refuse_unsupported(self._layout.volumes, self._tools.proc_root)
+            size_limit.refuse_unsupported(self._layout.volumes, self._context.proc_root)
         with store.holding():
             records = {v.name: v.state.record for v in self._registry.volumes()}
             batch = derived_volumes.new(store, name, options, records)
@@ -111,12 +111,12 @@ class Provision:
             raise BusyError("another import is under way; they are taken one after the other")
         async with self._importing:
             self._registry.refuse_new(name)
-            importer = Importer(self._tools.store)
-            with self._tools.store.holding():
+            importer = Importer(self._context.store)
+            with self._context.store.holding():
                 async for piece in pieces:
                     await within(self._pools.imports, importer.feed, piece)
                 imported = await within(self._pools.imports, importer.finish)
-                adoption = Adoption(self._tools.store, name, imported)
+                adoption = Adoption(self._context.store, name, imported)
                 try:
                     await within(self._pools.imports, adoption.store)
                     async with self._registry.naming():
@@ -131,8 +131,8 @@ class Provision:
         return ImportReport(name, len(imported.snapshots), imported.objects, head)
 
     def _volume(self, record: VolumeRecord) -> Volume:
-        state = VolumeState(self._tools.store, record)
-        return Volume(self._tools, state, self._layout.volume(record.id))
+        state = VolumeState(self._context.store, record)
+        return Volume(self._context, state, self._layout.volume(record.id))
 
     def _adopt(self, adoption: Adoption, imported: Imported) -> Volume:
         record = adoption.finish()
@@ -161,7 +161,7 @@ class Provision:
         return target
 
     def _undelete(self, record: VolumeRecord, name: str) -> Volume:
-        store = self._tools.store
+        store = self._context.store
         VolumeState(store, record)  # a volume whose records cannot be read is not restored
         back = self._trash.restore(record, name)
         volume = self._volume(back)

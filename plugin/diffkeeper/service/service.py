@@ -101,7 +101,7 @@ class VolumeService:
         self._verifying = Verifying(partial(self._capture, freeze=False))
         self._tasks = Tasks()
         self._replays = Replays(self._tasks, self._pools, lambda v: self._scheduled.remove(v))
-        self._tools: CaptureContext | None = None
+        self._context: CaptureContext | None = None
         self._groups: Captures | None = None
         self._scheduler: Scheduler | None = None
         self._store_care: StoreCare | None = None
@@ -179,12 +179,12 @@ class VolumeService:
         store_notes.leave(self._state_dir, self._mount_dir)
         freezer = Freezer(self._cgroup_root, journal, self._proc_root)
         thawing.start(freezer, self._troubles)
-        self._tools = CaptureContext(
+        self._context = CaptureContext(
             store, freezer, Chunker(), self._cgroup_root, self._proc_root, self._sources
         )
-        self._tools.survey.mounts_in = mountinfo.locate(self._mount_dir)[:2]
+        self._context.survey.mounts_in = mountinfo.locate(self._mount_dir)[:2]
         spare = IdleShare(self._proc_root)
-        self._groups = Captures(self._tools.survey, self._registry.volumes, spare)
+        self._groups = Captures(self._context.survey, self._registry.volumes, spare)
         self._scheduler = Scheduler(self._groups, self._pools.captures)
         layout = replace(layout, on_host=hostpath.of(layout.volumes, self._proc_root).path)
         age = RetentionClock(store)
@@ -192,13 +192,13 @@ class VolumeService:
         trash_max = self._trash_max.of(store.room.total_bytes)
         trash = Trash(store, layout, self._trash_seconds, age, trash_max)
         self._history = HistoryService(store, retention, trash, age, self._pools, self._registry)
-        self._store_care = StoreCare(self._tools, self._registry, self._history, self._pools.long)
+        self._store_care = StoreCare(self._context, self._registry, self._history, self._pools.long)
         remove_unfinished(store)
         # A new store must not use the directories of an older one.
         store.reserve_ids(durable.highest_number(layout.volumes))
         self._load(store, layout, trash)
         self._changes = Changes(self._registry, self._scheduler, self._pools.steps)
-        self._provision = Provision(self._registry, self._tools, layout, trash, self._pools)
+        self._provision = Provision(self._registry, self._context, layout, trash, self._pools)
 
     def _load(self, store: Store, layout: Layout, trash: Trash) -> None:
         boot = durable.boot_id()
@@ -218,7 +218,7 @@ class VolumeService:
 
     @property
     def _opened(self) -> CaptureContext:
-        return _made(self._tools)
+        return _made(self._context)
 
     @property
     def _scheduled(self) -> Scheduler:
@@ -273,16 +273,16 @@ class VolumeService:
             await self._scheduler.stop()
         for slot in self._registry.slots():
             await within(self._pools.steps, slot.volume.close)
-        if self._tools is not None:
-            await within(self._pools.steps, self._close, self._tools)
+        if self._context is not None:
+            await within(self._pools.steps, self._close, self._context)
         self._pools.stop()
 
-    def _close(self, tools: CaptureContext) -> None:
+    def _close(self, context: CaptureContext) -> None:
         self.store_care.stop()
-        tools.freezer.stop()
-        tools.sources.close()
-        tools.reader.close()
-        tools.store.close()
+        context.freezer.stop()
+        context.sources.close()
+        context.reader.close()
+        context.store.close()
 
     async def ready(self) -> None:
         """Return once the state is loaded; raises the error that made loading fail."""

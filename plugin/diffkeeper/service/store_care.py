@@ -28,19 +28,19 @@ class StoreCare:
 
     def __init__(
         self,
-        tools: CaptureContext,
+        context: CaptureContext,
         registry: Registry,
         history: HistoryService,
         pool: ThreadPoolExecutor,
     ) -> None:
-        self._store = tools.store
+        self._store = context.store
         self._registry = registry
         self._history = history
         self._pool = pool
-        self.counting = UsageSchedule(tools.store, registry.volumes, history.trash.counted)
-        scrubber = Scrubber(tools.store, tools.reader, self._live_directories)
-        spare = IdleShare(tools.proc_root)
-        self._background = MaintenanceThread(Maintenance(tools.store), scrubber, spare)
+        self.counting = UsageSchedule(context.store, registry.volumes, history.trash.counted)
+        scrubber = Scrubber(context.store, context.reader, self._live_directories)
+        spare = IdleShare(context.proc_root)
+        self._background = MaintenanceThread(Maintenance(context.store), scrubber, spare)
 
     def start(self) -> None:
         """Start the background work, except counting."""

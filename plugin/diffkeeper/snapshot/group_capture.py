@@ -105,7 +105,7 @@ class _GroupCapture:
     def run(self) -> dict[int, SnapshotRecord]:
         """The new snapshots by volume id."""
         try:
-            with _counted(self._volumes), self._volumes[0].tools.store.holding():
+            with _counted(self._volumes), self._volumes[0].context.store.holding():
                 return self._run()
         except BaseException:
             if self._at is not None:
@@ -236,7 +236,7 @@ class _GroupCapture:
 
     @property
     def _freezer(self) -> Freezer:
-        return self._volumes[0].tools.freezer
+        return self._volumes[0].context.freezer
 
     def _copy(self, budget: Budget) -> str:
         """Inside the freeze: copy what changed. Returns why this is not one instant, or "".
@@ -279,7 +279,7 @@ class _GroupCapture:
 @contextlib.contextmanager
 def _counted(volumes: Sequence[WatchedVolume]) -> Iterator[None]:
     """Count the CPU time of the block, in equal shares for all volumes."""
-    reader = volumes[0].tools.reader
+    reader = volumes[0].context.reader
     cpu, threads_cpu = clock.thread_cpu(), reader.cpu_seconds
     try:
         yield

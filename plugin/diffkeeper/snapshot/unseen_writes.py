@@ -36,10 +36,10 @@ ARMED_SECONDS = 60.0
 class UnseenWrites:
     """Unseen writes of one volume's writers; not thread safe."""
 
-    def __init__(self, tools: CaptureContext, watcher: Watcher, volume: int) -> None:
-        self._survey = tools.survey
-        self._outside = tools.outside
-        self._store = tools.store
+    def __init__(self, context: CaptureContext, watcher: Watcher, volume: int) -> None:
+        self._survey = context.survey
+        self._outside = context.outside
+        self._store = context.store
         self._volume = volume
         self.doubt = ""  # why a frozen volume may have been written to, as of the last survey
         self._watcher = watcher

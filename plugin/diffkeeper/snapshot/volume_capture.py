@@ -79,7 +79,7 @@ class VolumeCapture:
         self._tree, self._stage, self._index = staged.tree, staged.stage, staged.index
         self._stage.bytes_max = limits.BATCH_BYTES_MAX // share
         self._context = ScanContext(
-            self._tree, watched.root_fd, watched.source, self._index, watched.tools.reader,
+            self._tree, watched.root_fd, watched.source, self._index, watched.context.reader,
             watched.policy.chunk_bits, watched.watcher.mapped, watched.held, watched.nameless,
         )  # fmt: skip
         # Whether the files of mappings that ended before this capture have been read.

@@ -41,7 +41,7 @@ class WatchedVolume:
     `pending`, `quiet` and `close` may be called from any thread, the rest by who holds `lock`.
 
     lock: held during a capture; closed: there will be no more.
-    tools, state, policy: shared by all volumes; the stored record; options of captures.
+    context, state, policy: shared by all volumes; the stored record; options of captures.
     root_fd, target: the live directory, opened; how the survey names it.
     watcher: the source, and mapped files. unseen: writes that no source hints.
     comparison: when everything is compared. held: names that could not be read or recorded.
@@ -54,19 +54,19 @@ class WatchedVolume:
     """
 
     def __init__(
-        self, tools: CaptureContext, state: VolumeState, live: str, policy: CapturePolicy
+        self, context: CaptureContext, state: VolumeState, live: str, policy: CapturePolicy
     ) -> None:
-        self.tools = tools
+        self.context = context
         self.state = state
         self.policy = policy
         self.lock = threading.Lock()
         self.closed = False
         self.faulty = False
         self.root_fd = os.open(live, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        self.watcher = Watcher(tools, state.record.name, live, self.root_fd, policy)
+        self.watcher = Watcher(context, state.record.name, live, self.root_fd, policy)
         self.target = Target(*self.watcher.place)
         self.horizon_ns = inode.mmap_dirty_horizon_ns()
-        self.unseen = UnseenWrites(tools, self.watcher, state.record.id)
+        self.unseen = UnseenWrites(context, self.watcher, state.record.id)
         self.comparison = Comparisons()
         self.held = HeldBack(policy.exclude)
         self.nameless: dict[int, int] = {}
@@ -193,7 +193,7 @@ class WatchedVolume:
         """The tree of the last capture, or the newest snapshot's. Raises as `staged_tree.load`."""
         if self._staged is None:
             self._staged = staged_tree.load(
-                self.tools.store, self.state, os.fstat(self.root_fd).st_ino, self.policy,
+                self.context.store, self.state, os.fstat(self.root_fd).st_ino, self.policy,
                 self._note_name, overflowed=self._overflowed,
             )  # fmt: skip
         return self._staged

@@ -34,9 +34,9 @@ class Watcher:
     """
 
     def __init__(
-        self, tools: CaptureContext, volume: str, live: str, root_fd: int, policy: CapturePolicy
+        self, context: CaptureContext, volume: str, live: str, root_fd: int, policy: CapturePolicy
     ) -> None:
-        self._sources = tools.sources
+        self._sources = context.sources
         self._volume = volume
         self._policy = policy
         device, root, self._fs_type = mountinfo.locate(live)

@@ -56,17 +56,17 @@ DAMAGED_SNAPSHOTS_SHOWN_MAX = 100  # in Status
 class Volume:
     """One volume of this daemon."""
 
-    def __init__(self, tools: CaptureContext, state: VolumeState, paths: VolumePaths) -> None:
-        self._tools = tools
+    def __init__(self, context: CaptureContext, state: VolumeState, paths: VolumePaths) -> None:
+        self._context = context
         self._state = state
         self._options: VolumeOptions = parse_options(state.record.options)
         self._paths = paths
         self._directory = LiveDirectory(
-            tools.store, state, paths, tools.proc_root, self._options.size_bytes
+            context.store, state, paths, context.proc_root, self._options.size_bytes
         )
         self._watched: WatchedVolume | None = None
         self._unused = False  # replayed by this daemon, and not mounted since
-        self._status = VolumeStatus(tools.store.tags(state.record.id))
+        self._status = VolumeStatus(context.store.tags(state.record.id))
         self._pace = Throttle(self._options.interval_seconds, self._options.interval_seconds)
         self._mounts = MountCounts(state, self.users)
         self._life = VolumeLife(state, paths, self._directory, self._mounts)
@@ -152,7 +152,7 @@ class Volume:
     def damaged_snapshots(self) -> list[int]:
         """Sequence numbers of snapshots that the last scrub found damaged, the first ones."""
         number = self._state.record.id
-        found = sorted(seq for volume, seq in self._tools.store.damaged if volume == number)
+        found = sorted(seq for volume, seq in self._context.store.damaged if volume == number)
         return found[:DAMAGED_SNAPSHOTS_SHOWN_MAX]
 
     # Live directory
@@ -193,7 +193,7 @@ class Volume:
             self._directory.make(self._options)
         else:
             kind = "replay"
-            chosen = self._tools.store.newest_crash(self._state.record.id)
+            chosen = self._context.store.newest_crash(self._state.record.id)
             if chosen is None and head.reason == CLONE:
                 chosen = head  # its state was named by the user
             if chosen is None:
@@ -236,8 +236,8 @@ class Volume:
     def open(self) -> WatchedVolume:
         """Watch the live directory, unless it is watched already."""
         if (watched := self._watched) is None:
-            settle_interrupted(self._tools.store, self._state, self._paths, self._status.troubles)
-            watched = WatchedVolume(self._tools, self._state, self.live, self._policy)
+            settle_interrupted(self._context.store, self._state, self._paths, self._status.troubles)
+            watched = WatchedVolume(self._context, self._state, self.live, self._policy)
             self._watched = watched
             self._crash_at = clock.monotonic()
             fields = {"source": watched.source.name, "reason": watched.watcher.reason}
@@ -277,7 +277,7 @@ class Volume:
         failpoint.hit("mount.before_bind")
         mountinfo.bind(self.live, self.mountpoint)
         failpoint.hit("mount.after_bind")
-        if not propagation.is_seen(self.mountpoint, self._tools.proc_root):
+        if not propagation.is_seen(self.mountpoint, self._context.proc_root):
             raise MountUnseenError(
                 f"{self.name} is mounted where the host does not see it, and a container would get"
                 " an empty directory: the engine has to start the plugin anew (docker plugin"
@@ -301,7 +301,7 @@ class Volume:
         if self._watched is None and not self._directory.readable:
             return frozenset()
         target = self.open().target
-        return self._tools.survey.find([target])[target].users
+        return self._context.survey.find([target])[target].users
 
     def take_over(self) -> None:
         """After a restart of the daemon: watch and bind again what containers still have
@@ -352,7 +352,7 @@ class Volume:
         kind = "no_space" if isinstance(error, NoSpaceError) else type(error).__name__
         counters.add("capture_errors_total", volume=self.name, error=kind)
         if isinstance(error, CorruptionError | NotFoundError):
-            self._tools.store.upkeep.suspected = True  # damage in the store is healed by a scrub
+            self._context.store.upkeep.suspected = True  # damage in the store is healed by a scrub
         self._status.troubles.begin("capture", f"no snapshot could be taken: {error}")
         self._pace.failed(shortest, cost)
 
@@ -419,23 +419,23 @@ class Volume:
         if since_verified and verified is not None and verified != head.seq:
             # That snapshot was forgotten: everything is verified again.
             with contextlib.suppress(NotFoundError):
-                record = self._tools.store.snapshot(self._state.record.id, verified)
+                record = self._context.store.snapshot(self._state.record.id, verified)
                 unless = record.root
-        tools = self._tools
-        verifier = Verifier(tools.store, tools.reader, seconds=seconds, cancelled=cancelled)
+        context = self._context
+        verifier = Verifier(context.store, context.reader, seconds=seconds, cancelled=cancelled)
         result = verifier.live(self.live, root, unless, self._options.exclude)
         if cancelled():
             return None
         if result.mismatches and self._watched is not None:
             capture()
-            store, later = self._tools.store, (self._state.head or head).root
+            store, later = self._context.store, (self._state.head or head).root
             result.mismatches = [
                 m
                 for m in result.mismatches
                 if entry_at(store, root, m.path) == entry_at(store, later, m.path)
             ]
         number, found = self._state.record.id, result.mismatches
-        result.mismatches = bit_rot.judged(self._tools.store, number, self.live, root, found)
+        result.mismatches = bit_rot.judged(self._context.store, number, self.live, root, found)
         verification = Verification(result, head.seq, head.root, clock.now_ns())
         self._status.verified(verification)
         self._verified(head, result)
@@ -474,5 +474,5 @@ class Volume:
 
     def verify_stored(self, snapshot: SnapshotRecord) -> Result:
         """Read every object of a snapshot."""
-        verifier = Verifier(self._tools.store, self._tools.reader)
+        verifier = Verifier(self._context.store, self._context.reader)
         return verifier.stored(snapshot.root)
