@@ -18,7 +18,7 @@ from diffkeeper.freeze.writers import Survey, Target, Writers
 from diffkeeper.history.snapshots import History
 from diffkeeper.service import consistency_groups
 from diffkeeper.service.captures import Captures
-from diffkeeper.service.consistency_groups import Party, bounded, groups
+from diffkeeper.service.consistency_groups import GroupingFacts, bounded, groups
 from diffkeeper.service.idle_share import IdleShare
 from diffkeeper.snapshot import group_capture
 from diffkeeper.snapshot.context import CapturePolicy
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from diffkeeper.volumes.volume import Volume
 
 
-def party(*pids: int, recorded: tuple[int, ...] = (), apart: bool = False) -> Party:
-    return Party(frozenset(pids), frozenset(recorded), apart)
+def facts(*pids: int, recorded: tuple[int, ...] = (), apart: bool = False) -> GroupingFacts:
+    return GroupingFacts(frozenset(pids), frozenset(recorded), apart)
 
 
 # Who belongs together
@@ -51,44 +51,44 @@ def party(*pids: int, recorded: tuple[int, ...] = (), apart: bool = False) -> Pa
 
 def test_who_shares_a_process_belongs_together() -> None:
     """Also by way of a third one; what is mounted alone, beside or as well, changes nothing."""
-    parties = {
-        1: party(10, 11),
-        2: party(12),
-        3: party(11, 13),
-        4: party(13, 14),
-        5: party(),
-        6: party(15),
+    volumes = {
+        1: facts(10, 11),
+        2: facts(12),
+        3: facts(11, 13),
+        4: facts(13, 14),
+        5: facts(),
+        6: facts(15),
     }
-    assert groups(parties) == [[1, 3, 4], [2], [5], [6]]
+    assert groups(volumes) == [[1, 3, 4], [2], [5], [6]]
 
 
 def test_membership_is_the_same_whatever_the_order() -> None:
-    parties = {n: party(n, n + 1) for n in range(1, 30)}
-    backwards = dict(reversed(parties.items()))
-    assert groups(parties) == groups(backwards) == [list(range(1, 30))]
+    volumes = {n: facts(n, n + 1) for n in range(1, 30)}
+    backwards = dict(reversed(volumes.items()))
+    assert groups(volumes) == groups(backwards) == [list(range(1, 30))]
 
 
 def test_what_nobody_writes_to_stays_with_its_last_group() -> None:
     """Whichever of the two recorded it. With writers of its own, it goes its own way."""
-    assert groups({1: party(recorded=(1, 2)), 2: party()}) == [[1, 2]]
-    assert groups({1: party(), 2: party(20, recorded=(1, 2))}) == [[1, 2]]
-    assert groups({1: party(10, recorded=(1, 2)), 2: party(20)}) == [[1], [2]]
-    assert groups({1: party(recorded=(1, 2))}) == [[1]], "the other one is not watched any more"
+    assert groups({1: facts(recorded=(1, 2)), 2: facts()}) == [[1, 2]]
+    assert groups({1: facts(), 2: facts(20, recorded=(1, 2))}) == [[1, 2]]
+    assert groups({1: facts(10, recorded=(1, 2)), 2: facts(20)}) == [[1], [2]]
+    assert groups({1: facts(recorded=(1, 2))}) == [[1]], "the other one is not watched any more"
 
 
 def test_what_somebody_has_who_writes_nothing_ties_none_that_are_written() -> None:
     """It was in a group with both of them for as long as he might have written."""
     recorded = frozenset((1, 2, 3))
-    one, two = Party(frozenset((10,)), recorded), Party(frozenset((20,)), recorded)
-    assert groups({1: one, 2: two, 3: Party(recorded=recorded)}) == [[1, 2, 3]]
-    still = Party(recorded=recorded, still=True)
+    one, two = GroupingFacts(frozenset((10,)), recorded), GroupingFacts(frozenset((20,)), recorded)
+    assert groups({1: one, 2: two, 3: GroupingFacts(recorded=recorded)}) == [[1, 2, 3]]
+    still = GroupingFacts(recorded=recorded, still=True)
     assert groups({1: one, 2: two, 3: still}) == [[1], [2], [3]]
-    assert groups({1: one, 2: party(recorded=(1, 2, 3)), 3: still}) == [[1, 2, 3]]
+    assert groups({1: one, 2: facts(recorded=(1, 2, 3)), 3: still}) == [[1, 2, 3]]
 
 
 def test_some_volumes_are_captured_apart() -> None:
-    assert groups({1: party(10), 2: party(10, apart=True), 3: party(10)}) == [[1, 3], [2]]
-    assert groups({1: party(recorded=(1, 2)), 2: party(apart=True)}) == [[1], [2]]
+    assert groups({1: facts(10), 2: facts(10, apart=True), 3: facts(10)}) == [[1, 3], [2]]
+    assert groups({1: facts(recorded=(1, 2)), 2: facts(apart=True)}) == [[1], [2]]
 
 
 class Watched:
@@ -104,7 +104,7 @@ class Watched:
             cpu_seconds=0.0,
             frozen_seconds=0.0,
         )
-        self.pace = Throttle(1.0, 1.0)
+        self.throttle = Throttle(1.0, 1.0)
 
     def capture_failed(self, error: Exception, shortest: float, cost: Cost) -> None:
         """It is told."""
@@ -114,9 +114,9 @@ def test_groups_are_made_once_for_each_survey(monkeypatch: pytest.MonkeyPatch) -
     """However many volumes ask for theirs."""
     made: list[int] = []
 
-    def counted(parties: Mapping[int, Party]) -> list[list[int]]:
-        made.append(len(parties))
-        return groups(parties)
+    def counted(facts: Mapping[int, GroupingFacts]) -> list[list[int]]:
+        made.append(len(facts))
+        return groups(facts)
 
     monkeypatch.setattr(consistency_groups, "groups", counted)
     volumes = [cast("Volume", Watched(number)) for number in range(100)]
@@ -125,7 +125,7 @@ def test_groups_are_made_once_for_each_survey(monkeypatch: pytest.MonkeyPatch) -
     for number, volume in enumerate(volumes):
         first = number // 2 * 2
         assert captures.together(volume, found).volumes == tuple(volumes[first : first + 2])
-    assert len(captures.teams(found)) == 50
+    assert len(captures.groups(found)) == 50
     assert made == [100]
     assert len(captures.together(volumes[0], dict.fromkeys(found, Writers())).volumes) == 1
     assert made == [100, 100]
@@ -159,68 +159,70 @@ def test_a_group_is_bounded() -> None:
 
 
 def test_the_interval_is_stretched_by_what_the_whole_group_takes() -> None:
-    pace = Throttle(10.0, 10.0)
+    throttle = Throttle(10.0, 10.0)
     for _ in range(PACE_CAPTURES):
-        pace.used(Cost(cpu=0.1, frozen=0.001))
-    pace.adapt(1.0, pace.needed(limits.CPU_FRACTION_MAX))
-    assert pace.effective == pytest.approx(0.1 / limits.CPU_FRACTION_MAX)
-    assert "100 ms of CPU" in pace.delayed
-    pace.failed(1.0, Cost())
-    assert pace.effective == 2.0
-    pace.adapt(1.0, pace.needed(limits.CPU_FRACTION_MAX))
-    assert pace.effective == 2.0, "nothing but a capture that succeeds ends the waiting"
-    pace.used(Cost())
-    pace.adapt(10.0, (0.0, ""))
-    assert (pace.effective, pace.delayed) == (10.0, ""), "alone again, its own interval rules"
+        throttle.used(Cost(cpu=0.1, frozen=0.001))
+    throttle.adapt(1.0, throttle.needed(limits.CPU_FRACTION_MAX))
+    assert throttle.effective == pytest.approx(0.1 / limits.CPU_FRACTION_MAX)
+    assert "100 ms of CPU" in throttle.delayed
+    throttle.failed(1.0, Cost())
+    assert throttle.effective == 2.0
+    throttle.adapt(1.0, throttle.needed(limits.CPU_FRACTION_MAX))
+    assert throttle.effective == 2.0, "nothing but a capture that succeeds ends the waiting"
+    throttle.used(Cost())
+    throttle.adapt(10.0, (0.0, ""))
+    assert (throttle.effective, throttle.delayed) == (10.0, ""), (
+        "alone again, its own interval rules"
+    )
 
 
 def test_more_of_an_idle_core_stretches_less() -> None:
-    pace = Throttle(0.2, 0.2)
+    throttle = Throttle(0.2, 0.2)
     for _ in range(PACE_CAPTURES):
-        pace.used(Cost(cpu=0.1))
-    pace.adapt(0.2, pace.needed(0.25))
-    assert pace.effective == pytest.approx(0.4)
-    assert "100 ms of CPU" in pace.delayed
-    pace.adapt(0.2, pace.needed(0.5))
-    assert (pace.effective, pace.delayed) == (0.2, "")
+        throttle.used(Cost(cpu=0.1))
+    throttle.adapt(0.2, throttle.needed(0.25))
+    assert throttle.effective == pytest.approx(0.4)
+    assert "100 ms of CPU" in throttle.delayed
+    throttle.adapt(0.2, throttle.needed(0.5))
+    assert (throttle.effective, throttle.delayed) == (0.2, "")
 
 
 def test_the_interval_is_stretched_by_how_long_writers_stand() -> None:
-    pace = Throttle(1.0, 1.0)
+    throttle = Throttle(1.0, 1.0)
     for _ in range(PACE_CAPTURES):
-        pace.used(Cost(cpu=0.01, frozen=0.15))
-    pace.adapt(1.0, pace.needed(limits.CPU_FRACTION_MAX))
-    assert pace.effective == pytest.approx(0.15 / limits.FREEZE_FRACTION_MAX)
-    assert pace.delayed == "captures hold the writers for 150 ms each"
+        throttle.used(Cost(cpu=0.01, frozen=0.15))
+    throttle.adapt(1.0, throttle.needed(limits.CPU_FRACTION_MAX))
+    assert throttle.effective == pytest.approx(0.15 / limits.FREEZE_FRACTION_MAX)
+    assert throttle.delayed == "captures hold the writers for 150 ms each"
 
 
 def test_no_capture_is_too_expensive_for_the_budget() -> None:
-    pace = Throttle(1.0, 1.0)
-    pace.used(Cost(cpu=1000.0))
-    pace.adapt(1.0, pace.needed(limits.CPU_FRACTION_MAX))
-    assert pace.effective == STRETCH_SECONDS_MAX, "one alone, such as the first"
+    throttle = Throttle(1.0, 1.0)
+    throttle.used(Cost(cpu=1000.0))
+    throttle.adapt(1.0, throttle.needed(limits.CPU_FRACTION_MAX))
+    assert throttle.effective == STRETCH_SECONDS_MAX, "one alone, such as the first"
     for _ in range(PACE_CAPTURES - 1):
-        pace.used(Cost(cpu=100.0))
-    pace.used(Cost(cpu=100.0))
-    pace.adapt(1.0, pace.needed(limits.CPU_FRACTION_MAX))
-    assert pace.effective == pytest.approx(100.0 / limits.CPU_FRACTION_MAX)
+        throttle.used(Cost(cpu=100.0))
+    throttle.used(Cost(cpu=100.0))
+    throttle.adapt(1.0, throttle.needed(limits.CPU_FRACTION_MAX))
+    assert throttle.effective == pytest.approx(100.0 / limits.CPU_FRACTION_MAX)
 
 
 def test_a_capture_that_fails_rests_as_it_took() -> None:
     """On a full disk each one reads all of it again."""
-    pace = Throttle(1.0, 1.0)
+    throttle = Throttle(1.0, 1.0)
     began = clock.monotonic() - 1000.0
-    pace.failed(1.0, Cost(cpu=10.0, elapsed=1000.0))
-    pace.rest(began)
-    assert pace.effective == CAPTURE_RETRY_REST * 1000.0
-    assert pace.due >= began + 1000.0 + pace.effective, "from its end on"
-    pace.failed(1.0, Cost(cpu=900.0, elapsed=1000.0))
-    assert pace.effective == 900.0 / limits.CPU_FRACTION_MAX
-    pace.used(Cost())
-    pace.adapt(1.0, pace.needed(limits.CPU_FRACTION_MAX))
-    began = pace.due + 1.0
-    pace.rest(began)
-    assert pace.due == began + 1.0
+    throttle.failed(1.0, Cost(cpu=10.0, elapsed=1000.0))
+    throttle.rest(began)
+    assert throttle.effective == CAPTURE_RETRY_REST * 1000.0
+    assert throttle.due >= began + 1000.0 + throttle.effective, "from its end on"
+    throttle.failed(1.0, Cost(cpu=900.0, elapsed=1000.0))
+    assert throttle.effective == 900.0 / limits.CPU_FRACTION_MAX
+    throttle.used(Cost())
+    throttle.adapt(1.0, throttle.needed(limits.CPU_FRACTION_MAX))
+    began = throttle.due + 1.0
+    throttle.rest(began)
+    assert throttle.due == began + 1.0
 
 
 # Records and commits
@@ -381,12 +383,12 @@ def test_a_faulty_member_is_named(tmp_path: Path) -> None:
 
 def test_a_throttle_is_asked_while_captures_end() -> None:
     """Whoever asks what captures need is not in their thread."""
-    pace = Throttle(1.0, 1.0)
+    throttle = Throttle(1.0, 1.0)
     ended = threading.Event()
 
     def captures() -> None:
         while not ended.is_set():
-            pace.used(Cost(1.0, 1.0, 1.0))
+            throttle.used(Cost(1.0, 1.0, 1.0))
 
     thread = threading.Thread(target=captures)
     before = sys.getswitchinterval()
@@ -394,7 +396,7 @@ def test_a_throttle_is_asked_while_captures_end() -> None:
     thread.start()
     try:
         for _ in range(20_000):
-            pace.needed(limits.CPU_FRACTION_MAX)
+            throttle.needed(limits.CPU_FRACTION_MAX)
     finally:
         ended.set()
         thread.join()

@@ -56,9 +56,9 @@ class Quiet:
         self.trusting = True
 
     @property
-    def pace(self) -> Throttle:
+    def throttle(self) -> Throttle:
         if self.unpaced:
-            raise RuntimeError("a defect of the pace")
+            raise RuntimeError("a defect of the throttle")
         return self.paced
 
     def quiet(self) -> bool:
@@ -150,7 +150,7 @@ def test_a_defect_of_the_loop_itself_is_told_and_ends_nothing(
         bench = Bench(volume)
         await bench.until(lambda: volume.looks >= 1)
         volume.unpaced = True
-        await bench.until(lambda: any("pace" in text for text in bench.scheduler.troubles()))
+        await bench.until(lambda: any("throttle" in text for text in bench.scheduler.troubles()))
         volume.unpaced = False
         before = volume.looks
         await bench.until(lambda: volume.looks > before and not bench.scheduler.troubles())

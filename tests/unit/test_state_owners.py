@@ -125,7 +125,7 @@ def test_what_is_shown() -> None:
 
 
 def test_the_owners_fields_are_found() -> None:
-    assert {"watched", "options", "status", "pace", "_unused"} <= OWNED["volumes/volume.py"]
+    assert {"watched", "options", "status", "throttle", "_unused"} <= OWNED["volumes/volume.py"]
     assert {"leaving", "_leaving"} <= OWNED["volumes/mount_counts.py"]
     assert {"_slots", "step", "_removal", "replaced"} <= OWNED["volumes/registry.py"]
     assert {"replaying", "_replaying"} <= OWNED["volumes/live.py"]
@@ -140,7 +140,7 @@ def test_the_owners_fields_are_found() -> None:
 @pytest.mark.parametrize(
     ("source", "found"),
     [
-        ("volume.pace.due = 1.0", ["volume.pace.due"]),
+        ("volume.throttle.due = 1.0", ["volume.throttle.due"]),
         ("volume.due, other = 1.0, 2", ["volume.due"]),
         ("volume.due += 1", ["volume.due"]),
         ("del slot.volume.due", ["slot.volume.due"]),
@@ -152,7 +152,7 @@ def test_the_owners_fields_are_found() -> None:
         ("setattr(volume, 'due', 1)", ["setattr(volume, 'due', 1)"]),
         ("self.due = 1", []),
         ("self.recent.pop()", []),
-        ("volume.pace.look_at(1)", []),
+        ("volume.throttle.look_at(1)", []),
         ("volume.other = 1", []),
         ("x = volume.due", []),
     ],

@@ -40,7 +40,7 @@ class ConsistencyGroup:
     @property
     def shortest(self) -> float:
         """The shortest of their intervals, which applies to all."""
-        return min(volume.pace.interval for volume in self.volumes)
+        return min(volume.throttle.interval for volume in self.volumes)
 
     def watched(self) -> list[tuple[Volume, WatchedVolume]]:
         """The volumes that are still watched."""
@@ -51,9 +51,9 @@ class ConsistencyGroup:
         `IdleShare`.
         """
         names = tuple(volume.name for volume in self.volumes) if len(self.volumes) > 1 else ()
-        needed = max(volume.pace.needed(share) for volume in self.volumes)
+        needed = max(volume.throttle.needed(share) for volume in self.volumes)
         for volume in self.volumes:
-            volume.pace.adapt(self.shortest, needed)
+            volume.throttle.adapt(self.shortest, needed)
             volume.status.grouped(ShownGroup(names, self.note))
 
 
@@ -63,7 +63,7 @@ class _ConsistencyGroups:
 
     found: Mapping[Target, Writers]
     state: object
-    teams: tuple[ConsistencyGroup, ...]
+    groups: tuple[ConsistencyGroup, ...]
     of: Mapping[Volume, ConsistencyGroup]
 
 
@@ -77,41 +77,41 @@ class Captures:
         self._spare = spare
         self._volumes = volumes
         self._state = object()  # replaced when a capture changed what groups depend on
-        self._teams: _ConsistencyGroups | None = None
+        self._groups: _ConsistencyGroups | None = None
 
     def together(self, volume: Volume, found: Mapping[Target, Writers]) -> ConsistencyGroup:
         """The volumes that are captured with this one, including itself."""
         return self._of(found).of.get(volume) or ConsistencyGroup((volume,))
 
-    def teams(self, found: Mapping[Target, Writers]) -> Sequence[ConsistencyGroup]:
+    def groups(self, found: Mapping[Target, Writers]) -> Sequence[ConsistencyGroup]:
         """All watched volumes in groups."""
-        return self._of(found).teams
+        return self._of(found).groups
 
     def _of(self, found: Mapping[Target, Writers]) -> _ConsistencyGroups:
         """The groups, computed once for each survey, since that visits all volumes."""
-        last, state = self._teams, self._state
+        last, state = self._groups, self._state
         if last is None or last.found is not found or last.state is not state:
-            teams = tuple(self._made(found))
-            of = {volume: team for team in teams for volume in team.volumes}
-            last = self._teams = _ConsistencyGroups(found, state, teams, of)
+            groups = tuple(self._made(found))
+            of = {volume: group for group in groups for volume in group.volumes}
+            last = self._groups = _ConsistencyGroups(found, state, groups, of)
         return last
 
     def _made(self, found: Mapping[Target, Writers]) -> list[ConsistencyGroup]:
         watched = {
             v.state.record.id: (v, s) for v in self._volumes() if (s := v.watched) is not None
         }
-        parties = {n: _party(v, s, found) for n, (v, s) in watched.items()}
+        facts = {n: _grouping_facts(v, s, found) for n, (v, s) in watched.items()}
         return [
             ConsistencyGroup(
                 tuple(watched[n][0] for n in part), _note(part, whole, watched[part[0]][1])
             )
-            for whole in consistency_groups.groups(parties)
+            for whole in consistency_groups.groups(facts)
             for part in consistency_groups.bounded(whole)
         ]
 
-    def apply_throttle(self, team: ConsistencyGroup) -> None:
+    def apply_throttle(self, group: ConsistencyGroup) -> None:
         """Set the intervals of a group, as the idle share allows now."""
-        team.apply_throttle(self._spare.share())
+        group.apply_throttle(self._spare.share())
 
     def writers(
         self, written: Target | None = None, *, quiet: bool = False
@@ -144,8 +144,8 @@ class Captures:
         else:
             found = self._survey.find(self.targets())
         surveyed = clock.thread_cpu() - cpu
-        team = self.together(volume, found)
-        parts = team.watched()
+        group = self.together(volume, found)
+        parts = group.watched()
         members = [group_capture.GroupVolume(s, found.get(s.target, Writers())) for _, s in parts]
         meter = _Meter([s for _, s in parts], surveyed)
         before = [_grouping(v, s) for v, s in parts]
@@ -153,16 +153,16 @@ class Captures:
             taken = group_capture.capture(members, reason, freeze=freeze or len(members) > 1)
         except Exception as error:
             for member, _ in parts:
-                member.capture_failed(error, team.shortest, meter.cost())
+                member.capture_failed(error, group.shortest, meter.cost())
             raise
         finally:
             if before != [_grouping(v, s) for v, s in parts]:
                 self._state = object()
         used = meter.cost()
         for (member, _), snapshot in zip(parts, taken, strict=True):
-            member.pace.used(used)
+            member.throttle.used(used)
             member.captured(snapshot)
-        self.apply_throttle(team)
+        self.apply_throttle(group)
         return next((t for (v, _), t in zip(parts, taken, strict=True) if v is volume), None)
 
 
@@ -191,13 +191,13 @@ class _Meter:
         return cpu, max((s.frozen_seconds for s in self._watched), default=0.0)
 
 
-def _party(
+def _grouping_facts(
     volume: Volume, watched: WatchedVolume, found: Mapping[Target, Writers]
-) -> consistency_groups.Party:
+) -> consistency_groups.GroupingFacts:
     recorded, apart = _grouping(volume, watched)
     writers = found.get(watched.target, Writers())
     still = writers.observed and not writers.pids and _is_quiet(watched)
-    return consistency_groups.Party(frozenset(writers.pids), recorded, apart, still)
+    return consistency_groups.GroupingFacts(frozenset(writers.pids), recorded, apart, still)
 
 
 def _is_quiet(watched: WatchedVolume) -> bool:
@@ -209,7 +209,7 @@ def _is_quiet(watched: WatchedVolume) -> bool:
 
 
 def _grouping(volume: Volume, watched: WatchedVolume) -> tuple[frozenset[int], bool]:
-    """The facts of a volume for grouping, except its writers: see `Party`."""
+    """The facts of a volume for grouping, except its writers: see `GroupingFacts`."""
     head = volume.state.head
     recorded = frozenset(map(int, head.group)) if head is not None else frozenset()
     return recorded, not watched.policy.freeze or watched.faulty

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Party:
-    """What matters of one watched volume.
+class GroupingFacts:
+    """What matters of one watched volume for who is captured with whom.
 
     pids: its writing processes; recorded: volumes in the group of its newest snapshot, by id;
     apart: it is captured alone, whoever writes to it; still: everything in it is recorded, and the
@@ -31,9 +31,9 @@ class Party:
     still: bool = False
 
 
-def groups(parties: Mapping[int, Party]) -> list[list[int]]:
+def groups(facts: Mapping[int, GroupingFacts]) -> list[list[int]]:
     """The volume ids in groups, each in one; by id within a group, of any size."""
-    leaders = {number: number for number in parties}
+    leaders = {number: number for number in facts}
 
     def leader(number: int) -> int:
         while leaders[number] != number:
@@ -47,31 +47,31 @@ def groups(parties: Mapping[int, Party]) -> list[list[int]]:
             leaders[max(first, other)] = min(first, other)
             first = min(first, other)
 
-    for numbers in _links(parties):
+    for numbers in _links(facts):
         join(numbers)
     found: dict[int, list[int]] = {}
-    for number in sorted(parties):
+    for number in sorted(facts):
         found.setdefault(leader(number), []).append(number)
     return list(found.values())
 
 
-def _links(parties: Mapping[int, Party]) -> list[list[int]]:
+def _links(facts: Mapping[int, GroupingFacts]) -> list[list[int]]:
     """Sets of volumes that belong together; they may overlap."""
     by_pid: dict[int, list[int]] = {}
     pairs: list[list[int]] = []
-    for number, party in parties.items():
-        if party.apart:
+    for number, own in facts.items():
+        if own.apart:
             continue
-        for pid in party.pids:
+        for pid in own.pids:
             by_pid.setdefault(pid, []).append(number)
-        for other in party.recorded - {number}:
-            peer = parties.get(other)
-            if peer is not None and not peer.apart and _stay(party, peer):
+        for other in own.recorded - {number}:
+            peer = facts.get(other)
+            if peer is not None and not peer.apart and _stay(own, peer):
                 pairs.append([number, other])
     return [*by_pid.values(), *pairs]
 
 
-def _stay(one: Party, other: Party) -> bool:
+def _stay(one: GroupingFacts, other: GroupingFacts) -> bool:
     """Whether two that were captured together last stay so, though no process has both.
 
     One that is still, and was only tied by observers, does not tie volumes that are written.

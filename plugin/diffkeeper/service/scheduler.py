@@ -85,7 +85,7 @@ class Scheduler:
     def add(self, volume: Volume) -> None:
         """Capture the volume from now on, whenever it is due and something changed."""
         if volume not in self._watches:
-            volume.pace.look_at(clock.monotonic())
+            volume.throttle.look_at(clock.monotonic())
             self._watches[volume] = _Watch()
             self._changed.set()
         self._mounts += 1
@@ -117,11 +117,11 @@ class Scheduler:
             following: float | None = clock.monotonic() + SCHEDULE_RETRY_SECONDS
             with self._telling("beginning captures"):
                 self._begin(clock.monotonic())
-                following = min((v.pace.due for v in self._idle()), default=None)
+                following = min((v.throttle.due for v in self._idle()), default=None)
             await self._until(following)
 
     def _begin(self, now: float) -> None:
-        due = [volume for volume in self._idle() if volume.pace.due <= now]
+        due = [volume for volume in self._idle() if volume.throttle.due <= now]
         quiet = {volume for volume in due if self._is_quiet(volume)}
         for volume in due:
             if volume not in quiet:
@@ -147,7 +147,9 @@ class Scheduler:
             if not volume.trusting or _turn(now) != _turn(watch.looked):
                 watch.looked = now
                 self._owed.add(volume)
-            volume.pace.look_at(_shared(now + volume.pace.effective, volume.pace.effective))
+            volume.throttle.look_at(
+                _shared(now + volume.throttle.effective, volume.throttle.effective)
+            )
         if self._owed and (self._looking is None or self._looking.done()):
             self._looking = asyncio.create_task(self._ask_processes())
 
@@ -172,7 +174,7 @@ class Scheduler:
             for volume in changed:
                 if volume in self._watches:
                     self._watches[volume].news = True
-                    volume.pace.look_at(clock.monotonic())
+                    volume.throttle.look_at(clock.monotonic())
                     self._changed.set()
 
     async def _expect(self) -> None:
@@ -206,12 +208,12 @@ class Scheduler:
                     volume, partial(volume.pending, found.get(s.target, Writers())), unsure=True
                 )
             ]
-        teams = self._captures.teams(found)
-        if teams is not self._settled:
-            self._settled = teams
-            for team in teams:
-                if not any(volume in changed for volume in team.volumes):
-                    self._captures.apply_throttle(team)
+        groups = self._captures.groups(found)
+        if groups is not self._settled:
+            self._settled = groups
+            for group in groups:
+                if not any(volume in changed for volume in group.volumes):
+                    self._captures.apply_throttle(group)
         return changed
 
     async def _capture_due(self, volume: Volume) -> None:
@@ -232,7 +234,7 @@ class Scheduler:
             volume.status.troubles.begin("turn", text)
             log.exception("capture_failed", extra={"volume": volume.name, "error": str(error)})
         finally:
-            volume.pace.rest(started)
+            volume.throttle.rest(started)
             if volume in self._watches:
                 self._watches[volume].task = None
                 self._watches[volume].looked = started
@@ -241,28 +243,30 @@ class Scheduler:
     async def _tick(self, volume: Volume, watch: _Watch) -> None:
         """Capture the volume's group, unless that is under way."""
         found = await self._writers()
-        team = await within(self._pool, self._captures.together, volume, found)
-        started, pace = clock.monotonic(), volume.pace
-        if volume.watched is None or pace.busy or pace.due > started:
+        group = await within(self._pool, self._captures.together, volume, found)
+        started, throttle = clock.monotonic(), volume.throttle
+        if volume.watched is None or throttle.busy or throttle.due > started:
             return
-        idle = [member for member in team.volumes if not member.pace.busy]
+        idle = [member for member in group.volumes if not member.throttle.busy]
         for member in idle:
-            member.pace.begin()
+            member.throttle.begin()
         try:
-            first = any(member.state.head is None for member in team.volumes)
-            await self._turns.run(first, self._capture, volume, watch, team, found)
+            first = any(member.state.head is None for member in group.volumes)
+            await self._turns.run(first, self._capture, volume, watch, group, found)
         finally:
             for member in idle:
-                member.pace.end(started)
+                member.throttle.end(started)
 
-    def _capture(self, volume: Volume, watch: _Watch, team: ConsistencyGroup, found: Found) -> None:
+    def _capture(
+        self, volume: Volume, watch: _Watch, group: ConsistencyGroup, found: Found
+    ) -> None:
         # All are asked: each records who was seen to have it mounted.
-        pending = [v.pending(found.get(s.target, Writers())) for v, s in team.watched()]
+        pending = [v.pending(found.get(s.target, Writers())) for v, s in group.watched()]
         if any(pending):
             self._captures.capture(volume, "mount" if watch.fresh else "interval")
         else:
-            self._captures.apply_throttle(team)
-        for member in team.volumes:
+            self._captures.apply_throttle(group)
+        for member in group.volumes:
             if (looked := self._watches.get(member)) is not None:
                 looked.fresh = False
 

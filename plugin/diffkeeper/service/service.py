@@ -102,7 +102,7 @@ class VolumeService:
         self._tasks = Tasks()
         self._replays = Replays(self._tasks, self._pools, lambda v: self._scheduled.remove(v))
         self._context: CaptureContext | None = None
-        self._groups: Captures | None = None
+        self._captures: Captures | None = None
         self._scheduler: Scheduler | None = None
         self._store_care: StoreCare | None = None
         self._troubles: dict[str, str] = {}
@@ -184,8 +184,8 @@ class VolumeService:
         )
         self._context.survey.mounts_in = mountinfo.locate(self._mount_dir)[:2]
         spare = IdleShare(self._proc_root)
-        self._groups = Captures(self._context.survey, self._registry.volumes, spare)
-        self._scheduler = Scheduler(self._groups, self._pools.captures)
+        self._captures = Captures(self._context.survey, self._registry.volumes, spare)
+        self._scheduler = Scheduler(self._captures, self._pools.captures)
         layout = replace(layout, on_host=hostpath.of(layout.volumes, self._proc_root).path)
         age = RetentionClock(store)
         retention = Retention(store, self._retention, age.now_ns)
@@ -226,8 +226,8 @@ class VolumeService:
         return self._scheduler
 
     def _capture(self, volume: Volume, reason: str, *, freeze: bool = True) -> None:
-        assert self._groups is not None  # noqa: S101  # made before any volume is mounted
-        self._groups.capture(volume, reason, freeze=freeze)
+        assert self._captures is not None  # noqa: S101  # made before any volume is mounted
+        self._captures.capture(volume, reason, freeze=freeze)
 
     async def _go_on(self) -> None:
         """Take over mounted volumes, then replay lost live directories."""

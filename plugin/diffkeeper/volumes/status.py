@@ -156,17 +156,17 @@ def account_view(volume: Volume) -> VolumeUsage | None:
 
 def _capture(volume: Volume) -> CaptureView:
     watched = volume.watched
-    pace, group = volume.pace, volume.status.group
+    throttle, group = volume.throttle, volume.status.group
     return CaptureView(
         source=watched.watcher.source.name if watched is not None else "none",
         reason=watched.watcher.reason if watched is not None else "not mounted",
         scanned_directories=watched.watcher.source.unwatched if watched else 0,
         ebpf=_ebpf(watched),
         consistency=volume.options.consistency,
-        interval=format_duration(pace.interval),
-        effective_interval=format_duration(round(pace.effective, 3)),
-        effective_interval_seconds=round(pace.effective, 3),
-        delayed=pace.delayed,
+        interval=format_duration(throttle.interval),
+        effective_interval=format_duration(round(throttle.effective, 3)),
+        effective_interval_seconds=round(throttle.effective, 3),
+        delayed=throttle.delayed,
         group=list(group.names),
         group_note=group.note,
         last=_figures(watched.figures) if watched is not None else None,

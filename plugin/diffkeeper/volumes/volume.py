@@ -67,7 +67,7 @@ class Volume:
         self._watched: WatchedVolume | None = None
         self._unused = False  # replayed by this daemon, and not mounted since
         self._status = VolumeStatus(context.store.tags(state.record.id))
-        self._pace = Throttle(self._options.interval_seconds, self._options.interval_seconds)
+        self._throttle = Throttle(self._options.interval_seconds, self._options.interval_seconds)
         self._mounts = MountCounts(state, self.users)
         self._life = VolumeLife(state, paths, self._directory, self._mounts)
         self._summary = Summary()
@@ -124,9 +124,9 @@ class Volume:
         return self._status
 
     @property
-    def pace(self) -> Throttle:
+    def throttle(self) -> Throttle:
         """When its next capture is due."""
-        return self._pace
+        return self._throttle
 
     @property
     def name(self) -> str:
@@ -250,7 +250,7 @@ class Volume:
     def take_options(self) -> None:
         """Apply the recorded options; a volume that is watched gets a new watcher."""
         before, self._options = self._policy, parse_options(self._state.record.options)
-        self._pace.take_interval(self._options.interval_seconds)
+        self._throttle.take_interval(self._options.interval_seconds)
         self._directory.limit.take_size(self._options.size_bytes)
         if self._directory.readable:
             self._limit("" if self.mounted else self._paths.incoming)
@@ -354,7 +354,7 @@ class Volume:
         if isinstance(error, CorruptionError | NotFoundError):
             self._context.store.upkeep.suspected = True  # damage in the store is healed by a scrub
         self._status.troubles.begin("capture", f"no snapshot could be taken: {error}")
-        self._pace.failed(shortest, cost)
+        self._throttle.failed(shortest, cost)
 
     def captured(self, snapshot: SnapshotRecord | None) -> None:
         """Record that a capture succeeded; None when nothing had changed."""
@@ -380,7 +380,7 @@ class Volume:
             self._status.troubles.end("fuzzy")
             return
         since = now - self._crash_at
-        if since >= max(FUZZY_SECONDS_MAX, FUZZY_INTERVALS_MAX * self._pace.interval):
+        if since >= max(FUZZY_SECONDS_MAX, FUZZY_INTERVALS_MAX * self._throttle.interval):
             self._status.troubles.begin(
                 "fuzzy", f"every snapshot of {since:.0f} s is fuzzy: {snapshot.cause}"
             )
