@@ -41,7 +41,7 @@ PACK_OBJECTS_MAX = 16_384  # the slot of a delta's base has 16 bits
 PACK_FRAMES_MAX = 4_096  # bounds the table that a reader decompresses
 
 # Maintenance. A commit waits for one step at most, so a step is one short transaction.
-UPKEEP_LEVEL = 3  # zstd: nobody waits, and it stores less than the level of captures
+REPACK_LEVEL = 3  # zstd: nobody waits, and it stores less than the level of captures
 MERGE_OBJECTS = 1_024  # in one transaction
 MARK_REMEMBERED_MAX = 65_536  # digests: bounds memory; what is forgotten is looked up again
 MAINTENANCE_RETRY_SECONDS = 60.0  # after an error

@@ -62,8 +62,8 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for digest in digests:
         each = store.objects.identify(digest)
         builder.add(each, store.objects.plain(each))
-    store.upkeep.replace(builder.finish(), None)
-    newest = store.upkeep.packs()[-1]
+    store.repack.replace(builder.finish(), None)
+    newest = store.repack.packs()[-1]
     store.close()
     other = path.parent / "pack"
     shutil.copytree(path, other)
@@ -99,7 +99,7 @@ def test_killed_at(damaged: dict[str, Path], tmp_path: Path, what: str, point: s
     path = tmp_path / "store"
     shutil.copytree(damaged[what], path)
     store = Store.open(str(path), reserve_bytes=0)
-    before, newest = read(store), store.upkeep.packs()[-1]
+    before, newest = read(store), store.repack.packs()[-1]
     store.close()
     assert killed(path, point) == -signal.SIGKILL, f"{point} was never passed"
     store = Store.open(str(path), reserve_bytes=0)
@@ -110,7 +110,7 @@ def test_killed_at(damaged: dict[str, Path], tmp_path: Path, what: str, point: s
         assert (report.lost, report.lost_objects) == ([], 0)
         assert report.healed_objects == report.damaged_objects
         assert read(store) == STATES
-        assert what == "objects" or newest not in store.upkeep.packs(), "it is kept for ever"
+        assert what == "objects" or newest not in store.repack.packs(), "it is kept for ever"
         assert Scrubber(store, reader, list).run_all().damaged_objects == 0
         Maintenance(store).run_all()
         assert read(store) == STATES

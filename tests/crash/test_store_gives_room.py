@@ -140,7 +140,7 @@ def test_the_ballast_lets_records_be_removed(tmp_path: Path) -> None:
 
 
 def has_garbage(store: Store) -> bool:
-    return store.upkeep.garbage
+    return store.repack.garbage
 
 
 def fail_after_a_flush(store: Store) -> None:

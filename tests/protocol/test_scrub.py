@@ -166,7 +166,7 @@ def test_an_unreadable_pack(daemon: Daemon) -> None:
     filled(daemon)
     daemon.stop()
     store = Store.open(str(daemon.state_dir / "store"), reserve_bytes=0)
-    numbers = store.upkeep.packs()
+    numbers = store.repack.packs()
     store.close()
     rot.spoil_header(daemon.state_dir / "store", numbers[-1])
     daemon.start()

@@ -20,7 +20,7 @@ def spoil(path: Path, digests: Iterable[bytes]) -> None:
     done: set[tuple[int, int]] = set()
     with store._environment.read() as txn:
         for digest in digests:
-            at = store.objects.places.find(txn, digest)
+            at = store.objects.pack_index.find(txn, digest)
             assert at is not None, digest.hex()
             number = pack_of(at)
             raw = txn.get(tables.PACKS, tables.id_key(number))

@@ -64,7 +64,7 @@ def reader() -> Iterator[Chunker]:
 def stored(store: Store) -> set[bytes]:
     found: set[bytes] = set()
     with store._environment.read() as txn:
-        for number in store.upkeep.packs():
+        for number in store.repack.packs():
             directory = store.objects.directory(txn, number)
             assert directory is not None
             found.update(directory.digests())
@@ -290,7 +290,7 @@ def test_pages_of_zeros_under_retention(tmp_path: Path) -> None:
         report = maintenance.run_all()
         assert (report.damage, maintenance.damage) == ([], [])
         assert report.collected
-        assert not rig.store.upkeep.garbage
+        assert not rig.store.repack.garbage
         scrubber = Scrubber(rig.store, rig.reader, list)
         assert scrubber.run_all().damaged_objects == 0
         assert (scrubber.trouble, rig.store.damaged) == ("", {})

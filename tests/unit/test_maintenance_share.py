@@ -98,7 +98,7 @@ def test_a_small_store_owes_nothing(store: Store, background: MaintenanceThread)
 
 
 def test_want_of_room_comes_first(store: Store, background: MaintenanceThread) -> None:
-    store.upkeep.urgent = True
+    store.repack.urgent = True
     assert background.share() == MAINTENANCE_URGENT_CPU_FRACTION_MAX
 
 

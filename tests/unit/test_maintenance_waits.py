@@ -74,10 +74,10 @@ def test_maintenance_beside_an_import(store: Counting) -> None:
         for seq, files in enumerate(history.states(6, chunks=40), 1):
             if seq > 3:
                 history.commit(store, seq, files)
-        before = store.upkeep.progress(1)
-        while store.upkeep.progress(1) == before:
+        before = store.repack.progress(1)
+        while store.repack.progress(1) == before:
             maintenance.run_slice(1.0)
-        assert store.upkeep.progress(1)[0] == 6
+        assert store.repack.progress(1)[0] == 6
         assert not maintenance.run_slice(1.0)
         assert not reports
         assert store.missing([DIGEST]) == set()
@@ -94,7 +94,7 @@ def test_the_background_gives_up_and_begins_anew(
     with store.holding():
         while not maintenance._awaited:
             maintenance.run_slice(0.02)
-        assert store.upkeep.garbage
+        assert store.repack.garbage
         marked = store.asked
         for _ in range(5):
             assert not maintenance.run_slice(0.02)
@@ -145,7 +145,7 @@ def test_a_collection_that_is_closed_is_still_due(store: Counting) -> None:
     steps = store.collector().steps()
     next(steps)
     steps.close()  # type: ignore[attr-defined]  # it is a generator
-    assert store.upkeep.garbage
+    assert store.repack.garbage
     assert Maintenance(store).run_all().collected >= 1
 
 

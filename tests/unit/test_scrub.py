@@ -57,7 +57,7 @@ def bases(store: Store) -> set[bytes]:
     found = set()
     with store._environment.read() as txn:
         for digest in history.reachable(store):
-            at = store.objects.places.find(txn, digest)
+            at = store.objects.pack_index.find(txn, digest)
             assert at is not None
             directory = store.objects.directory(txn, pack_of(at))
             assert directory is not None
@@ -92,7 +92,7 @@ def test_another_copy_heals(path: Path, reader: Chunker) -> None:
     for digest in digests:
         each = store.objects.identify(digest)
         builder.add(each, store.objects.plain(each))
-    store.upkeep.replace(builder.finish(), None)
+    store.repack.replace(builder.finish(), None)
     store.close()
     rot.spoil(path, digests)  # the newer copies
     store = Store.open(str(path), reserve_bytes=0)
@@ -139,7 +139,7 @@ def test_a_pass_in_slices(path: Path, reader: Chunker, monkeypatch: pytest.Monke
     while not scrubber.shown().last:
         scrubber.run_slice()
         slices += 1
-    assert slices > len(store.upkeep.packs())
+    assert slices > len(store.repack.packs())
     assert scrubber.shown().under_way is None
     scrubber.run_slice()  # the next one is due in a week
     assert scrubber.shown().under_way is None
@@ -226,11 +226,11 @@ def test_memory_does_not_grow_with_packs(
 ) -> None:
     packs = 40_000
     store = Store.open(str(path), reserve_bytes=0)
-    there = store.upkeep.packs
+    there = store.repack.packs
     # Most of them are gone when they are looked at, as after a collection meanwhile.
-    monkeypatch.setattr(store.objects.places, "next_pack", packs)
+    monkeypatch.setattr(store.objects.pack_index, "next_pack", packs)
     monkeypatch.setattr(
-        store.upkeep, "packs", lambda at: there(at) or list(range(at, min(at + 500, packs)))
+        store.repack, "packs", lambda at: there(at) or list(range(at, min(at + 500, packs)))
     )
     scrubber = Scrubber(store, reader, list)
     tracemalloc.start()

@@ -28,12 +28,12 @@ def commit(store: Store, numbers: range) -> None:
 
 
 def merge(store: Store) -> None:
-    while not store.upkeep.merge():
+    while not store.repack.merge():
         pass
 
 
 def look_at_the_rest(store: Store) -> None:
-    for _ in store.upkeep.check_places():
+    for _ in store.repack.check_pack_index():
         pass
 
 

@@ -149,7 +149,7 @@ def filled(path: str, packs: int) -> dict[int, history.Files]:
     for seq in range(1, packs + 1):
         found[seq] = {b"f": source.randbytes(8 * history.CHUNK)}
         history.commit(store, seq, found[seq])
-    while not store.upkeep.merge():
+    while not store.repack.merge():
         pass
     store.close()
     return found

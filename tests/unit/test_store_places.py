@@ -76,12 +76,12 @@ def test_places_are_merged_by_many_threads(
 
     def merge() -> None:
         begin.wait()
-        while len(store.objects.places):
-            store.upkeep.merge()
+        while len(store.objects.pack_index):
+            store.repack.merge()
 
     def ask() -> None:
         begin.wait()
-        while len(store.objects.places):
+        while len(store.objects.pack_index):
             missing.append(store.missing(many[:2_000]))
 
     threads = [threading.Thread(target=each) for each in (merge, merge, merge, merge, ask, ask)]
@@ -112,15 +112,15 @@ def test_a_pack_is_not_swept_by_what_was_before_a_merge(store: Store, many: list
             merging = threading.Thread(target=merge_all)
             merging.start()
             merging.join()
-        return store.upkeep.found_here(txn, number, directory)
+        return store.repack.found_here(txn, number, directory)
 
     def merge_all() -> None:
-        while not store.upkeep.merge():
+        while not store.repack.merge():
             pass
 
-    for number in store.upkeep.packs():
+    for number in store.repack.packs():
         calls = 0
-        assert not store.upkeep.sweep(number, lives)
+        assert not store.repack.sweep(number, lives)
     assert store.missing(many) == set()
 
 
@@ -151,7 +151,7 @@ def test_lost_places_are_given_back_before_anything_is_swept(path: str, store: S
     scrubber.run_slice()  # the first pass is due at once
     assert scrubber.shown().under_way
     assert {seq: history.files_of(again, seq) for seq in kept} == kept
-    assert again.places_checked()
+    assert again.pack_index_checked()
     assert not Scrubber(again, reader, list).shown().under_way
     reader.close()
     again.close()
@@ -162,22 +162,22 @@ def test_a_new_store_is_not_looked_through(store: Store) -> None:
     reader = Chunker()
     scrubber = Scrubber(store, reader, list)
     scrubber.run_slice()
-    assert store.places_checked()
+    assert store.pack_index_checked()
     assert scrubber.shown().under_way is None
     reader.close()
 
 
 def test_an_object_that_is_found_nowhere_is_never_swept(store: Store) -> None:
     history.commit(store, 1, {b"a": b"1" * 100, b"b": b"2" * 100})
-    assert store.upkeep.merge()
-    (number,) = store.upkeep.packs()
+    assert store.repack.merge()
+    (number,) = store.repack.packs()
     wanted = chunk_digest(b"1" * 100)
     lose(store, [wanted])
     with store._environment.read() as txn:
         directory = store.objects.directory(txn, number)
         assert directory is not None
-        assert len(store.upkeep.found_here(txn, number, directory)) == directory.objects
-        assert store.objects.places.find(txn, wanted) is None
+        assert len(store.repack.found_here(txn, number, directory)) == directory.objects
+        assert store.objects.pack_index.find(txn, wanted) is None
 
     def newer(txn: Transaction) -> list[tuple[int, list[bytes]]]:
         """Another copy of the other one, so that the pack is worth sweeping."""
@@ -186,10 +186,10 @@ def test_an_object_that_is_found_nowhere_is_never_swept(store: Store) -> None:
         return store.objects.put(txn, objects.packed(builder.finish()))
 
     store.writer.commit(newer, 1_000, "replace")
-    assert not store.upkeep.sweep(number, store.upkeep.found_here)
-    assert number in store.upkeep.packs()
+    assert not store.repack.sweep(number, store.repack.found_here)
+    assert number in store.repack.packs()
     lose(store, [])
-    for _ in store.upkeep.restore_places():
+    for _ in store.repack.restore_pack_index():
         pass
     assert store.chunk(wanted) == b"1" * 100
 
@@ -211,9 +211,9 @@ def test_nothing_is_absent_because_it_moves(store: Store, many: list[bytes]) -> 
             return False
 
     def merge_all() -> None:
-        while not store.upkeep.merge():
+        while not store.repack.merge():
             pass
 
-    assert store.inspection.absent(many[:3], Merging()) == set()
+    assert store.healer.absent(many[:3], Merging()) == set()
     absent = chunk_digest(b"absent")
-    assert store.inspection.absent([absent, many[0]], set()) == {absent}
+    assert store.healer.absent([absent, many[0]], set()) == {absent}

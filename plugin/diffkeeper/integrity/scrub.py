@@ -54,7 +54,9 @@ class Scrubber:
         self._lock = threading.Lock()
         self._work: Iterator[None] | None = None
         # What an older release lost is healed if possible, once maintenance is done.
-        self._due_at = clock.monotonic() + (SCRUB_FIRST_SECONDS if store.places_checked() else 0)
+        self._due_at = clock.monotonic() + (
+            SCRUB_FIRST_SECONDS if store.pack_index_checked() else 0
+        )
         self._urgent = False  # the pass under way is to heal what makes captures of a volume fail
         self._suspect_at = clock.monotonic()  # from when on a suspicion starts a pass
         self._running = ScrubReport()
@@ -79,14 +81,14 @@ class Scrubber:
         """One step of the pass that is due, if any; whether a caller waits for its end."""
         with self._lock:
             if self._work is None and self._is_due():
-                self._urgent = self._store.upkeep.suspected
+                self._urgent = self._store.repack.suspected
                 self._work = self._pass()
             self._step()
             return self._urgent and self._work is not None
 
     def _is_due(self) -> bool:
         now = clock.monotonic()
-        return now >= self._due_at or (self._store.upkeep.suspected and now >= self._suspect_at)
+        return now >= self._due_at or (self._store.repack.suspected and now >= self._suspect_at)
 
     def run_all(self) -> ScrubReport:
         """A whole pass from the start, in place of one under way."""
@@ -120,7 +122,7 @@ class Scrubber:
 
     def _pass(self) -> Iterator[None]:
         started, began = clock.monotonic(), clock.rfc3339(clock.now_ns())
-        self._store.upkeep.suspected = False
+        self._store.repack.suspected = False
         report = self._running = ScrubReport(started=began)
         damaged: dict[bytes, str] = {}
         unreadable: set[int] = set()
@@ -128,12 +130,12 @@ class Scrubber:
         self._total = yield from self._count_packs(upto)
         for number in self._numbers(upto):
             try:
-                self._count(report, self._store.inspection.check(number), damaged)
+                self._count(report, self._store.healer.check(number), damaged)
             except CorruptionError:
                 unreadable.add(number)
             report.packs += 1
             yield
-        for found in self._store.inspection.singles():
+        for found in self._store.healer.singles():
             self._count(report, found, damaged)
             yield
         losses = yield from self._losses(damaged, unreadable)
@@ -150,7 +152,7 @@ class Scrubber:
         self._conclude(report, losses)
         if unreadable and not losses:
             for number in unreadable:
-                self._store.inspection.drop(number)
+                self._store.healer.drop(number)
         report.seconds = round(clock.monotonic() - started, 3)
         self._due_at = clock.monotonic() + SCRUB_SECONDS
         self._suspect_at = clock.monotonic() + SCRUB_SUSPECT_SECONDS
@@ -171,7 +173,7 @@ class Scrubber:
         out.
         """
         at = 0
-        while page := [each for each in self._store.upkeep.packs(at) if each < upto]:
+        while page := [each for each in self._store.repack.packs(at) if each < upto]:
             yield from page
             at = page[-1] + 1
 
@@ -204,7 +206,7 @@ class Scrubber:
     def _lost(self, damaged: dict[bytes, str], unreadable: set[int]) -> Lost:
         def lost(digests: set[bytes]) -> set[bytes]:
             bad = digests.intersection(damaged)
-            return bad | self._store.inspection.absent(digests - bad, unreadable)
+            return bad | self._store.healer.absent(digests - bad, unreadable)
 
         return lost
 
@@ -243,12 +245,12 @@ class Scrubber:
             with contextlib.suppress(CorruptionError, NotFoundError):
                 each = objects.identify(digest)
                 healed.add(each, objects.plain(each))
-        inspection = self._store.inspection
+        healer = self._store.healer
         for number in self._numbers(objects.next_pack):
-            for each, plain in inspection.copies(wanted, number):
+            for each, plain in healer.copies(wanted, number):
                 healed.add(each, plain)
             yield
-        for each, plain in inspection.single_copies(wanted):
+        for each, plain in healer.single_copies(wanted):
             healed.add(each, plain)
         yield
         paths = {loss.path for missed in losses.values() for loss in missed}
@@ -328,7 +330,7 @@ class _Healed:
     def flush(self) -> None:
         """Store what is collected."""
         if self._waiting:
-            self._store.inspection.heal(self._waiting)
+            self._store.healer.heal(self._waiting)
         self._waiting, self._bytes = {}, 0
 
 

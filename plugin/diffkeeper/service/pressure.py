@@ -60,14 +60,14 @@ class Pressure:
         self._tell(levels, excess)
         if not excess:
             return
-        if not self._store.upkeep.garbage:
+        if not self._store.repack.garbage:
             self._given = 0
         found = self._give(excess - self._given)
-        if self._store.upkeep.garbage:
-            self._store.upkeep.urgent = True
-        if not found and not self._store.upkeep.garbage:
+        if self._store.repack.garbage:
+            self._store.repack.urgent = True
+        if not found and not self._store.repack.garbage:
             room.refused = 0
-        stuck = not found and not self._store.upkeep.garbage
+        stuck = not found and not self._store.repack.garbage
         self.trouble = f"{self.note}, and has nothing more that may go" if stuck else ""
         if levels.free < 2 * room.reserve_bytes and levels.room > levels.free:
             self._store.give_back()

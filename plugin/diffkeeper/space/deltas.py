@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from diffkeeper.errors import CorruptionError, NotFoundError
 from diffkeeper.format import pack
-from diffkeeper.limits import PACK_BYTES, UPKEEP_LEVEL
+from diffkeeper.limits import PACK_BYTES, REPACK_LEVEL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,7 +64,7 @@ class DeltaEncoder:
         self._objects = store.objects
         # Rounds build on each other: in every so many the links between them stay whole.
         self._whole = round_number % DELTA_ROUNDS_MAX == 0
-        self._builder = pack.Builder(UPKEEP_LEVEL)
+        self._builder = pack.Builder(REPACK_LEVEL)
         self.packs: set[int] = set()  # that contained what was encoded
         self.deltas = 0
 

@@ -66,13 +66,13 @@ class Maintenance:
     @property
     def urgent(self) -> bool:
         """Whether space is short, so that maintenance may take more of a core."""
-        return self._store.upkeep.urgent
+        return self._store.repack.urgent
 
     def debt(self) -> float:
         """By which part of it the store has grown since garbage was collected last; 0 where there
         is none.
         """
-        if not (self._store.upkeep.garbage or self._collecting):
+        if not (self._store.repack.garbage or self._collecting):
             return 0.0
         grown = self._store.used_bytes() - self._collected_bytes
         return max(0, grown) / max(self._collected_bytes, DEBT_BYTES_MIN)
@@ -139,37 +139,37 @@ class Maintenance:
 
     def _due(self, *, everything: bool) -> Iterator[object]:
         """Everything that is due, step by step; a step yields true if it only waits."""
-        upkeep = self._store.upkeep
-        removed, moved = upkeep.removed_packs, upkeep.relocated_bytes
-        yield from upkeep.check_places()
+        repack = self._store.repack
+        removed, moved = repack.removed_packs, repack.relocated_bytes
+        yield from repack.check_pack_index()
         # Before anything that removes packs: objects that lost their place must not go with them.
-        yield from upkeep.restore_places()
+        yield from repack.restore_pack_index()
         if not self._carried:
-            yield from upkeep.carry()
+            yield from repack.carry()
             self._carried = True
         for volume in self._store.volumes():
             yield from self._encode(volume.id, everything)
-        if len(self._store.objects.places) > (0 if everything else limits.MERGE_OBJECTS):
+        if len(self._store.objects.pack_index) > (0 if everything else limits.MERGE_OBJECTS):
             yield from self._merge()
         yield from self._signatures.steps()
         now = clock.monotonic()
         late = now - self._collected_at >= COLLECT_SECONDS_MIN
-        if everything or late or upkeep.urgent:
+        if everything or late or repack.urgent:
             # Twice, if the first one finds bases that no delta should keep.
             for _ in range(2 if everything else 1):
-                if upkeep.garbage and not self._awaited & self._store.holders():
+                if repack.garbage and not self._awaited & self._store.holders():
                     self._collected_at = now
                     yield from self._collect(everything)
-            upkeep.urgent = False
-        self._report.packs_removed += upkeep.removed_packs - removed
-        self._report.moved_bytes += upkeep.relocated_bytes - moved
+            repack.urgent = False
+        self._report.packs_removed += repack.removed_packs - removed
+        self._report.moved_bytes += repack.relocated_bytes - moved
 
     def _merge(self) -> Iterator[None]:
-        while not self._store.upkeep.merge():
+        while not self._store.repack.merge():
             yield
 
     def _collect(self, everything: bool) -> Iterator[object]:
-        collector, upkeep = self._store.collector(), self._store.upkeep
+        collector, repack = self._store.collector(), self._store.repack
         started, before = clock.monotonic(), self._amounts()
         self._collecting = True
         try:
@@ -179,14 +179,14 @@ class Maintenance:
         self._tell(collector, clock.monotonic() - started, before)
         if self._awaited:
             return
-        found = collector.damage, upkeep.unremovable
+        found = collector.damage, repack.unremovable
         self.damage = [text for text in found if text]
         self._report.damage += self.damage
         self._report.collected += not collector.damage
         self._collected_bytes = self._store.used_bytes()
         numbers = {tables.META_COLLECTED_BYTES: self._collected_bytes}
         self._store.numbers.put(numbers, "collected")
-        yield from (None for _ in upkeep.drop_places())
+        yield from (None for _ in repack.prune_pack_index())
         yield from self._merge()
 
     def _awaiting(self, collector: Collector, everything: bool) -> Iterator[object]:
@@ -205,10 +205,10 @@ class Maintenance:
 
     def _amounts(self) -> dict[str, int]:
         """What a collection changes, for the log."""
-        upkeep = self._store.upkeep
+        repack = self._store.repack
         return {
-            "packs_removed": upkeep.removed_packs,
-            "moved_bytes": upkeep.relocated_bytes,
+            "packs_removed": repack.removed_packs,
+            "moved_bytes": repack.relocated_bytes,
             "used_bytes": self._store.used_bytes(),
         }
 
@@ -227,7 +227,7 @@ class Maintenance:
         due.
         """
         while True:
-            seq, round_number = self._store.upkeep.progress(volume_id)
+            seq, round_number = self._store.repack.progress(volume_id)
             found = self._since(volume_id, seq)
             now = clock.monotonic()
             late = now - self._encoded_at.setdefault(volume_id, now) >= DELTA_SECONDS_MAX
@@ -262,19 +262,19 @@ class Maintenance:
                 self._report.damage.append(str(error))
             last = after.seq
         encoder = DeltaEncoder(self._store, round_number)
-        upkeep = self._store.upkeep
+        repack = self._store.repack
         for chain in successors.chains():
             encoder.chain(chain)
             frames = encoder.frames()
             if frames:
-                upkeep.replace(frames, None)
+                repack.replace(frames, None)
             yield
         record = tables.id_key(volume_id), tables.pack_u64(last) + tables.pack_u64(round_number)
-        upkeep.replace(encoder.frames(rest=True), record)
+        repack.replace(encoder.frames(rest=True), record)
         self._report.versions += len(successors)
         self._report.deltas += encoder.deltas
         for number in sorted(encoder.packs):
-            upkeep.sweep(number, upkeep.found_here)
+            repack.sweep(number, repack.found_here)
             yield
 
     def _compare(

@@ -1,7 +1,7 @@
 """The note that a store was closed cleanly: then an opening need not check all pages.
 
 After that a store can only be damaged at rest. What the opening skips is checked before anything is
-written there, see `Environment.check_places`.
+written there, see `Environment.check_pack_index`.
 """
 
 from __future__ import annotations

@@ -193,7 +193,7 @@ class Environment:
             spared, self._unchecked = PLACES.name, b""
         page_check.check(self.data_path, but_values_of=PACKS.name, but_leaves_of=spared)
 
-    def check_places(self) -> bool:
+    def check_pack_index(self) -> bool:
         """Check some more pages of the table of places; true when all are checked.
 
         Before that nobody may write there. CorruptionError, each time, for a damaged one.

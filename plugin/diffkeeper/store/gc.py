@@ -51,14 +51,14 @@ class Collector:
         environment: Environment,
         objects: Objects,
         writer: Writer,
-        upkeep: Repack,
+        repack: Repack,
         holders: Callable[[], frozenset[object]],
     ) -> None:
         """`holders`: callers that are inside `Store.holding` now."""
         self._environment = environment
         self._objects = objects
         self._writer = writer
-        self._upkeep = upkeep
+        self._repack = repack
         self._holders = holders
         self._marks = ObjectMarks()
         self._remembered: set[bytes] = set()
@@ -76,7 +76,7 @@ class Collector:
         with self._objects.lock:
             self._objects.relied = self._mark_place
             self._floor = self._objects.next_pack - 1
-        self._upkeep.garbage = False
+        self._repack.garbage = False
         finished = False
         try:
             yield from self._know_packs()
@@ -95,8 +95,8 @@ class Collector:
             # What a damaged node refers to is unknown, so nothing may be removed.
             self.damage = str(error)
         finally:
-            self._upkeep.suspected = self._upkeep.suspected or bool(self.damage)
-            self._upkeep.garbage = self._upkeep.garbage or bool(self.damage) or not finished
+            self._repack.suspected = self._repack.suspected or bool(self.damage)
+            self._repack.garbage = self._repack.garbage or bool(self.damage) or not finished
             with self._objects.lock:
                 self._objects.relied = None
 
@@ -104,7 +104,7 @@ class Collector:
 
     def _know_packs(self) -> Iterator[None]:
         at = 0
-        while numbers := [number for number in self._upkeep.packs(at) if number <= self._floor]:
+        while numbers := [number for number in self._repack.packs(at) if number <= self._floor]:
             self._marks.add_packs(numbers)
             yield
             at = numbers[-1] + 1
@@ -140,7 +140,7 @@ class Collector:
 
     def _all_marked(self) -> bool:
         """Whether every snapshot is marked, at a moment without commits."""
-        with self._writer.turn(upkeep=True), self._environment.read() as txn:
+        with self._writer.turn(maintenance=True), self._environment.read() as txn:
             return self._first_unmarked(txn, b"") is None
 
     def _walk(self, root: Root) -> Iterator[None]:
@@ -176,7 +176,7 @@ class Collector:
 
         A node may be marked and not entered: as a base, or because somebody relies on it.
         """
-        at = self._objects.places.find(txn, digest)
+        at = self._objects.pack_index.find(txn, digest)
         if at is None:
             if not any(txn.get(t, digest) is not None for t in tables.SINGLES.values()):
                 # It may be in a pack all the same, where a scrub finds it.
@@ -199,7 +199,7 @@ class Collector:
             base = directory.base_digest(slot_of(place))
             if base is None:
                 return
-            place = self._objects.places.find(txn, base)
+            place = self._objects.pack_index.find(txn, base)
             if place is None:
                 self.damage = f"object {base.hex()} is not in the store, and a delta stands on it"
 
@@ -221,7 +221,7 @@ class Collector:
                 page = txn.scan(tables.INDEX, at, tables.END, STORE_PAGE_RECORDS_MAX)
                 stale = [(key, raw) for key, raw in page if self._is_stale(txn, raw)]
             if stale:
-                self._upkeep.forget_signatures(stale)
+                self._repack.forget_signatures(stale)
             yield
             if not page:
                 return
@@ -232,7 +232,7 @@ class Collector:
         content, length = record.content, min(record.size, CHUNK_BYTES_MAX)
         if merkle.is_implied(content, length):
             return False  # empty, or a file of one chunk of zeros
-        at = self._objects.places.find(txn, content)
+        at = self._objects.pack_index.find(txn, content)
         if at is None:
             return not any(txn.get(t, content) is not None for t in tables.SINGLES.values())
         number, slot = pack_of(at), slot_of(at)
@@ -247,9 +247,9 @@ class Collector:
     def _sweep(self) -> Iterator[None]:
         at = 0
         while True:
-            numbers = [number for number in self._upkeep.packs(at) if number <= self._floor]
+            numbers = [number for number in self._repack.packs(at) if number <= self._floor]
             for number in numbers:
-                self._upkeep.sweep(number, self._lives, stays=self._stays)
+                self._repack.sweep(number, self._lives, stays=self._stays)
                 yield
             if not numbers:
                 return
@@ -257,7 +257,7 @@ class Collector:
 
     def _stays(self, txn: Transaction, digest: bytes) -> bool:
         """Whether an object is reached, relied on or new, and not only a base."""
-        at = self._objects.places.find(txn, digest)
+        at = self._objects.pack_index.find(txn, digest)
         if at is None:
             return True  # of an older format, or damaged
         number, slot = pack_of(at), slot_of(at)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from diffkeeper.errors import CorruptionError, NotFoundError
 from diffkeeper.format import chunk, pack
 from diffkeeper.format.ids import PLAIN_BYTES_MAX, ObjectId
-from diffkeeper.limits import STORE_PAGE_RECORDS_MAX, UPKEEP_LEVEL
+from diffkeeper.limits import REPACK_LEVEL, STORE_PAGE_RECORDS_MAX
 from diffkeeper.store import tables
 from diffkeeper.store.objects import packed
 from diffkeeper.store.pack_index import pack_of, place
@@ -64,7 +64,7 @@ class Healer:
             return bytes(raw) if raw is not None else None
 
     def _here(self, txn: Transaction, number: int, directory: pack.PackDirectory) -> list[int]:
-        find = self._objects.places.find
+        find = self._objects.pack_index.find
         digests = enumerate(directory.digests())
         return [slot for slot, digest in digests if find(txn, digest) == place(number, slot)]
 
@@ -89,7 +89,7 @@ class Healer:
             while True:
                 with self._environment.read() as txn:
                     page = txn.scan(table, at, tables.END, STORE_PAGE_RECORDS_MAX // 16)
-                    unpacked = [k for k, _ in page if self._objects.places.find(txn, k) is None]
+                    unpacked = [k for k, _ in page if self._objects.pack_index.find(txn, k) is None]
                 if not page:
                     break
                 stored = dict(page)
@@ -113,7 +113,7 @@ class Healer:
         gone: set[bytes] = set()
         with self._environment.read() as txn:
             for digest in digests:
-                at = self._objects.places.find(txn, digest)
+                at = self._objects.pack_index.find(txn, digest)
                 there = at is not None and pack_of(at) not in unreadable
                 singly = (txn.get(t, digest) is not None for t in tables.SINGLES.values())
                 if not there and not any(singly):
@@ -161,7 +161,7 @@ class Healer:
 
     def heal(self, found: Mapping[ObjectId, bytes]) -> None:
         """Store good copies, each equal to its digest; they are found from now on."""
-        builder = pack.Builder(UPKEEP_LEVEL)
+        builder = pack.Builder(REPACK_LEVEL)
         for each, plain in found.items():
             builder.add(each, plain)
         packs = packed(builder.finish())

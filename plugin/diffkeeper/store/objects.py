@@ -67,7 +67,7 @@ class Objects:
         self._directories: Lru[int, pack.PackDirectory] = Lru(
             weight_max=DIRECTORY_CACHE_OBJECTS_MAX
         )
-        self.places = PackIndex(self.directory)
+        self.pack_index = PackIndex(self.directory)
         self.lock = threading.Lock()
         self._moves = 0  # odd while something moves
         # Tables of single objects of older formats that have any; nothing is added to them.
@@ -80,17 +80,17 @@ class Objects:
             raw = txn.get(tables.META, tables.META_PLACES_UPTO)
             at = int.from_bytes(raw, "little") + 1 if raw is not None else 1
             self._singles = [t for t in tables.SINGLES.values() if txn.first(t, b"\0")]
-        self.places.next_pack = at
+        self.pack_index.next_pack = at
         while True:
             with self._environment.read() as txn:
                 found = txn.first(tables.PACKS, tables.id_key(at))
                 if found is None:
                     return
                 at = int.from_bytes(found[0], "big")
-                self.places.next_pack = at + 1
+                self.pack_index.next_pack = at + 1
                 # The objects of a damaged pack are absent; a scrub names what needs them.
                 with suppress(CorruptionError):
-                    self.places.add(at, pack.PackDirectory(found[1]).digests())
+                    self.pack_index.add(at, pack.PackDirectory(found[1]).digests())
             at += 1
 
     # Reading
@@ -138,7 +138,7 @@ class Objects:
             yield
 
     def _plain_in(self, txn: Transaction, wanted: ObjectId) -> bytes | None:
-        at = self.places.find(txn, wanted.digest)
+        at = self.pack_index.find(txn, wanted.digest)
         if at is None:
             stored = txn.get(tables.SINGLES[wanted.kind], wanted.digest)
             return None if stored is None else _decoded(wanted, stored)
@@ -168,7 +168,7 @@ class Objects:
         base = self._require(txn, pack_of(at)).base(slot_of(at))
         if not isinstance(base, bytes):
             return None if base is None else place(pack_of(at), base)
-        found = self.places.find(txn, base)
+        found = self.pack_index.find(txn, base)
         if found is None:
             raise _BaseMoved(f"its base {base.hex()} is not in the store")
         return found
@@ -214,7 +214,7 @@ class Objects:
     def _blame(self, digest: bytes) -> None:
         """CorruptionError that names the damaged base of a delta, if it has one."""
         with self.lock, self._environment.read() as txn:
-            at = self.places.find(txn, digest)
+            at = self.pack_index.find(txn, digest)
             base = None
             if at is not None:
                 base = self._require(txn, pack_of(at)).base_digest(slot_of(at))
@@ -230,7 +230,7 @@ class Objects:
 
     def bases(self, txn: Transaction, digest: bytes) -> Iterator[bytes]:
         """The bases of a delta, down to a whole object; CorruptionError."""
-        at = self.places.find(txn, digest)
+        at = self.pack_index.find(txn, digest)
         for _ in range(BASES_MAX):
             base = None
             if at is not None:
@@ -238,12 +238,12 @@ class Objects:
             if base is None:
                 return
             yield base
-            at = self.places.find(txn, base)
+            at = self.pack_index.find(txn, base)
 
     def identify(self, digest: bytes) -> ObjectId:
         """Id of the object with this digest, of either kind; NotFoundError."""
         with self.lock, self._environment.read() as txn:
-            at = self.places.find(txn, digest)
+            at = self.pack_index.find(txn, digest)
             if at is not None:
                 return ObjectId(self._require(txn, pack_of(at)).kind(slot_of(at)), digest)
             for kind, table in tables.SINGLES.items():
@@ -254,7 +254,7 @@ class Objects:
     def home(self, digest: bytes) -> int | None:
         """The pack that contains an object whole; None when it is a delta, or in no pack."""
         with self.lock, self._environment.read() as txn:
-            at = self.places.find(txn, digest)
+            at = self.pack_index.find(txn, digest)
             if at is None or self._require(txn, pack_of(at)).base(slot_of(at)) is not None:
                 return None
             return pack_of(at)
@@ -267,7 +267,7 @@ class Objects:
         """Bytes that an object takes in the store: its share of its frame, and its digest."""
         for attempt in range(_ATTEMPTS_MAX):
             with self._settled(attempt > 0), self._environment.read() as txn:
-                at = self.places.find(txn, digest)
+                at = self.pack_index.find(txn, digest)
                 if at is not None:
                     return self._require(txn, pack_of(at)).share(slot_of(at))
                 for table in tables.SINGLES.values():
@@ -301,7 +301,7 @@ class Objects:
         A delta that nothing needed may be left in its pack while its base is collected: it does not
         exist any more either.
         """
-        at = self.places.find(txn, digest)
+        at = self.pack_index.find(txn, digest)
         if at is None or not self._stands(txn, at):
             return any(txn.get(table, digest) is not None for table in self._singles)
         if self.relied is not None:
@@ -319,7 +319,7 @@ class Objects:
             if base is None:
                 return True
             if isinstance(base, bytes):
-                below = self.places.find(txn, base)
+                below = self.pack_index.find(txn, base)
             else:
                 below = place(pack_of(below), base)
         return False
@@ -341,12 +341,12 @@ class Objects:
     @property
     def next_pack(self) -> int:
         """Number of the next pack."""
-        return self.places.next_pack
+        return self.pack_index.next_pack
 
     def mark_durable(self, made: list[tuple[int, list[bytes]]]) -> None:
         """The packs are durable: their objects are found there from now on."""
         for number, digests in made:
-            self.places.add(number, digests)
+            self.pack_index.add(number, digests)
 
     def remove(self, txn: Transaction, number: int, directory: pack.PackDirectory) -> None:
         """Remove a pack; readers of its objects find another copy, or none."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from diffkeeper.errors import CorruptionError, NotFoundError
 from diffkeeper.format import chunk, pack
 from diffkeeper.format.ids import ObjectId, ObjectKind
-from diffkeeper.limits import KIB, MERGE_OBJECTS, STORE_PAGE_RECORDS_MAX, UPKEEP_LEVEL
+from diffkeeper.limits import KIB, MERGE_OBJECTS, REPACK_LEVEL, STORE_PAGE_RECORDS_MAX
 from diffkeeper.store import tables
 from diffkeeper.store.objects import packed
 from diffkeeper.store.pack_index import pack_of, place
@@ -53,36 +53,36 @@ class Repack:
 
     # Places
 
-    def check_places(self) -> Iterator[None]:
+    def check_pack_index(self) -> Iterator[None]:
         """In steps, check that the table of places is whole before anything is written to it.
 
         CorruptionError if it is damaged.
         """
-        while not self._environment.check_places():
+        while not self._environment.check_pack_index():
             yield
 
     def merge(self) -> bool:
         """Write some recent places to the table; true when none is left."""
-        if not len(self._objects.places):
+        if not len(self._objects.pack_index):
             return True
-        for _ in self.check_places():
+        for _ in self.check_pack_index():
             pass
         done = False
 
         def act(txn: Transaction) -> Made:
             nonlocal done
-            done = self._objects.places.merge(txn, MERGE_OBJECTS)
+            done = self._objects.pack_index.merge(txn, MERGE_OBJECTS)
             return []
 
         def settled() -> None:
-            self._objects.places.merged(MERGE_OBJECTS)
+            self._objects.pack_index.merged(MERGE_OBJECTS)
 
         self._writer.commit(act, MERGE_OBJECTS * _PLACE_BYTES, "merge", settled)
         return done
 
-    def drop_places(self) -> Iterator[int]:
+    def prune_pack_index(self) -> Iterator[int]:
         """Remove the places of packs that are gone, step by step; yields how many were removed."""
-        for _ in self.check_places():
+        for _ in self.check_pack_index():
             yield 0
         at = b""
         while True:
@@ -103,7 +103,7 @@ class Repack:
             known[number] = txn.get(tables.PACKS, tables.id_key(number)) is not None
         return known[number]
 
-    def restore_places(self) -> Iterator[None]:
+    def restore_pack_index(self) -> Iterator[None]:
         """Give objects that are found nowhere a place in a pack that contains them, step by step.
 
         Releases before the mark `places_checked` could lose places. Once for each store.
@@ -111,17 +111,17 @@ class Repack:
         with self._environment.read() as txn:
             if txn.number(tables.META, tables.META_PLACES_CHECKED):
                 return
-        yield from self.check_places()
+        yield from self.check_pack_index()
         high = self._objects.next_pack
         while high > 0:  # the newest copy is the one that has to be found
             low = max(0, high - STORE_PAGE_RECORDS_MAX)
             for number in reversed([each for each in self.packs(low) if each < high]):
-                self._restore_places(number)
+                self._restore_pack_index(number)
                 yield
             high = low
-        self._writer.commit(_places_checked, 0, "places")
+        self._writer.commit(_mark_pack_index_checked, 0, "places")
 
-    def _restore_places(self, number: int) -> None:
+    def _restore_pack_index(self, number: int) -> None:
         with self._environment.read() as txn:
             directory = self._objects.directory(txn, number)
             if directory is None or not self._unplaced(txn, directory):
@@ -129,14 +129,14 @@ class Repack:
 
         def act(txn: Transaction) -> Made:
             for slot in self._unplaced(txn, directory):
-                self._objects.places.write(txn, directory.digest(slot), place(number, slot))
+                self._objects.pack_index.write(txn, directory.digest(slot), place(number, slot))
             return []
 
         self._writer.commit(act, directory.objects * _PLACE_BYTES, "places")
 
     def _unplaced(self, txn: Transaction, directory: pack.PackDirectory) -> list[int]:
         """Slots of the objects that are found nowhere."""
-        find = self._objects.places.find
+        find = self._objects.pack_index.find
         found = enumerate(directory.digests())
         return [slot for slot, digest in found if find(txn, digest) is None]
 
@@ -157,7 +157,7 @@ class Repack:
 
     def _carry(self, kind: ObjectKind, page: list[tuple[bytes, bytes]]) -> None:
         table, size = tables.SINGLES[kind], 0
-        builder = pack.Builder(UPKEEP_LEVEL)
+        builder = pack.Builder(REPACK_LEVEL)
         taken: list[bytes] = []
         for digest, stored in page:
             try:
@@ -232,7 +232,7 @@ class Repack:
 
         An object that is found nowhere has lost its place: this copy may be the only one.
         """
-        find = self._objects.places.find
+        find = self._objects.pack_index.find
         return [
             slot
             for slot, digest in enumerate(directory.digests())
@@ -318,7 +318,7 @@ class Repack:
 
         A delta stays a delta, with the same base or the one in `bases` for its slot.
         """
-        builder = pack.Builder(UPKEEP_LEVEL)
+        builder = pack.Builder(REPACK_LEVEL)
         try:
             for slot in live:
                 each = directory.id(slot)
@@ -337,7 +337,7 @@ class Repack:
         return builder.finish()
 
 
-def _places_checked(txn: Transaction) -> Made:
+def _mark_pack_index_checked(txn: Transaction) -> Made:
     txn.put(tables.META, tables.META_PLACES_CHECKED, tables.pack_u64(1))
     return []
 

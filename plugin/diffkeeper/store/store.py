@@ -51,7 +51,7 @@ RECENT_OBJECTS_MAX = 65_536
 class Store:
     """An open store; `Store.open` makes one.
 
-    room: its bounds; damaged: see below. `objects`, `writer`, `upkeep`, `inspection` and
+    room: its bounds; damaged: see below. `objects`, `writer`, `repack`, `healer` and
     `numbers` are for maintenance, scrubs and records of other modules.
     """
 
@@ -63,8 +63,8 @@ class Store:
         self._next_id = 1
         self.objects = Objects(environment)
         self.writer = Writer(environment, self.objects)
-        self.upkeep = Repack(environment, self.objects, self.writer)
-        self.inspection = Healer(environment, self.objects, self.writer)
+        self.repack = Repack(environment, self.objects, self.writer)
+        self.healer = Healer(environment, self.objects, self.writer)
         self.numbers = Meta(environment, self.writer)
         # Snapshots to paths that the last scrub found lost, of stored snapshots; replaced as a
         # whole.
@@ -215,7 +215,7 @@ class Store:
         except BaseException:
             # What it stored early has no snapshot now, and may never get one.
             if self._flushed != flushed:
-                self.upkeep.garbage = True
+                self.repack.garbage = True
             raise
         finally:
             with self._holders_changed:
@@ -224,7 +224,7 @@ class Store:
 
     def collector(self) -> Collector:
         """A garbage collection to be run; one at a time, by the thread of maintenance."""
-        return Collector(self._environment, self.objects, self.writer, self.upkeep, self.holders)
+        return Collector(self._environment, self.objects, self.writer, self.repack, self.holders)
 
     def compact(self) -> tuple[int, int]:
         """Give free pages back to the file system; (bytes of the file on the disk before, after).
@@ -251,7 +251,7 @@ class Store:
 
     def _replace_by_copy(self) -> None:
         for _ in range(COMPACT_ATTEMPTS_MAX):
-            with self._environment.copied() as copy, self.writer.turn(upkeep=True):
+            with self._environment.copied() as copy, self.writer.turn(maintenance=True):
                 if self._environment.is_as(copy):
                     self._environment.switch(copy, tables.TABLES)
                     return
@@ -266,7 +266,7 @@ class Store:
         """
         given = page = 0
         while True:
-            with self.writer.turn(upkeep=True):
+            with self.writer.turn(maintenance=True):
                 more, page = self._environment.give_back(page)
             given += more
             if not page:
@@ -275,7 +275,7 @@ class Store:
 
     def keep_ballast(self) -> None:
         """Make sure that a full disk can remove something, see `Environment.keep_ballast`."""
-        with self.writer.turn(upkeep=True):
+        with self.writer.turn(maintenance=True):
             self._environment.keep_ballast()
 
     def holders(self) -> frozenset[object]:
@@ -382,7 +382,7 @@ class Store:
 
     def forget_signatures(self, volume_id: int, stale: dict[int, IndexRecord]) -> None:
         """Remove these records by inode number, if they are unchanged; durable."""
-        self.upkeep.forget_signatures(
+        self.repack.forget_signatures(
             [(tables.pair_key(volume_id, ino), record.encode()) for ino, record in stale.items()]
         )
 
@@ -403,8 +403,8 @@ class Store:
                 return
             low, high = (low, page[-1][0]) if reverse else (page[-1][0] + b"\0", high)
 
-    def places_checked(self) -> bool:
-        """Whether places that an older release lost were given back: `Repack.restore_places`."""
+    def pack_index_checked(self) -> bool:
+        """Whether places that an older release lost are back: `Repack.restore_pack_index`."""
         with self._environment.read() as txn:
             return bool(txn.number(tables.META, tables.META_PLACES_CHECKED))
 
@@ -440,7 +440,7 @@ class Store:
         """
         self._refuse_without_room(batch)
         if batch.snapshots_del or batch.volumes_del:
-            self.upkeep.garbage = True
+            self.repack.garbage = True
         packs = packed(batch.frames)
         self.writer.commit(
             lambda txn: self._apply(txn, batch, packs),
@@ -455,8 +455,8 @@ class Store:
             self._flushed += 1
             failpoint.hit("store.objects_flushed")
         # Records add none, and their caller does not wait for a copy that is made.
-        while not batch.records_only and len(self.objects.places) > RECENT_OBJECTS_MAX:
-            self.upkeep.merge()
+        while not batch.records_only and len(self.objects.pack_index) > RECENT_OBJECTS_MAX:
+            self.repack.merge()
 
     def _refuse_without_room(self, batch: Batch) -> None:
         if batch.records_only:

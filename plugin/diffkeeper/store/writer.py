@@ -30,24 +30,24 @@ class Writer:
         self._environment = environment
         self._objects = objects
         self._turn = threading.Lock()
-        self._upkeep = False  # maintenance has the turn
+        self._maintenance = False  # maintenance has the turn
         self._copies = threading.Condition()
         self._copying = False  # a copy is made: only urgent commits are written
         self.wait_seconds_max = 0.0  # that a commit waited for maintenance
 
     @contextmanager
-    def turn(self, *, upkeep: bool = False) -> Iterator[None]:
+    def turn(self, *, maintenance: bool = False) -> Iterator[None]:
         """Nobody else writes inside the block."""
-        started, behind = clock.monotonic(), self._upkeep
+        started, behind = clock.monotonic(), self._maintenance
         with self._turn:
-            if behind and not upkeep:
+            if behind and not maintenance:
                 waited = clock.monotonic() - started
                 self.wait_seconds_max = max(self.wait_seconds_max, waited)
-            self._upkeep = upkeep
+            self._maintenance = maintenance
             try:
                 yield
             finally:
-                self._upkeep = False
+                self._maintenance = False
 
     @contextmanager
     def copying(self) -> Iterator[None]:
@@ -74,16 +74,16 @@ class Writer:
         """Run `act` in a durable transaction; the packs that it returns are registered afterwards.
 
         `size`: bytes that it may add; `name`: of the failpoints. `urgent`: it does not wait for a
-        copy that is made, and the ballast is freed if there is no space, as for all upkeep, which
-        makes space. `settled` is called once what `act` wrote is durable, before another
+        copy that is made, and the ballast is freed if there is no space, as for all maintenance,
+        which makes space. `settled` is called once what `act` wrote is durable, before another
         transaction. NoSpaceError, and whatever `act` raises: nothing is changed then.
         """
-        upkeep = name != "store"
+        maintenance = name != "store"
         if not urgent:
             with self._copies:
                 self._copies.wait_for(lambda: not self._copying)
-        with self.turn(upkeep=upkeep), self._objects.moving():
-            while not self._written(act, name, urgent=urgent or upkeep):
+        with self.turn(maintenance=maintenance), self._objects.moving():
+            while not self._written(act, name, urgent=urgent or maintenance):
                 self._environment.grow(4 * size)
             settled()
         failpoint.hit(f"{name}.after_commit")

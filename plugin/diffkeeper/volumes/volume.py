@@ -352,7 +352,7 @@ class Volume:
         kind = "no_space" if isinstance(error, NoSpaceError) else type(error).__name__
         counters.add("capture_errors_total", volume=self.name, error=kind)
         if isinstance(error, CorruptionError | NotFoundError):
-            self._context.store.upkeep.suspected = True  # damage in the store is healed by a scrub
+            self._context.store.repack.suspected = True  # damage in the store is healed by a scrub
         self._status.troubles.begin("capture", f"no snapshot could be taken: {error}")
         self._throttle.failed(shortest, cost)
 

@@ -57,7 +57,7 @@ def stored(store: Store) -> list[bytes]:
     """Digests of all objects in packs, once for each copy."""
     found: list[bytes] = []
     with store._environment.read() as txn:
-        for number in store.upkeep.packs():
+        for number in store.repack.packs():
             directory = store.objects.directory(txn, number)
             assert directory is not None
             found += directory.digests()
@@ -66,7 +66,7 @@ def stored(store: Store) -> list[bytes]:
 
 def place_of(store: Store, digest: bytes) -> int:
     with store._environment.read() as txn:
-        at = store.objects.places.find(txn, digest)
+        at = store.objects.pack_index.find(txn, digest)
     assert at is not None
     return at
 
@@ -93,7 +93,7 @@ def test_history_gets_thin_and_stays_whole(store: Store, kept: dict[int, history
     assert report.deltas > 150
     assert store.totals()["stored_bytes"] < 0.8 * before["stored_bytes"]
     assert {seq: history.files_of(store, seq) for seq in kept} == kept
-    assert len(store.objects.places) == 0
+    assert len(store.objects.pack_index) == 0
     path = store._environment.path
     store.close()
     again = Store.open(path)
@@ -232,7 +232,7 @@ def test_a_signature_of_a_node_that_is_only_a_base_goes(store: Store) -> None:
     builder = pack.Builder(1)
     delta = pack.xor(store.node(node), store.node(base))
     builder.add_delta(ObjectId.node(node), delta, base)
-    store.upkeep.replace(builder.finish(), None)
+    store.repack.replace(builder.finish(), None)
     record = IndexRecord(1, 1, 1, 40 * history.CHUNK, 1, content=base, name=b"f")
     store.commit(Batch(index_put={(1, 7): record.encode()}))
     history.forget(store, 2)
@@ -302,10 +302,10 @@ def test_a_base_that_moves_while_its_delta_is_read(
         builder.add(ObjectId.chunk(chunk_digest(content)), content)
         return builder
 
-    store.upkeep.replace(whole(below).finish(), None)
+    store.repack.replace(whole(below).finish(), None)
     builder = pack.Builder(1)
     builder.add_delta(ObjectId.chunk(digest), pack.xor(above, below), base)
-    store.upkeep.replace(builder.finish(), None)
+    store.repack.replace(builder.finish(), None)
     piece = store.objects._piece
     moved: list[int] = []
 
@@ -313,7 +313,7 @@ def test_a_base_that_moves_while_its_delta_is_read(
         if not moved:
             moved.append(place_of(store, base))
             mover = threading.Thread(
-                target=store.upkeep.replace, args=(whole(below).finish(), None)
+                target=store.repack.replace, args=(whole(below).finish(), None)
             )
             mover.start()
             mover.join()
@@ -331,7 +331,7 @@ def test_a_delta_without_its_base_is_an_error(store: Store) -> None:
     base = chunk_digest(below)
     above_id = ObjectId.chunk(chunk_digest(above))
     builder.add_delta(above_id, pack.xor(above, below), base)
-    store.upkeep.replace(builder.finish(), None)
+    store.repack.replace(builder.finish(), None)
     with pytest.raises(CorruptionError, match=f"its base {base.hex()} is not in the store"):
         store.chunk(chunk_digest(above))
 
@@ -349,7 +349,7 @@ def test_a_dead_delta_whose_base_was_collected_is_not_there(store: Store) -> Non
     for content in alive:
         builder.add(ObjectId.chunk(chunk_digest(content)), content)
     builder.add_delta(ObjectId.chunk(digest), pack.xor(above, below), base)
-    store.upkeep.replace(builder.finish(), None)
+    store.repack.replace(builder.finish(), None)
     assert store.chunk(digest) == above
     run(store.collector().steps())
     assert digest in stored(store), "its pack has too much that lives"
@@ -366,17 +366,17 @@ def test_an_older_copy_is_found_after_places_are_merged(store: Store) -> None:
     """The newest copy went while nothing needed it; what came back since relies on the older."""
     content = random.Random(11).randbytes(history.CHUNK)
     digest = orphan(store, content)
-    assert store.upkeep.merge()
+    assert store.repack.merge()
     builder = pack.Builder(1)
     builder.add(ObjectId.chunk(digest), content)
-    store.upkeep.replace(builder.finish(), None)
+    store.repack.replace(builder.finish(), None)
     newest = pack_of(place_of(store, digest))
-    assert store.upkeep.sweep(newest, lambda *_: [])
+    assert store.repack.sweep(newest, lambda *_: [])
     assert not store.missing([digest])
     history.commit(store, 1, {b"f": content})
-    while not store.upkeep.merge():
+    while not store.repack.merge():
         pass
-    run(iter([None for _ in store.upkeep.drop_places()]))
+    run(iter([None for _ in store.repack.prune_pack_index()]))
     assert history.files_of(store, 1) == {b"f": content}
 
 
