@@ -206,7 +206,7 @@ def test_a_look_in_a_freeze_waits_for_no_survey(
     survey, dev = Survey(), target_of(str(tmp_path)).dev
     found: list[set[int]] = []
     look = threading.Thread(
-        target=lambda: found.append(survey.hidden_writes([holder[0]], dev).inodes), daemon=True
+        target=lambda: found.append(survey.unseen_writes([holder[0]], dev).inodes), daemon=True
     )
     with survey._lock:
         look.start()
@@ -525,7 +525,7 @@ def test_mapped_writable(
     expected = {inodes["shared"], inodes["deleted"]}
     assert scanner.scan([pid, 2**22 - 1], dev).inodes == expected
     assert scanner.scan([pid], "0:9999").inodes == set()
-    assert Survey().hidden_writes([pid], dev).inodes == expected
+    assert Survey().unseen_writes([pid], dev).inodes == expected
     if by_query and not scanner.by_query:
         pytest.skip("this kernel has no PROCMAP_QUERY: maps are read as text")
 
@@ -553,7 +553,7 @@ time.sleep(60)
         dev = target_of(str(tmp_path)).dev
         text = MappingScanner("/proc")
         text.by_query = False
-        assert Survey().hidden_writes([process.pid], dev).inodes == {inode}
+        assert Survey().unseen_writes([process.pid], dev).inodes == {inode}
         assert text.scan([process.pid], dev).inodes == {inode}
     finally:
         process.kill()
@@ -574,7 +574,7 @@ def test_open_for_write(holder: tuple[int, dict[str, int]], tmp_path: Path) -> N
 def test_asynchronous_io(holder: tuple[int, dict[str, int]]) -> None:
     survey, dev = Survey(), "0:9999"
     pid = os.getpid()
-    assert survey.hidden_writes([pid, holder[0], 2**22 - 1], dev).rings == set()
+    assert survey.unseen_writes([pid, holder[0], 2**22 - 1], dev).rings == set()
     libc = ctypes.CDLL(None, use_errno=True)
     numbers = {"x86_64": (206, 207), "aarch64": (0, 1)}.get(os.uname().machine)
     if numbers is None:
@@ -583,19 +583,19 @@ def test_asynchronous_io(holder: tuple[int, dict[str, int]]) -> None:
     if libc.syscall(numbers[0], 8, ctypes.byref(context)) != 0:
         pytest.skip(f"io_setup: {os.strerror(ctypes.get_errno())}")
     try:
-        assert survey.hidden_writes([pid, holder[0]], dev).rings == {pid}
+        assert survey.unseen_writes([pid, holder[0]], dev).rings == {pid}
         text = MappingScanner("/proc")
         text.by_query = False
         assert text.scan([pid, holder[0]], dev).rings == {pid}
     finally:
         libc.syscall(numbers[1], context)
-    assert survey.hidden_writes([pid], dev).rings == set()
+    assert survey.unseen_writes([pid], dev).rings == set()
     ring = libc.syscall(425, 4, (ctypes.c_char * 120)())
     if ring < 0:
         pytest.skip(f"io_uring_setup: {os.strerror(ctypes.get_errno())}")
     try:
         with mmap.mmap(ring, 4096):
-            assert survey.hidden_writes([pid, holder[0]], dev).rings == {pid}
+            assert survey.unseen_writes([pid, holder[0]], dev).rings == {pid}
     finally:
         os.close(ring)
 
@@ -605,7 +605,7 @@ def test_no_descriptor_is_kept(tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     survey.find([target])
     with mmap.mmap(-1, 4096):
-        survey.hidden_writes([os.getpid()], target.dev)
+        survey.unseen_writes([os.getpid()], target.dev)
     survey.open_for_write([os.getpid()], target.dev)
     assert len(os.listdir("/proc/self/fd")) == before
 

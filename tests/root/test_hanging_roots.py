@@ -134,7 +134,7 @@ def test_nobody_waits_for_an_upper_directory_that_hangs(tmp_path: Path, covered:
     device = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
 
     def look(pid: int) -> None:
-        mapped = survey.hidden_writes([pid], device)
+        mapped = survey.unseen_writes([pid], device)
         assert mapped.foreign
         found.append(survey.overlaid(mapped, [pid], status.st_dev))
 

@@ -49,7 +49,7 @@ def count(targets: list[Target], survey: Survey) -> int:
             writers = found[target]
             assert writers.pids
             pids = {*writers.pids, *survey.members(writers.cgroups)}
-            survey.overlaid(survey.hidden_writes(pids, target.dev), writers.pids, 0)
+            survey.overlaid(survey.unseen_writes(pids, target.dev), writers.pids, 0)
     return len([path for path in opened if path.startswith(("/proc/", "/sys/"))])
 
 
@@ -112,10 +112,10 @@ def test_within_a_look_the_same_is_told_and_after_it_what_is_new(tmp_path: Path)
             (tmp_path / "go").touch()
             until(tmp_path / "stored")
             assert survey.members(cgroups) == before
-            assert not survey.hidden_writes(before, target.dev).inodes
+            assert not survey.unseen_writes(before, target.dev).inodes
         with survey.one_look():
             members = survey.members(cgroups)
-            assert survey.hidden_writes(members, target.dev).inodes == {path.stat().st_ino}
+            assert survey.unseen_writes(members, target.dev).inodes == {path.stat().st_ino}
             (tmp_path / "end").touch()
 
 

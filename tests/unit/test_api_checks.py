@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> checks.CheckedPaths:
+def paths(tmp_path: Path) -> checks.CheckedPaths:
     """A machine that has nothing at all."""
     names = ("state", "cgroup", "proc")
     for name in names:
@@ -31,15 +31,15 @@ def write(path: str, text: str) -> None:
         file.write(text)
 
 
-def inotify_limits(places: checks.CheckedPaths, watches: int) -> None:
-    base = f"{places.proc_root}/sys/fs/inotify"
+def inotify_limits(paths: checks.CheckedPaths, watches: int) -> None:
+    base = f"{paths.proc_root}/sys/fs/inotify"
     write(f"{base}/max_user_watches", f"{watches}\n")
     write(f"{base}/max_user_instances", "8192\n")
     write(f"{base}/max_queued_events", "16384\n")
 
 
-def test_a_bare_machine_gets_costs_and_mends(places: checks.CheckedPaths) -> None:
-    found = {check.name: check for check in checks.run(places)}
+def test_a_bare_machine_gets_costs_and_mends(paths: checks.CheckedPaths) -> None:
+    found = {check.name: check for check in checks.run(paths)}
     bad = {name for name, check in found.items() if check.result != "ok"}
     assert {"privileges", "freezer", "inotify"} <= bad
     for check in found.values():
@@ -47,9 +47,9 @@ def test_a_bare_machine_gets_costs_and_mends(places: checks.CheckedPaths) -> Non
 
 
 @pytest.mark.parametrize(("capabilities", "result"), [(1 << 21, "ok"), ((1 << 21) - 1, "fail")])
-def test_privileges(places: checks.CheckedPaths, capabilities: int, result: str) -> None:
-    write(f"{places.proc_root}/self/status", f"Name:\tx\nCapEff:\t{capabilities:016x}\n")
-    assert checks.privileges(places).result == result
+def test_privileges(paths: checks.CheckedPaths, capabilities: int, result: str) -> None:
+    write(f"{paths.proc_root}/self/status", f"Name:\tx\nCapEff:\t{capabilities:016x}\n")
+    assert checks.privileges(paths).result == result
 
 
 @pytest.mark.parametrize(
@@ -60,35 +60,35 @@ def test_privileges(places: checks.CheckedPaths, capabilities: int, result: str)
         ("unified/cgroup.controllers", "hybrid"),
     ],
 )
-def test_freezers(places: checks.CheckedPaths, mark: str, kind: str) -> None:
-    write(f"{places.cgroup_root}/{mark}", "")
-    check = checks.freezer(places)
+def test_freezers(paths: checks.CheckedPaths, mark: str, kind: str) -> None:
+    write(f"{paths.cgroup_root}/{mark}", "")
+    check = checks.freezer(paths)
     assert check.result == "ok"
     assert kind in check.found
 
 
-def test_low_inotify_limits_name_the_sysctl(places: checks.CheckedPaths) -> None:
-    inotify_limits(places, 8192)
-    check = checks.inotify(places)
+def test_low_inotify_limits_name_the_sysctl(paths: checks.CheckedPaths) -> None:
+    inotify_limits(paths, 8192)
+    check = checks.inotify(paths)
     assert check.result == "warn"
     assert check.mend == "sysctl -w fs.inotify.max_user_watches=65536"
-    inotify_limits(places, 1 << 20)
-    assert checks.inotify(places).result == "ok"
+    inotify_limits(paths, 1 << 20)
+    assert checks.inotify(paths).result == "ok"
 
 
 @pytest.mark.parametrize("what", ["watches", "instances"])
-def test_the_lower_of_two_inotify_limits_is_named(places: checks.CheckedPaths, what: str) -> None:
+def test_the_lower_of_two_inotify_limits_is_named(paths: checks.CheckedPaths, what: str) -> None:
     """The user namespace has limits of its own beside those of the whole machine."""
-    inotify_limits(places, 1 << 20)
-    path = f"{places.proc_root}/sys/user/max_inotify_{what}"
+    inotify_limits(paths, 1 << 20)
+    path = f"{paths.proc_root}/sys/user/max_inotify_{what}"
     write(path, "20\n")
-    check = checks.inotify(places)
+    check = checks.inotify(paths)
     assert check.result == "warn"
     wanted = checks.INOTIFY_WANTED[f"user.max_inotify_{what}"]
     assert check.mend == f"sysctl -w user.max_inotify_{what}={wanted}"
     assert f"user.max_inotify_{what} 20" in check.found
     write(path, f"{wanted}\n")
-    assert checks.inotify(places).result == "ok"
+    assert checks.inotify(paths).result == "ok"
 
 
 def test_ebpf_has_a_check_for_each_feature() -> None:
@@ -146,9 +146,9 @@ def test_which_sizes_are_nearly_reached_or_not_enforced() -> None:
     assert check.found.endswith("and 10 more")
 
 
-def test_space_looks_at_the_nearest_existing_parent(places: checks.CheckedPaths) -> None:
-    missing = checks.CheckedPaths(f"{places.state_dir}/a/b", "", "")
-    assert checks.space(missing).found == checks.space(places).found
+def test_space_looks_at_the_nearest_existing_parent(paths: checks.CheckedPaths) -> None:
+    missing = checks.CheckedPaths(f"{paths.state_dir}/a/b", "", "")
+    assert checks.space(missing).found == checks.space(paths).found
 
 
 def test_health() -> None:

@@ -170,7 +170,7 @@ def test_what_a_first_capture_remembers(tmp_path: Path, monkeypatch: pytest.Monk
         def counted(looker: NameScanner, *args: Any) -> Any:
             nonlocal most
             names = sum(map(len, looker._seen.values()))
-            numbers = len(looker._read) + len(looker._places) + len(looker._index)
+            numbers = len(looker._read) + len(looker._seen_names) + len(looker._index)
             most = max(most, names + numbers)
             return real(looker, *args)
 

@@ -129,7 +129,7 @@ def test_the_owners_fields_are_found() -> None:
     assert {"leaving", "_leaving"} <= OWNED["volumes/mount_counts.py"]
     assert {"_slots", "step", "_removal", "replaced"} <= OWNED["volumes/registry.py"]
     assert {"replaying", "_replaying"} <= OWNED["volumes/live.py"]
-    assert OWNED["service/capture_slots.py"] == {"pool", "_pool", "_places", "_first", "_long"}
+    assert OWNED["service/capture_slots.py"] == {"pool", "_pool", "_slots", "_first", "_long"}
     assert {"_tags", "troubles", "group"} <= OWNED["volumes/volume_status.py"]
     assert OWNED["volumes/troubles.py"] == {"_lock", "_texts"}
     assert {"due", "busy", "effective", "recent"} <= OWNED["volumes/throttle.py"]

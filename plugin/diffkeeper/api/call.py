@@ -26,11 +26,11 @@ Q = TypeVar("Q")
 
 @dataclass(frozen=True, slots=True)
 class Called:
-    """What calls are about; `places`: directories that the doctor checks."""
+    """What calls are about; `paths`: directories that the doctor checks."""
 
     service: VolumeService
     health: Health
-    places: CheckedPaths
+    paths: CheckedPaths
 
 
 @dataclass(frozen=True, slots=True)

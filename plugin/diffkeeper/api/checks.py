@@ -70,7 +70,7 @@ class CheckedPaths:
     proc_root: str
 
 
-def run(places: CheckedPaths) -> list[Check]:
+def run(paths: CheckedPaths) -> list[Check]:
     """Every check that needs no daemon; reads a few small files, changes nothing."""
     checks: list[Callable[[CheckedPaths], Check]] = [
         kernel,
@@ -80,18 +80,18 @@ def run(places: CheckedPaths) -> list[Check]:
         space,
         state,
     ]
-    return [check(places) for check in checks]
+    return [check(paths) for check in checks]
 
 
-def kernel(places: CheckedPaths) -> Check:
+def kernel(paths: CheckedPaths) -> Check:
     """The running kernel, for information."""
     machine = os.uname()
     return Check("kernel", "ok", f"{machine.sysname} {machine.release} {machine.machine}")
 
 
-def privileges(places: CheckedPaths) -> Check:
+def privileges(paths: CheckedPaths) -> Check:
     """Whether this process may mount and freeze: CAP_SYS_ADMIN in its effective set."""
-    status = _read(f"{places.proc_root}/self/status")
+    status = _read(f"{paths.proc_root}/self/status")
     lines = [line for line in status.splitlines() if line.startswith("CapEff:")]
     held = int(lines[0].split()[1], 16) if lines else 0
     if held >> CAP_SYS_ADMIN & 1:
@@ -105,9 +105,9 @@ def privileges(places: CheckedPaths) -> Check:
     )
 
 
-def freezer(places: CheckedPaths) -> Check:
+def freezer(paths: CheckedPaths) -> Check:
     """Which cgroup freezer there is, and whether it can be written."""
-    root = places.cgroup_root
+    root = paths.cgroup_root
     candidates = (
         (f"{root}/freezer", "v1 freezer", "tasks"),
         (root, "v2", "cgroup.controllers"),
@@ -127,11 +127,11 @@ def freezer(places: CheckedPaths) -> Check:
     )
 
 
-def inotify(places: CheckedPaths) -> Check:
+def inotify(paths: CheckedPaths) -> Check:
     """The kernel's limits on inotify: there are two each for watches and instances, and the lower
     one applies. One that the kernel does not have does not apply.
     """
-    found = {name: kernel_limits.limit(name, places.proc_root) for name in INOTIFY_WANTED}
+    found = {name: kernel_limits.limit(name, paths.proc_root) for name in INOTIFY_WANTED}
     if all(value is None for value in found.values()):
         return Check(
             "inotify",
@@ -238,9 +238,9 @@ def pressure(note: str) -> Check:
     )
 
 
-def space(places: CheckedPaths) -> Check:
+def space(paths: CheckedPaths) -> Check:
     """Room on the file system of the state directory, or of its nearest existing parent."""
-    path = places.state_dir
+    path = paths.state_dir
     while not os.path.isdir(path) and path != os.path.dirname(path):
         path = os.path.dirname(path)
     filesystem = os.statvfs(path)
@@ -255,20 +255,20 @@ def space(places: CheckedPaths) -> Check:
     return Check("space", "fail" if full else "warn", text, f"{cost}; live data is safe", mend)
 
 
-def state(places: CheckedPaths) -> Check:
+def state(paths: CheckedPaths) -> Check:
     """Whether the state directory is on the host where its name says, or is covered by a disk."""
-    found = hostpath.of(places.state_dir, places.proc_root)
+    found = hostpath.of(paths.state_dir, paths.proc_root)
     if found.covered:
         return Check(
             "state",
             "warn",
-            f"the host has another disk on {found.covered}; {places.state_dir} lies beneath it",
+            f"the host has another disk on {found.covered}; {paths.state_dir} lies beneath it",
             "volumes and history are not on that disk",
             "stop the containers, copy the directory to that disk, set state.source to there",
         )
     if not found.path:
-        return Check("state", "unknown", f"the host has no name for {places.state_dir}")
-    return Check("state", "ok", f"{places.state_dir} is {found.path} on the host")
+        return Check("state", "unknown", f"the host has no name for {paths.state_dir}")
+    return Check("state", "ok", f"{paths.state_dir} is {found.path} on the host")
 
 
 def clock(note: str) -> Check:

@@ -29,7 +29,7 @@ async def version(call: Call[NoBody]) -> machine.DaemonVersion:
 async def doctor(call: Call[NoBody]) -> list[machine.Check]:
     """Checks as seen from where the daemon runs."""
     service, health = call.service, call.about.health
-    found = await asyncio.to_thread(checks.run, call.about.places)
+    found = await asyncio.to_thread(checks.run, call.about.paths)
     features = await asyncio.to_thread(service.features, look=True)
     found += checks.ebpf(features)
     views = [service.view(view.name) for view in service.views()]

@@ -138,10 +138,10 @@ def _make_room(server: web.Server) -> None:
 class Server:
     """Serves one volume service; `health` is shown by /healthz, the doctor and metrics."""
 
-    def __init__(self, service: VolumeService, health: Health, places: CheckedPaths) -> None:
+    def __init__(self, service: VolumeService, health: Health, paths: CheckedPaths) -> None:
         self._service = service
         self._health = health
-        self._places = places
+        self._paths = paths
         self._runners: list[web.AppRunner] = []
         self._sites: list[web.BaseSite] = []
         self._path = ""
@@ -151,7 +151,7 @@ class Server:
         """What the socket answers: the VolumeDriver protocol and the admin API."""
         app = web.Application(middlewares=[errors_as_json])
         app.add_routes(Driver(self._service).routes())
-        about = Called(self._service, self._health, self._places)
+        about = Called(self._service, self._health, self._paths)
         for subject in SUBJECTS:
             app.add_routes(subject.calls.routes(about))
         return app

@@ -77,8 +77,8 @@ async def _serve(config: Config) -> int:
         store_max=config.store_max,
     )
     health = Health(service)
-    places = CheckedPaths(config.state_dir, config.cgroup_root, config.proc_root)
-    server = Server(service, health, places)
+    paths = CheckedPaths(config.state_dir, config.cgroup_root, config.proc_root)
+    server = Server(service, health, paths)
     stopping = _stop_event()
     await server.serve_socket(listener)
     if config.listen is not None:

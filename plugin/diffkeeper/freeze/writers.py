@@ -191,8 +191,8 @@ class Survey:
                     writes = writable and not observed
                     (found[target].writing if writes else found[target].reading).extend(pids)
                     found[target].observed |= observed
-        places = _Cgroups(self._proc_root, self._hierarchy)
-        return {target: places.writers(pids, now) for target, pids in found.items()}
+        cgroups = _Cgroups(self._proc_root, self._hierarchy)
+        return {target: cgroups.writers(pids, now) for target, pids in found.items()}
 
     def _stores(self, pids: Sequence[int], devices: Collection[str]) -> bool:
         """Whether one of the processes may write to a file without a trace, or has one open for
@@ -210,7 +210,7 @@ class Survey:
         self._asked = known | dict.fromkeys(targets, now)
         return not all(target in known for target in targets)
 
-    def hidden_writes(self, pids: Iterable[int], dev: str) -> Mappings:
+    def unseen_writes(self, pids: Iterable[int], dev: str) -> Mappings:
         """Files on `dev` that one of `pids` can store into unseen, and processes with asynchronous
         I/O.
 

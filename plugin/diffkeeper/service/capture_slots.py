@@ -31,7 +31,7 @@ class CaptureSlots:
 
     def __init__(self, pool: ThreadPoolExecutor) -> None:
         self._pool = pool
-        self._places = asyncio.Semaphore(limits.CAPTURES_MAX)
+        self._slots = asyncio.Semaphore(limits.CAPTURES_MAX)
         self._first = asyncio.Semaphore(FIRST_CAPTURES_MAX)
         self._long = 0
 
@@ -48,17 +48,17 @@ class CaptureSlots:
         first: some volume has no snapshot yet; such captures never take all slots. A capture that
         takes long gives up its slot, as long as few do.
         """
-        async with contextlib.AsyncExitStack() as place:
+        async with contextlib.AsyncExitStack() as held:
             if first:
-                await place.enter_async_context(self._first)
-            await place.enter_async_context(self._places)
+                await held.enter_async_context(self._first)
+            await held.enter_async_context(self._slots)
             work = begun(self._pool, function, *arguments, **named)
             try:
                 await asyncio.wait({work}, timeout=LONG_CAPTURE_SECONDS)
                 if work.done() or self._long >= limits.LONG_CAPTURES_MAX:
                     return await work
                 with self._beside():
-                    await place.aclose()
+                    await held.aclose()
                     return await work
             finally:
                 work.cancel()  # it has ended; or the caller was cancelled, and it need not begin

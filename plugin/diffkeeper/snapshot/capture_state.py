@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from diffkeeper import clock
 from diffkeeper.format.records import SnapshotRecord, VolumeRecord
-from diffkeeper.snapshot.observation import Hidden, Observation
+from diffkeeper.snapshot.observation import Observation, UnseenFiles
 from diffkeeper.snapshot.stillness import NameSums
 from diffkeeper.sources.base import Dirty
 
@@ -33,7 +33,7 @@ class Figures:
 class Drained:
     """What one capture of a volume has to scan first; true if there is anything.
 
-    dirty: hints of its first drain; hidden: files that may change without a hint.
+    dirty: hints of its first drain; unseen_files: what may change without a hint.
     again: a snapshot is due although nothing changed; retry: names that could not be read before.
     looked_ns: when it began to scan.
     lost: hints were lost, of a source that sees everything, by this drain or a later one.
@@ -41,7 +41,7 @@ class Drained:
     """
 
     dirty: Dirty = field(default_factory=Dirty)
-    hidden: Hidden = field(default_factory=Hidden)
+    unseen_files: UnseenFiles = field(default_factory=UnseenFiles)
     again: bool = False
     retry: Dirty = field(default_factory=Dirty)
     looked_ns: int = 0
@@ -49,7 +49,7 @@ class Drained:
     unseen: bool = False
 
     def __bool__(self) -> bool:
-        return bool(self.dirty or self.hidden or self.again or self.retry)
+        return bool(self.dirty or self.unseen_files or self.again or self.retry)
 
     def doubt(self, dirty: Dirty, *, hinting: bool) -> None:
         """Note what a drain leaves in doubt; `hinting`: its source gives hints at all."""
@@ -63,16 +63,16 @@ class FrozenRounds:
 
     taken: observations of the rounds that ended; copied: the newest one by place.
     sums: of directories, where a source gives no hints.
-    pending, pending_hidden: what the current round has to scan, which is scanned after the freeze
-    if that ends early. hidden: some file may change without a hint.
+    pending, pending_unseen: what the current round has to scan, which is scanned after the freeze
+    if that ends early. has_unseen: some file may change without a hint.
     """
 
     taken: list[Observation] = field(default_factory=list)
     copied: dict[tuple[int, bytes], Observation] = field(default_factory=dict)
     sums: NameSums = field(default_factory=NameSums)
     pending: Dirty = field(default_factory=Dirty)
-    pending_hidden: Hidden = field(default_factory=Hidden)
-    hidden: bool = False
+    pending_unseen: UnseenFiles = field(default_factory=UnseenFiles)
+    has_unseen: bool = False
 
     def end_round(self, taken: list[Observation]) -> None:
         """A round in the freeze has scanned all that was pending; `taken`: its observations.
@@ -81,7 +81,7 @@ class FrozenRounds:
         such as other names of a file, lead there only while they are unchanged.
         """
         self.taken += taken
-        self.pending, self.pending_hidden = Dirty(), Hidden()
+        self.pending, self.pending_unseen = Dirty(), UnseenFiles()
 
 
 def is_due(head: SnapshotRecord | None, root: Root, fuzzy: str, lacking: Lacking) -> bool:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-Places = frozenset[tuple[int, int]]  # positions: numbers of globs and their next components
+Positions = frozenset[tuple[int, int]]  # positions: numbers of globs and their next components
 _ANY_DEPTH = "**"
-_NOWHERE: Places = frozenset()
+_NOWHERE: Positions = frozenset()
 
 
 class Exclusions:
@@ -28,11 +28,11 @@ class Exclusions:
     def __bool__(self) -> bool:
         return bool(self._globs)
 
-    def below(self, places: Places, name: bytes) -> Places:
-        """The positions after one more name, in a directory with the positions `places`."""
+    def below(self, positions: Positions, name: bytes) -> Positions:
+        """The positions after one more name, in a directory with these `positions`."""
         text = os.fsdecode(name)
         found: list[tuple[int, int]] = []
-        for number, at in places:
+        for number, at in positions:
             component = self._globs[number][at]
             if component == _ANY_DEPTH:
                 found.append((number, at))
@@ -40,25 +40,25 @@ class Exclusions:
                 found.append((number, at + 1))
         return self._reached(found) if found else _NOWHERE
 
-    def match(self, places: Places, name: bytes) -> bool:
+    def match(self, positions: Positions, name: bytes) -> bool:
         """Whether the name is left out, with everything in it."""
         return any(
             at == len(self._globs[number]) - 1 and fnmatchcase(os.fsdecode(name), component)
-            for number, at in places
+            for number, at in positions
             if (component := self._globs[number][at]) != _ANY_DEPTH
         )
 
     def within(self, path: Sequence[bytes]) -> Callable[[bytes], bool]:
         """A predicate for names in the directory at this path, which is not left out itself."""
-        places = self.top
+        positions = self.top
         for name in path:
-            places = self.below(places, name)
-        return lambda name: self.match(places, name)
+            positions = self.below(positions, name)
+        return lambda name: self.match(positions, name)
 
-    def _reached(self, places: Iterable[tuple[int, int]]) -> Places:
+    def _reached(self, positions: Iterable[tuple[int, int]]) -> Positions:
         """The positions, and those after `**`, which may match no directory; without final ones."""
         found = set()
-        for number, first in places:
+        for number, first in positions:
             at, components = first, self._globs[number]
             while at < len(components):
                 found.add((number, at))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from diffkeeper.format.entry import Entry, Kind
 from diffkeeper.fsio import inode
 from diffkeeper.snapshot.entries import kind_of
-from diffkeeper.snapshot.observation import Hidden, Trust
+from diffkeeper.snapshot.observation import Trust, UnseenFiles
 from diffkeeper.sources.base import Changed
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Why(Enum):
 
 
 class FileReader:
-    """Reads the files of one round of scanning. `changed`, `hidden`, `came`: the round's hints.
+    """Reads the files of one round of scanning. `changed`, `unseen`, `came`: the round's hints.
 
     deep: everything is compared, so the absence of a hint proves nothing.
     """
@@ -55,18 +55,18 @@ class FileReader:
         self.trust = trust
         self._bounds = bounds
         self._mapped = context.mapped
-        self._looked = context.looked
+        self._already_read = context.already_read
         self._survey = survey
         self._window_bits = max(self._source.window_bits, self._chunk_bits)
         self._contents: dict[int, tuple[int, Content]] = {}
         self.changed: dict[int, Changed] = {}
-        self.hidden = Hidden()
+        self.unseen = UnseenFiles()
         self.came: set[tuple[int, bytes]] = set()
         self.deep = False
 
     def see_mappings(self) -> None:
         """Survey mappings again: files are watched from now on that may have been mapped before."""
-        self.hidden = replace(self.hidden, mapped=self.hidden.mapped | self._survey())
+        self.unseen = replace(self.unseen, mapped=self.unseen.mapped | self._survey())
 
     def content(
         self,
@@ -86,7 +86,7 @@ class FileReader:
         if done is not None and (done[0], done[1].size) == (status.st_ctime_ns, status.st_size):
             return done[1]
         with inode.reading(pin) as fd:
-            looked = self._looked.setdefault(number, Changed())
+            looked = self._already_read.setdefault(number, Changed())
             ways = self._tree.stage.get, self._bounds.spill, self._bounds.check
             if base is not None:
                 looked.chunks |= self._parts(number, fd, status.st_size, why)
@@ -108,7 +108,7 @@ class FileReader:
         changed = self.changed.get(number)
         if changed is not None and changed.whole:
             return None
-        if number in self._looked and self._looked[number].whole:
+        if number in self._already_read and self._already_read[number].whole:
             return None
         if number not in self._mapped.armed and self._is_mapped(status):
             return None
@@ -127,7 +127,7 @@ class FileReader:
         For a mapping that came and went: only if a timestamp moved since a scan before it.
         """
         changed = self.changed.get(status.st_ino)
-        if status.st_ino in self.hidden.mapped or (changed is not None and changed.windows):
+        if status.st_ino in self.unseen.mapped or (changed is not None and changed.windows):
             return True
         since_ns = self._mapped.mapped_since(status.st_ino)
         if since_ns is None:

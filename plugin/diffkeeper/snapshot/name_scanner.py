@@ -59,7 +59,7 @@ class NameScanner:
         self._nameless = context.nameless
         # While names may move, a search proves nothing; another one follows in the freeze.
         self._still = still
-        self._places = context.places
+        self._seen_names = context.seen_names
         self._check = bounds.check
         self._files = files
         self._held = context.held
@@ -255,7 +255,7 @@ class NameScanner:
         alone = status.st_nlink == 1
         if not alone:
             self._find_first_name(status.st_ino)
-        self._places[status.st_ino] = SeenName(directory.inode, name, alone=alone)
+        self._seen_names[status.st_ino] = SeenName(directory.inode, name, alone=alone)
         return found
 
     def _set_attributes(self, directory: Directory, pin: int, status: os.stat_result) -> None:
@@ -293,7 +293,7 @@ class NameScanner:
 
     def _find_first_name(self, number: int) -> None:
         """Find the first name of a file that just got a second one: it becomes a link, too."""
-        place = self._places.get(number)
+        place = self._seen_names.get(number)
         if place is None and (record := self._index.get(number)) is not None:
             place = SeenName(record.parent_ino, record.name, alone=not record.link_id)
         if place is None or not place.alone:

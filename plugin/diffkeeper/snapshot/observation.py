@@ -97,7 +97,7 @@ class SeenName:
 
 
 @dataclass(frozen=True, slots=True)
-class Hidden:
+class UnseenFiles:
     """Inode numbers of files that may change without a hint.
 
     mapped: shared and writable in some process, so that stores leave no trace at all; opened: open

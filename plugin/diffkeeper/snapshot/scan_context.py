@@ -33,8 +33,8 @@ class ScanContext:
     index: signatures. reader, chunk_bits: how files are read. mapped: files that are mapped.
     held: names that could not be read or recorded.
     nameless: inodes for which no name was found, with their timestamps at that time.
-    places: where files were seen, until their signatures are recorded: newer than those.
-    looked: what was read of each file since then, which another scan of it reads again.
+    seen_names: where files were seen, until their signatures are recorded: newer than those.
+    already_read: what was read of each file since then, which another scan of it reads again.
     """
 
     tree: Worktree
@@ -46,10 +46,10 @@ class ScanContext:
     mapped: MappedFiles
     held: HeldBack
     nameless: dict[int, int]
-    places: dict[int, SeenName] = field(default_factory=dict)
-    looked: dict[int, Changed] = field(default_factory=dict)
+    seen_names: dict[int, SeenName] = field(default_factory=dict)
+    already_read: dict[int, Changed] = field(default_factory=dict)
 
     def signed(self) -> None:
         """All that was seen so far has its signatures in `index`."""
-        self.places.clear()
-        self.looked.clear()
+        self.seen_names.clear()
+        self.already_read.clear()

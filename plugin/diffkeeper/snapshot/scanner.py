@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from diffkeeper.format.records import IndexRecord
-    from diffkeeper.snapshot.observation import Hidden
+    from diffkeeper.snapshot.observation import UnseenFiles
     from diffkeeper.snapshot.stillness import NameSums
     from diffkeeper.sources.base import Dirty
 
@@ -35,34 +35,34 @@ if TYPE_CHECKING:
 class Scanner(NameScanner):
     """One round of scanning. Its bounds may raise to end it early."""
 
-    def run(self, dirty: Dirty, hidden: Hidden) -> Iterator[Observation]:
-        """Observations of everything that `dirty` and `hidden` point to.
+    def run(self, dirty: Dirty, unseen: UnseenFiles) -> Iterator[Observation]:
+        """Observations of everything that `dirty` and `unseen` point to.
 
         Raises LostError when the live directory was deleted. A caller that stops early must not
         record any of them: what was listed is listed again the next time.
         """
         try:
-            yield from self._run(dirty, hidden)
+            yield from self._run(dirty, unseen)
             self._listed.clear()
         finally:
             self._descent.close()
             for directory in self._listed:
                 directory.listed = False
 
-    def _run(self, dirty: Dirty, hidden: Hidden) -> Iterator[Observation]:
+    def _run(self, dirty: Dirty, unseen: UnseenFiles) -> Iterator[Observation]:
         if os.fstat(self._root_fd).st_nlink == 0:
             raise LostError("the live directory was deleted while it was mounted")
-        self._files.changed, self._files.hidden = dirty.files, hidden
+        self._files.changed, self._files.unseen = dirty.files, unseen
         self._files.came = dirty.came
-        self._told = {*dirty.files, *hidden.mapped, *hidden.opened}
+        self._told = {*dirty.files, *unseen.mapped, *unseen.opened}
         if dirty.everything:
             self._files.deep = True
             self._unlisted.append(self._tree.root)
         else:
             yield from self._hinted(dirty)
-        for number in hidden.mapped:
+        for number in unseen.mapped:
             yield from self._inode(number, sure=False)
-        for number in hidden.opened - hidden.mapped:
+        for number in unseen.opened - unseen.mapped:
             yield from self._inode(number, sure=True)
         yield from self._found()
         for number in dirty.files:
@@ -241,7 +241,7 @@ class Scanner(NameScanner):
         """Scan a file known by its inode number; `sure`: even if its signature is unchanged."""
         if number in self._read:
             return
-        record, place = self._index.get(number), self._places.get(number)
+        record, place = self._index.get(number), self._seen_names.get(number)
         if place is None and record is not None:
             if self._still and self._nameless.get(number) == record.ctime_ns:
                 return
@@ -270,7 +270,7 @@ class Scanner(NameScanner):
                 yield from self._look(directory, opened, place.name)
 
     def _same(self, number: int, record: IndexRecord | None, status: os.stat_result) -> bool:
-        if record is None or number in self._places:
+        if record is None or number in self._seen_names:
             return False
         return unmoved(record, status, self._files.trust.granule_ns)
 

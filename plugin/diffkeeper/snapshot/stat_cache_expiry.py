@@ -64,11 +64,11 @@ class StatCacheExpiry:
             page = self._store.index_many(volume_id, numbers)
             # The tree is read after the page of signatures, so it is as new, or newer.
             links_root, content = self._newest(volume_id)
-            places = self._store.index_many(volume_id, {each.parent_ino for each in page.values()})
+            parents = self._store.index_many(volume_id, {each.parent_ino for each in page.values()})
             stale = {
                 number: record
                 for number, record in page.items()
-                if not self._is_of_use(record, places, links_root, content)
+                if not self._is_of_use(record, parents, links_root, content)
             }
             if stale:
                 self._store.forget_signatures(volume_id, stale)
@@ -92,17 +92,17 @@ class StatCacheExpiry:
         return links_root, top.content
 
     def _is_of_use(
-        self, record: IndexRecord, places: dict[int, IndexRecord], links_root: bytes, top: bytes
+        self, record: IndexRecord, parents: dict[int, IndexRecord], links_root: bytes, top: bytes
     ) -> bool:
         try:
             if record.link_id:  # any of its names may be the recorded one
                 return self._found(links_root, link_key(record.link_id)) is not None
             if not record.parent_ino:
                 return record.content == top
-            place = places.get(record.parent_ino)
-            if place is None or place.kind != Kind.DIRECTORY:
+            parent = parents.get(record.parent_ino)
+            if parent is None or parent.kind != Kind.DIRECTORY:
                 return False
-            return _is_of(record, self._found(place.content, record.name))
+            return _is_of(record, self._found(parent.content, record.name))
         except (CorruptionError, NotFoundError):
             return True  # damage is for the scrub to report
 

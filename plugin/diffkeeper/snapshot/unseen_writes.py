@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from diffkeeper import clock
 from diffkeeper.format.entry import Kind
-from diffkeeper.snapshot.observation import Hidden
+from diffkeeper.snapshot.observation import UnseenFiles
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,24 +59,24 @@ class UnseenWrites:
         """Whether the source watches files."""
         return self._watcher.source.by_range
 
-    def due_files(self, writers: Writers) -> Hidden:
+    def due_files(self, writers: Writers) -> UnseenFiles:
         """The files to scan now. Fast enough for the inside of a freeze."""
         if self._by_range:
             if writers.pids:
-                self._mapped_now |= self._survey.hidden_writes(writers.pids, self._device).inodes
+                self._mapped_now |= self._survey.unseen_writes(writers.pids, self._device).inodes
             return self.known()
         opened = set(self._renamed)
         if writers.pids:
             # Containers within a container have the volume through an overlay only.
-            found = self._survey.hidden_writes(self._processes(writers), self._device)
+            found = self._survey.unseen_writes(self._processes(writers), self._device)
             self._mapped_now |= found.inodes
             number = self._watcher.number
             self._mapped_now |= self._survey.overlaid(found, writers.pids, number)
             if found.rings:
                 opened |= self._survey.open_for_write(found.rings, self._device)
-        return Hidden(self._maybe_mapped(), frozenset(opened))
+        return UnseenFiles(self._maybe_mapped(), frozenset(opened))
 
-    def look_around(self, writers: Writers) -> Hidden:
+    def look_around(self, writers: Writers) -> UnseenFiles:
         """As `due_files`, with files that processes other than the writers have mapped. Too slow
         for a freeze.
         """
@@ -84,13 +84,13 @@ class UnseenWrites:
         if self._by_range:
             return self.due_files(writers)
         self._below = self._survey.members(writers.cgroups)
-        hidden = self.due_files(writers)
+        unseen = self.due_files(writers)
         around = self._outside.mapped(self._device)
         if around is not self._around:
             self._around, self._strangers = around, self._others(around, writers)
         for number, pid in self._strangers.items():
             self.doubt = f"file with inode {number} is mapped by process {pid}, which is not frozen"
-        return replace(hidden, mapped=hidden.mapped | self._strangers.keys())
+        return replace(unseen, mapped=unseen.mapped | self._strangers.keys())
 
     def _others(self, around: Mapping[int, int], writers: Writers) -> dict[int, int]:
         """Files of the volume that processes other than its writers have mapped; inode number to a
@@ -107,23 +107,23 @@ class UnseenWrites:
         """The writers, and processes in their cgroups that have no mount of the volume."""
         return {*writers.pids, *self._below}
 
-    def frozen(self, writers: Writers) -> tuple[Writers, Hidden]:
+    def frozen(self, writers: Writers) -> tuple[Writers, UnseenFiles]:
         """In a freeze: the writers as of now, and the files that they may change unseen."""
         if self._watcher.source.sees_mappings:
             # What was mapped since the survey is hinted, and new files are checked when they are
             # seen.
-            hidden = self.known()
+            unseen = self.known()
         else:
             writers = self.with_young(writers)
             self._below = set(writers.pids)
-            hidden = self.due_files(writers)
-        if len(hidden.opened) > FROZEN_LOOKS_MAX:
-            hidden = self.only_open(hidden, writers)
-        return writers, hidden
+            unseen = self.due_files(writers)
+        if len(unseen.opened) > FROZEN_LOOKS_MAX:
+            unseen = self.only_open(unseen, writers)
+        return writers, unseen
 
-    def known(self) -> Hidden:
+    def known(self) -> UnseenFiles:
         """The files to scan, of those known to be mapped; asks no process."""
-        return Hidden(self._maybe_mapped() - self._armed)
+        return UnseenFiles(self._maybe_mapped() - self._armed)
 
     def _maybe_mapped(self) -> frozenset[int]:
         """Files with a mapping that ended after a scan: it may have been stored to until its
@@ -135,7 +135,7 @@ class UnseenWrites:
         """The files that are mapped now, and whose stores may be unseen."""
         pids = self.with_young(writers).pids
         if pids:
-            self._mapped_now |= self._survey.hidden_writes(pids, self._device).inodes
+            self._mapped_now |= self._survey.unseen_writes(pids, self._device).inodes
         return frozenset(self._mapped_now - self._armed)
 
     def with_young(self, writers: Writers) -> Writers:
@@ -151,7 +151,7 @@ class UnseenWrites:
             return bool(self.known())
         return bool(self._maybe_mapped() or self._renamed or self._strangers)
 
-    def with_lost(self, hidden: Hidden, dirty: Dirty, writers: Writers) -> Hidden:
+    def with_lost(self, unseen: UnseenFiles, dirty: Dirty, writers: Writers) -> UnseenFiles:
         """With files that may have been written through a descriptor whose name is gone, if one
         was.
 
@@ -159,18 +159,18 @@ class UnseenWrites:
         then: then it is new, or has a new name.
         """
         if not dirty.orphans:
-            return hidden
+            return unseen
         opened = self._open(writers)
         mapped = dirty.unnamed | (self._renamed if dirty.closed else set())
-        return Hidden(hidden.mapped | mapped, hidden.opened | opened)
+        return UnseenFiles(unseen.mapped | mapped, unseen.opened | opened)
 
     def _open(self, writers: Writers) -> set[int]:
         """Files that are open for writing, including those of processes that were just forked."""
         return self._survey.open_for_write(self.with_young(writers).pids, self._device)
 
-    def only_open(self, hidden: Hidden, writers: Writers) -> Hidden:
+    def only_open(self, unseen: UnseenFiles, writers: Writers) -> UnseenFiles:
         """Without the files that nobody has open for writing."""
-        return replace(hidden, opened=hidden.opened & self._open(writers))
+        return replace(unseen, opened=unseen.opened & self._open(writers))
 
     def begin(self, writers: Writers) -> None:
         """Begin a capture: a file that is not open now is scanned once, and needs no further

@@ -20,7 +20,7 @@ from diffkeeper.errors import UnsupportedError
 from diffkeeper.format.ids import Root
 from diffkeeper.snapshot.capture_state import Figures, FrozenRounds, as_record, is_due
 from diffkeeper.snapshot.file_reader import FileReader
-from diffkeeper.snapshot.observation import Hidden, Observation, Trust, windows
+from diffkeeper.snapshot.observation import Observation, Trust, UnseenFiles, windows
 from diffkeeper.snapshot.scan_context import ScanContext
 from diffkeeper.snapshot.scanner import Scanner
 from diffkeeper.snapshot.volume_state import Change, RecordChanges
@@ -100,13 +100,13 @@ class VolumeCapture:
         self.watched.unseen.begin(self.writers)
         if drained.dirty.everything:
             self._tree.marked.clear()
-        self._round(drained.dirty, drained.hidden)
+        self._round(drained.dirty, drained.unseen_files)
         if drained.dirty.everything and not held.stale:
             self._tree.lost_links = drained.unseen = False
         self._settled = True
         if drained.retry:
             started = clock.monotonic()
-            self._round(drained.retry, Hidden())
+            self._round(drained.retry, UnseenFiles())
             held.tried(clock.monotonic(), clock.monotonic() - started)
 
     def same(self) -> bool:
@@ -162,17 +162,17 @@ class VolumeCapture:
     def _mapped_now(self) -> frozenset[int]:
         return self.watched.unseen.mapped_now(self.writers)
 
-    def _round(self, dirty: Dirty, hidden: Hidden) -> None:
+    def _round(self, dirty: Dirty, unseen: UnseenFiles) -> None:
         """Scan everything that was hinted, and record it as it is found."""
         self._figures.rounds += 1
         if dirty.everything:
             self.watched.held.compare_all()
         if dirty.orphans and not self.writers.pids:
             dirty.escalate("a file was written under a name that is gone")
-        hidden = self.watched.unseen.with_lost(hidden, dirty, self.writers)
+        unseen = self.watched.unseen.with_lost(unseen, dirty, self.writers)
         try:
             scanner = self._scanner(_Precopy(self._stage), still=self._still)
-            for window in windows(scanner.run(dirty, hidden)):
+            for window in windows(scanner.run(dirty, unseen)):
                 self._absorb(window)
         except UnsupportedError as error:
             self.watched.watcher.replace(str(error))
@@ -182,13 +182,13 @@ class VolumeCapture:
         """Without a freeze: scan what changed since the last scan; false when anything did."""
         before, dirty = self._root, self._drain()
         self._root = self._tree.compute_root()
-        hidden = self.watched.unseen.look_around(self.writers)
+        unseen = self.watched.unseen.look_around(self.writers)
         # Hints are always scanned. Without hints, and for what gives none, only two equal results
         # in a row show that nothing moves.
         hinted = dirty.hinted and self._source.hinting
-        if not hinted and (self._root == before or not (dirty or hidden)):
+        if not hinted and (self._root == before or not (dirty or unseen)):
             return True
-        self._round(dirty, hidden)
+        self._round(dirty, unseen)
         return False
 
     def moved(self) -> bool:
@@ -198,7 +198,7 @@ class VolumeCapture:
     def precopy_more(self) -> None:
         """Scan what changed since the last scan, if there are hints."""
         if self._source.hinting and (dirty := self._drain()).hinted:
-            self._round(dirty, Hidden())
+            self._round(dirty, UnseenFiles())
 
     # Inside the freeze
 
@@ -225,23 +225,23 @@ class VolumeCapture:
             return self._copy_round(budget) or moved
 
     def _begin_frozen(self) -> None:
-        self.writers, hidden = self.watched.unseen.frozen(self.writers)
-        self._frozen.pending_hidden, self._frozen.hidden = hidden, bool(hidden)
+        self.writers, unseen = self.watched.unseen.frozen(self.writers)
+        self._frozen.pending_unseen, self._frozen.has_unseen = unseen, bool(unseen)
 
     def _copy_round(self, budget: Budget) -> bool:
         """Copy what is pending; whether any of it changed since the last scan."""
         frozen = self._frozen
-        hidden = frozen.pending_hidden
-        hidden = self.watched.unseen.with_lost(hidden, frozen.pending, self.writers)
-        frozen.pending_hidden = hidden
-        frozen.hidden = frozen.hidden or bool(hidden)
+        unseen = frozen.pending_unseen
+        unseen = self.watched.unseen.with_lost(unseen, frozen.pending, self.writers)
+        frozen.pending_unseen = unseen
+        frozen.has_unseen = frozen.has_unseen or bool(unseen)
         self._figures.rounds += 1
         sums = None if self._source.complete else frozen.sums
         scanner = self._scanner(budget, still=True, sums=sums)
         taken: list[Observation] = []
         news = False
         try:
-            for seen in scanner.run(frozen.pending, hidden):
+            for seen in scanner.run(frozen.pending, unseen):
                 taken.append(seen)
                 budget.add(seen)
                 news = scanner.is_news(seen, frozen.copied) or news
@@ -265,13 +265,13 @@ class VolumeCapture:
         for number, name in frozen.copied:
             if number in frozen.sums:
                 names.setdefault(number, set()).add(name)
-        seen = scanner.run(Dirty(names=names), Hidden())
+        seen = scanner.run(Dirty(names=names), UnseenFiles())
         # If anything is news, all of it is scanned again.
         return not any(scanner.is_news(each, frozen.copied) for each in seen)
 
     def doubt(self) -> str:
         """Why a copy that saw no change may still not be one instant, or ""."""
-        if self.writers.unfreezable and (self._frozen.hidden or not self._source.complete):
+        if self.writers.unfreezable and (self._frozen.has_unseen or not self._source.complete):
             return "mapped or watched without hints, and written by a process that was not frozen"
         return self.watched.unseen.doubt
 
@@ -281,9 +281,9 @@ class VolumeCapture:
         self.watched.watcher.direct.thawed(held_seconds)
         frozen, self._frozen = self._frozen, FrozenRounds()
         self._absorb(frozen.taken)
-        if frozen.pending or frozen.pending_hidden:
+        if frozen.pending or frozen.pending_unseen:
             self.watched.nameless.clear()  # no search of that round came to its end
-            self._round(frozen.pending, frozen.pending_hidden)
+            self._round(frozen.pending, frozen.pending_unseen)
 
     # Recording
 

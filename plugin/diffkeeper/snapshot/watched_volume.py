@@ -170,7 +170,7 @@ class WatchedVolume:
         if started >= self.comparison.due:
             found.dirty.escalate("the regular comparison is due")
             self.watcher.mapped.forget()
-        found.hidden = self.unseen.look_around(writers)
+        found.unseen_files = self.unseen.look_around(writers)
         found.again = self.unsettled()
         if urgent or self.held.due(started):
             found.retry = self.held.again()

@@ -19,7 +19,7 @@ from diffkeeper.format.entry import EMPTY, Entry, Kind, link_key
 from diffkeeper.format.ids import Root
 from diffkeeper.fsio.descent import Descent
 from diffkeeper.snapshot.entries import files_of, size_of
-from diffkeeper.snapshot.exclusions import Exclusions, Places
+from diffkeeper.snapshot.exclusions import Exclusions, Positions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -126,31 +126,31 @@ class Excluded:
 
     def __init__(self, exclusions: Exclusions) -> None:
         self._exclusions = exclusions
-        self._places: dict[Directory, Places] = {}
+        self._positions: dict[Directory, Positions] = {}
 
     def __bool__(self) -> bool:
         return bool(self._exclusions)
 
     def forget(self) -> None:
         """Drop the cache: directories were moved or removed."""
-        self._places.clear()
+        self._positions.clear()
 
     def match(self, directory: Directory, name: bytes) -> bool:
         """Whether a name is left out, in a directory that is not left out itself."""
         return bool(self._exclusions) and self._exclusions.match(self._of(directory), name)
 
-    def _of(self, directory: Directory) -> Places:
+    def _of(self, directory: Directory) -> Positions:
         way: list[Directory] = []
         at: Directory | None = directory
-        while at is not None and at not in self._places:
+        while at is not None and at not in self._positions:
             way.append(at)
             at = at.parent
-        places = self._places[at] if at is not None else self._exclusions.top
+        positions = self._positions[at] if at is not None else self._exclusions.top
         for each in reversed(way):
             if each.parent is not None:
-                places = self._exclusions.below(places, each.name)
-            self._places[each] = places
-        return places
+                positions = self._exclusions.below(positions, each.name)
+            self._positions[each] = positions
+        return positions
 
 
 class Worktree:

@@ -109,10 +109,10 @@ def _by_time(times_ns: Sequence[int]) -> Sequence[int]:
     """Positions in order of time; that differs from the given order only where the clock went
     back.
     """
-    places = range(len(times_ns))
+    order = range(len(times_ns))
     if all(before <= after for before, after in pairwise(times_ns)):
-        return places
-    return sorted(places, key=times_ns.__getitem__)
+        return order
+    return sorted(order, key=times_ns.__getitem__)
 
 
 def _aged_steps(tiers: Tiers, now_ns: int) -> list[tuple[int, int]]:
