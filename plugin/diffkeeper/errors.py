@@ -12,7 +12,7 @@ class DiffKeeperError(Exception):
     http_status = 500
 
 
-def told(error: BaseException) -> str:
+def described(error: BaseException) -> str:
     """Text of an error, followed by the notes that were added to it."""
     return "; ".join([str(error), *getattr(error, "__notes__", [])])
 

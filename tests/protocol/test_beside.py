@@ -177,7 +177,7 @@ async def test_verifications_stop_neither_queries_nor_history(
         assert await service.history.snapshots("v")
         assert (await service.history.resolve("v", "latest")).seq
         await service.history.thin()
-        await service.history._told(service.history.retention.sweep, [])
+        await service.history._attempt(service.history.retention.sweep, [])
     await released(gate, tasks)
 
 

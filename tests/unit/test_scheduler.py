@@ -94,7 +94,7 @@ class Bench:
 
 
 @pytest.fixture
-def told(caplog: pytest.LogCaptureFixture) -> Iterator[set[str]]:
+def logged(caplog: pytest.LogCaptureFixture) -> Iterator[set[str]]:
     """Defects are logged here; which ones, for the test to look at."""
     names: set[str] = set()
     handler = logging.Handler()
@@ -106,13 +106,13 @@ def told(caplog: pytest.LogCaptureFixture) -> Iterator[set[str]]:
 
 
 @pytest.mark.parametrize("defect", [KeyError(7), IndexError(), RecursionError(), OSError()])
-def test_a_defect_of_one_volume_holds_up_no_other(defect: Exception, told: set[str]) -> None:
+def test_a_defect_of_one_volume_holds_up_no_other(defect: Exception, logged: set[str]) -> None:
     async def life() -> None:
         bad, good = Quiet("bad", defect), Quiet("good")
         bench = Bench(bad, good)
         await bench.until(lambda: bad.looks >= 3 and good.looks >= 3)
         if not isinstance(defect, OSError):  # which its capture meets, and tells
-            assert "look_failed" in told
+            assert "look_failed" in logged
             assert repr(defect) in (bad.status.troubles.get("look") or "")
         assert not good.status.troubles.texts()
         bad.defect = None
@@ -141,7 +141,7 @@ def test_it_ends_also_when_something_changes_in_that_moment(steps: int) -> None:
 
 
 def test_a_defect_of_the_loop_itself_is_told_and_ends_nothing(
-    told: set[str], monkeypatch: pytest.MonkeyPatch
+    logged: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("diffkeeper.service.scheduler.SCHEDULE_RETRY_SECONDS", 0.01)
 
@@ -155,13 +155,13 @@ def test_a_defect_of_the_loop_itself_is_told_and_ends_nothing(
         before = volume.looks
         await bench.until(lambda: volume.looks > before and not bench.scheduler.troubles())
         await bench.end()
-        assert "schedule_failed" in told
+        assert "schedule_failed" in logged
 
     asyncio.run(life())
 
 
 def test_a_survey_that_fails_is_told_until_one_succeeds(
-    told: set[str], monkeypatch: pytest.MonkeyPatch
+    logged: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("diffkeeper.service.scheduler.QUIET_LOOK_SECONDS", 0.01)
 
@@ -176,7 +176,7 @@ def test_a_survey_that_fails_is_told_until_one_succeeds(
     asyncio.run(life())
 
 
-def test_one_look_at_processes_serves_all_quiet_volumes(told: set[str]) -> None:
+def test_one_look_at_processes_serves_all_quiet_volumes(logged: set[str]) -> None:
     """Where the source needs one at each interval, too: idle ones cost no turn of their own."""
 
     async def life() -> None:
@@ -192,7 +192,7 @@ def test_one_look_at_processes_serves_all_quiet_volumes(told: set[str]) -> None:
 
 
 def test_groups_are_looked_up_beside_the_event_loop(
-    told: set[str], monkeypatch: pytest.MonkeyPatch
+    logged: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are made of all volumes, and the loop answers the engine."""
     threads = []

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from diffkeeper import limits
-from diffkeeper.errors import BusyError, DiffKeeperError, InvalidInputError, NotFoundError, told
+from diffkeeper.errors import (
+    BusyError,
+    DiffKeeperError,
+    InvalidInputError,
+    NotFoundError,
+    described,
+)
 from diffkeeper.messages.codec import to_json
 from diffkeeper.messages.machine import ErrorAnswer
 
@@ -30,7 +36,7 @@ def json_response(value: object, status: int = 200) -> web.Response:
 
 def error_response(error: DiffKeeperError, status: int | None = None) -> web.Response:
     """An `ErrorAnswer` with the HTTP status of the exception's class, or `status`."""
-    answer = ErrorAnswer(told(error), error.exit_code, type(error).__name__)
+    answer = ErrorAnswer(described(error), error.exit_code, type(error).__name__)
     return json_response(answer, status or error.http_status)
 
 
@@ -95,7 +101,11 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     except DiffKeeperError as error:
         # dockerd asks for every volume before it creates it: that it is not found is normal.
         level = logging.DEBUG if isinstance(error, NotFoundError) else logging.INFO
-        fields = {"path": request.path[:128], "error": told(error), "kind": type(error).__name__}
+        fields = {
+            "path": request.path[:128],
+            "error": described(error),
+            "kind": type(error).__name__,
+        }
         log.log(level, "request_refused", extra=fields)
         return error_response(error, 500 if driver else None)
     except web.HTTPException as error:

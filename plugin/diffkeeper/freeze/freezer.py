@@ -178,9 +178,9 @@ class Freezer:
                 with _uncollected(), self._hurry():
                     yield from self._freeze_and_thaw(frozen, held, ours)
             except FreezeError as error:
-                raise self._told(frozen, error) from error
+                raise self._explained(frozen, error) from error
 
-    def _told(self, frozen: Frozen, error: FreezeError) -> FreezeError:
+    def _explained(self, frozen: Frozen, error: FreezeError) -> FreezeError:
         """The error, naming who did not freeze: everything runs again, but that task still
         sleeps.
         """

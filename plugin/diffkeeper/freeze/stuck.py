@@ -99,7 +99,7 @@ class Stuck:
                 continue
             if left := failed.rest.left(lasts=not failed.tasks or self._still(failed.tasks)):
                 raise FreezeError(
-                    f"{_told(directory, failed.tasks)}, {failed.rest.times} times in a row; it is"
+                    f"{_cause(directory, failed.tasks)}, {failed.rest.times} times in a row; it is"
                     f" let alone for {left:.0f} s",
                     again=False,
                 )
@@ -112,7 +112,7 @@ class Stuck:
         failed.rest.failed(held_seconds)
         failed.tasks = tuple(self._waiting(pids))
         self._drop()
-        return _told(directory, failed.tasks)
+        return _cause(directory, failed.tasks)
 
     def froze(self, directories: Iterable[str]) -> None:
         """Record that these cgroups froze."""
@@ -172,7 +172,7 @@ class Stuck:
         )
 
 
-def _told(directory: str, tasks: Sequence[Task]) -> str:
+def _cause(directory: str, tasks: Sequence[Task]) -> str:
     who = f": {', '.join(map(str, tasks))}" if tasks else ""
     return f"cgroup {directory} did not freeze{who}"
 

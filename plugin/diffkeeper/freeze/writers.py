@@ -321,7 +321,7 @@ class _Cgroups:
         self._hierarchy = hierarchy
         self._own = hierarchy.own()
         self._known: dict[int, str] = {}
-        self._told: dict[tuple[tuple[int, ...], tuple[int, ...], bool], Writers] = {}
+        self._answers: dict[tuple[tuple[int, ...], tuple[int, ...], bool], Writers] = {}
 
     def writers(self, found: _TargetProcesses, at: float) -> Writers:
         """The writers of one target. Processes that have ended are skipped.
@@ -329,9 +329,9 @@ class _Cgroups:
         The processes of many volumes of one container are resolved once.
         """
         key = tuple(found.writing), tuple(found.reading), found.observed
-        if key not in self._told:
-            self._told[key] = self._tell(found, at)
-        return self._told[key]
+        if key not in self._answers:
+            self._answers[key] = self._tell(found, at)
+        return self._answers[key]
 
     def _tell(self, found: _TargetProcesses, at: float) -> Writers:
         alive: list[int] = []

@@ -199,8 +199,8 @@ class Repair:
                 self._write(damage)
             except (DiffKeeperError, OSError) as error:
                 failed[damage.names[0]] = str(error)
-        _, unsettled = self.finish(journal)
-        return {**unsettled, **failed}
+        _, unfinished = self.finish(journal)
+        return {**unfinished, **failed}
 
     def _write(self, damage: Damage) -> None:
         path, entry = damage.names[0], damage.entry
@@ -231,7 +231,7 @@ class Repair:
         if head is not None and head.root == journal.root:
             for path, number in journal.files:
                 try:
-                    if self._settled(path, number, batch):
+                    if self._restored(path, number, batch):
                         done.append(path)
                 except OSError as error:
                     failed[path] = error.strerror or str(error)
@@ -244,7 +244,7 @@ class Repair:
         durable.remove_file(self._journal)
         return done, failed
 
-    def _settled(self, path: bytes, number: int, batch: Batch) -> bool:
+    def _restored(self, path: bytes, number: int, batch: Batch) -> bool:
         """Restore metadata if this is still the file, and was written since; whether it was."""
         record = self._store.index(self._state.record.id, number)
         try:

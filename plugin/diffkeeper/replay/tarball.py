@@ -99,15 +99,15 @@ class Tarball:
         else:
             item.size = entry.size
             self._file(item, self._content(entry))
-        self._told()
+        self._report_progress()
 
     def _link(self, entry: Entry, path: str, first: str) -> None:
         item = self._item(entry, path)
         item.type, item.linkname = tarfile.LNKTYPE, first
         self._tar.addfile(item)
-        self._told()
+        self._report_progress()
 
-    def _told(self) -> None:
+    def _report_progress(self) -> None:
         self.entries += 1
         self._progress(self.entries, self.bytes)
 

@@ -29,14 +29,14 @@ def require_same(name: str, recorded: Mapping[str, str], given: Mapping[str, str
     differing = sorted(k for k in {*present, *given} if present.get(k) != given.get(k))
     if not differing:
         return
-    told = ", ".join(
+    differences = ", ".join(
         f"{k} is {shown(present[k]) if k in present else 'not given'},"
         f" not {shown(given[k]) if k in given else 'its default'}"
         for k in differing
     )
     wanted = [f"{k}={given.get(k, '')}" for k in differing if not OPTIONS[k].fixed]
     advice = f"; to change that: diffkeeper set {name} {' '.join(wanted)}" if wanted else ""
-    raise ConflictError(f"volume {name} exists with other options: {told}{advice}")
+    raise ConflictError(f"volume {name} exists with other options: {differences}{advice}")
 
 
 def new(

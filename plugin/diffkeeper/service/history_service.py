@@ -194,16 +194,16 @@ class HistoryService:
         """Apply retention and purge the trash as it falls due; never returns."""
         purge_at = 0.0
         while True:
-            await self._told(self.pressure.relieve)
-            await self._told(self.retention.sweep, self._volumes())
+            await self._attempt(self.pressure.relieve)
+            await self._attempt(self.retention.sweep, self._volumes())
             if clock.monotonic() >= purge_at:
                 purge_at = clock.monotonic() + TRASH_TURN_SECONDS
-                await self._told(self._purge_due)
+                await self._attempt(self._purge_due)
             # last, since the steps before may have made the space for it
-            await self._told(self._age.save)
+            await self._attempt(self._age.save)
             await asyncio.sleep(RETENTION_TURN_SECONDS)
 
-    async def _told(
+    async def _attempt(
         self, function: Callable[P, object], *arguments: P.args, **named: P.kwargs
     ) -> None:
         """Run it; an error is recorded, does not stop the other work, and it is tried again."""

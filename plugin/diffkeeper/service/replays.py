@@ -12,7 +12,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from diffkeeper import counters, limits
-from diffkeeper.errors import BusyError, DiffKeeperError, told
+from diffkeeper.errors import BusyError, DiffKeeperError, described
 from diffkeeper.service.threads import within
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Replays:
                 await within(self._pools.steps, slot.volume.close)
                 if not slot.volume.present:
                     slot.replace_live()
-                with _told(slot.volume):
+                with _failure_reported(slot.volume):
                     await within(self._pools.replays, slot.volume.prepare)
                 slot.volume.status.troubles.end("live", "capture")
 
@@ -86,7 +86,7 @@ class Replays:
     async def _foreseen(self, slot: Slot) -> None:
         volume = slot.volume
         with contextlib.suppress(DiffKeeperError, OSError):  # reported, and a Mount meets it again
-            with _told(volume):
+            with _failure_reported(volume):
                 if slot.removal is not None or not await within(self._pools.steps, volume.lost):
                     return
             log.warning("replay_foreseen", extra={"volume": volume.name, "live": volume.live})
@@ -97,13 +97,13 @@ class Replays:
 
 
 @contextlib.contextmanager
-def _told(volume: Volume) -> Iterator[None]:
+def _failure_reported(volume: Volume) -> Iterator[None]:
     """An error inside is counted, and is the volume's trouble until a replay succeeds."""
     try:
         yield
     except (DiffKeeperError, OSError) as error:
         counters.add("replay_failures_total", volume=volume.name, error=type(error).__name__)
-        text = f"it has no live directory to mount: {told(error)}"
+        text = f"it has no live directory to mount: {described(error)}"
         volume.status.troubles.begin("live", text)
-        log.error("replay_failed", extra={"volume": volume.name, "error": told(error)})
+        log.error("replay_failed", extra={"volume": volume.name, "error": described(error)})
         raise

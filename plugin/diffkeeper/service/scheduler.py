@@ -62,7 +62,7 @@ class Scheduler:
         self._expecting: asyncio.Task[None] | None = None
         self._mounts = 0  # number of calls of `add`
         self._lock = asyncio.Lock()
-        self._settled: Sequence[ConsistencyGroup] = ()  # groups whose intervals are set
+        self._throttled: Sequence[ConsistencyGroup] = ()  # groups whose intervals are set
         self._troubles: dict[str, str] = {}  # last error by task
 
     def troubles(self) -> list[str]:
@@ -209,8 +209,8 @@ class Scheduler:
                 )
             ]
         groups = self._captures.groups(found)
-        if groups is not self._settled:
-            self._settled = groups
+        if groups is not self._throttled:
+            self._throttled = groups
             for group in groups:
                 if not any(volume in changed for volume in group.volumes):
                     self._captures.apply_throttle(group)

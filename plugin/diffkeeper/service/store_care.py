@@ -61,8 +61,8 @@ class StoreCare:
 
     def troubles(self) -> list[str]:
         """Everything that needs a person's attention."""
-        told = self._background.trouble, self._background.scrubber.trouble
-        return [text for text in (*told, self._history.pressure.trouble) if text]
+        found = self._background.trouble, self._background.scrubber.trouble
+        return [text for text in (*found, self._history.pressure.trouble) if text]
 
     async def counted(self) -> StoreStatistics:
         """As `stats`, with figures counted now; older ones if that takes too long."""

@@ -32,12 +32,12 @@ class Verifying:
 
     def begin(self, volume: Volume) -> None:
         """Watch the volume for its final capture, if possible; an error is logged."""
-        with _told(volume):
+        with _failure_reported(volume):
             volume.open()
 
     def last_look(self, volume: Volume) -> None:
         """Final capture and verification. Errors are reported; the unmount continues."""
-        with _told(volume):
+        with _failure_reported(volume):
             self._capture(volume, "unmount")
             if volume.options.verify == "unmount":
                 volume.verify_live(
@@ -80,7 +80,7 @@ class Verifying:
 
 
 @contextlib.contextmanager
-def _told(volume: Volume) -> Iterator[None]:
+def _failure_reported(volume: Volume) -> Iterator[None]:
     """An error inside becomes the volume's trouble, and success clears it."""
     try:
         yield

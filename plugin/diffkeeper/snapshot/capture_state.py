@@ -89,7 +89,7 @@ def is_due(head: SnapshotRecord | None, root: Root, fuzzy: str, lacking: Lacking
 
     `fuzzy`: why what was captured is not one instant, or "".
     """
-    if head is None or head.root != root or not lacking.is_told(head):
+    if head is None or head.root != root or not lacking.is_recorded_in(head):
         return True
     return head.consistency == "fuzzy" and not fuzzy and not lacking.stale
 

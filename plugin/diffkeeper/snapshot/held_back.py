@@ -63,7 +63,7 @@ class Lacking:
     stale: bool
     trouble: str = ""  # the same sentence without what is left out by option
 
-    def is_told(self, head: SnapshotRecord) -> bool:
+    def is_recorded_in(self, head: SnapshotRecord) -> bool:
         """Whether that snapshot's record says the same."""
         return (
             self.text in head.cause if self.text else head.consistency == "fuzzy" or not head.cause
@@ -174,7 +174,7 @@ class HeldBack:
         if self._lacking is None:
             self._before = {}
             self._forget_gone(tree)
-            texts = self._told(tree, stale=True), self._told(tree, stale=False)
+            texts = self._describe(tree, stale=True), self._describe(tree, stale=False)
             trouble = "; ".join(filter(None, texts))
             text = "; ".join(filter(None, (trouble, self._meant)))
             self._lacking = Lacking(text, self.stale, trouble)
@@ -189,7 +189,7 @@ class HeldBack:
         for place in [place for place in self._names if place[0] not in tree.by_inode]:
             del self._names[place]
 
-    def _told(self, tree: Worktree, *, stale: bool) -> str:
+    def _describe(self, tree: Worktree, *, stale: bool) -> str:
         found = [(p, t.problem) for p, t in self._names.items() if t.stale is stale]
         if not found:
             return ""

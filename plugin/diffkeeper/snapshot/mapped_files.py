@@ -29,18 +29,18 @@ class MappedFiles:
         # Files that were reported as mapped in this capture and in the one before, each with a
         # moment at which it was not mapped yet. The report comes before the store, which may come
         # after the look that the report has caused.
-        self._told: dict[int, int] = {}
-        self._told_before: dict[int, int] = {}
+        self._reported: dict[int, int] = {}
+        self._reported_before: dict[int, int] = {}
         self.frozen = False
 
     def mark_mapped(self, numbers: Iterable[int], since_ns: int) -> None:
         """Record files that were mapped after `since_ns`, maybe by a process that has ended."""
         for number in numbers:
-            self._told.setdefault(number, self._told_before.get(number, since_ns))
+            self._reported.setdefault(number, self._reported_before.get(number, since_ns))
 
     def mapped_since(self, number: int) -> int | None:
         """A moment (clock, ns) since when this file may have been stored to; None if never."""
-        return self._told.get(number, self._told_before.get(number))
+        return self._reported.get(number, self._reported_before.get(number))
 
     def read_whole(self, number: int, fd: int, *, mapped: bool) -> None:
         """Prepare for reading a whole file; `mapped`: it is, or was, mapped."""
@@ -66,7 +66,7 @@ class MappedFiles:
         for number, changed in self._later.items():
             source.give_back_file(number, changed)
         self._later.clear()
-        self._told_before, self._told = self._told, {}
+        self._reported_before, self._reported = self._reported, {}
 
     def forget(self) -> None:
         """Drop everything: hints were lost, or are of no more use."""

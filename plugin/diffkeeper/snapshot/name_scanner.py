@@ -75,7 +75,7 @@ class NameScanner:
         # and the few names that have to be scanned once more.
         self._whole: set[int] = set()
         self._again: set[tuple[int, bytes]] = set()
-        self._told: set[int] = set()  # the files that the round got as hints
+        self._hints: set[int] = set()  # the files that the round got as hints
         self._more: list[tuple[int, bytes]] = []
         self._unlisted: list[Directory] = []
         self._listed: list[Directory] = []  # for the first time, in this round
@@ -233,7 +233,7 @@ class NameScanner:
         # Before it is reported: a later change is hinted, an earlier one is seen.
         self._watch_new([status.st_ino])
         held = self._source.all_seen(status.st_ino)
-        if status.st_ino in self._told:
+        if status.st_ino in self._hints:
             self._read.add(status.st_ino)
         self._nameless.pop(status.st_ino, None)
         record = self._index.get(status.st_ino) if self._came(directory, name) else None

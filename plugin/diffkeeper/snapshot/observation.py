@@ -44,7 +44,7 @@ class Observation:
         """Whether two observations of one name agree. `get` reads nodes by digest."""
         if self.status is None or other.status is None:
             return self.status is other.status
-        if _told(self.status) != _told(other.status):
+        if _comparable(self.status) != _comparable(other.status):
             return False
         one, two = self.content, other.content
         if one is None or two is None:
@@ -67,7 +67,7 @@ class Observation:
         )
 
 
-def _told(status: os.stat_result) -> tuple[int, ...]:
+def _comparable(status: os.stat_result) -> tuple[int, ...]:
     times = status.st_mtime_ns, status.st_ctime_ns
     return status.st_ino, status.st_nlink, status.st_size, *times
 

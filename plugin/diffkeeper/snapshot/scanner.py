@@ -54,7 +54,7 @@ class Scanner(NameScanner):
             raise LostError("the live directory was deleted while it was mounted")
         self._files.changed, self._files.unseen = dirty.files, unseen
         self._files.came = dirty.came
-        self._told = {*dirty.files, *unseen.mapped, *unseen.opened}
+        self._hints = {*dirty.files, *unseen.mapped, *unseen.opened}
         if dirty.everything:
             self._files.deep = True
             self._unlisted.append(self._tree.root)

@@ -41,11 +41,11 @@ class NameSums:
         """Begin the listing of a directory (its inode number); `status` is its own lstat."""
         if number not in self._of:
             self.directories.append(number)
-        self._of[number] = _told(b"", status)
+        self._of[number] = _fingerprint(b"", status)
 
     def add(self, number: int, name: bytes, status: os.stat_result | None) -> None:
         """Add a name of that directory; None where its lstat failed."""
-        self._of[number] ^= _told(name, status)
+        self._of[number] ^= _fingerprint(name, status)
 
     def same(
         self,
@@ -58,14 +58,14 @@ class NameSums:
 
         skip: predicate for names that do not count.
         """
-        found = _told(b"", os.fstat(fd))
+        found = _fingerprint(b"", os.fstat(fd))
         for name, status in inode.statuses(fd, None, skip):
             check()
-            found ^= _told(name, status)
+            found ^= _fingerprint(name, status)
         return found == self._of[number]
 
 
-def _told(name: bytes, status: os.stat_result | None) -> int:
+def _fingerprint(name: bytes, status: os.stat_result | None) -> int:
     if status is None:
         return hash((name, "unknown"))
     times = status.st_mtime_ns, status.st_ctime_ns

@@ -83,7 +83,7 @@ class VolumeCapture:
             watched.policy.chunk_bits, watched.watcher.mapped, watched.held, watched.nameless,
         )  # fmt: skip
         # Whether the files of mappings that ended before this capture have been read.
-        self._settled = watched.tells_content and self._tree.root.listed
+        self._ended_mappings_read = watched.tells_content and self._tree.root.listed
         self._root = Root()  # of the last scan without a freeze
         self._frozen = FrozenRounds()
         self._figures = Figures()
@@ -103,7 +103,7 @@ class VolumeCapture:
         self._round(drained.dirty, drained.unseen_files)
         if drained.dirty.everything and not held.stale:
             self._tree.lost_links = drained.unseen = False
-        self._settled = True
+        self._ended_mappings_read = True
         if drained.retry:
             started = clock.monotonic()
             self._round(drained.retry, UnseenFiles())
@@ -114,7 +114,7 @@ class VolumeCapture:
         watched = self.watched
         watched.lacking = watched.held.summed_up(self._tree)
         due = is_due(watched.state.head, self._tree.compute_root(), "", watched.lacking)
-        due = due or watched.unsettled()
+        due = due or watched.lacks_snapshot()
         return not (due or self._drained.dirty.hinted or self._drained.again)
 
     def end(self) -> None:
@@ -152,7 +152,7 @@ class VolumeCapture:
         # Mappings that came and went since are only known from the source or by a young timestamp;
         # after lost hints from neither.
         horizon = self.watched.horizon_ns
-        if self._settled and not self._drained.lost:
+        if self._ended_mappings_read and not self._drained.lost:
             since_ns = clock.now_ns() - self._drained.looked_ns + limits.TIMESTAMP_GRANULE_NS
             horizon = 0 if self.watched.tells_content else since_ns
         trust = Trust(limits.TIMESTAMP_GRANULE_NS, horizon)

@@ -77,7 +77,7 @@ class VolumeState:
             return record
         return replace(record, head=change.snapshot.seq, next_seq=change.snapshot.seq + 1)
 
-    def _settle(self, record: VolumeRecord, snapshot: SnapshotRecord | None) -> None:
+    def _publish(self, record: VolumeRecord, snapshot: SnapshotRecord | None) -> None:
         self._record = record
         if snapshot is not None:
             self._head = snapshot
@@ -122,4 +122,4 @@ def commit_together(changes: Sequence[Change]) -> None:
                 change.state._reload(stored)
             raise
         for change, record in zip(changes, records, strict=True):
-            change.state._settle(record, change.snapshot)
+            change.state._publish(record, change.snapshot)

@@ -123,15 +123,15 @@ class WatchedVolume:
 
     def _is_due(self) -> bool:
         now = clock.monotonic()
-        return now >= self.comparison.due or self.unsettled() or self.held.due(now)
+        return now >= self.comparison.due or self.lacks_snapshot() or self.held.due(now)
 
-    def unsettled(self) -> bool:
+    def lacks_snapshot(self) -> bool:
         """Whether a crash-consistent snapshot of the newest state, or a part of it, is missing."""
         head = self.state.head
         if head is None:
             return False
         torn = head.consistency == "fuzzy" and (self._torn or not self.lacking.stale)
-        return torn or not self.lacking.is_told(head)
+        return torn or not self.lacking.is_recorded_in(head)
 
     # The source
 
@@ -171,7 +171,7 @@ class WatchedVolume:
             found.dirty.escalate("the regular comparison is due")
             self.watcher.mapped.forget()
         found.unseen_files = self.unseen.look_around(writers)
-        found.again = self.unsettled()
+        found.again = self.lacks_snapshot()
         if urgent or self.held.due(started):
             found.retry = self.held.again()
         return found

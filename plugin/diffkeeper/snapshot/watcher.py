@@ -81,8 +81,8 @@ class Watcher:
         except UnsupportedError as error:
             self.give_up(str(error))
             raise
-        told = [number for number, changed in dirty.files.items() if changed.mapped]
-        self.mapped.mark_mapped(told, before)
+        mapped = [number for number, changed in dirty.files.items() if changed.mapped]
+        self.mapped.mark_mapped(mapped, before)
         if dirty.everything:
             self.mapped.forget()
         return dirty

@@ -113,7 +113,7 @@ class Objects:
 
     def _looked_up(self, wanted: ObjectId) -> bytes:
         for attempt in range(_ATTEMPTS_MAX):
-            with self._settled(attempt > 0), self._environment.read() as txn:
+            with self._held_still(attempt > 0), self._environment.read() as txn:
                 try:
                     plain = self._plain_in(txn, wanted)
                 except _BaseMoved as error:
@@ -129,7 +129,7 @@ class Objects:
         raise NotFoundError(f"{wanted} is not in the store")
 
     @contextmanager
-    def _settled(self, wanted: bool) -> Iterator[None]:
+    def _held_still(self, wanted: bool) -> Iterator[None]:
         """With `wanted`, nothing moves inside the block."""
         if wanted:
             with self.lock:
@@ -266,7 +266,7 @@ class Objects:
     def stored_bytes(self, digest: bytes) -> int:
         """Bytes that an object takes in the store: its share of its frame, and its digest."""
         for attempt in range(_ATTEMPTS_MAX):
-            with self._settled(attempt > 0), self._environment.read() as txn:
+            with self._held_still(attempt > 0), self._environment.read() as txn:
                 at = self.pack_index.find(txn, digest)
                 if at is not None:
                     return self._require(txn, pack_of(at)).share(slot_of(at))

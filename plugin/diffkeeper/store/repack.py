@@ -74,10 +74,10 @@ class Repack:
             done = self._objects.pack_index.merge(txn, MERGE_OBJECTS)
             return []
 
-        def settled() -> None:
+        def merged() -> None:
             self._objects.pack_index.merged(MERGE_OBJECTS)
 
-        self._writer.commit(act, MERGE_OBJECTS * _PLACE_BYTES, "merge", settled)
+        self._writer.commit(act, MERGE_OBJECTS * _PLACE_BYTES, "merge", merged)
         return done
 
     def prune_pack_index(self) -> Iterator[int]:

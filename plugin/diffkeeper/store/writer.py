@@ -67,7 +67,7 @@ class Writer:
         act: Callable[[Transaction], Made],
         size: int,
         name: str,
-        settled: Callable[[], None] = lambda: None,
+        when_durable: Callable[[], None] = lambda: None,
         *,
         urgent: bool = False,
     ) -> None:
@@ -75,7 +75,7 @@ class Writer:
 
         `size`: bytes that it may add; `name`: of the failpoints. `urgent`: it does not wait for a
         copy that is made, and the ballast is freed if there is no space, as for all maintenance,
-        which makes space. `settled` is called once what `act` wrote is durable, before another
+        which makes space. `when_durable` is called once what `act` wrote is durable, before another
         transaction. NoSpaceError, and whatever `act` raises: nothing is changed then.
         """
         maintenance = name != "store"
@@ -85,7 +85,7 @@ class Writer:
         with self.turn(maintenance=maintenance), self._objects.moving():
             while not self._written(act, name, urgent=urgent or maintenance):
                 self._environment.grow(4 * size)
-            settled()
+            when_durable()
         failpoint.hit(f"{name}.after_commit")
 
     def _written(self, act: Callable[[Transaction], Made], name: str, *, urgent: bool) -> bool:

@@ -28,7 +28,7 @@ def settle_interrupted(
 
     Files that cannot be finished are captured as if they had been written, and `troubles` says so.
     """
-    settled: list[bytes] = []
+    finished: list[bytes] = []
     failed: dict[bytes, str] = {}
     try:
         journal = pending(paths.repair)
@@ -37,22 +37,22 @@ def settle_interrupted(
         live = damages.UnusedDirectory(store, state.record.id, paths.live, journal.root)
         with contextlib.closing(live):
             mender = Repair(store, state, live, paths.repair)
-            settled, failed = mender.finish(journal)
+            finished, failed = mender.finish(journal)
     except (DiffKeeperError, OSError, ValueError) as error:
         # An error here must not keep containers from starting, and a second try would come after
         # their writes.
-        _unsettled(state, troubles, str(error))
+        _report_failure(state, troubles, str(error))
         durable.remove_file(paths.repair)
         return
     if failed:
-        _unsettled(
+        _report_failure(
             state, troubles, "; ".join(f"{damages.shown(path)}: {failed[path]}" for path in failed)
         )
-    named = ", ".join(map(damages.shown, settled[:_PATHS_SHOWN_MAX]))
+    named = ", ".join(map(damages.shown, finished[:_PATHS_SHOWN_MAX]))
     log.warning("repair_interrupted", extra={"volume": state.record.name, "files": named})
 
 
-def _unsettled(state: VolumeState, troubles: Troubles, why: str) -> None:
+def _report_failure(state: VolumeState, troubles: Troubles, why: str) -> None:
     troubles.begin(
         "repair", f"a repair was interrupted, and what it changed is captured as written: {why}"
     )

@@ -236,10 +236,10 @@ class LiveDirectory:
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             kind = NoSpaceError if full else DiffKeeperError
-            told = kind(f"{self._name} could not be replayed: {error}")
+            failure = kind(f"{self._name} could not be replayed: {error}")
             for note in getattr(error, "__notes__", []):
-                told.add_note(note)
-            raise told from error
+                failure.add_note(note)
+            raise failure from error
 
     def _undo(self, error: BaseException) -> None:
         """Delete what was written: it may have filled the disk."""

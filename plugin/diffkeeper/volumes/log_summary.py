@@ -33,7 +33,7 @@ class Summary:
         Snapshots of the interval are logged at level debug, except the first one and those whose
         consistency differs from the one before.
         """
-        told = snapshot.reason != "interval" or snapshot.consistency != self._consistency
+        logged = snapshot.reason != "interval" or snapshot.consistency != self._consistency
         self._consistency = snapshot.consistency
         fields = {
             "volume": volume,
@@ -47,7 +47,7 @@ class Summary:
             **({"group": snapshot.group_id} if snapshot.group else {}),
             **({"cause": snapshot.cause} if snapshot.cause else {}),
         }
-        if told:
+        if logged:
             log.info("snapshot", extra=fields)
         else:
             log.debug("snapshot", extra=fields)

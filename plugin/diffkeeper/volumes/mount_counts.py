@@ -62,7 +62,7 @@ class MountCounts:
 
         live_id: which live directory is mounted, see `LiveDirectory.identity`.
         """
-        counts = self._settled(self.by_id)
+        counts = self._reconciled(self.by_id)
         if mount_id not in counts and len(counts) >= MOUNT_IDS_MAX:
             name = self._state.record.name
             raise ConflictError(f"{name} is mounted {len(counts)} times already")
@@ -79,7 +79,7 @@ class MountCounts:
         before = self.by_id
         counts = dict(before)
         counts[mount_id] = counts.get(mount_id, 0) - 1
-        counts = self._settled({i: n for i, n in counts.items() if n > 0})
+        counts = self._reconciled({i: n for i, n in counts.items() if n > 0})
         if counts and counts != before:
             self._state.update(mounts=counts)
         self._leaving = self._leaving or (bool(before) and not counts)
@@ -101,7 +101,7 @@ class MountCounts:
         left = self._ledger.standing(counts, clock.monotonic())
         return dict(counts) if left == counts or self._users() else left
 
-    def _settled(self, counts: Mapping[str, int]) -> dict[str, int]:
+    def _reconciled(self, counts: Mapping[str, int]) -> dict[str, int]:
         """The valid counts, as `_standing`, and tells the ledger that only these remain."""
         left = self._standing(counts)
         self._ledger.retain(left, nobody=left != counts)

@@ -111,7 +111,7 @@ class SizeLimit:
             )
 
 
-def settle(limit: SizeLimit, troubles: Troubles, aside: str = "") -> None:
+def apply(limit: SizeLimit, troubles: Troubles, aside: str = "") -> None:
     """Apply the limit, see `SizeLimit.enforce`; an error becomes a trouble."""
     trouble = limit.enforce(aside)
     if trouble:
@@ -127,8 +127,8 @@ def refuse_unsupported(directory: str, proc_root: str) -> None:
         return
     _, _, kind = mountinfo.locate(directory)
     point = hostpath.mount_of(directory, proc_root) or "a place that the host has no name for"
-    told = hostpath.of(directory, proc_root).path or directory
+    name = hostpath.of(directory, proc_root).path or directory
     raise UnsupportedError(
-        f"option size: the file system of {told} ({kind}, mounted at {point}) limits no directory:"
+        f"option size: the file system of {name} ({kind}, mounted at {point}) limits no directory:"
         f" {why}; {NEEDED}"
     )

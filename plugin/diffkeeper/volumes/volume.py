@@ -245,7 +245,7 @@ class Volume:
         return watched
 
     def _limit(self, aside: str = "") -> None:
-        sizes.settle(self._directory.limit, self._status.troubles, aside)
+        sizes.apply(self._directory.limit, self._status.troubles, aside)
 
     def take_options(self) -> None:
         """Apply the recorded options; a volume that is watched gets a new watcher."""

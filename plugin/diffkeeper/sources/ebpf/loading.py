@@ -86,18 +86,18 @@ def load(
 
 def _load(bcc: Any, headers: Path, text: str, flags: list[str]) -> Any:
     os.putenv("BCC_KERNEL_SOURCE", str(headers))  # read by its C++ part
-    with _told() as told:
+    with _standard_error_captured() as printed:
         try:
             return bcc.BPF(text=text.encode(), cflags=flags)
         except Exception as error:  # bcc raises nothing finer
-            reason = _cause(told(), str(error))
+            reason = _cause(printed(), str(error))
             raise UnsupportedError(
                 f"the eBPF programs cannot be loaded with the kernel headers in {headers}: {reason}"
             ) from error
 
 
 @contextmanager
-def _told() -> Iterator[Callable[[], str]]:
+def _standard_error_captured() -> Iterator[Callable[[], str]]:
     """Captures what C code writes to standard error meanwhile, which would be noise in the log."""
     kept = os.dup(_STDERR)
     with tempfile.TemporaryFile() as file:
@@ -109,9 +109,9 @@ def _told() -> Iterator[Callable[[], str]]:
             os.close(kept)
 
 
-def _cause(told: str, error: str) -> str:
+def _cause(printed: str, error: str) -> str:
     """The compiler's first error, else the last line before bcc's own words."""
-    lines = [line.strip() for line in told.splitlines() if line.strip()]
+    lines = [line.strip() for line in printed.splitlines() if line.strip()]
     named = [line for line in lines if "error:" in line] or lines[-1:]
     words = [line[:REASON_CHARACTERS_MAX] for line in [*named[:1], error]]
     return "; ".join(dict.fromkeys(words))

@@ -120,7 +120,7 @@ class _Moving:
     drained: float
     marks: dict[int, Changed]
     looks: int = 0  # how many of the reads by time are done
-    told: bool = False
+    reported: bool = False
     frozen: bool = False  # whether it was read in a freeze since
 
     @property
@@ -155,9 +155,9 @@ class Moving:
         """What to read now: what is new, what no freeze has seen yet, what is due."""
         for entry in self._entries:
             due = now >= entry.due and not frozen  # in a freeze time is short
-            if due or not entry.told or (frozen and not entry.frozen):
+            if due or not entry.reported or (frozen and not entry.frozen):
                 yield from entry.marks.items()
-            entry.told, entry.frozen = True, entry.frozen or frozen
+            entry.reported, entry.frozen = True, entry.frozen or frozen
             while due and entry.looks < len(STARTED_LOOKS_SECONDS) and now >= entry.due:
                 entry.looks += 1
         left = len(STARTED_LOOKS_SECONDS)
