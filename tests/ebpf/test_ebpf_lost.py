@@ -159,17 +159,17 @@ def test_runs_that_the_kernel_left_out_are_seen() -> None:
         os.putenv("BCC_KERNEL_SOURCE", str(tracing.header_sets()[0]))
         loaded = bcc.BPF(text=NESTED)
         attached = Attached(bcc.libbcc.lib, loaded)
-        _, before = attached.look()
+        _, before = attached.inspect()
         loaded.attach_perf_event(fn_name=b"sampled", **CLOCK)
     except Exception as error:  # bcc raises nothing finer
         pytest.skip(f"no eBPF, or no sampling of the clock: {error}")
     assert before == {"bpf_trace:bpf_trace_printk": 0}
     deadline = time.monotonic() + NOTICE_SECONDS_MAX
-    while not attached.look()[1]["bpf_trace:bpf_trace_printk"]:
+    while not attached.inspect()[1]["bpf_trace:bpf_trace_printk"]:
         assert time.monotonic() < deadline, "what was left out is not seen"
-    assert attached.look()[0] == ""
+    assert attached.inspect()[0] == ""
     loaded.cleanup()
-    assert attached.look()[0]
+    assert attached.inspect()[0]
 
 
 def leave_out(program: Program) -> None:
@@ -322,8 +322,8 @@ def test_only_the_heartbeat_notices(
     rig.watched.horizon_ns = 0
     write(rig, 0)
     rig.capture()
-    ask = Attached.look
-    monkeypatch.setattr(Attached, "look", lambda attached: ("", ask(attached)[1]))
+    ask = Attached.inspect
+    monkeypatch.setattr(Attached, "inspect", lambda attached: ("", ask(attached)[1]))
     detach_all(program)
     write(rig, 1)
     time.sleep(0.1)  # until the timestamps are old enough to be relied on

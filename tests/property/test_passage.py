@@ -13,7 +13,7 @@ from diffkeeper.history.retention_time import (
     CLOCK_STEP_SECONDS_MAX,
     CLOCK_WAIT_SECONDS,
     RetentionTime,
-    looked,
+    advanced,
     resumed,
 )
 
@@ -37,7 +37,7 @@ class Event:
 
 def run(state: RetentionTime, event: Event) -> RetentionTime:
     wall_ns = state.wall_ns + event.passes + event.jumps
-    return looked(state, wall_ns, event.passes) if event.seen else resumed(state, wall_ns)
+    return advanced(state, wall_ns, event.passes) if event.seen else resumed(state, wall_ns)
 
 
 jumps = st.one_of(
@@ -87,11 +87,11 @@ def test_all_counts_after_a_wait_without_jumps(history: list[Event], seconds: in
 
 @given(st.integers(STEP + 1, 20_000 * DAY), st.integers(0, WAIT - SECOND))
 def test_a_jump_that_is_taken_back_never_counted(jump: int, passes: int) -> None:
-    state = looked(RetentionTime(START), START + jump, 0)
+    state = advanced(RetentionTime(START), START + jump, 0)
     assert state.counted_ns == START
-    state = looked(state, state.wall_ns + passes, passes)
+    state = advanced(state, state.wall_ns + passes, passes)
     assert state.counted_ns == START + passes
-    state = looked(state, START + passes, 0)
+    state = advanced(state, START + passes, 0)
     assert state == RetentionTime(START + passes)
 
 
@@ -117,7 +117,7 @@ def test_a_clock_that_jumps_again_and_again_is_followed(jump: int, passes: int) 
 
 
 def test_a_large_jump_does_not_go_with_a_small_one() -> None:
-    state = looked(RetentionTime(START), START + 2 * STEP, 0)
+    state = advanced(RetentionTime(START), START + 2 * STEP, 0)
     state = run(state, Event(WAIT - SECOND, 3 * STEP))
     assert (state.unseen_ns, state.wait_ns) == (5 * STEP, WAIT)
     state = run(state, Event(WAIT - SECOND, 4 * STEP))
@@ -155,19 +155,19 @@ def test_time_away() -> None:
     assert resumed(RetentionTime(START), START + HOUR) == RetentionTime(START + HOUR)
     state = resumed(RetentionTime(START), START + 21 * DAY)
     assert (state.counted_ns, state.wait_ns) == (START + HOUR, WAIT)
-    state = looked(state, state.wall_ns + DAY - SECOND, DAY - SECOND)
+    state = advanced(state, state.wall_ns + DAY - SECOND, DAY - SECOND)
     assert state.counted_ns == START + HOUR + DAY - SECOND
     again = resumed(state, state.wall_ns)
     assert again == state, "a restart does not begin the wait anew"
-    assert looked(again, again.wall_ns + SECOND, SECOND) == RetentionTime(START + 22 * DAY)
+    assert advanced(again, again.wall_ns + SECOND, SECOND) == RetentionTime(START + 22 * DAY)
 
 
 def test_the_year_1970() -> None:
     """A dead clock that is set right later makes nothing old: neither before nor meanwhile."""
-    state = looked(RetentionTime(START), 1000, 0)
+    state = advanced(RetentionTime(START), 1000, 0)
     assert state.counted_ns == 1000
-    state = looked(state, 1000 + HOUR, HOUR)
-    state = looked(state, START + HOUR, 0)
+    state = advanced(state, 1000 + HOUR, HOUR)
+    state = advanced(state, START + HOUR, 0)
     assert state.counted_ns == 1000 + HOUR
-    state = looked(state, START + HOUR + DAY, DAY)
+    state = advanced(state, START + HOUR + DAY, DAY)
     assert state.counted_ns == state.wall_ns

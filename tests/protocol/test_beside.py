@@ -14,7 +14,7 @@ from diffkeeper.errors import BusyError, ConflictError, DiffKeeperError
 from diffkeeper.history.trash import Trash
 from diffkeeper.integrity.verify import Verifier
 from diffkeeper.service.capture_slots import FIRST_CAPTURES_MAX
-from diffkeeper.service.workers import LAST_LOOKS_MAX, LONG_THREADS, STEP_THREADS
+from diffkeeper.service.workers import FINAL_CAPTURES_MAX, LONG_THREADS, STEP_THREADS
 from diffkeeper.snapshot import group_capture
 from tests.support.gate import SECONDS_MAX, Gate
 from tests.support.service import running, status_of
@@ -188,7 +188,7 @@ async def test_removals_stop_no_other_volume(
     for name in names:
         await service.provision.create(name, {})
     monkeypatch.setattr(Trash, "remove", gate.held(Trash.remove))
-    tasks = await crowd(gate, LAST_LOOKS_MAX, [service.remove(name) for name in names])
+    tasks = await crowd(gate, FINAL_CAPTURES_MAX, [service.remove(name) for name in names])
     async with asyncio.timeout(SECONDS_MAX / 2):
         await service.provision.create("new", {})
         await service.mount("new", "first")

@@ -44,7 +44,7 @@ def count(targets: list[Target], survey: Survey) -> int:
     """Files that one look at the processes opens, for these volumes and who has them."""
     opened.clear()
     found = survey.find(targets)
-    with survey.one_look():
+    with survey.one_survey():
         for target in targets:
             writers = found[target]
             assert writers.pids
@@ -106,14 +106,14 @@ def test_within_a_look_the_same_is_told_and_after_it_what_is_new(tmp_path: Path)
         go = f"while [ ! -e {tmp_path}/go ]; do sleep .01; done"
         container.start({tmp_path / "live": tmp_path / "seen"}, f"{go}; {run}; exec sleep 1000")
         cgroups = survey.find([target])[target].cgroups
-        with survey.one_look():
+        with survey.one_survey():
             before = survey.members(cgroups)
             assert before
             (tmp_path / "go").touch()
             until(tmp_path / "stored")
             assert survey.members(cgroups) == before
             assert not survey.unseen_writes(before, target.dev).inodes
-        with survey.one_look():
+        with survey.one_survey():
             members = survey.members(cgroups)
             assert survey.unseen_writes(members, target.dev).inodes == {path.stat().st_ino}
             (tmp_path / "end").touch()

@@ -10,7 +10,7 @@ import pytest
 
 from diffkeeper import limits
 from diffkeeper.integrity.scrub import Scrubber
-from diffkeeper.service.idle_share import CPU_FRACTION_IDLE_MAX, IDLE_LOOK_SECONDS, IdleShare
+from diffkeeper.service.idle_share import CPU_FRACTION_IDLE_MAX, IDLE_SAMPLE_SECONDS, IdleShare
 from diffkeeper.service.maintenance_thread import (
     MAINTENANCE_DEBT_CPU_FRACTION_MAX,
     MAINTENANCE_URGENT_CPU_FRACTION_MAX,
@@ -107,6 +107,6 @@ def test_an_idle_machine_gives_more(background: MaintenanceThread, tmp_path: Pat
     stat = tmp_path / "stat"
     stat.write_text("cpu  100 0 0 100 0 0 0 0 0 0\n")
     assert background.share() == limits.CPU_FRACTION_MAX
-    time.sleep(IDLE_LOOK_SECONDS * 1.1)
+    time.sleep(IDLE_SAMPLE_SECONDS * 1.1)
     stat.write_text("cpu  100 0 0 300 0 0 0 0 0 0\n")
     assert background.share() == CPU_FRACTION_IDLE_MAX

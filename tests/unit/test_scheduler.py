@@ -41,7 +41,7 @@ class Processes:
             raise RuntimeError("a defect of the survey")
         return {}
 
-    def one_look(self) -> contextlib.AbstractContextManager[None]:
+    def one_survey(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
 
 

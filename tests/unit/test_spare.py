@@ -13,7 +13,7 @@ import pytest
 from diffkeeper import clock, limits
 from diffkeeper.service.idle_share import (
     CPU_FRACTION_IDLE_MAX,
-    IDLE_LOOK_SECONDS,
+    IDLE_SAMPLE_SECONDS,
     IDLE_SECONDS,
     IdleShare,
 )
@@ -111,7 +111,7 @@ def test_on_this_machine() -> None:
     try:
         spare = IdleShare("/proc", processors)
         spare.share()
-        time.sleep(2 * IDLE_LOOK_SECONDS)
+        time.sleep(2 * IDLE_SAMPLE_SECONDS)
         assert spare.share() < CPU_FRACTION_IDLE_MAX
     finally:
         for process in busy:

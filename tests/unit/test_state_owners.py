@@ -152,7 +152,7 @@ def test_the_owners_fields_are_found() -> None:
         ("setattr(volume, 'due', 1)", ["setattr(volume, 'due', 1)"]),
         ("self.due = 1", []),
         ("self.recent.pop()", []),
-        ("volume.throttle.look_at(1)", []),
+        ("volume.throttle.schedule(1)", []),
         ("volume.other = 1", []),
         ("x = volume.due", []),
     ],

@@ -106,9 +106,9 @@ class Namespaces:
         for namespace, members in self._groups(now).items():
             view = known.get(namespace)
             if view is None or view.witness not in members:
-                view = self._look(members, now, now)
+                view = self._read(members, now, now)
             elif afresh or now >= view.due or not view.members.issuperset(members):
-                view = self._look(members, view.first, now)
+                view = self._read(members, view.first, now)
             view.members, view.namespace = frozenset(members), namespace
             self._views[namespace] = view
             yield view, [pid for pid, _ in members]
@@ -158,7 +158,7 @@ class Namespaces:
         found = map(mountinfo.namespace_of, directories(self._proc_root, pid))
         return next(filter(None, found), "")
 
-    def _look(self, members: list[_Key], first: float, now: float) -> View:
+    def _read(self, members: list[_Key], first: float, now: float) -> View:
         """The mounts of a namespace. A process that has changed its root sees only those below
         it.
         """

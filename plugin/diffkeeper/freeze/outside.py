@@ -35,11 +35,11 @@ class Outside:
         with self._lock:
             now = clock.monotonic()
             if now >= self._due:
-                self._found = self._look()
+                self._found = self._scan()
                 self._due = now + OUTSIDE_SECONDS
             return self._found.setdefault(dev, {})
 
-    def _look(self) -> dict[str, dict[int, int]]:
+    def _scan(self) -> dict[str, dict[int, int]]:
         found: dict[str, dict[int, int]] = {}
         count = 0
         for pid in map(int, filter(str.isdecimal, os.listdir(self._proc_root))):

@@ -87,7 +87,7 @@ class Survey:
         self._proc_root = proc_root
         self._hierarchy = Hierarchy(cgroup_root, proc_root)
         self._scanners = threading.local()
-        self._looks = threading.local()
+        self._surveys = threading.local()
         self._namespaces = Namespaces(proc_root)
         self._observers = Observers(proc_root, self._stores)
         self._asked: dict[Target, float] = {}  # when last, on the monotonic clock
@@ -109,20 +109,20 @@ class Survey:
         return scanner
 
     @contextlib.contextmanager
-    def one_look(self) -> Iterator[None]:
+    def one_survey(self) -> Iterator[None]:
         """Within the block, this thread reads the mappings of each process only once.
 
         For questions about many volumes at one moment.
         """
-        self._looks.known = {}
+        self._surveys.known = {}
         try:
             yield
         finally:
-            del self._looks.known
+            del self._surveys.known
 
     def _once(self, key: Hashable, read: Callable[[], T]) -> T:
-        """Result of `read`; within `one_look` the one of the first call for this key."""
-        known: dict[Hashable, T] | None = getattr(self._looks, "known", None)
+        """Result of `read`; within `one_survey` the one of the first call for this key."""
+        known: dict[Hashable, T] | None = getattr(self._surveys, "known", None)
         if known is None:
             return read()
         if key not in known:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from diffkeeper import clock
 from diffkeeper.errors import CorruptionError
-from diffkeeper.history.retention_time import RetentionTime, looked, resumed
+from diffkeeper.history.retention_time import RetentionTime, advanced, resumed
 from diffkeeper.store import tables
 from diffkeeper.volumes.options import format_duration
 
@@ -45,7 +45,7 @@ class RetentionClock:
         with self._lock:
             boottime_ns = clock.boottime_ns()
             elapsed_ns, self._boottime_ns = boottime_ns - self._boottime_ns, boottime_ns
-            self._take(looked(self._passage, clock.now_ns(), elapsed_ns))
+            self._take(advanced(self._passage, clock.now_ns(), elapsed_ns))
             return self._passage.counted_ns
 
     def comes_ns(self, moment_ns: int) -> int:

@@ -46,7 +46,7 @@ class RetentionTime:
         return min(moment_ns + self.unseen_ns, max(moment_ns, self.wall_ns + self.wait_ns))
 
 
-def looked(before: RetentionTime, wall_ns: int, elapsed_ns: int) -> RetentionTime:
+def advanced(before: RetentionTime, wall_ns: int, elapsed_ns: int) -> RetentionTime:
     """The next reading, `elapsed_ns` later by a clock that never steps.
 
     More unobserved time than is waiting begins the wait anew; less joins what waits. So a clock
@@ -71,7 +71,7 @@ def resumed(before: RetentionTime, wall_ns: int) -> RetentionTime:
     Short absences, such as restarts, count at once.
     """
     away = wall_ns - before.wall_ns
-    return looked(before, wall_ns, min(max(0, away), _AWAY_NS))
+    return advanced(before, wall_ns, min(max(0, away), _AWAY_NS))
 
 
 def _towards_zero(value: int, step: int) -> int:

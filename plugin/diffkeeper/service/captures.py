@@ -122,9 +122,9 @@ class Captures:
         """
         return self._survey.recent(self.targets(), written, quiet=quiet)
 
-    def one_look(self) -> AbstractContextManager[None]:
+    def one_survey(self) -> AbstractContextManager[None]:
         """Within the block this thread asks each process only once, for any number of volumes."""
-        return self._survey.one_look()
+        return self._survey.one_survey()
 
     def targets(self) -> list[Target]:
         """All watched volumes, as the survey identifies them."""

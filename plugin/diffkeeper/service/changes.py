@@ -38,7 +38,7 @@ class Changes:
         nothing is. NotFoundError.
         """
         slot = self._registry.slot(name)
-        async with slot.looking(), slot.turn("its options are being changed"):
+        async with slot.final_capture(), slot.turn("its options are being changed"):
             self._registry.require(name, slot)
             volume = slot.volume
             options = volume_options.changed(volume.state.record.options, given)

@@ -30,7 +30,7 @@ def of_daemon(sources: Sources, *, look: bool) -> list[FeatureView]:
 
 def of_machine(headers: str) -> list[FeatureView]:
     """Without a daemon, from a process that ends soon; `headers` as in the setting, or empty."""
-    return views(probe.look(headers, own_process=True))
+    return views(probe.inspect(headers, own_process=True))
 
 
 def less_than_asked(view: VolumeView, capture: CaptureView) -> bool:

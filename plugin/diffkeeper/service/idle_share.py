@@ -12,7 +12,7 @@ from diffkeeper import clock, limits
 CPU_IDLE_PART = 0.5
 CPU_FRACTION_IDLE_MAX = 0.25
 IDLE_SECONDS = 10.0  # over which idle time is measured
-IDLE_LOOK_SECONDS = 1.0
+IDLE_SAMPLE_SECONDS = 1.0
 
 _LINE_BYTES = 512
 _IDLE = 3  # proc_stat(5): user, nice, system, idle, iowait, …
@@ -30,7 +30,7 @@ class IdleShare:
         self._processors = processors or os.cpu_count() or 1
         self._lock = threading.Lock()
         # Readings: time on the monotonic clock, idle time and total time as counted by the kernel.
-        self._looks: deque[tuple[float, int, int]] = deque()
+        self._samples: deque[tuple[float, int, int]] = deque()
 
     def share(self) -> float:
         """Seconds of CPU per second that captures of one volume, or group, may take.
@@ -45,16 +45,16 @@ class IdleShare:
         """The fraction of the last seconds in which a processor was idle; 0 if unknown."""
         now = clock.monotonic()
         with self._lock:
-            if not self._looks or now - self._looks[-1][0] >= IDLE_LOOK_SECONDS:
+            if not self._samples or now - self._samples[-1][0] >= IDLE_SAMPLE_SECONDS:
                 try:
-                    self._looks.append((now, *self._counted()))
+                    self._samples.append((now, *self._counted()))
                 except (OSError, ValueError):
-                    self._looks.clear()
-            while len(self._looks) > 2 and now - self._looks[1][0] >= IDLE_SECONDS:
-                self._looks.popleft()
-            if len(self._looks) < 2:
+                    self._samples.clear()
+            while len(self._samples) > 2 and now - self._samples[1][0] >= IDLE_SECONDS:
+                self._samples.popleft()
+            if len(self._samples) < 2:
                 return 0.0
-            (_, idle, total), (_, idle_now, total_now) = self._looks[0], self._looks[-1]
+            (_, idle, total), (_, idle_now, total_now) = self._samples[0], self._samples[-1]
             return max(0, idle_now - idle) / max(1, total_now - total)
 
     def _counted(self) -> tuple[int, int]:

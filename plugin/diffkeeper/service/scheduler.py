@@ -41,7 +41,7 @@ class _Watch:
     """
 
     task: asyncio.Task[None] | None = None
-    looked: float = float("-inf")
+    asked: float = float("-inf")
     news: bool = False
     fresh: bool = True
 
@@ -57,7 +57,7 @@ class Scheduler:
         self._pool = turns.pool
         self._watches: dict[Volume, _Watch] = {}
         self._changed = asyncio.Event()
-        self._looking: asyncio.Task[None] | None = None
+        self._asking: asyncio.Task[None] | None = None
         self._owed: set[Volume] = set()  # volumes whose processes are to be asked
         self._expecting: asyncio.Task[None] | None = None
         self._mounts = 0  # number of calls of `add`
@@ -85,7 +85,7 @@ class Scheduler:
     def add(self, volume: Volume) -> None:
         """Capture the volume from now on, whenever it is due and something changed."""
         if volume not in self._watches:
-            volume.throttle.look_at(clock.monotonic())
+            volume.throttle.schedule(clock.monotonic())
             self._watches[volume] = _Watch()
             self._changed.set()
         self._mounts += 1
@@ -102,7 +102,7 @@ class Scheduler:
 
     async def stop(self) -> None:
         """Remove all volumes."""
-        for task in (self._looking, self._expecting):
+        for task in (self._asking, self._expecting):
             if task is not None:
                 task.cancel()
         for volume in list(self._watches):
@@ -144,14 +144,14 @@ class Scheduler:
         """
         for volume in quiet:
             watch = self._watches[volume]
-            if not volume.trusting or _turn(now) != _turn(watch.looked):
-                watch.looked = now
+            if not volume.trusting or _turn(now) != _turn(watch.asked):
+                watch.asked = now
                 self._owed.add(volume)
-            volume.throttle.look_at(
+            volume.throttle.schedule(
                 _shared(now + volume.throttle.effective, volume.throttle.effective)
             )
-        if self._owed and (self._looking is None or self._looking.done()):
-            self._looking = asyncio.create_task(self._ask_processes())
+        if self._owed and (self._asking is None or self._asking.done()):
+            self._asking = asyncio.create_task(self._ask_processes())
 
     async def _until(self, moment: float | None) -> None:
         left = None if moment is None else max(0.0, moment - clock.monotonic())
@@ -174,7 +174,7 @@ class Scheduler:
             for volume in changed:
                 if volume in self._watches:
                     self._watches[volume].news = True
-                    volume.throttle.look_at(clock.monotonic())
+                    volume.throttle.schedule(clock.monotonic())
                     self._changed.set()
 
     async def _expect(self) -> None:
@@ -199,7 +199,7 @@ class Scheduler:
 
     def _ask(self, volumes: list[Volume], found: Found) -> list[Volume]:
         """The volumes that changed; the others keep their intervals, in their groups as of now."""
-        with self._captures.one_look():
+        with self._captures.one_survey():
             changed = [
                 volume
                 for volume in volumes
@@ -237,7 +237,7 @@ class Scheduler:
             volume.throttle.rest(started)
             if volume in self._watches:
                 self._watches[volume].task = None
-                self._watches[volume].looked = started
+                self._watches[volume].asked = started
             self._changed.set()
 
     async def _tick(self, volume: Volume, watch: _Watch) -> None:
@@ -267,8 +267,8 @@ class Scheduler:
         else:
             self._captures.apply_throttle(group)
         for member in group.volumes:
-            if (looked := self._watches.get(member)) is not None:
-                looked.fresh = False
+            if (watched := self._watches.get(member)) is not None:
+                watched.fresh = False
 
     async def _writers(self, *, quiet: bool = False) -> Found:
         """Writers of all mounted volumes, from a survey that captures share."""

@@ -373,8 +373,8 @@ class VolumeService:
             await self._scheduled.remove(volume)
             failpoint.hit("unmount.before_capture")
             await within(self._pools.steps, self._verifying.begin, volume)
-        async with slot.looking():
-            await within(self._pools.looks, self._verifying.last_look, volume)
+        async with slot.final_capture():
+            await within(self._pools.final_captures, self._verifying.final_capture, volume)
             async with slot.turn():
                 if not volume.mounts.leaving or self._registry.get(volume.name) is not slot:
                     return
@@ -399,12 +399,12 @@ class VolumeService:
             ) from None
 
     async def _removed(self, name: str, slot: Slot) -> None:
-        async with slot.looking(), slot.turn("it is being removed"):
+        async with slot.final_capture(), slot.turn("it is being removed"):
             self._registry.require(name, slot)
             await within(self._pools.steps, self._refuse_in_use, slot.volume)
             slot.replace_live()
             await self._scheduled.remove(slot.volume)
-            removed = await within(self._pools.looks, self._remove, slot.volume)
+            removed = await within(self._pools.final_captures, self._remove, slot.volume)
             self._registry.drop(name)
         counters.forget(name)
         log.info("removed", extra={"volume": name, "id": slot.volume.state.record.id})
@@ -473,7 +473,7 @@ class VolumeService:
     ) -> RepairReport:
         """Repair damaged files, see `Repairs.run`."""
         slot = self._registry.slot(name)
-        async with slot.looking(), slot.turn("it is being repaired"):
+        async with slot.final_capture(), slot.turn("it is being repaired"):
             self._registry.require(name, slot)
             slot.replace_live()
             await within(self._pools.steps, refuse_mounted, slot.volume)

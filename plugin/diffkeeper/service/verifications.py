@@ -35,7 +35,7 @@ class Verifying:
         with _failure_reported(volume):
             volume.open()
 
-    def last_look(self, volume: Volume) -> None:
+    def final_capture(self, volume: Volume) -> None:
         """Final capture and verification. Errors are reported; the unmount continues."""
         with _failure_reported(volume):
             self._capture(volume, "unmount")

@@ -13,7 +13,7 @@ from diffkeeper.limits import CAPTURES_MAX, LONG_CAPTURES_MAX
 from diffkeeper.service.capture_slots import CaptureSlots
 
 STEP_THREADS = 8
-LAST_LOOKS_MAX = 4  # of Unmounts and Removes, at once
+FINAL_CAPTURES_MAX = 4  # of Unmounts and Removes, at once
 CAPTURE_THREADS = CAPTURES_MAX + LONG_CAPTURES_MAX + 2  # and for short questions
 QUERY_THREADS = 4
 LONG_THREADS = 4  # for verifications, scrubs, maintenance and compacting by command
@@ -28,7 +28,7 @@ class Workers:
         self._all: list[ThreadPoolExecutor] = []
         self.steps = self._pool("step", STEP_THREADS)  # short steps of lifecycles
         self.replays = self._pool("replay", limits.REPLAYS_MAX)
-        self.looks = self._pool("look", LAST_LOOKS_MAX)  # final captures, of Unmount and Remove
+        self.final_captures = self._pool("final", FINAL_CAPTURES_MAX)  # of Unmount and Remove
         self.captures = CaptureSlots(self._pool("capture", CAPTURE_THREADS))
         self.queries = self._pool("query", QUERY_THREADS)  # what a caller waits for
         self.history = self._pool("history", 1)  # retention and trash, as they fall due

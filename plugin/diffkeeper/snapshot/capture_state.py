@@ -35,7 +35,7 @@ class Drained:
 
     dirty: hints of its first drain; unseen_files: what may change without a hint.
     again: a snapshot is due although nothing changed; retry: names that could not be read before.
-    looked_ns: when it began to scan.
+    began_ns: when it began to scan.
     lost: hints were lost, of a source that sees everything, by this drain or a later one.
     unseen: something may have changed that no hint names, by this drain or a later one.
     """
@@ -44,7 +44,7 @@ class Drained:
     unseen_files: UnseenFiles = field(default_factory=UnseenFiles)
     again: bool = False
     retry: Dirty = field(default_factory=Dirty)
-    looked_ns: int = 0
+    began_ns: int = 0
     lost: bool = False
     unseen: bool = False
 

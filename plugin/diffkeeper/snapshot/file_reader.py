@@ -86,13 +86,13 @@ class FileReader:
         if done is not None and (done[0], done[1].size) == (status.st_ctime_ns, status.st_size):
             return done[1]
         with inode.reading(pin) as fd:
-            looked = self._already_read.setdefault(number, Changed())
+            before = self._already_read.setdefault(number, Changed())
             ways = self._tree.stage.get, self._bounds.spill, self._bounds.check
             if base is not None:
-                looked.chunks |= self._parts(number, fd, status.st_size, why)
-                content = self._reader.read_parts(fd, status.st_size, base, looked.chunks, *ways)
+                before.chunks |= self._parts(number, fd, status.st_size, why)
+                content = self._reader.read_parts(fd, status.st_size, base, before.chunks, *ways)
             else:
-                looked.whole = True
+                before.whole = True
                 self._mapped.read_whole(number, fd, mapped=self._is_mapped(status))
                 old = self._recorded(directory, name, number)
                 content = self._reader.read(fd, status.st_size, self._chunk_bits, old, *ways)

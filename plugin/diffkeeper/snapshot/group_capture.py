@@ -151,7 +151,7 @@ class _GroupCapture:
             self._until_quiet()
         failpoint.hit("capture.thawed")
         for capture in self._each():
-            capture.end_looks(self._started)
+            capture.end_scans(self._started)
         self._name_unfreezable()
         return self._commit()
 
@@ -179,7 +179,7 @@ class _GroupCapture:
         """Scan without a freeze, until one round sees nothing change in any member."""
         for _ in range(PRECOPY_ROUNDS_MAX):
             self._outcome.time_ns = clock.now_ns()
-            if all([capture.look_again() for capture in self._each()]):
+            if all([capture.scan_again() for capture in self._each()]):
                 return
         if any([capture.moved() for capture in self._each()]):
             self._outcome.fuzzy = "written to while it was read, by a process that was not frozen"

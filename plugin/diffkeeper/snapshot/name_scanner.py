@@ -82,7 +82,7 @@ class NameScanner:
         self._stuck: dict[Directory, set[bytes]] = {}
         self._unread: set[Directory] = set()  # directories that cannot be read now
 
-    def _look(
+    def _scan_name(
         self, directory: Directory, fd: int, name: bytes, *, why: Why = Why.PLACE
     ) -> Iterator[Observation]:
         if self._is_seen(directory.inode, name):
@@ -191,7 +191,7 @@ class NameScanner:
             return
         elif parent.children.get(name) is not known:
             if known.parent is not None:
-                self._look_later(known.parent.inode, known.name)
+                self._scan_later(known.parent.inode, known.name)
             self._tree.move(known, parent, name)
             if self._tree.excluded:
                 self._list_below(known)
@@ -210,7 +210,7 @@ class NameScanner:
         self._again.add((directory.inode, name))
         self._stuck.setdefault(directory, set()).add(name)
         if directory.parent is not None:
-            self._look_later(directory.parent.inode, directory.name)
+            self._scan_later(directory.parent.inode, directory.name)
 
     def _list_below(self, directory: Directory) -> None:
         """After a move: scan all below, since other names may be left out now."""
@@ -302,7 +302,7 @@ class NameScanner:
         self._seen.get(place.directory, set()).discard(place.name)
         self._again.add((place.directory, place.name))
         if place.directory in self._tree.by_inode:
-            self._look_later(place.directory, place.name)
+            self._scan_later(place.directory, place.name)
 
     def _lost_name(self, directory: Directory, name: bytes, number: int) -> None:
         """A file lost a name: scan its other names, where writes through the lost one show."""
@@ -316,9 +316,9 @@ class NameScanner:
         names.discard((directory.inode, name))
         for number, other in names:
             if number in self._tree.by_inode:
-                self._look_later(number, other)
+                self._scan_later(number, other)
 
-    def _look_later(self, inode: int, name: bytes) -> None:
+    def _scan_later(self, inode: int, name: bytes) -> None:
         if not self._is_seen(inode, name):
             self._more.append((inode, name))
 

@@ -205,13 +205,13 @@ class Scanner(NameScanner):
                     found = [_status(opened, name) for name in kept]
                     self._watch_new([s.st_ino for s in found if s and not stat.S_ISDIR(s.st_mode)])
                 for name in names[directory.inode]:
-                    yield from self._look(directory, opened, name, why=Why.NAME)
+                    yield from self._scan_name(directory, opened, name, why=Why.NAME)
 
     def _misplaced(self, directory: Directory, names: set[bytes]) -> None:
         """A directory is not at its place: scan that place, and its names later."""
         if directory.parent is None:
             raise LostError("the live directory was replaced while it was mounted")
-        self._look_later(directory.parent.inode, directory.name)
+        self._scan_later(directory.parent.inode, directory.name)
         self._stuck.setdefault(directory, set()).update(names)
 
     @contextmanager
@@ -267,7 +267,7 @@ class Scanner(NameScanner):
             if sure and self._same(number, record, status):
                 del self._missed[number]
             else:
-                yield from self._look(directory, opened, place.name)
+                yield from self._scan_name(directory, opened, place.name)
 
     def _same(self, number: int, record: IndexRecord | None, status: os.stat_result) -> bool:
         if record is None or number in self._seen_names:
@@ -295,7 +295,7 @@ class Scanner(NameScanner):
                 others.discard((place.directory, place.name))
                 for parent, name in others:
                     if parent in self._tree.by_inode:
-                        self._look_later(parent, name)
+                        self._scan_later(parent, name)
                 if not others:
                     self._search(number, record)
         self._missed.clear()
@@ -357,10 +357,10 @@ class Scanner(NameScanner):
         if listing.found < self._tree.count(listing.recorded):
             for name in self._tree.names(listing.recorded):
                 if name not in listing.on_disk:
-                    yield from self._look(directory, fd, name)
+                    yield from self._scan_name(directory, fd, name)
         # A directory found earlier in this capture is in no recorded tree yet.
         for name in directory.children.keys() - listing.on_disk:
-            yield from self._look(directory, fd, name)
+            yield from self._scan_name(directory, fd, name)
 
     def _skipped(self, directory: Directory) -> Callable[[bytes], bool] | None:
         """A predicate for names in it that are left out; None where none is."""
@@ -391,7 +391,7 @@ class Scanner(NameScanner):
                 continue
             if known and self._tree.lookup_in(listing.recorded, name) is not None:
                 listing.found += 1
-            yield from self._look(listing.directory, fd, name, why=Why.LISTING)
+            yield from self._scan_name(listing.directory, fd, name, why=Why.LISTING)
         if not listing.directory.listed:
             self._source.mark_read(same)
 

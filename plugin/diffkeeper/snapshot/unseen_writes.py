@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from diffkeeper.sources.base import Dirty
 
 ALIASED_MAX = 5_000
-FROZEN_LOOKS_MAX = 500
+FROZEN_SCANS_MAX = 500
 ARMED_SECONDS = 60.0
 
 
@@ -76,7 +76,7 @@ class UnseenWrites:
                 opened |= self._survey.open_for_write(found.rings, self._device)
         return UnseenFiles(self._maybe_mapped(), frozenset(opened))
 
-    def look_around(self, writers: Writers) -> UnseenFiles:
+    def survey_all(self, writers: Writers) -> UnseenFiles:
         """As `due_files`, with files that processes other than the writers have mapped. Too slow
         for a freeze.
         """
@@ -117,7 +117,7 @@ class UnseenWrites:
             writers = self.with_young(writers)
             self._below = set(writers.pids)
             unseen = self.due_files(writers)
-        if len(unseen.opened) > FROZEN_LOOKS_MAX:
+        if len(unseen.opened) > FROZEN_SCANS_MAX:
             unseen = self.only_open(unseen, writers)
         return writers, unseen
 

@@ -122,7 +122,7 @@ class VolumeCapture:
         self.watched.unseen.end()
         self.watched.unseen.recorded()
 
-    def end_looks(self, started: float) -> None:
+    def end_scans(self, started: float) -> None:
         """All scans of the capture are done."""
         if self._drained.dirty.everything:
             self._compared(clock.monotonic() - started)
@@ -153,7 +153,7 @@ class VolumeCapture:
         # after lost hints from neither.
         horizon = self.watched.horizon_ns
         if self._ended_mappings_read and not self._drained.lost:
-            since_ns = clock.now_ns() - self._drained.looked_ns + limits.TIMESTAMP_GRANULE_NS
+            since_ns = clock.now_ns() - self._drained.began_ns + limits.TIMESTAMP_GRANULE_NS
             horizon = 0 if self.watched.tells_content else since_ns
         trust = Trust(limits.TIMESTAMP_GRANULE_NS, horizon)
         files = FileReader(self._context, trust, bounds, self._mapped_now)
@@ -178,11 +178,11 @@ class VolumeCapture:
             self.watched.watcher.replace(str(error))
             raise
 
-    def look_again(self) -> bool:
+    def scan_again(self) -> bool:
         """Without a freeze: scan what changed since the last scan; false when anything did."""
         before, dirty = self._root, self._drain()
         self._root = self._tree.compute_root()
-        unseen = self.watched.unseen.look_around(self.writers)
+        unseen = self.watched.unseen.survey_all(self.writers)
         # Hints are always scanned. Without hints, and for what gives none, only two equal results
         # in a row show that nothing moves.
         hinted = dirty.hinted and self._source.hinting

@@ -104,7 +104,7 @@ class WatchedVolume:
 
     def pending(self, writers: Writers) -> bool:
         """Whether a capture would find work; cheap."""
-        return bool(self._is_due() or self.source.pending() or self.unseen.look_around(writers))
+        return bool(self._is_due() or self.source.pending() or self.unseen.survey_all(writers))
 
     def quiet(self) -> bool:
         """Whether only a survey of processes could make `pending` true; see `trusting`."""
@@ -166,11 +166,11 @@ class WatchedVolume:
         self.rely()
         found = Drained()
         found.dirty = self.drain_hints(found)
-        found.looked_ns = clock.now_ns()
+        found.began_ns = clock.now_ns()
         if started >= self.comparison.due:
             found.dirty.escalate("the regular comparison is due")
             self.watcher.mapped.forget()
-        found.unseen_files = self.unseen.look_around(writers)
+        found.unseen_files = self.unseen.survey_all(writers)
         found.again = self.lacks_snapshot()
         if urgent or self.held.due(started):
             found.retry = self.held.again()

@@ -102,7 +102,7 @@ class Objects:
             cached = self._nodes.get(digest)
             if cached is not None:
                 return cached
-        plain = self._looked_up(wanted)
+        plain = self._find_plain(wanted)
         found = digest_of(kind, plain)
         if found != digest:
             self._blame(digest)
@@ -111,7 +111,7 @@ class Objects:
             self._nodes.put(digest, plain, len(plain))
         return plain
 
-    def _looked_up(self, wanted: ObjectId) -> bytes:
+    def _find_plain(self, wanted: ObjectId) -> bytes:
         for attempt in range(_ATTEMPTS_MAX):
             with self._held_still(attempt > 0), self._environment.read() as txn:
                 try:
@@ -222,7 +222,7 @@ class Objects:
             return
         below = self.identify(base)
         try:
-            plain = self._looked_up(below)
+            plain = self._find_plain(below)
         except (CorruptionError, NotFoundError) as error:
             raise CorruptionError(f"{digest.hex()} is a delta, and its base {error}") from None
         if ObjectId.of(below.kind, plain) != below:

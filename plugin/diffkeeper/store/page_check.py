@@ -364,11 +364,11 @@ class _Checker:
             else:
                 yield key, raw[start : start + length] if tree.flags or wanted else b"", 0
 
-    def _overflow(self, number: int, length: int, look: bool) -> int:
-        """Number of pages of a long value; `look`: also check its page header."""
+    def _overflow(self, number: int, length: int, check_header: bool) -> int:
+        """Number of pages of a long value; `check_header`: its first page says the same."""
         count = (_HEADER.size - 1 + length) // self._page_bytes + 1
         self._take(number, count, "a value")
-        if not look:
+        if not check_header:
             return count
         raw = os.pread(self._fd, _HEADER.size, number * self._page_bytes)
         if len(raw) < _HEADER.size:

@@ -115,18 +115,18 @@ class LiveDirectory:
         UnreadableError.
         """
 
-        def look() -> str:
+        def identity() -> str:
             device = durable.device_of(self._path)
             if device == durable.device_of(self._store.room.path):
                 return ""
             there = durable.is_there(self._path)
             return f"{device}:{os.stat(self._path).st_ino if there else 0}"
 
-        return self._asked(look)
+        return self._asked(identity)
 
-    def _asked(self, look: Callable[[], T]) -> T:
+    def _asked(self, question: Callable[[], T]) -> T:
         try:
-            return look()
+            return question()
         except OSError as error:
             raise UnreadableError(
                 f"{self._name} cannot be looked at: {error.strerror}; nothing is replayed in its"

@@ -27,7 +27,7 @@ class Slot:
     def __init__(self, volume: Volume) -> None:
         self._volume = volume
         self._lock = asyncio.Lock()
-        self._looking = asyncio.Lock()
+        self._final_capture = asyncio.Lock()
         self._step = ""
         self._replaced = 0
         self._replay: asyncio.Task[None] | None = None
@@ -46,7 +46,7 @@ class Slot:
     @property
     def busy(self) -> bool:
         """Whether a step of its lifecycle or a final capture is under way."""
-        return self._lock.locked() or self._looking.locked()
+        return self._lock.locked() or self._final_capture.locked()
 
     @contextlib.asynccontextmanager
     async def turn(self, step: str = "") -> AsyncIterator[None]:
@@ -60,11 +60,11 @@ class Slot:
             finally:
                 self._step = ""
 
-    def looking(self) -> AbstractAsyncContextManager[None]:
+    def final_capture(self) -> AbstractAsyncContextManager[None]:
         """Held for the final capture of an Unmount, and by steps that must not run beside one;
         taken before `turn`.
         """
-        return self._looking
+        return self._final_capture
 
     @property
     def replaced(self) -> int:

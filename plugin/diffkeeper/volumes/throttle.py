@@ -51,7 +51,7 @@ class Throttle:
         with self._lock:
             self.interval = self.effective = interval
 
-    def look_at(self, moment: float) -> None:
+    def schedule(self, moment: float) -> None:
         """Set when the next capture is due."""
         with self._lock:
             self.due = moment

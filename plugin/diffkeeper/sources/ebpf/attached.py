@@ -55,7 +55,7 @@ class Attached:
         program = self._loaded.funcs[b"tracepoint__" + name.replace(b":", b"__")].fd
         return _Event(name, fd, program, self._ask(program)[0])
 
-    def look(self) -> tuple[str, dict[str, int]]:
+    def inspect(self) -> tuple[str, dict[str, int]]:
         """What is not as it was loaded, or ""; and skipped runs since the load by tracepoint.
 
         Older kernels do not count skipped runs, which is 0.

@@ -182,14 +182,14 @@ class EbpfSource:
         for inode, changed in (
             *self._started.drained_between(now, now if frozen else surely),
             *self._under_way.drained_between(since, surely),
-            *self._moving.look(now, frozen=frozen),
+            *self._moving.to_read(now, frozen=frozen),
         ):
             dirty.files.setdefault(inode, Changed()).merge(changed)
 
     def _due(self, now: float) -> bool:
         surely = now - limits.STARTED_SECONDS
-        looks = self._started.due(surely) or self._under_way.due(surely)
-        return looks or self._moving.due(now)
+        due = self._started.due(surely) or self._under_way.due(surely)
+        return due or self._moving.due(now)
 
     def under_way(self) -> bool:
         """Whether direct I/O is still writing to a watched file, maybe of a frozen process."""

@@ -118,9 +118,9 @@ class _Pulse:
                 # Nothing was written, which proves nothing; `silent` reports it if it continues.
                 self.trouble = str(error.strerror)
                 return ""
-            return self._look()
+            return self._poll()
 
-    def _look(self) -> str:
+    def _poll(self) -> str:
         try:
             marks = self._program.drain(self._number)
         except OSError as error:

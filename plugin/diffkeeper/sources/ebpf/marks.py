@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MARKS_PENDING_MAX = 500_000  # bounds memory; with more the whole volume is compared
-STARTED_LOOKS_SECONDS = (2.0, STARTED_SECONDS)  # seconds after its drain at which it is read again
+STARTED_READS_SECONDS = (2.0, STARTED_SECONDS)  # seconds after its drain at which it is read again
 
 # Kinds of marks; as in bpf/marks.h.
 DONE = 0
@@ -119,13 +119,13 @@ class Waiting:
 class _Moving:
     drained: float
     marks: dict[int, Changed]
-    looks: int = 0  # how many of the reads by time are done
+    reads: int = 0  # how many of the reads by time are done
     reported: bool = False
     frozen: bool = False  # whether it was read in a freeze since
 
     @property
     def due(self) -> float:
-        return self.drained + STARTED_LOOKS_SECONDS[self.looks]
+        return self.drained + STARTED_READS_SECONDS[self.reads]
 
 
 class Moving:
@@ -151,17 +151,17 @@ class Moving:
         """Whether something is due to be read again."""
         return any(now >= entry.due for entry in self._entries.copy())
 
-    def look(self, now: float, *, frozen: bool) -> Iterator[tuple[int, Changed]]:
+    def to_read(self, now: float, *, frozen: bool) -> Iterator[tuple[int, Changed]]:
         """What to read now: what is new, what no freeze has seen yet, what is due."""
         for entry in self._entries:
             due = now >= entry.due and not frozen  # in a freeze time is short
             if due or not entry.reported or (frozen and not entry.frozen):
                 yield from entry.marks.items()
             entry.reported, entry.frozen = True, entry.frozen or frozen
-            while due and entry.looks < len(STARTED_LOOKS_SECONDS) and now >= entry.due:
-                entry.looks += 1
-        left = len(STARTED_LOOKS_SECONDS)
-        self._entries = deque(entry for entry in self._entries if entry.looks < left)
+            while due and entry.reads < len(STARTED_READS_SECONDS) and now >= entry.due:
+                entry.reads += 1
+        left = len(STARTED_READS_SECONDS)
+        self._entries = deque(entry for entry in self._entries if entry.reads < left)
 
     def clear(self) -> None:
         """Drop everything."""

@@ -117,7 +117,7 @@ class Sources:
 
     def preview(self) -> tuple[Feature, ...]:
         """As `features`; if nothing was tried, what is known without loading anything."""
-        return self.features() if self._attempt is not None else look(self._headers)
+        return self.features() if self._attempt is not None else inspect(self._headers)
 
     def counts(self) -> dict[str, int]:
         """Counters of the loaded programs; empty while there are none."""
@@ -145,7 +145,7 @@ class Sources:
         )
 
 
-def look(headers: str = "", *, own_process: bool = False) -> tuple[Feature, ...]:
+def inspect(headers: str = "", *, own_process: bool = False) -> tuple[Feature, ...]:
     """What is known without loading or mounting anything; `own_process`: bcc may be imported."""
     attempt = Attempt("nothing was loaded")
     if not tracing.mounted():

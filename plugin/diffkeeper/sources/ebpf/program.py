@@ -151,7 +151,7 @@ class Program:
         self.attempt: Attempt | None = None
         self.lost = ""  # why the programs miss changes
         self.lost_at = float("inf")  # since when, on the monotonic clock
-        _, self._left_out = self._attached.look()
+        _, self._left_out = self._attached.inspect()
         self._left_out_at: deque[float] = deque(maxlen=EBPF_LEFT_OUT_MAX)
 
     @classmethod
@@ -194,7 +194,7 @@ class Program:
         """
         if not self.lost:
             # Not under the lock: a drain in a freeze waits for it.
-            broken, left_out = self._attached.look()
+            broken, left_out = self._attached.inspect()
             broken = broken or self._note_left_out(left_out)
             if broken:
                 self.lose(broken)
