@@ -148,10 +148,10 @@ class Decoder:
             )
         if not archive or not store:
             raise CorruptionError("the archive has version 0")
-        self._take(PREFACE.size)
+        self._consume(PREFACE.size)
         self._begun = True
 
-    def _take(self, count: int) -> bytes:
+    def _consume(self, count: int) -> bytes:
         data = bytes(self._buffer[:count])
         del self._buffer[:count]
         self._hash.update(data)
@@ -169,7 +169,7 @@ class Decoder:
         if len(self._buffer) < FRAME.size + length + DIGEST_BYTES:
             return None
         before = self._hash.digest() if kind is FrameKind.END else b""
-        whole = self._take(FRAME.size + length + DIGEST_BYTES)
+        whole = self._consume(FRAME.size + length + DIGEST_BYTES)
         if chunk_digest(whole[:-DIGEST_BYTES]) != whole[-DIGEST_BYTES:]:
             raise CorruptionError(f"frame {self._frames} of the archive is damaged")
         frame = ArchiveFrame(kind, whole[FRAME.size : -DIGEST_BYTES])

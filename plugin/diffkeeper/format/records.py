@@ -54,7 +54,7 @@ class _Fields:
     def __init__(self, fields: dict[str, object], what: str) -> None:
         self._fields, self._what = fields, what
 
-    def _take(self, name: str) -> object:
+    def _pop(self, name: str) -> object:
         if name not in self._fields:
             raise CorruptionError(f"{self._what} record lacks {name!r}")
         return self._fields.pop(name)
@@ -63,7 +63,7 @@ class _Fields:
         return CorruptionError(f"{self._what} record: {name!r} has a wrong type or value")
 
     def number(self, name: str) -> int:
-        value = self._take(name)
+        value = self._pop(name)
         if type(value) is not int or not 0 <= value <= SIZE_MAX:
             raise self._wrong(name)
         return value
@@ -75,31 +75,31 @@ class _Fields:
         return self.number(name)
 
     def real(self, name: str) -> float:
-        value = self._take(name)
+        value = self._pop(name)
         if type(value) is not float or not 0 <= value < float("inf"):
             raise self._wrong(name)
         return value
 
     def text(self, name: str) -> str:
-        value = self._take(name)
+        value = self._pop(name)
         if not _is_text(value):
             raise self._wrong(name)
         return str(value)
 
     def flag(self, name: str) -> bool:
-        value = self._take(name)
+        value = self._pop(name)
         if type(value) is not bool:
             raise self._wrong(name)
         return value
 
     def texts(self, name: str) -> dict[str, str]:
-        value = self._take(name)
+        value = self._pop(name)
         if not isinstance(value, dict) or not all(map(_is_text, (*value, *value.values()))):
             raise self._wrong(name)
         return dict(value)
 
     def numbers(self, name: str) -> dict[str, int]:
-        value = self._take(name)
+        value = self._pop(name)
         if not isinstance(value, dict) or not all(map(_is_text, value)):
             raise self._wrong(name)
         if not all(type(n) is int and 0 <= n <= SIZE_MAX for n in value.values()):

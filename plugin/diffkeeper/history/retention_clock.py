@@ -38,21 +38,21 @@ class RetentionClock:
             before = RetentionTime(min(wall_ns, _newest_ns(store, wall_ns)))
         self._passage = before
         self._saved: RetentionTime | None = None
-        self._take(resumed(before, wall_ns))
+        self._advance(resumed(before, wall_ns))
 
     def now_ns(self) -> int:
         """The time that counts, nanoseconds since the epoch; reads the clocks. Does not block."""
         with self._lock:
             boottime_ns = clock.boottime_ns()
             elapsed_ns, self._boottime_ns = boottime_ns - self._boottime_ns, boottime_ns
-            self._take(advanced(self._passage, clock.now_ns(), elapsed_ns))
+            self._advance(advanced(self._passage, clock.now_ns(), elapsed_ns))
             return self._passage.counted_ns
 
     def comes_ns(self, moment_ns: int) -> int:
         """See `RetentionTime.comes_ns`, from the latest reading."""
         return self._passage.comes_ns(moment_ns)
 
-    def _take(self, now: RetentionTime) -> None:
+    def _advance(self, now: RetentionTime) -> None:
         before, self._passage = self._passage, now
         fields = {"seconds": _seconds(now.unseen_ns), "counts_in": _seconds(now.wait_ns)}
         if now.unseen_ns > before.unseen_ns:

@@ -170,7 +170,7 @@ class Trash:
         """Turn it into a volume of this free name; returns the stored record. NotFoundError when it
         was purged meanwhile.
         """
-        with self._taken(record):
+        with self._claimed(record):
             self._require(record, Event.UNDELETE)
             # No boot has mounted it: its first mount replays it, not the daemon's next start.
             back = replace(record, name=name, removed_ns=None, boot_id="")
@@ -180,7 +180,7 @@ class Trash:
         return back
 
     @contextmanager
-    def _taken(self, record: VolumeRecord) -> Iterator[None]:
+    def _claimed(self, record: VolumeRecord) -> Iterator[None]:
         """Take the volume out of the trash for the block, so that no other call restores or purges
         it; it is put back if the block fails.
         """
@@ -240,7 +240,7 @@ class Trash:
         except (DiffKeeperError, OSError) as failure:
             error = str(failure)
         head = volume.state.head
-        meant = ("", exclusions.note(volume.options.exclude))
+        meant = ("", exclusions.cause_of(volume.options.exclude))
         if not error and head and head.consistency == "crash" and head.cause in meant:
             return True
         cause = head.cause if head is not None else "there is no snapshot"
@@ -279,7 +279,7 @@ class Trash:
         Files that cannot be deleted, such as immutable ones, stay and are reported; everything else
         is deleted. NotFoundError when it was purged meanwhile.
         """
-        with self._taken(record):
+        with self._claimed(record):
             self._require(record, Event.PURGE)
             try:
                 paths = self._layout.volume(record.id)

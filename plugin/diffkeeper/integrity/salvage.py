@@ -153,14 +153,14 @@ class Salvage:
     def _with_content(self, pin: int, size: int, entry: Entry) -> Entry:
         with inode.reading(pin) as fd:
             read = self.reader.read(
-                fd, size, self.live.chunk_bits, None, self._nodes.__getitem__, self._take
+                fd, size, self.live.chunk_bits, None, self._nodes.__getitem__, self._emit
             )
-        self._take(read)
+        self._emit(read)
         return replace(
             entry, size=size, content=read.root, chunk_bits=read.chunk_bits, sparse=read.sparse
         )
 
-    def _take(self, content: Content) -> None:
+    def _emit(self, content: Content) -> None:
         """Emit the wanted chunks, and put the digests of all into the file's tree."""
         for digest in self.wanted(set(content.data)):
             self.found(ObjectId.chunk(digest), bytes(content.data[digest]))

@@ -103,7 +103,7 @@ class Captures:
         facts = {n: _grouping_facts(v, s, found) for n, (v, s) in watched.items()}
         return [
             ConsistencyGroup(
-                tuple(watched[n][0] for n in part), _note(part, whole, watched[part[0]][1])
+                tuple(watched[n][0] for n in part), _reason(part, whole, watched[part[0]][1])
             )
             for whole in consistency_groups.groups(facts)
             for part in consistency_groups.bounded(whole)
@@ -215,7 +215,7 @@ def _grouping(volume: Volume, watched: WatchedVolume) -> tuple[frozenset[int], b
     return recorded, not watched.policy.freeze or watched.faulty
 
 
-def _note(part: Sequence[int], whole: Sequence[int], first: WatchedVolume) -> str:
+def _reason(part: Sequence[int], whole: Sequence[int], first: WatchedVolume) -> str:
     """Why these are not all that are written together; `first`: the capture of the first."""
     if len(part) < len(whole):
         return (

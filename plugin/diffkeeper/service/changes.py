@@ -51,7 +51,7 @@ class Changes:
             await within(self._steps, volume.state.commit, batch, options=options)
             watched = volume.watched is not None
             await self._scheduler.remove(volume)
-            await within(self._steps, volume.take_options)
+            await within(self._steps, volume.apply_options)
             if watched and volume.mounted:
                 self._scheduler.add(volume)
         log.info("options_set", extra={"volume": name, "options": ",".join(sorted(given))})

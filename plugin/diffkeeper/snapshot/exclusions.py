@@ -74,6 +74,6 @@ def _components(glob: str) -> list[str]:
     return [*parts, "*"] if parts[-1] == _ANY_DEPTH else parts
 
 
-def note(globs: Sequence[str]) -> str:
+def cause_of(globs: Sequence[str]) -> str:
     """The text about the globs in a snapshot's `cause`."""
     return f"left out by the option exclude ({','.join(globs)})" if globs else ""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from diffkeeper import clock, limits
 from diffkeeper.errors import DiffKeeperError
-from diffkeeper.snapshot.exclusions import note
+from diffkeeper.snapshot.exclusions import cause_of
 from diffkeeper.sources.base import Dirty
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class HeldBack:
 
     def __init__(self, exclude: Sequence[str] = ()) -> None:
         """exclude: what is left out by option, see `snapshot.exclusions`."""
-        self._meant = note(exclude)
+        self._meant = cause_of(exclude)
         self._names: dict[Place, Trouble] = {}
         self._before: dict[Place, Trouble] = {}  # as before a comparison that is under way
         self._beyond = False  # there were more than are remembered

@@ -296,7 +296,7 @@ class VolumeCapture:
         for observation in seen:
             if observation.content is not None:
                 self._figures.dirty_bytes += observation.content.read_bytes
-            self._note_trouble(observation)
+            self._record_trouble(observation)
             if observation.stale:
                 continue
             names = changes.setdefault(observation.directory, {})
@@ -311,7 +311,7 @@ class VolumeCapture:
         if self.watched.state.head is None:
             self._index.store_early(self._stage)
 
-    def _note_trouble(self, seen: Observation) -> None:
+    def _record_trouble(self, seen: Observation) -> None:
         held = self.watched.held
         held.record((seen.directory.inode, seen.name), seen.trouble)
         if held.beyond:
@@ -323,7 +323,7 @@ class VolumeCapture:
         watched.rely()
         watched.watcher.refuse_missed()
         root = self._tree.compute_root()
-        for placed in self._tree.take_placed():
+        for placed in self._tree.pop_placed():
             parent = placed.parent.inode if placed.parent is not None else 0
             self._index.put_directory(placed.inode, parent, placed.name, placed.content)
         batch = self._stage.batch([root])

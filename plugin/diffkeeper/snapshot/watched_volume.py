@@ -18,7 +18,7 @@ from diffkeeper.fsio import inode
 from diffkeeper.snapshot import staged_tree
 from diffkeeper.snapshot.capture_state import Drained, Figures
 from diffkeeper.snapshot.comparisons import Comparisons
-from diffkeeper.snapshot.exclusions import note
+from diffkeeper.snapshot.exclusions import cause_of
 from diffkeeper.snapshot.held_back import HeldBack, Lacking
 from diffkeeper.snapshot.unseen_writes import UnseenWrites
 from diffkeeper.snapshot.watcher import Watcher
@@ -70,7 +70,7 @@ class WatchedVolume:
         self.comparison = Comparisons()
         self.held = HeldBack(policy.exclude)
         self.nameless: dict[int, int] = {}
-        self.lacking = Lacking(note(policy.exclude), stale=False)
+        self.lacking = Lacking(cause_of(policy.exclude), stale=False)
         self.figures = Figures()
         self.cpu_seconds = self.frozen_seconds = 0.0
         self._torn = False  # the last capture was not of one instant
@@ -194,11 +194,11 @@ class WatchedVolume:
         if self._staged is None:
             self._staged = staged_tree.load(
                 self.context.store, self.state, os.fstat(self.root_fd).st_ino, self.policy,
-                self._note_name, overflowed=self._overflowed,
+                self._record_name, overflowed=self._overflowed,
             )  # fmt: skip
         return self._staged
 
-    def _note_name(self, number: int, old: IndexRecord | None, new: IndexRecord) -> None:
+    def _record_name(self, number: int, old: IndexRecord | None, new: IndexRecord) -> None:
         if not self.unseen.record_seen(number, old, new):
             self.comparison.need()
 

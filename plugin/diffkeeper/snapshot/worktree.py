@@ -336,7 +336,7 @@ class Worktree:
         for link_id in self.link_names.keys() - self.marked:
             del self.link_names[link_id]
 
-    def take_placed(self) -> list[Directory]:
+    def pop_placed(self) -> list[Directory]:
         """Directories that were attached or moved since the last call."""
         placed = [directory for directory in self._placed if self._known(directory)]
         self._placed.clear()

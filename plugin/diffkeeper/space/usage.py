@@ -199,7 +199,7 @@ class UsageWalk:
             state.update(b"%d %d;" % (volume.id, volume.removed_ns or 0))
             for record in self._store.snapshots(volume.id):
                 self._pause()
-                _note(seen, record, now)
+                _count_snapshot(seen, record, now)
                 state.update(b"%d %s," % (record.seq, record.root.hex().encode()))
             seconds = (now - seen.since_ns) / 1e9
             if seen.first is not None and seconds >= GROWTH_SECONDS_MIN:
@@ -249,7 +249,7 @@ class UsageWalk:
             self._slice_began = clock.monotonic()
 
 
-def _note(seen: _Seen, record: SnapshotRecord, now_ns: int) -> None:
+def _count_snapshot(seen: _Seen, record: SnapshotRecord, now_ns: int) -> None:
     """Add a snapshot; what the first one stored is no growth."""
     account = seen.account
     account.snapshots += 1

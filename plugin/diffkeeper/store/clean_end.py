@@ -22,7 +22,7 @@ def write(directory: str, transaction: int) -> None:
         durable.write_file(os.path.join(directory, _NAME), b"%d\n" % transaction)
 
 
-def take(directory: str) -> int | None:
+def pop(directory: str) -> int | None:
     """The transaction in the note, or None; the note is removed, durably."""
     path = os.path.join(directory, _NAME)
     try:

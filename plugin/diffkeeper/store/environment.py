@@ -189,7 +189,7 @@ class Environment:
         later.
         """
         spared = ""
-        if clean_end.take(self.path) == page_check.transaction(self.data_path):
+        if clean_end.pop(self.path) == page_check.transaction(self.data_path):
             spared, self._unchecked = PLACES.name, b""
         page_check.check(self.data_path, but_values_of=PACKS.name, but_leaves_of=spared)
 

@@ -10,7 +10,7 @@ from diffkeeper.errors import CorruptionError, InvalidInputError, NoSpaceError, 
 _MARKER = b"diffkeeper store\n"
 
 
-def take(path: str) -> int:
+def acquire(path: str) -> int:
     """Descriptor of the locked file; StoreLockedError when another process has the lock."""
     lock_path = os.path.join(path, "lock")
     try:

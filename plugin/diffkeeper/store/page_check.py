@@ -211,7 +211,7 @@ class _Checker:
         found = self._meta()
         held = -(-os.fstat(self._fd).st_size // self._page_bytes)
         self._used = bytearray(min(self._last + 1, held))
-        self._take(0, 2, "a meta page")
+        self._claim(0, 2, "a meta page")
         return found
 
     # Pages
@@ -222,7 +222,7 @@ class _Checker:
             raise _Damage(f"it ends before its page {number + count - 1}")
         return raw
 
-    def _take(self, number: int, count: int, what: str) -> None:
+    def _claim(self, number: int, count: int, what: str) -> None:
         """Count pages as used; CorruptionError if something else uses them."""
         end = number + count
         if count < 1 or end > self._last + 1:
@@ -285,7 +285,7 @@ class _Checker:
         stack = [_Visit(tree.root, 1)] if tree.depth else []
         while stack:
             visit = stack.pop()
-            self._take(visit.number, 1, f"the tree {tree.name}")
+            self._claim(visit.number, 1, f"the tree {tree.name}")
             if visit.depth < tree.depth:
                 counts[0] += 1
                 raw = self._read(visit.number)
@@ -367,7 +367,7 @@ class _Checker:
     def _overflow(self, number: int, length: int, check_header: bool) -> int:
         """Number of pages of a long value; `check_header`: its first page says the same."""
         count = (_HEADER.size - 1 + length) // self._page_bytes + 1
-        self._take(number, count, "a value")
+        self._claim(number, count, "a value")
         if not check_header:
             return count
         raw = os.pread(self._fd, _HEADER.size, number * self._page_bytes)
@@ -411,7 +411,7 @@ class _Checker:
         held = 0
         for page in pages:
             if page < len(self._used):
-                self._take(page, 1, "the list of free pages")
+                self._claim(page, 1, "the list of free pages")
                 held += 1
             elif page > self._last:
                 raise _Damage(f"page {page} is called free and lies outside of the file")

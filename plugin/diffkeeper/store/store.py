@@ -98,7 +98,7 @@ class Store:
         room = Room.at(path, share, reserve_bytes)
         if map_bytes is None:
             map_bytes = min(max(room.total_bytes, STORE_MAP_BYTES_MIN), STORE_MAP_BYTES_MAX)
-        lock_fd = lock.take(path)
+        lock_fd = lock.acquire(path)
         try:
             locked()
             lock.refuse_lost_data(path, lock_fd)

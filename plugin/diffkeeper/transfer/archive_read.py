@@ -67,7 +67,7 @@ class Importer:
     def feed(self, data: bytes) -> None:
         """Process the next bytes; stores objects from time to time."""
         for frame in self._decoder.feed(data):
-            self._take(frame)
+            self._read_frame(frame)
             if self._batch.size >= IMPORT_BATCH_BYTES:
                 self._flush()
 
@@ -96,7 +96,7 @@ class Importer:
         self._batch = Batch()
         self._plain = {}
 
-    def _take(self, frame: ArchiveFrame) -> None:
+    def _read_frame(self, frame: ArchiveFrame) -> None:
         if frame.kind is FrameKind.VOLUME:
             self._volume = VolumeRecord.decode(frame.payload)
         elif frame.kind is FrameKind.CHUNK:

@@ -43,7 +43,7 @@ class SizeLimit:
         """Bytes at the last check; None while nothing is limited."""
         return self._used
 
-    def take_size(self, size: int | None) -> None:
+    def set_size(self, size: int | None) -> None:
         """This is the limit from the next `enforce` on."""
         self._size = size
 

@@ -46,7 +46,7 @@ class Throttle:
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
 
-    def take_interval(self, interval: float) -> None:
+    def set_interval(self, interval: float) -> None:
         """Set the interval that the options ask for."""
         with self._lock:
             self.interval = self.effective = interval

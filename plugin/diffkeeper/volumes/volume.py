@@ -247,11 +247,11 @@ class Volume:
     def _limit(self, aside: str = "") -> None:
         sizes.apply(self._directory.limit, self._status.troubles, aside)
 
-    def take_options(self) -> None:
+    def apply_options(self) -> None:
         """Apply the recorded options; a volume that is watched gets a new watcher."""
         before, self._options = self._policy, parse_options(self._state.record.options)
-        self._throttle.take_interval(self._options.interval_seconds)
-        self._directory.limit.take_size(self._options.size_bytes)
+        self._throttle.set_interval(self._options.interval_seconds)
+        self._directory.limit.set_size(self._options.size_bytes)
         if self._directory.readable:
             self._limit("" if self.mounted else self._paths.incoming)
         if self._watched is not None and self._policy != before:
@@ -361,15 +361,15 @@ class Volume:
         self._status.troubles.end("capture")
         # The last unmount may have failed to record its mount counts: this commit makes up for it.
         self._status.troubles.end("unmount")
-        self._note_lacking()
+        self._update_lacking()
         if self._options.size_bytes is not None:
             self._limit()
         if snapshot is None:
             return
-        self._note_consistency(snapshot)
+        self._update_consistency(snapshot)
         self._summary.log_snapshot(self.name, snapshot)
 
-    def _note_consistency(self, snapshot: SnapshotRecord) -> None:
+    def _update_consistency(self, snapshot: SnapshotRecord) -> None:
         """Update the trouble about consistency: it begins when all snapshots of a while are fuzzy.
 
         A single fuzzy snapshot is no trouble, nor is a volume whose option asks for fuzzy ones.
@@ -385,7 +385,7 @@ class Volume:
                 "fuzzy", f"every snapshot of {since:.0f} s is fuzzy: {snapshot.cause}"
             )
 
-    def _note_lacking(self) -> None:
+    def _update_lacking(self) -> None:
         """Update the trouble about what the newest state does not contain."""
         lacking = self._watched.lacking.trouble if self._watched is not None else ""
         if lacking:

@@ -153,7 +153,7 @@ class EbpfSource:
             for inode, changed in marks.started.items():
                 # Timestamps move without a write when a mapped page becomes writable.
                 changed.mapped = changed.mapped or inode not in marks.done
-        self._take_started(marks, dirty, frozen=frozen)
+        self._merge_started(marks, dirty, frozen=frozen)
         for inode in marks.reused:
             dirty.files.setdefault(inode, Changed()).whole = True
             if self._program.watched_as(self._number, inode) is not None:
@@ -161,7 +161,7 @@ class EbpfSource:
             self._proven.discard(inode)
         return dirty
 
-    def _take_started(self, marks: ChangeMarks, dirty: Dirty, *, frozen: bool) -> None:
+    def _merge_started(self, marks: ChangeMarks, dirty: Dirty, *, frozen: bool) -> None:
         """Hint operations that are only seen to start, now and again when they have ended.
 
         They have ended in a freeze, or after a certain time. That is enough for a change of size,

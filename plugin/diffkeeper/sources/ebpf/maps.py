@@ -72,18 +72,18 @@ class KernelMap:
                 for key in part:
                     self.delete(key)
 
-    def items(self, *, take: bool) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-        """Everything in the map; `take`: each entry is removed at the moment it is read."""
-        for keys, values in self.batches(take=take):
+    def items(self, *, remove: bool) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Everything in the map; `remove`: each entry is removed at the moment it is read."""
+        for keys, values in self.batches(remove=remove):
             unpacked = self._key.iter_unpack(keys), self._value.iter_unpack(values)
             yield from zip(*unpacked, strict=True)
 
-    def batches(self, *, take: bool) -> Iterator[tuple[bytes, bytes]]:
+    def batches(self, *, remove: bool) -> Iterator[tuple[bytes, bytes]]:
         """As `items`, as packed keys and values, each batch read when it is asked for.
 
         Only one thread at a time can iterate over a map.
         """
-        name = "bpf_lookup_and_delete_batch" if take else "bpf_lookup_batch"
+        name = "bpf_lookup_and_delete_batch" if remove else "bpf_lookup_batch"
         call = getattr(self._library, name)
         position = ctypes.c_uint32()
         start = None
@@ -152,7 +152,7 @@ class Shares:
         """
         if forget:
             with self._walking:
-                self._take_out(lambda found: found == number, EBPF_WATCHED_MAX)
+                self._remove(lambda found: found == number, EBPF_WATCHED_MAX)
         self._refused.pop(number, None)
 
     def _make_room(self, asking: int) -> None:
@@ -161,7 +161,7 @@ class Shares:
         """
         with self._walking:
             counts = collections.Counter[int]()
-            for _, values in self._watched.batches(take=False):
+            for _, values in self._watched.batches(remove=False):
                 counts.update(self._numbers(values))
             if all(self._is_wanted(number) for number in counts):
                 largest = max(counts, key=lambda number: counts[number], default=asking)
@@ -169,7 +169,7 @@ class Shares:
                     raise UnsupportedError(f"{_full()}, and no other volume has more of them")
                 self._refused[largest] = f"{_full()} of all volumes, and this one has the most"
             # The rest is removed when the refused source stops, or more room is needed.
-            self._take_out(lambda number: not self._is_wanted(number), EBPF_ROOM_FILES)
+            self._remove(lambda number: not self._is_wanted(number), EBPF_ROOM_FILES)
 
     def _is_wanted(self, number: int) -> bool:
         return number not in self._refused and self._is_open(number)
@@ -177,8 +177,8 @@ class Shares:
     def _numbers(self, values: bytes) -> Iterator[int]:
         return (number for number, *_ in self._value.iter_unpack(values))
 
-    def _take_out(self, is_unwanted: Callable[[int], bool], enough: int) -> None:
-        batches, size = self._watched.batches(take=False), self._key.size
+    def _remove(self, is_unwanted: Callable[[int], bool], enough: int) -> None:
+        batches, size = self._watched.batches(remove=False), self._key.size
         while enough > 0:
             with self._changing:
                 keys, values = next(batches, (b"", b""))

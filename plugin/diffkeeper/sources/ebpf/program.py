@@ -195,12 +195,12 @@ class Program:
         if not self.lost:
             # Not under the lock: a drain in a freeze waits for it.
             broken, left_out = self._attached.inspect()
-            broken = broken or self._note_left_out(left_out)
+            broken = broken or self._record_left_out(left_out)
             if broken:
                 self.lose(broken)
         return self.lost
 
-    def _note_left_out(self, left_out: dict[str, int]) -> str:
+    def _record_left_out(self, left_out: dict[str, int]) -> str:
         """Why the programs are of no use, since runs are skipped too often; or "".
 
         Each time everything is compared.
@@ -214,7 +214,7 @@ class Program:
             for marks in self._marks.values():
                 marks.lose()
             # The missed end may be that of one of these, which would be waited for in vain.
-            self._direct_writes(take=True)
+            self._direct_writes(remove=True)
             since = clock.monotonic() - EBPF_LEFT_OUT_SECONDS
             self._left_out_at.append(clock.monotonic())
             often = len(self._left_out_at) == EBPF_LEFT_OUT_MAX
@@ -300,7 +300,7 @@ class Program:
         """
         ended_ns = (clock.monotonic() - limits.STARTED_SECONDS) * 1e9
         # Removed and put back, since one that was deleted might have become recent meanwhile.
-        for key, (since_ns,) in list(recent.items(take=True)):
+        for key, (since_ns,) in list(recent.items(remove=True)):
             if since_ns < ended_ns:
                 continue
             packed = _FILE_KEY.pack(*key)
@@ -359,13 +359,13 @@ class Program:
         )
 
     def _direct_writes(
-        self, *, take: bool = False
+        self, *, remove: bool = False
     ) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
         """Direct writes in flight, from bpf/direct.c; none where ends are not reported."""
         if self._direct is None:
             return []
         with self._direct_lock:  # captures in a freeze ask, several at a time
-            return list(self._direct.items(take=take))
+            return list(self._direct.items(remove=remove))
 
     def counts(self) -> dict[str, int]:
         """The programs' counters, summed over all processors."""
@@ -380,10 +380,10 @@ class Program:
 
     def _gather(self) -> None:
         try:
-            for (inode, _, kind, chunk), (number,) in self._chunks.items(take=True):
+            for (inode, _, kind, chunk), (number,) in self._chunks.items(remove=True):
                 if number in self._marks:
                     self._marks[number].add_chunk(kind, inode, chunk)
-            for (inode, _, kind), (number,) in self._files.items(take=True):
+            for (inode, _, kind), (number,) in self._files.items(remove=True):
                 if number in self._marks:
                     self._marks[number].add_file(kind, inode)
             slots = {number % EBPF_VOLUME_SLOTS for number in self._marks}
