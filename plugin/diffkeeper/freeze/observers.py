@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from diffkeeper import clock
 from diffkeeper.errors import UnsupportedError
 from diffkeeper.fsio.fanotify import Writes
 
@@ -49,6 +48,10 @@ class _Watched:
     since: float  # on the monotonic clock
     writes: Writes | None  # None: it wrote, or may have written
 
+    def counts(self, now: float) -> bool:
+        """Whether it was watched for long enough, at this moment."""
+        return now - self.since >= OBSERVER_SECONDS
+
     def end(self) -> None:
         if self.writes is not None:
             self.writes.close()
@@ -71,14 +74,21 @@ class Observers:
         self._proc_root = proc_root
         self._stores = stores
         self._watched: dict[str, _Watched] = {}
+        self._wrote = float("-inf")  # begin of the last pass that found an observer to have written
 
     def news(self) -> bool:
         """Whether a namespace that counted as an observer has written."""
         return any(each.writes is not None and each.writes.any() for each in self._watched.values())
 
-    def without_writes(self, namespaces: Mapping[str, Namespace]) -> set[str]:
-        """Those of all namespaces that write nothing."""
-        now = clock.monotonic()
+    def wrote_since(self, moment: float) -> bool:
+        """Whether one has written that counted as an observer at the pass of this moment."""
+        return self._wrote > moment or any(
+            each.writes is not None and each.counts(moment) and each.writes.any()
+            for each in self._watched.values()
+        )
+
+    def without_writes(self, namespaces: Mapping[str, Namespace], now: float) -> set[str]:
+        """Those of all namespaces that write nothing; `now`: begin of this pass."""
         for name in self._watched.keys() - namespaces.keys():
             self._watched.pop(name).end()
         return {name for name, found in namespaces.items() if self._observes(name, found, now)}
@@ -96,7 +106,8 @@ class Observers:
         watched.members = found.members
         if watched.writes is not None and (watched.writes.any() or self._may_store(watched)):
             watched.end()
-        return watched.writes is not None and now - watched.since >= OBSERVER_SECONDS
+            self._wrote = now if watched.counts(now) else self._wrote
+        return watched.writes is not None and watched.counts(now)
 
     def _may_store(self, watched: _Watched) -> bool:
         devices = {mount.device for mount in watched.mounts.values()}

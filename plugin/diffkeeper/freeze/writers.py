@@ -157,6 +157,11 @@ class Survey:
                 return {target: last.found[target] for target in targets}
             return self._find(targets)
 
+    def observers_wrote(self, since: float) -> bool:
+        """Whether one has written that only observed for the pass that began at `since`."""
+        with self._lock:
+            return self._observers.wrote_since(since)
+
     def _newest(self) -> bytes:
         """Number of the process or thread that began last."""
         with open(f"{self._proc_root}/loadavg", "rb", buffering=0) as file:
@@ -182,7 +187,7 @@ class Survey:
             host = _Host(self._namespaces, self.mounts_in)
             seen = [(view, pids, _seen(view, by_dev, host)) for view, pids in views]
             observing = self._observers.without_writes(
-                {view.namespace: _namespace(view, targets) for view, _, targets in seen}
+                {view.namespace: _namespace(view, targets) for view, _, targets in seen}, now
             )
             for view, pids, targets_seen in seen:
                 for target, held in targets_seen.items():

@@ -5,6 +5,7 @@ Methods block and run on worker threads.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -136,8 +137,16 @@ class Captures:
         None when nothing changed in this one. Updates intervals and troubles of all. Without
         `freeze` the writers of a single volume run on; a group of volumes is always frozen.
         """
-        if (watched := volume.watched) is None:
-            return None
+        while (watched := volume.watched) is not None:
+            # Each attempt in vain makes a writer of one that observed, of which there are few.
+            with contextlib.suppress(group_capture.RegroupError):
+                return self._capture(volume, watched, reason, freeze=freeze)
+        return None
+
+    def _capture(
+        self, volume: Volume, watched: WatchedVolume, reason: str, *, freeze: bool
+    ) -> SnapshotRecord | None:
+        """As `capture`, for the group as of now. Raises RegroupError where another one is due."""
         cpu = clock.thread_cpu()
         if reason in _AT_INTERVALS:
             found = self.writers(watched.target)
@@ -151,6 +160,8 @@ class Captures:
         before = [_grouping(v, s) for v, s in parts]
         try:
             taken = group_capture.capture(members, reason, freeze=freeze or len(members) > 1)
+        except group_capture.RegroupError:
+            raise
         except Exception as error:
             for member, _ in parts:
                 member.capture_failed(error, group.shortest, meter.cost())

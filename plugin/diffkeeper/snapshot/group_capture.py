@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from diffkeeper import clock, counters, failpoint, limits
-from diffkeeper.errors import FreezeError, UnsupportedError
+from diffkeeper.errors import DiffKeeperError, FreezeError, UnsupportedError
 from diffkeeper.freeze.cgroups import topmost
 from diffkeeper.snapshot.outcome import Budget, Outcome
 from diffkeeper.snapshot.volume_capture import VolumeCapture
@@ -28,6 +28,13 @@ if TYPE_CHECKING:
     from diffkeeper.snapshot.watched_volume import WatchedVolume
 
 PRECOPY_ROUNDS_MAX = 3
+
+
+class RegroupError(DiffKeeperError):
+    """A process wrote for the first time while a capture was under way, so that volumes belong
+    together of which it may have had only some. Nothing was recorded: survey again, and repeat.
+    """
+
 
 _FROZEN_ROUNDS_MAX = 3
 _PRECOPY_ENOUGH_SECONDS = 0.1
@@ -46,8 +53,9 @@ def capture(
 ) -> list[SnapshotRecord | None]:
     """Record what changed in the members as new snapshots of one instant; in the members' order.
 
-    None for a member whose newest snapshot is still right. Raises NoSpaceError, LostError, OSError,
-    …: nothing was recorded of any member then, and everything is captured again later.
+    None for a member whose newest snapshot is still right. Raises RegroupError, NoSpaceError,
+    LostError, OSError, …: nothing was recorded of any member then, and everything is captured again
+    later.
     """
     by_id = sorted(members, key=lambda member: member.watched.volume_id)
     with contextlib.ExitStack() as locks:
@@ -153,6 +161,7 @@ class _GroupCapture:
         for capture in self._each():
             capture.end_scans(self._started)
         self._name_unfreezable()
+        self._refuse_regrouped()
         return self._commit()
 
     def _drain(self, member: GroupVolume) -> Drained:
@@ -162,6 +171,14 @@ class _GroupCapture:
     def _begin(self, member: GroupVolume, drained: Drained) -> VolumeCapture:
         still, share = not self._cgroups, len(self._members)
         return VolumeCapture(member.watched, drained, member.writers, still=still, share=share)
+
+    def _refuse_regrouped(self) -> None:
+        """Raises RegroupError if who only observed has written, maybe first to a volume that is not
+        captured here, and then to one that is.
+        """
+        surveys = [member.writers.at for member in self._members if member.writers.observed]
+        if surveys and self._volumes[0].context.survey.observers_wrote(min(surveys)):
+            raise RegroupError("a process that only had several volumes mounted has written")
 
     def _name_unfreezable(self) -> None:
         found = {
