@@ -28,7 +28,7 @@ from diffkeeper.store import tables
 from diffkeeper.store.store import Batch, Store
 from diffkeeper.volumes.throttle import (
     CAPTURE_RETRY_REST,
-    PACE_CAPTURES,
+    RECENT_CAPTURES,
     STRETCH_SECONDS_MAX,
     Cost,
     Throttle,
@@ -104,7 +104,7 @@ class Watched:
             cpu_seconds=0.0,
             frozen_seconds=0.0,
         )
-        self.throttle = Throttle(1.0, 1.0)
+        self.throttle = Throttle(1.0)
 
     def capture_failed(self, error: Exception, shortest: float, cost: Cost) -> None:
         """It is told."""
@@ -159,8 +159,8 @@ def test_a_group_is_bounded() -> None:
 
 
 def test_the_interval_is_stretched_by_what_the_whole_group_takes() -> None:
-    throttle = Throttle(10.0, 10.0)
-    for _ in range(PACE_CAPTURES):
+    throttle = Throttle(10.0)
+    for _ in range(RECENT_CAPTURES):
         throttle.used(Cost(cpu=0.1, frozen=0.001))
     throttle.adapt(1.0, throttle.needed(limits.CPU_FRACTION_MAX))
     assert throttle.effective == pytest.approx(0.1 / limits.CPU_FRACTION_MAX)
@@ -177,8 +177,8 @@ def test_the_interval_is_stretched_by_what_the_whole_group_takes() -> None:
 
 
 def test_more_of_an_idle_core_stretches_less() -> None:
-    throttle = Throttle(0.2, 0.2)
-    for _ in range(PACE_CAPTURES):
+    throttle = Throttle(0.2)
+    for _ in range(RECENT_CAPTURES):
         throttle.used(Cost(cpu=0.1))
     throttle.adapt(0.2, throttle.needed(0.25))
     assert throttle.effective == pytest.approx(0.4)
@@ -188,8 +188,8 @@ def test_more_of_an_idle_core_stretches_less() -> None:
 
 
 def test_the_interval_is_stretched_by_how_long_writers_stand() -> None:
-    throttle = Throttle(1.0, 1.0)
-    for _ in range(PACE_CAPTURES):
+    throttle = Throttle(1.0)
+    for _ in range(RECENT_CAPTURES):
         throttle.used(Cost(cpu=0.01, frozen=0.15))
     throttle.adapt(1.0, throttle.needed(limits.CPU_FRACTION_MAX))
     assert throttle.effective == pytest.approx(0.15 / limits.FREEZE_FRACTION_MAX)
@@ -197,11 +197,11 @@ def test_the_interval_is_stretched_by_how_long_writers_stand() -> None:
 
 
 def test_no_capture_is_too_expensive_for_the_budget() -> None:
-    throttle = Throttle(1.0, 1.0)
+    throttle = Throttle(1.0)
     throttle.used(Cost(cpu=1000.0))
     throttle.adapt(1.0, throttle.needed(limits.CPU_FRACTION_MAX))
     assert throttle.effective == STRETCH_SECONDS_MAX, "one alone, such as the first"
-    for _ in range(PACE_CAPTURES - 1):
+    for _ in range(RECENT_CAPTURES - 1):
         throttle.used(Cost(cpu=100.0))
     throttle.used(Cost(cpu=100.0))
     throttle.adapt(1.0, throttle.needed(limits.CPU_FRACTION_MAX))
@@ -210,7 +210,7 @@ def test_no_capture_is_too_expensive_for_the_budget() -> None:
 
 def test_a_capture_that_fails_rests_as_it_took() -> None:
     """On a full disk each one reads all of it again."""
-    throttle = Throttle(1.0, 1.0)
+    throttle = Throttle(1.0)
     began = clock.monotonic() - 1000.0
     throttle.failed(1.0, Cost(cpu=10.0, elapsed=1000.0))
     throttle.rest(began)
@@ -383,7 +383,7 @@ def test_a_faulty_member_is_named(tmp_path: Path) -> None:
 
 def test_a_throttle_is_asked_while_captures_end() -> None:
     """Whoever asks what captures need is not in their thread."""
-    throttle = Throttle(1.0, 1.0)
+    throttle = Throttle(1.0)
     ended = threading.Event()
 
     def captures() -> None:

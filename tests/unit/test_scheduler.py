@@ -50,7 +50,7 @@ class Quiet:
 
     def __init__(self, name: str, defect: Exception | None = None) -> None:
         self.name, self.defect, self.looks = name, defect, 0
-        self.paced, self.status = Throttle(0.01, 0.01), VolumeStatus({})
+        self.paced, self.status = Throttle(0.01), VolumeStatus({})
         self.watched, self.expecting = None, False
         self.unpaced = False
         self.trusting = True

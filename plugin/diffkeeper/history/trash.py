@@ -54,13 +54,13 @@ class Trash:
         bytes_max: int = sys.maxsize,
     ) -> None:
         self._store = store
-        self.left: dict[int, str] = {}  # volume to files that could not be deleted
         self._layout = layout
         self._seconds = seconds
         self._bytes_max = bytes_max
         self._age = age
         self._lock = threading.Lock()
         self._records: dict[int, VolumeRecord] = {}
+        self._left: dict[int, str] = {}  # volume to files that could not be deleted
         self._bytes: dict[int, int] = {}  # logical bytes of their newest snapshots, once measured
         self._stored: Mapping[int, int] = {}  # see `counted`
 
@@ -68,6 +68,11 @@ class Trash:
         """Add a volume that was removed now, or before the daemon started."""
         with self._lock:
             self._records[record.id] = record
+
+    def troubles(self) -> list[str]:
+        """Removed volumes of which files could not be deleted, and why."""
+        with self._lock:
+            return list(self._left.values())
 
     def measure(self) -> None:
         """Measure the volumes that were added since, for `figures`. CorruptionError."""
@@ -221,7 +226,8 @@ class Trash:
             return None
 
     def _leave(self, record: VolumeRecord, error: Exception) -> None:
-        self.left[record.id] = f"{record.name} was removed, but not all of its files: {error}"
+        with self._lock:
+            self._left[record.id] = f"{record.name} was removed, but not all of its files: {error}"
         fields = {"volume": record.name, "id": record.id, "error": str(error)}
         log.error("removal_incomplete", extra=fields)
 
@@ -285,7 +291,8 @@ class Trash:
                 paths = self._layout.volume(record.id)
                 project_quota.lift(paths.live, record.id)
                 durable.remove_tree(paths.directory)
-                self.left.pop(record.id, None)
+                with self._lock:
+                    self._left.pop(record.id, None)
             except (DiffKeeperError, OSError) as error:
                 self._leave(record, error)
             while not self._purged_some(record.id):

@@ -222,7 +222,7 @@ class HistoryService:
 
     def troubles(self) -> list[str]:
         """The last errors of the background work."""
-        return [*self._failed.values(), *list(self.trash.left.values())]
+        return [*self._failed.values(), *self.trash.troubles()]
 
     def _purge_due(self) -> None:
         if self.trash.purge_due():

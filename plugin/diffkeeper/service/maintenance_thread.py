@@ -26,16 +26,31 @@ TRIM_SECONDS = 60.0
 
 
 class MaintenanceThread:
-    """Runs slices from `start` to `stop`. `trouble`: why the last one failed, or ""."""
+    """Runs slices from `start` to `stop`."""
 
     def __init__(self, maintenance: Maintenance, scrubber: Scrubber, spare: IdleShare) -> None:
-        self.maintenance = maintenance
-        self.scrubber = scrubber
+        self._maintenance = maintenance
+        self._scrubber = scrubber
         self._spare = spare
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
-        self.trouble = ""
+        self._trouble = ""
         self._trimmed = 0.0
+
+    @property
+    def maintenance(self) -> Maintenance:
+        """Whose slices it runs first."""
+        return self._maintenance
+
+    @property
+    def scrubber(self) -> Scrubber:
+        """Whose slices it runs while no maintenance is due."""
+        return self._scrubber
+
+    @property
+    def trouble(self) -> str:
+        """Why the last slice failed, or what maintenance found damaged; or ""."""
+        return self._trouble
 
     def start(self) -> None:
         """Begin."""
@@ -46,8 +61,8 @@ class MaintenanceThread:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
-        self.maintenance.stop()
-        self.scrubber.stop()
+        self._maintenance.stop()
+        self._scrubber.stop()
 
     def _run(self) -> None:
         # Not at a lower priority than captures: they would wait for it when it has the
@@ -64,21 +79,21 @@ class MaintenanceThread:
         """Run one slice; returns the seconds to wait after it."""
         cpu, share = clock.thread_cpu(), limits.CPU_FRACTION_MAX
         try:
-            more = self.maintenance.run_slice(MAINTENANCE_SLICE_SECONDS)
+            more = self._maintenance.run_slice(MAINTENANCE_SLICE_SECONDS)
             if more:
                 share = self.share()
             else:
-                more = self.scrubber.run_slice()
-            self.trouble = "; ".join(self.maintenance.damage)
+                more = self._scrubber.run_slice()
+            self._trouble = "; ".join(self._maintenance.damage)
         except BusyError:
             return limits.MAINTENANCE_RETRY_SECONDS  # the store is closed
         except (DiffKeeperError, OSError) as error:
-            self.trouble = f"maintenance failed: {error}"
+            self._trouble = f"maintenance failed: {error}"
             log.error("maintenance_failed", extra={"error": str(error)})
             return limits.MAINTENANCE_RETRY_SECONDS
         except Exception as error:
             # A defect must not end all maintenance: it is reported, and tried again.
-            self.trouble = f"maintenance failed: {error!r}"
+            self._trouble = f"maintenance failed: {error!r}"
             log.exception("maintenance_failed", extra={"error": str(error)})
             return limits.MAINTENANCE_RETRY_SECONDS
         rest = (clock.thread_cpu() - cpu) / share
@@ -86,7 +101,7 @@ class MaintenanceThread:
 
     def share(self) -> float:
         """Seconds of CPU that maintenance, but for scrubbing, may take in a second."""
-        if self.maintenance.urgent:
+        if self._maintenance.urgent:
             return MAINTENANCE_URGENT_CPU_FRACTION_MAX
-        owed = limits.CPU_FRACTION_MAX + MAINTENANCE_DEBT_CPU_FRACTION * self.maintenance.debt()
+        owed = limits.CPU_FRACTION_MAX + MAINTENANCE_DEBT_CPU_FRACTION * self._maintenance.debt()
         return max(self._spare.share(), min(owed, MAINTENANCE_DEBT_CPU_FRACTION_MAX))

@@ -28,9 +28,7 @@ YIELD_STEPS_MAX = 256  # volumes that are thinned in one call
 
 
 class Pressure:
-    """Early deletion for one store. `note`: that it happens now and why, `trouble`: that it
-    cannot.
-    """
+    """Early deletion for one store; one thread calls `relieve`, any thread may read."""
 
     def __init__(
         self,
@@ -44,8 +42,18 @@ class Pressure:
         self._trash = trash
         self._volumes = volumes
         self._given = 0  # bytes freed since the last collection, as far as known
-        self.note = ""
-        self.trouble = ""
+        self._note = ""
+        self._trouble = ""
+
+    @property
+    def note(self) -> str:
+        """That history is thinned early now, and why; or ""."""
+        return self._note
+
+    @property
+    def trouble(self) -> str:
+        """That nothing more may go, although space is short; or ""."""
+        return self._trouble
 
     def relieve(self) -> None:
         """Delete as much as needed; call it regularly. NoSpaceError, CorruptionError."""
@@ -68,21 +76,21 @@ class Pressure:
         if not found and not self._store.repack.garbage:
             room.refused = 0
         stuck = not found and not self._store.repack.garbage
-        self.trouble = f"{self.note}, and has nothing more that may go" if stuck else ""
+        self._trouble = f"{self._note}, and has nothing more that may go" if stuck else ""
         if levels.free < 2 * room.reserve_bytes and levels.room > levels.free:
             self._store.give_back()
 
     def _tell(self, levels: Levels, excess: int) -> None:
-        before, room = self.note, self._store.room
-        self.note = ""
+        before, room = self._note, self._store.room
+        self._note = ""
         if excess:
-            self.note = (
+            self._note = (
                 f"history is thinned early: it takes {format_size(levels.used)} of at most"
                 f" {format_size(room.bound_bytes)}, {format_size(levels.free)} are free, and"
                 f" {format_size(room.reserve_bytes)} are for live data"
             )
         else:
-            self.trouble = ""
+            self._trouble = ""
         if bool(before) != bool(excess):
             fields = {"used_bytes": levels.used, "free_bytes": levels.free, "excess": excess}
             if excess:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from diffkeeper import clock, limits
 
-PACE_CAPTURES = 8
+RECENT_CAPTURES = 8
 STRETCH_SECONDS_MAX = 60.0  # by which one expensive capture delays the next, at most
 CAPTURE_RETRY_SECONDS_MAX = 30.0
 CAPTURE_RETRY_REST = 4  # times as long as the failed capture took
@@ -26,52 +26,72 @@ class Cost:
     elapsed: float = 0.0
 
 
-@dataclass(slots=True)
 class Throttle:
-    """Interval control of one volume, in seconds. `interval` is the option, `effective` the result.
-
-    due: when the next capture is, on the monotonic clock; busy: one is under way. Only its own
-    methods change it, called by the event loop and by captures; any thread may read.
+    """Interval control of one volume, in seconds. Only its own methods change it, called by the
+    event loop and by captures; any thread may read.
     """
 
-    interval: float
-    effective: float
-    failures: int = 0
-    delayed: str = ""
-    recent: deque[Cost] = field(default_factory=lambda: deque(maxlen=PACE_CAPTURES))
-    due: float = 0.0
-    busy: bool = False
-    _lock: threading.Lock = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
+    def __init__(self, interval: float) -> None:
+        self._interval = interval
+        self._effective = interval
+        self._failures = 0
+        self._delayed = ""
+        self._recent: deque[Cost] = deque(maxlen=RECENT_CAPTURES)
+        self._due = 0.0
+        self._busy = False
         self._lock = threading.Lock()
+
+    @property
+    def interval(self) -> float:
+        """The interval that the options ask for."""
+        return self._interval
+
+    @property
+    def effective(self) -> float:
+        """What the budget leaves of it."""
+        return self._effective
+
+    @property
+    def delayed(self) -> str:
+        """Why the interval is stretched, or ""."""
+        return self._delayed
+
+    @property
+    def due(self) -> float:
+        """When the next capture is, on the monotonic clock."""
+        return self._due
+
+    @property
+    def busy(self) -> bool:
+        """Whether a capture is under way."""
+        return self._busy
 
     def set_interval(self, interval: float) -> None:
         """Set the interval that the options ask for."""
         with self._lock:
-            self.interval = self.effective = interval
+            self._interval = self._effective = interval
 
     def schedule(self, moment: float) -> None:
         """Set when the next capture is due."""
         with self._lock:
-            self.due = moment
+            self._due = moment
 
     def begin(self) -> None:
         """Mark a capture as under way."""
         with self._lock:
-            self.busy = True
+            self._busy = True
 
     def end(self, started: float) -> None:
         """The capture that began at this moment has ended."""
         with self._lock:
-            self.busy = False
+            self._busy = False
         self.rest(started)
 
     def used(self, cost: Cost) -> None:
         """Record the cost of a capture."""
         with self._lock:
-            self.failures = 0
-            self.recent.append(cost)
+            self._failures = 0
+            self._recent.append(cost)
 
     def needed(self, share: float) -> tuple[float, str]:
         """Interval that keeps captures within their shares, and a text with what they take.
@@ -79,7 +99,7 @@ class Throttle:
         share: seconds of CPU that they may take in a second.
         """
         with self._lock:
-            recent = list(self.recent)
+            recent = list(self._recent)
         cpu = _spread([cost.cpu / share for cost in recent])
         frozen = _spread([cost.frozen / limits.FREEZE_FRACTION_MAX for cost in recent])
         if cpu >= frozen:
@@ -93,10 +113,10 @@ class Throttle:
         `shortest`: smallest interval of the group; `needed`: the largest need of its volumes.
         """
         with self._lock:
-            if self.failures:
+            if self._failures:
                 return
-            self.effective = max(shortest, needed[0])
-            self.delayed = needed[1] if self.effective > shortest else ""
+            self._effective = max(shortest, needed[0])
+            self._delayed = needed[1] if self._effective > shortest else ""
 
     def failed(self, shortest: float, cost: Cost) -> None:
         """Record a failed capture: the next try comes later with each failure, and after a rest.
@@ -106,9 +126,9 @@ class Throttle:
         rest = CAPTURE_RETRY_REST * cost.elapsed
         share = cost.cpu / limits.CPU_FRACTION_MAX
         with self._lock:
-            self.failures += 1
-            retry = min(shortest * 2 ** min(self.failures, 16), CAPTURE_RETRY_SECONDS_MAX)
-            self.effective = max(shortest, retry, rest, share)
+            self._failures += 1
+            retry = min(shortest * 2 ** min(self._failures, 16), CAPTURE_RETRY_SECONDS_MAX)
+            self._effective = max(shortest, retry, rest, share)
 
     def rest(self, started: float) -> None:
         """Set when the next capture is due, after one that began at `started`.
@@ -116,8 +136,8 @@ class Throttle:
         After a failed one the time counts from its end.
         """
         with self._lock:
-            begins = clock.monotonic() if self.failures else started
-            self.due = max(self.due, begins + self.effective)
+            begins = clock.monotonic() if self._failures else started
+            self._due = max(self._due, begins + self._effective)
 
 
 def _spread(seconds: list[float]) -> float:
@@ -127,4 +147,4 @@ def _spread(seconds: list[float]) -> float:
     by a bounded time only.
     """
     bound = max([STRETCH_SECONDS_MAX, *sorted(seconds)[-2:-1]])
-    return min(sum(seconds) / PACE_CAPTURES, bound)
+    return min(sum(seconds) / RECENT_CAPTURES, bound)

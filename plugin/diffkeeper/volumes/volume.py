@@ -67,7 +67,7 @@ class Volume:
         self._watched: WatchedVolume | None = None
         self._unused = False  # replayed by this daemon, and not mounted since
         self._status = VolumeStatus(context.store.tags(state.record.id))
-        self._throttle = Throttle(self._options.interval_seconds, self._options.interval_seconds)
+        self._throttle = Throttle(self._options.interval_seconds)
         self._mounts = MountCounts(state, self.users)
         self._life = VolumeLife(state, paths, self._directory, self._mounts)
         self._summary = Summary()
