@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from diffkeeper.space.maintenance import Maintenance
 from diffkeeper.store.store import Store
-from diffkeeper.volumes.options import parse_retention
 from diffkeeper.volumes.retention_policy import Moment, Moments, plan
+from diffkeeper.volumes.retention_tiers import parse_retention
 from tests.bench.figures import Measurements, Table, short
 from tests.support import history
 

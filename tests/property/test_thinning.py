@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffkeeper.volumes import retention_policy
-from diffkeeper.volumes.options import parse_retention
 from diffkeeper.volumes.retention_policy import Moment, Moments, Tiers
+from diffkeeper.volumes.retention_tiers import parse_retention
 
 if TYPE_CHECKING:
     from collections.abc import Collection

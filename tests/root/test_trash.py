@@ -16,7 +16,8 @@ from diffkeeper.history.trash import Trash
 from diffkeeper.space.usage import UsageWalk
 from diffkeeper.store.store import Batch, Store
 from diffkeeper.volumes.layout import Layout
-from diffkeeper.volumes.options import changed, kept_seconds, parse_options, parse_trash
+from diffkeeper.volumes.options import changed, parse_options
+from diffkeeper.volumes.trash_time import kept_seconds, parse_trash
 from tests.support.histories import FILE_BYTES, stored
 
 if TYPE_CHECKING:

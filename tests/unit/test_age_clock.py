@@ -21,7 +21,8 @@ from diffkeeper.snapshot.volume_state import VolumeState
 from diffkeeper.store import tables
 from diffkeeper.store.store import Batch, Store
 from diffkeeper.volumes.layout import Layout
-from diffkeeper.volumes.options import parse_options, parse_retention
+from diffkeeper.volumes.options import parse_options
+from diffkeeper.volumes.retention_tiers import parse_retention
 from tests.support.histories import DAY, Kept, seqs, take
 
 if TYPE_CHECKING:

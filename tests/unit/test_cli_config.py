@@ -9,7 +9,7 @@ import pytest
 from diffkeeper.daemon import config
 from diffkeeper.errors import InvalidInputError
 from diffkeeper.fsio.room import Share
-from diffkeeper.volumes.options import parse_retention
+from diffkeeper.volumes.retention_tiers import parse_retention
 
 if TYPE_CHECKING:
     from pathlib import Path

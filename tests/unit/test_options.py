@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 from diffkeeper import limits
 from diffkeeper.errors import InvalidInputError
 from diffkeeper.volumes import options as o
+from diffkeeper.volumes.names import check_mount_id, check_name
 from diffkeeper.volumes.options import INTERVAL_SECONDS_DEFAULT, VOLUME_OPTIONS_MAX
+from diffkeeper.volumes.retention_tiers import format_retention, parse_retention
+from diffkeeper.volumes.units import format_duration, format_size, parse_duration, parse_size
 
 
 def test_defaults() -> None:
@@ -142,7 +145,7 @@ def test_sizes_are_written_as_for_docker(text: str, count: int) -> None:
 
 @pytest.mark.parametrize("text", ["all", "10m:all,2h:1m,2d:1h,30d:1d", "1h:all", "90m:30s,1d:1h"])
 def test_retention_reads_back(text: str) -> None:
-    assert o.format_retention(o.parse_retention(text)) == text
+    assert format_retention(parse_retention(text)) == text
 
 
 def test_an_unknown_option_lists_the_allowed_ones() -> None:
@@ -163,20 +166,20 @@ def test_too_many_options() -> None:
     [("250ms", 0.25), ("1s", 1), ("10m", 600), ("1h", 3600), ("30d", 2592000), ("1.5s", 1.5)],
 )
 def test_durations(text: str, seconds: float) -> None:
-    assert o.parse_duration(text) == seconds
+    assert parse_duration(text) == seconds
 
 
 @given(st.integers(1, 30 * 86400 * 1000))
 def test_durations_come_back(milliseconds: int) -> None:
-    text = o.format_duration(milliseconds / 1000)
-    assert round(o.parse_duration(text) * 1000) == milliseconds
+    text = format_duration(milliseconds / 1000)
+    assert round(parse_duration(text) * 1000) == milliseconds
 
 
 @pytest.mark.parametrize(
     ("text", "count"), [("0", 0), ("65536", 65536), ("64KiB", 65536), ("1.5MiB", 1572864)]
 )
 def test_sizes(text: str, count: int) -> None:
-    assert o.parse_size(text) == count
+    assert parse_size(text) == count
 
 
 @pytest.mark.parametrize(
@@ -184,12 +187,12 @@ def test_sizes(text: str, count: int) -> None:
     [(0, "0B"), (1023, "1023B"), (65536, "64KiB"), (1 << 20, "1MiB"), (1600000, "1.5MiB")],
 )
 def test_sizes_for_a_person(count: int, text: str) -> None:
-    assert o.format_size(count) == text
+    assert format_size(count) == text
 
 
 @pytest.mark.parametrize("name", ["a", "0", "pg_data.v2-x", "a" * 255, "A..b"])
 def test_good_names(name: str) -> None:
-    assert o.check_name(name) == name
+    assert check_name(name) == name
 
 
 @pytest.mark.parametrize(
@@ -198,7 +201,7 @@ def test_good_names(name: str) -> None:
 )
 def test_bad_names(name: str) -> None:
     with pytest.raises(InvalidInputError) as caught:
-        o.check_name(name)
+        check_name(name)
     message = str(caught.value)
     assert message.replace("…", "").isascii()
     assert "\n" not in message
@@ -207,13 +210,13 @@ def test_bad_names(name: str) -> None:
 
 @pytest.mark.parametrize("mount_id", ["0" * 64, "x", "m" * 256])
 def test_good_mount_ids(mount_id: str) -> None:
-    assert o.check_mount_id(mount_id) == mount_id
+    assert check_mount_id(mount_id) == mount_id
 
 
 @pytest.mark.parametrize("mount_id", ["", " ", "a\n", "m" * 257, "é", "\udfff"])
 def test_bad_mount_ids(mount_id: str) -> None:
     with pytest.raises(InvalidInputError):
-        o.check_mount_id(mount_id)
+        check_mount_id(mount_id)
 
 
 @given(st.dictionaries(st.sampled_from([*o.OPTIONS, "x"]), st.text(max_size=20), max_size=5))

@@ -13,8 +13,8 @@ from diffkeeper.history.retention import RETENTION_CPU_FRACTION_MAX, Retention
 from diffkeeper.history.snapshots import History
 from diffkeeper.service.history_service import RETENTION_TURN_SECONDS
 from diffkeeper.store.store import Store
-from diffkeeper.volumes.options import parse_retention
 from diffkeeper.volumes.retention_policy import plan
+from diffkeeper.volumes.retention_tiers import parse_retention
 from tests.support.histories import DAY, new, seqs, take
 
 if TYPE_CHECKING:

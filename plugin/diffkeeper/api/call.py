@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from diffkeeper.api import wire
 from diffkeeper.api.responses import json_response, pieces, read_body
-from diffkeeper.volumes.options import check_name
+from diffkeeper.volumes.names import check_name
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

@@ -16,7 +16,7 @@ from diffkeeper.fsio import inotify as kernel_limits
 from diffkeeper.fsio.room import Room, Share
 from diffkeeper.messages.machine import Check
 from diffkeeper.service.ebpf_features import less_than_asked
-from diffkeeper.volumes.options import format_size
+from diffkeeper.volumes.units import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -8,7 +8,7 @@ from diffkeeper.api.call import Calls
 from diffkeeper.api.wire import check_number, check_reference
 from diffkeeper.history.references import check_tag, parse_reference
 from diffkeeper.messages import snapshots
-from diffkeeper.volumes.options import check_name
+from diffkeeper.volumes.names import check_name
 from diffkeeper.volumes.path_arguments import check_path
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from diffkeeper.api.call import Calls
 from diffkeeper.messages import trash
-from diffkeeper.volumes.options import check_name
+from diffkeeper.volumes.names import check_name
 
 if TYPE_CHECKING:
     from diffkeeper.api.call import Call

@@ -16,7 +16,8 @@ from diffkeeper.errors import InvalidInputError
 from diffkeeper.history.references import parse_reference
 from diffkeeper.messages import driver
 from diffkeeper.messages.codec import converted
-from diffkeeper.volumes.options import check_mount_id, check_name, parse_options, shown
+from diffkeeper.volumes.names import check_mount_id, check_name, shown
+from diffkeeper.volumes.options import parse_options
 
 if TYPE_CHECKING:
     from diffkeeper.messages.codec import Json

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct, structs
 
 from diffkeeper.cli import output
-from diffkeeper.volumes.options import format_size
+from diffkeeper.volumes.units import format_size
 
 if TYPE_CHECKING:
     from diffkeeper.messages.codec import Json

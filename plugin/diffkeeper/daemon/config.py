@@ -14,13 +14,9 @@ from diffkeeper import limits
 from diffkeeper.errors import InvalidInputError
 from diffkeeper.fsio.room import Share
 from diffkeeper.limits import MIB
-from diffkeeper.volumes.options import (
-    RETENTION_FORM,
-    format_size,
-    parse_retention,
-    parse_size,
-    parse_trash,
-)
+from diffkeeper.volumes.retention_tiers import RETENTION_FORM, parse_retention
+from diffkeeper.volumes.trash_time import parse_trash
+from diffkeeper.volumes.units import format_size, parse_size
 
 if TYPE_CHECKING:
     import argparse

@@ -11,7 +11,8 @@ from typing import Final, Literal
 
 from diffkeeper import clock, limits
 from diffkeeper.errors import InvalidInputError
-from diffkeeper.volumes.options import parse_duration, shown
+from diffkeeper.volumes.names import shown
+from diffkeeper.volumes.units import parse_duration
 
 REFERENCE_CHARACTERS_MAX = 64
 

@@ -16,8 +16,9 @@ from diffkeeper import clock, counters, failpoint, limits
 from diffkeeper.errors import ConflictError, DiffKeeperError, NotFoundError
 from diffkeeper.format.ids import SnapshotId
 from diffkeeper.store.store import Batch
-from diffkeeper.volumes.options import format_retention, shown
+from diffkeeper.volumes.names import shown
 from diffkeeper.volumes.retention_policy import Moment, Moments, Tiers, plan, rhythm_ns
+from diffkeeper.volumes.retention_tiers import format_retention
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

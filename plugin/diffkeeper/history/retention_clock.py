@@ -12,7 +12,7 @@ from diffkeeper import clock
 from diffkeeper.errors import CorruptionError
 from diffkeeper.history.retention_time import RetentionTime, advanced, resumed
 from diffkeeper.store import tables
-from diffkeeper.volumes.options import format_duration
+from diffkeeper.volumes.units import format_duration
 
 if TYPE_CHECKING:
     from diffkeeper.store.store import Store

@@ -22,7 +22,8 @@ from diffkeeper.snapshot import exclusions
 from diffkeeper.store.store import Batch
 from diffkeeper.volumes import lifecycle
 from diffkeeper.volumes.lifecycle import Event, Facts
-from diffkeeper.volumes.options import kept_seconds, shown
+from diffkeeper.volumes.names import shown
+from diffkeeper.volumes.trash_time import kept_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

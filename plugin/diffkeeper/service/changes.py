@@ -11,6 +11,7 @@ from diffkeeper.service.threads import within
 from diffkeeper.store.store import Batch
 from diffkeeper.volumes import options as volume_options
 from diffkeeper.volumes.lifecycle import Event
+from diffkeeper.volumes.names import check_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,7 +63,7 @@ class Changes:
         NotFoundError; ConflictError while it is mounted, or when the name is in use; BusyError
         during another step.
         """
-        volume_options.check_name(target)
+        check_name(target)
         async with self._registry.naming():
             slot = self._registry.slot(name)
             self._registry.refuse_taken(target)

@@ -10,7 +10,8 @@ from diffkeeper.errors import ConflictError, InvalidInputError, NotFoundError
 from diffkeeper.format.records import SnapshotRecord, VolumeRecord
 from diffkeeper.history.snapshots import History
 from diffkeeper.store.store import Batch
-from diffkeeper.volumes.options import OPTIONS, shown
+from diffkeeper.volumes.names import shown
+from diffkeeper.volumes.options import OPTIONS
 from diffkeeper.volumes.wording import CLONE
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from diffkeeper import counters
-from diffkeeper.volumes.options import format_size
+from diffkeeper.volumes.units import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -22,6 +22,7 @@ from diffkeeper.store.store import Batch
 from diffkeeper.transfer.archive_read import Importer
 from diffkeeper.volumes import options as volume_options
 from diffkeeper.volumes import size_limit
+from diffkeeper.volumes.names import check_name
 from diffkeeper.volumes.volume import Volume
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class Provision:
 
     async def create(self, name: str, options: dict[str, str]) -> None:
         """Create a volume; a second create of the same name with the same options succeeds, too."""
-        volume_options.check_name(name)
+        check_name(name)
         volume_options.parse_options(options)
         await self._registry.removed(name)
         async with self._registry.naming():
@@ -106,7 +107,7 @@ class Provision:
         """A new volume from an archive that arrives in pieces. It is visible once it is complete.
         ConflictError for a name that is in use, BusyError while another import runs.
         """
-        volume_options.check_name(name)
+        check_name(name)
         if self._importing.locked():
             raise BusyError("another import is under way; they are taken one after the other")
         async with self._importing:
@@ -149,7 +150,7 @@ class Provision:
         """
         async with self._registry.naming():
             record = self._trash.find(reference)
-            target = record.name if name is None else volume_options.check_name(name)
+            target = record.name if name is None else check_name(name)
             self._registry.refuse_new(
                 target,
                 "bring the removed one back under another name:"

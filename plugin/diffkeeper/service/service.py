@@ -48,9 +48,9 @@ from diffkeeper.snapshot.context import CaptureContext
 from diffkeeper.snapshot.volume_state import VolumeState
 from diffkeeper.sources.ebpf.probe import Sources
 from diffkeeper.store.store import Batch, Store
-from diffkeeper.volumes import options as volume_options
 from diffkeeper.volumes.layout import Layout
 from diffkeeper.volumes.lifecycle import Event
+from diffkeeper.volumes.names import check_mount_id
 from diffkeeper.volumes.registry import Registry, Slot
 from diffkeeper.volumes.status import verify_report, volume_view
 from diffkeeper.volumes.volume import Volume
@@ -329,7 +329,7 @@ class VolumeService:
         self, name: str, mount_id: str, seconds_max: float = limits.MOUNT_SECONDS_MAX
     ) -> str:
         """Mount for one container; the path to bind. BusyError when a replay takes longer."""
-        volume_options.check_mount_id(mount_id)
+        check_mount_id(mount_id)
         slot = self._registry.slot(name)
         await self._replays.joined(slot, seconds_max)
         async with slot.turn():

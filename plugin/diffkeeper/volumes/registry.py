@@ -10,7 +10,7 @@ from diffkeeper import limits
 from diffkeeper.errors import BusyError, ConflictError, NotFoundError
 from diffkeeper.volumes import lifecycle
 from diffkeeper.volumes.lifecycle import Event, State
-from diffkeeper.volumes.options import shown
+from diffkeeper.volumes.names import shown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from diffkeeper.errors import ConflictError, DiffKeeperError, UnsupportedError
 from diffkeeper.fsio import durable, hostpath, mountinfo, project_quota
-from diffkeeper.volumes.options import format_size
+from diffkeeper.volumes.units import format_size
 
 if TYPE_CHECKING:
     from diffkeeper.volumes.troubles import Troubles

@@ -21,7 +21,7 @@ from diffkeeper.messages.volumes import (
     VerificationView,
     VolumeView,
 )
-from diffkeeper.volumes.options import format_duration
+from diffkeeper.volumes.units import format_duration
 from diffkeeper.volumes.wording import repair_command
 
 if TYPE_CHECKING:

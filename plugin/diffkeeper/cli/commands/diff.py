@@ -16,7 +16,8 @@ from diffkeeper.cli.reference import split_reference
 from diffkeeper.errors import InvalidInputError
 from diffkeeper.messages.codec import converted
 from diffkeeper.messages.snapshots import DIFF, DiffPage, DiffRequest, PathDifference, PathState
-from diffkeeper.volumes.options import check_name, format_size
+from diffkeeper.volumes.names import check_name
+from diffkeeper.volumes.units import format_size
 
 if TYPE_CHECKING:
     import argparse

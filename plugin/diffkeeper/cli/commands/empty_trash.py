@@ -9,7 +9,7 @@ from diffkeeper.cli.command import Command
 from diffkeeper.cli.confirmation import add_yes, confirm
 from diffkeeper.cli.connection import ask
 from diffkeeper.messages.trash import EMPTY_TRASH, PURGE
-from diffkeeper.volumes.options import check_name
+from diffkeeper.volumes.names import check_name
 
 if TYPE_CHECKING:
     import argparse

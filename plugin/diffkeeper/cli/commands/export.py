@@ -23,7 +23,8 @@ from diffkeeper.format.records import SnapshotRecord, VolumeRecord
 from diffkeeper.fsio import durable
 from diffkeeper.fsio.tree import held
 from diffkeeper.messages.snapshots import RECORDS
-from diffkeeper.volumes.options import check_name, format_size
+from diffkeeper.volumes.names import check_name
+from diffkeeper.volumes.units import format_size
 
 if TYPE_CHECKING:
     import argparse

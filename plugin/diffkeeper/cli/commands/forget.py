@@ -11,7 +11,7 @@ from diffkeeper.cli.figures import ranges
 from diffkeeper.cli.reference import split_reference
 from diffkeeper.errors import InvalidInputError
 from diffkeeper.messages.snapshots import FORGET, ForgetRequest
-from diffkeeper.volumes.options import check_name
+from diffkeeper.volumes.names import check_name
 
 if TYPE_CHECKING:
     import argparse

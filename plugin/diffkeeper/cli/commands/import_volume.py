@@ -16,7 +16,7 @@ from diffkeeper.cli.connection import connect
 from diffkeeper.cli.target import STANDARD
 from diffkeeper.errors import DiffKeeperError, InvalidInputError
 from diffkeeper.messages.volumes import IMPORT
-from diffkeeper.volumes.options import check_name
+from diffkeeper.volumes.names import check_name
 
 if TYPE_CHECKING:
     import argparse

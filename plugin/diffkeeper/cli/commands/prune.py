@@ -10,7 +10,7 @@ from diffkeeper.cli.command import Command
 from diffkeeper.cli.connection import ask
 from diffkeeper.cli.figures import ranges
 from diffkeeper.messages.snapshots import PRUNE, PruneRequest
-from diffkeeper.volumes.options import check_name
+from diffkeeper.volumes.names import check_name
 
 if TYPE_CHECKING:
     import argparse

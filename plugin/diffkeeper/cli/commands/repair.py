@@ -12,8 +12,9 @@ from diffkeeper.cli.confirmation import add_yes, confirm
 from diffkeeper.cli.connection import ask
 from diffkeeper.errors import VerificationError
 from diffkeeper.messages.integrity import REPAIR, RepairRequest
-from diffkeeper.volumes.options import check_name, format_size
+from diffkeeper.volumes.names import check_name
 from diffkeeper.volumes.path_arguments import check_path
+from diffkeeper.volumes.units import format_size
 
 if TYPE_CHECKING:
     import argparse

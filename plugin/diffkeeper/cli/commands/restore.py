@@ -24,7 +24,7 @@ from diffkeeper.errors import (
 )
 from diffkeeper.format.ids import Root
 from diffkeeper.messages.snapshots import GROUP
-from diffkeeper.volumes.options import check_name
+from diffkeeper.volumes.names import check_name
 from diffkeeper.volumes.path_arguments import check_path
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from diffkeeper.cli.command import Command, add_volume
 from diffkeeper.cli.connection import ask
 from diffkeeper.errors import InvalidInputError
 from diffkeeper.messages.volumes import SET, SetRequest
-from diffkeeper.volumes.options import check_name
+from diffkeeper.volumes.names import check_name
 
 if TYPE_CHECKING:
     import argparse

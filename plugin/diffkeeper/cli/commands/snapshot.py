@@ -10,7 +10,7 @@ from diffkeeper.cli.commands import snapshots
 from diffkeeper.cli.connection import ask
 from diffkeeper.messages.endpoint import NoArguments
 from diffkeeper.messages.snapshots import SNAPSHOT
-from diffkeeper.volumes.options import check_name
+from diffkeeper.volumes.names import check_name
 
 if TYPE_CHECKING:
     import argparse

@@ -8,7 +8,8 @@ from diffkeeper.cli import output
 from diffkeeper.cli.command import Command, add_volume
 from diffkeeper.cli.connection import ask
 from diffkeeper.messages.snapshots import SNAPSHOTS
-from diffkeeper.volumes.options import check_name, format_size
+from diffkeeper.volumes.names import check_name
+from diffkeeper.volumes.units import format_size
 
 if TYPE_CHECKING:
     import argparse

@@ -14,7 +14,8 @@ from diffkeeper.errors import BusyError
 from diffkeeper.messages.endpoint import NoArguments
 from diffkeeper.messages.store import COUNT
 from diffkeeper.messages.volumes import INSPECT
-from diffkeeper.volumes.options import check_name, format_size
+from diffkeeper.volumes.names import check_name
+from diffkeeper.volumes.units import format_size
 
 if TYPE_CHECKING:
     import argparse

@@ -9,7 +9,7 @@ from diffkeeper.cli.command import Command, add_volume
 from diffkeeper.cli.connection import ask
 from diffkeeper.cli.reference import add_snapshot, split_reference
 from diffkeeper.messages import snapshots
-from diffkeeper.volumes.options import check_name
+from diffkeeper.volumes.names import check_name
 
 if TYPE_CHECKING:
     import argparse

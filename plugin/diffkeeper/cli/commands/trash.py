@@ -8,7 +8,7 @@ from diffkeeper.cli import output
 from diffkeeper.cli.command import Command
 from diffkeeper.cli.connection import ask
 from diffkeeper.messages.trash import TRASH
-from diffkeeper.volumes.options import format_size
+from diffkeeper.volumes.units import format_size
 
 if TYPE_CHECKING:
     import argparse

@@ -10,7 +10,8 @@ from diffkeeper.cli.connection import ask
 from diffkeeper.cli.reference import add_snapshot, split_reference
 from diffkeeper.errors import VerificationError
 from diffkeeper.messages.integrity import VERIFY, VerifyRequest
-from diffkeeper.volumes.options import check_name, format_size
+from diffkeeper.volumes.names import check_name
+from diffkeeper.volumes.units import format_size
 
 if TYPE_CHECKING:
     import argparse
