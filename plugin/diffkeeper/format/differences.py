@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from diffkeeper.errors import CorruptionError
 from diffkeeper.format import dirtree
-from diffkeeper.format.entry import EMPTY, Entry, Kind, link_key
+from diffkeeper.format.entry import EMPTY, Entry, Kind, encode_entry, link_key
 from diffkeeper.format.merkle import same_bytes
 from diffkeeper.format.root import decode_root
 
@@ -25,11 +25,12 @@ if TYPE_CHECKING:
 
 TOP: Final = b"."  # path of a volume's top directory
 # Of one directory, in memory at once. With more differences it is read again for each so many.
-NAMES_MAX: Final = 5_000
+NAMES_MAX: Final = 4_000
 
 # What of a path may differ; content: of a file, target of a symbolic link, number of a device.
 Part = Literal["type", "content", "mode", "owner", "xattrs"]
 Both = tuple[bytes, Entry | None, Entry | None]  # a name, its old and its new entry
+Encoded = tuple[bytes, bytes | None, bytes | None]
 Pending = list[tuple[bytes, "Iterator[Both]"]]  # path with a slash, and names below it
 
 
@@ -103,21 +104,22 @@ class _Trees:
         while True:
             found = (each for each in self._unordered(old, new) if each[0] > after)
             batch = heapq.nsmallest(NAMES_MAX, found, key=itemgetter(0))
-            yield from batch
+            for name, before, now in batch:
+                yield name, dirtree.decoded(before), dirtree.decoded(now)
             if len(batch) < NAMES_MAX:
                 return
             after = batch[-1][0]
 
-    def _unordered(self, old: Entry | None, new: Entry | None) -> Iterator[Both]:
+    def _unordered(self, old: Entry | None, new: Entry | None) -> Iterator[Encoded]:
         before, after = _content(old), _content(new)
-        yield from dirtree.diff(before, after, self._get)
+        yield from dirtree.diff_encoded(before, after, self._get)
         if not self._linked or EMPTY in (before, after):
             return
         for name, entry in dirtree.entries(after, self._get):
             if entry.kind not in (Kind.LINK, Kind.DIRECTORY):
                 continue
             if before == after or dirtree.lookup(before, name, self._get) == entry:
-                yield name, entry, entry
+                yield name, (same := encode_entry(entry)), same
 
     def _difference(
         self, path: bytes, old: Entry | None, new: Entry | None

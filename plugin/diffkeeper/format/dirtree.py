@@ -212,6 +212,19 @@ def diff(a: bytes, b: bytes, get: Get) -> Iterator[tuple[bytes, Entry | None, En
 
     Equal subtrees are skipped unread.
     """
+    for name, old, new in diff_encoded(a, b, get):
+        yield name, decoded(old), decoded(new)
+
+
+def decoded(raw: bytes | None) -> Entry | None:
+    """An entry of `diff_encoded`."""
+    return None if raw is None else decode_entry(raw)
+
+
+def diff_encoded(
+    a: bytes, b: bytes, get: Get
+) -> Iterator[tuple[bytes, bytes | None, bytes | None]]:
+    """As `diff`, with encoded entries, for callers that need only some of them."""
     stack: list[tuple[bytes | Raws, bytes | Raws, int]] = [(a, b, 0)]
     while stack:
         old, new, depth = stack.pop()
@@ -241,12 +254,8 @@ def _fan(node: Raws | list[Child], depth: int) -> Sequence[bytes | Raws]:
     return fan
 
 
-def _leaf_diff(old: Raws, new: Raws) -> Iterator[tuple[bytes, Entry | None, Entry | None]]:
+def _leaf_diff(old: Raws, new: Raws) -> Iterator[tuple[bytes, bytes | None, bytes | None]]:
     for name in old.keys() | new.keys():
         before, after = old.get(name), new.get(name)
         if before != after:
-            yield (
-                name,
-                None if before is None else decode_entry(before),
-                None if after is None else decode_entry(after),
-            )
+            yield name, before, after

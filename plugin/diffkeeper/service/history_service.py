@@ -19,7 +19,6 @@ from diffkeeper.volumes.status import ShownHistory
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from diffkeeper.format.records import SnapshotRecord
     from diffkeeper.history.retention import Retention
     from diffkeeper.history.retention_clock import RetentionClock
     from diffkeeper.history.trash import Trash
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
 Named = tuple[str, str | None]  # a volume, and which of its snapshots
+Found = tuple["Volume", str | None]
 
 RETENTION_TURN_SECONDS = 5.0  # between two checks of what is due
 TRASH_TURN_SECONDS = 60.0
@@ -83,25 +83,12 @@ class HistoryService:
 
     async def diff(self, old: Named, new: Named, after: bytes | None) -> DiffPage:
         """Where two snapshots differ, past a path if one is given, see `differences.page`."""
-        volumes = self._find(old[0]), self._find(new[0])
-        return await within(self._pools.long, self._diff, volumes, (old[1], new[1]), after)
+        first, second = self._find(old[0]), self._find(new[0])
+        return await within(self._pools.long, self._diff, (first, old[1]), (second, new[1]), after)
 
-    def _diff(
-        self,
-        volumes: tuple[Volume, Volume],
-        references: tuple[str | None, str | None],
-        after: bytes | None,
-    ) -> DiffPage:
-        def resolved() -> list[SnapshotRecord]:
-            both = zip(volumes, references, strict=True)
-            return [self._history.resolve(each.state.record, wanted) for each, wanted in both]
-
-        old, new = resolved()
-        try:
-            return differences.page(self._store, old, new, after)
-        except NotFoundError:
-            resolved()  # which names the snapshot, if one was forgotten meanwhile
-            raise
+    def _diff(self, old: Found, new: Found, after: bytes | None) -> DiffPage:
+        before, now = (self._history.resolve(each.state.record, name) for each, name in (old, new))
+        return differences.page(self._store, before, now, after)
 
     async def objects(self, digests: list[bytes]) -> list[bytes]:
         """Objects in an encoding of their own, in order; checked here and by the receiver."""
