@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 import tracemalloc
 from typing import TYPE_CHECKING
 
 import pytest
 
-from diffkeeper.errors import CorruptionError, NotFoundError
+from diffkeeper.errors import BusyError, CorruptionError, NotFoundError
 from diffkeeper.format import pack
 from diffkeeper.format.ids import SnapshotId
 from diffkeeper.fsio.durable import remove_tree
@@ -143,6 +145,30 @@ def test_a_pass_in_slices(path: Path, reader: Chunker, monkeypatch: pytest.Monke
     assert scrubber.shown().under_way is None
     scrubber.run_slice()  # the next one is due in a week
     assert scrubber.shown().under_way is None
+    store.close()
+
+
+def test_the_end_of_the_daemon_ends_a_first_pass(
+    path: Path, reader: Chunker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store.open(str(path), reserve_bytes=0)
+    scrubber = Scrubber(store, reader, list)
+    ending = threading.Thread(target=scrubber.stop)
+    check = store.inspection.check
+
+    def checked(number: int) -> tuple[int, int, dict[bytes, str]]:
+        """The daemon ends while the first pack is read."""
+        if ending.ident is None:
+            ending.start()
+            time.sleep(0.2)
+        return check(number)
+
+    monkeypatch.setattr(store.inspection, "check", checked)
+    with pytest.raises(BusyError, match="the daemon ends"):
+        scrubber.run_all()
+    ending.join(10)
+    assert scrubber.shown().under_way is None
+    assert scrubber.shown().last is None
     store.close()
 
 

@@ -17,7 +17,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from diffkeeper import clock, counters, limits
-from diffkeeper.errors import CorruptionError, NotFoundError
+from diffkeeper.errors import BusyError, CorruptionError, NotFoundError
 from diffkeeper.format.ids import SnapshotId
 from diffkeeper.integrity.missing import Loss, MissingObjects
 from diffkeeper.integrity.salvage import Salvage
@@ -52,6 +52,7 @@ class Scrubber:
         self._reader = reader
         self._live = live
         self._lock = threading.Lock()
+        self._stopped = threading.Event()
         self._work: Iterator[None] | None = None
         # What an older release lost is healed if possible, once maintenance is done.
         self._due_at = clock.monotonic() + (
@@ -91,19 +92,29 @@ class Scrubber:
         return now >= self._due_at or (self._store.repack.suspected and now >= self._suspect_at)
 
     def run_all(self) -> ScrubReport:
-        """A whole pass from the start, in place of one under way."""
+        """A whole pass from the start, in place of one under way.
+
+        BusyError when it ends early: the daemon ends, or a step of it failed in the background.
+        """
         with self._lock:
-            self._work = work = self._pass()
-        while True:
-            with self._lock:
-                if self._work is not work:  # it ended, or another one replaced it
-                    break
-                self._step()
-        assert self.last is not None  # noqa: S101  # a pass has ended
+            before, self._work = self.last, self._pass()
+        while self._advance():
+            pass
+        if self.last is None or self.last is before:
+            raise BusyError("the scrub ended early: diffkeeper doctor says why; try again")
         return self.last
 
+    def _advance(self) -> bool:
+        """One step; false when no pass is under way. One that replaced ours began even later."""
+        with self._lock:
+            if self._stopped.is_set():
+                raise BusyError("the daemon ends; the scrub begins anew after its start")
+            self._step()
+            return self._work is not None
+
     def stop(self) -> None:
-        """Cancel the pass under way."""
+        """Cancel the pass under way, for good; waits for its step under way."""
+        self._stopped.set()  # before the lock, which `run_all` gives up only for a moment
         with self._lock:
             self._work = None
 
