@@ -129,8 +129,6 @@ def refuse_mounted(volume: Volume) -> None:
         absent = f"{volume.name} has no live directory to repair; its next mount replays it"
         volume.life.require(Event.REPAIR, absent, mounted=False)
     users = sorted(volume.users())
-    if not volume.mounted:
-        volume.close()
     by = f" by the processes {', '.join(map(str, users[:USERS_SHOWN_MAX]))}" if users else ""
     refusal = (
         f"volume {volume.name} is mounted{by}; stop its containers first: what they hold in"

@@ -21,6 +21,7 @@ from diffkeeper.errors import (
     NotFoundError,
     UnreadableError,
 )
+from diffkeeper.freeze.writers import Target
 from diffkeeper.fsio import mountinfo, propagation
 from diffkeeper.integrity import bit_rot
 from diffkeeper.integrity.verify import Result, Verifier, entry_at
@@ -296,11 +297,14 @@ class Volume:
 
     def users(self) -> frozenset[int]:
         """Processes that have the live directory mounted, also read-only, and whether counted or
-        not.
+        not. Watches nothing.
         """
-        if self._watched is None and not self._directory.readable:
+        if (watched := self._watched) is not None:
+            target = watched.target
+        elif self._directory.readable:
+            target = Target(*mountinfo.locate(self.live)[:2])
+        else:
             return frozenset()
-        target = self.open().target
         return self._context.survey.find([target])[target].users
 
     def take_over(self) -> None:
