@@ -23,7 +23,7 @@ def volume(tmp_path: Path) -> Iterator[Volume]:
     """One whose live directory is there, and that nobody has mounted."""
     with CaptureRig(tmp_path) as rig:
         paths = VolumePaths(str(tmp_path), str(tmp_path / "mountpoint"), "")
-        made = Volume(rig.tools, rig.state, paths)
+        made = Volume(rig.context, rig.state, paths)
         yield made
         made.close()
 

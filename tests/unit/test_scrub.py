@@ -154,7 +154,7 @@ def test_the_end_of_the_daemon_ends_a_first_pass(
     store = Store.open(str(path), reserve_bytes=0)
     scrubber = Scrubber(store, reader, list)
     ending = threading.Thread(target=scrubber.stop)
-    check = store.inspection.check
+    check = store.healer.check
 
     def checked(number: int) -> tuple[int, int, dict[bytes, str]]:
         """The daemon ends while the first pack is read."""
@@ -163,7 +163,7 @@ def test_the_end_of_the_daemon_ends_a_first_pass(
             time.sleep(0.2)
         return check(number)
 
-    monkeypatch.setattr(store.inspection, "check", checked)
+    monkeypatch.setattr(store.healer, "check", checked)
     with pytest.raises(BusyError, match="the daemon ends"):
         scrubber.run_all()
     ending.join(10)
