@@ -79,6 +79,25 @@ def test_common_flags_before_and_after_the_command(argv: list[str]) -> None:
     assert (arguments.socket, arguments.json) == ("/s", True)
 
 
+@pytest.mark.parametrize(
+    ("argv", "taken"),
+    [
+        ("restore v --to d p q", {"volume": "v", "to": "d", "paths": ["p", "q"]}),
+        ("restore v p --to d q", {"volume": "v", "to": "d", "paths": ["p", "q"]}),
+        ("restore v p q --to d", {"volume": "v", "to": "d", "paths": ["p", "q"]}),
+        ("restore v --to d", {"volume": "v", "to": "d", "paths": []}),
+        ("restore --to d v -- -p", {"volume": "v", "to": "d", "paths": ["-p"]}),
+        ("repair v --dry-run p", {"volume": "v", "dry_run": True, "paths": ["p"]}),
+        ("diff v@1 --stat v@2", {"old": "v@1", "stat": True, "new": "v@2"}),
+        ("set v --json interval=5s", {"volume": "v", "json": True, "options": ["interval=5s"]}),
+        ("forget v@1 --json v@2", {"json": True, "snapshots": ["v@1", "v@2"]}),
+    ],
+)
+def test_options_may_stand_between_arguments(argv: str, taken: dict[str, object]) -> None:
+    arguments = vars(parser().parse_args(argv.split()))
+    assert {name: arguments[name] for name in taken} == taken
+
+
 def test_common_flags_have_defaults() -> None:
     arguments = parser().parse_args(["volumes"])
     assert (arguments.socket, arguments.json) == (None, False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import diffkeeper
 from diffkeeper.cli import output
@@ -27,6 +27,26 @@ exit codes:
 """
 
 
+class _Intermixed(argparse.ArgumentParser):
+    """Also takes options between arguments, as in V --to DIR PATH.
+
+    argparse assigns the arguments that stand together: V alone leaves no PATH. After "--" its way
+    is kept, so that a PATH may begin with a dash; options come first then.
+    """
+
+    _mixed = False  # within `parse_known_intermixed_args`, which may call the method below
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As in the base class."""
+        if self._mixed or "--" in args:
+            return super().parse_known_args(args, namespace)
+        self._mixed = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._mixed = False
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line. --socket and --json work before and after the command's name."""
     top = argparse.ArgumentParser(
@@ -37,10 +57,12 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"diffkeeper {diffkeeper.__version__}")
     _add_common(top, {"socket": None, "json": False})
-    common = argparse.ArgumentParser(add_help=False)
+    common = _Intermixed(add_help=False)
     # A default here would overwrite what was given before the command's name.
     _add_common(common, {"socket": argparse.SUPPRESS, "json": argparse.SUPPRESS})
-    subparsers = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    subparsers = top.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, parser_class=_Intermixed
+    )
     for command in COMMANDS:
         text = command.help
         sub = subparsers.add_parser(command.name, help=text, description=text, parents=[common])
