@@ -47,7 +47,6 @@ MARK_REMEMBERED_MAX = 65_536  # digests: bounds memory; what is forgotten is loo
 MAINTENANCE_RETRY_SECONDS = 60.0  # after an error
 
 # Capture
-FREEZE_SECONDS_DEFAULT = 0.050  # the most that the README promises
 FREEZE_SECONDS_MAX = 5.0  # the largest that the option takes, and the guard is armed with
 FREEZE_FRACTION_MAX = 0.05  # of the time, that captures may keep writers frozen
 FREEZE_ATTEMPTS_MAX = 3  # in one capture, and in a row before a cgroup is left alone

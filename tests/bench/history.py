@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffkeeper.limits import CHUNK_BYTES_DEFAULT
-from diffkeeper.snapshot.context import CapturePolicy
+from diffkeeper.snapshot.policy import CapturePolicy
 from diffkeeper.space.maintenance import Maintenance
 from tests.bench import peers
 from tests.bench.data import cluster

@@ -18,7 +18,7 @@ import pytest
 from diffkeeper import counters, failpoint, limits
 from diffkeeper.errors import NoSpaceError
 from diffkeeper.failpoint import FailpointError
-from diffkeeper.snapshot.context import CapturePolicy
+from diffkeeper.snapshot.policy import CapturePolicy
 from diffkeeper.sources import ladder
 from diffkeeper.sources.ebpf import ebpf_source, maps, marks
 from diffkeeper.sources.ebpf.probe import Sources
@@ -194,7 +194,7 @@ def test_ten_watches(
 LIMITED = """
 import sys
 from pathlib import Path
-from diffkeeper.snapshot.context import CapturePolicy
+from diffkeeper.snapshot.policy import CapturePolicy
 from tests.support.capture_rig import CaptureRig
 from tests.support.trees import describe, difference
 Path("/proc/sys/user/max_inotify_watches").write_text("10")

@@ -18,7 +18,7 @@ import pytest
 from diffkeeper.errors import NoSpaceError
 from diffkeeper.integrity.verify import Verifier
 from diffkeeper.limits import MIB
-from diffkeeper.snapshot.context import CapturePolicy
+from diffkeeper.snapshot.policy import CapturePolicy
 from tests.support.capture_rig import CaptureRig
 from tests.support.daemon import Daemon
 from tests.support.trees import describe, difference

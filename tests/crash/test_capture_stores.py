@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from diffkeeper.freeze.writers import Writers
-from diffkeeper.snapshot.context import CapturePolicy
+from diffkeeper.snapshot.policy import CapturePolicy
 from diffkeeper.sources.ebpf.probe import Sources
 from tests.support.capture_rig import CaptureRig
 from tests.support.churn import syscalls

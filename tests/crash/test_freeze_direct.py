@@ -14,7 +14,7 @@ import pytest
 
 from diffkeeper import limits
 from diffkeeper.freeze.cgroups import Hierarchy
-from diffkeeper.snapshot.context import CapturePolicy
+from diffkeeper.snapshot.policy import CapturePolicy
 from tests.support import disks
 from tests.support.capture_rig import CGROUP_ROOT, CaptureRig
 from tests.support.churn.aio import UNDER_WAY_MAX

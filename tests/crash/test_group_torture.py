@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from diffkeeper.snapshot import group_capture
-from diffkeeper.snapshot.context import CapturePolicy
+from diffkeeper.snapshot.policy import CapturePolicy
 from tests.support import torture
 from tests.support.churn.steps import chosen
 from tests.support.containers import Container

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from diffkeeper import limits
-from diffkeeper.snapshot.context import CapturePolicy
+from diffkeeper.snapshot.policy import CapturePolicy
 from tests.support import disks, torture
 from tests.support.between import ELSEWHERE, Between
 from tests.support.capture_rig import CaptureRig

@@ -17,7 +17,7 @@ import pytest
 from diffkeeper import clock, limits
 from diffkeeper.errors import UnsupportedError
 from diffkeeper.fsio import mountinfo
-from diffkeeper.snapshot.context import CapturePolicy
+from diffkeeper.snapshot.policy import CapturePolicy
 from diffkeeper.snapshot.volume_capture import VolumeCapture
 from diffkeeper.sources.base import Changed, Dirty
 from diffkeeper.sources.ebpf import maps, tracing

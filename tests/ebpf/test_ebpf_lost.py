@@ -11,7 +11,7 @@ import pytest
 
 from diffkeeper import clock, counters, limits
 from diffkeeper.errors import UnsupportedError
-from diffkeeper.snapshot.context import CapturePolicy
+from diffkeeper.snapshot.policy import CapturePolicy
 from diffkeeper.snapshot.volume_capture import VolumeCapture
 from diffkeeper.sources.ebpf import loading, tracing
 from diffkeeper.sources.ebpf.attached import Attached

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from diffkeeper.errors import UnsupportedError
-from diffkeeper.snapshot.context import CapturePolicy
+from diffkeeper.snapshot.policy import CapturePolicy
 from diffkeeper.sources.ebpf import maps
 from diffkeeper.sources.ebpf.ebpf_source import EbpfSource
 from diffkeeper.sources.ebpf.probe import Sources

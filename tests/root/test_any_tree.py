@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from diffkeeper.integrity.verify import Verifier
-from diffkeeper.snapshot.context import CapturePolicy
+from diffkeeper.snapshot.policy import CapturePolicy
 from tests.support.capture_rig import CaptureRig
 from tests.support.edits import CHUNKS, Edit, Editor, batches, holes, preallocated
 from tests.support.trees import Description, describe, difference, without

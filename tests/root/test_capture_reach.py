@@ -21,7 +21,7 @@ from diffkeeper.format.entry import Entry, Kind
 from diffkeeper.fsio import linux
 from diffkeeper.hashing import chunk_digest
 from diffkeeper.integrity.verify import Verifier
-from diffkeeper.snapshot.context import CapturePolicy
+from diffkeeper.snapshot.policy import CapturePolicy
 from tests.support.capture_rig import CaptureRig
 from tests.support.trees import describe, difference
 

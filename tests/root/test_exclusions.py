@@ -16,7 +16,7 @@ import pytest
 
 from diffkeeper.fsio import inode
 from diffkeeper.integrity.verify import Verifier
-from diffkeeper.snapshot.context import CapturePolicy
+from diffkeeper.snapshot.policy import CapturePolicy
 from diffkeeper.sources.ebpf.probe import Sources
 from tests.support.capture_rig import CaptureRig
 from tests.support.containers import Container

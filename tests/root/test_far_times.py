@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from diffkeeper.integrity.verify import Verifier
-from diffkeeper.snapshot.context import CapturePolicy
+from diffkeeper.snapshot.policy import CapturePolicy
 from tests.support import disks
 from tests.support.capture_rig import CaptureRig
 from tests.support.trees import describe, difference

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from diffkeeper import failpoint
-from diffkeeper.snapshot.context import CapturePolicy
+from diffkeeper.snapshot.policy import CapturePolicy
 from tests.support.containers import Container
 from tests.support.spanning import GroupRig
 from tests.support.trees import describe, difference

@@ -12,7 +12,7 @@ import pytest
 
 from diffkeeper import limits
 from diffkeeper.freeze.outside import Outside
-from diffkeeper.snapshot.context import CapturePolicy
+from diffkeeper.snapshot.policy import CapturePolicy
 from tests.support import disks
 from tests.support.capture_rig import CaptureRig
 from tests.support.containers import Container

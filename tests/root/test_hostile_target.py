@@ -13,7 +13,7 @@ from diffkeeper.errors import ConflictError
 from diffkeeper.fsio import tree
 from diffkeeper.replay.object_source import StoreObjects
 from diffkeeper.replay.replay import restore
-from diffkeeper.snapshot.context import CapturePolicy
+from diffkeeper.snapshot.policy import CapturePolicy
 from tests.support.capture_rig import CaptureRig
 from tests.support.trees import describe, difference
 

@@ -11,7 +11,7 @@ import pytest
 
 from diffkeeper import failpoint, limits
 from diffkeeper.freeze.writers import Writers
-from diffkeeper.snapshot.context import CapturePolicy
+from diffkeeper.snapshot.policy import CapturePolicy
 from tests.support.capture_rig import CaptureRig
 from tests.support.churn import syscalls
 from tests.support.containers import Container

@@ -12,8 +12,8 @@ import pytest
 from diffkeeper import clock, limits
 from diffkeeper.fsio import inode
 from diffkeeper.integrity.verify import Verifier
-from diffkeeper.snapshot.context import CapturePolicy
 from diffkeeper.snapshot.held_back import HELD_BACK_SECONDS_MAX, HELD_BACK_SECONDS_MIN
+from diffkeeper.snapshot.policy import CapturePolicy
 from tests.support import disks
 from tests.support.capture_rig import CaptureRig
 from tests.support.odd import bad_disk, leased

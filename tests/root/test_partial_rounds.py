@@ -13,8 +13,8 @@ import pytest
 from diffkeeper import failpoint, limits
 from diffkeeper.errors import FreezeError
 from diffkeeper.fsio import inode
-from diffkeeper.snapshot.context import CapturePolicy
 from diffkeeper.snapshot.outcome import Budget
+from diffkeeper.snapshot.policy import CapturePolicy
 from tests.support.capture_rig import CaptureRig
 from tests.support.containers import Container
 from tests.support.spanning import GroupRig

@@ -16,7 +16,7 @@ from diffkeeper.fsio import tree
 from diffkeeper.replay.object_source import StoreObjects
 from diffkeeper.replay.refusals import Refusals
 from diffkeeper.replay.replay import Replay, restore
-from diffkeeper.snapshot.context import CapturePolicy
+from diffkeeper.snapshot.policy import CapturePolicy
 from tests.support.capture_rig import CaptureRig
 from tests.support.trees import describe, difference
 

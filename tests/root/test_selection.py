@@ -13,7 +13,7 @@ from diffkeeper.fsio import tree
 from diffkeeper.replay.object_source import StoreObjects
 from diffkeeper.replay.replay import Replay
 from diffkeeper.replay.selection import Selection, require
-from diffkeeper.snapshot.context import CapturePolicy
+from diffkeeper.snapshot.policy import CapturePolicy
 from tests.support.capture_rig import CaptureRig
 
 if TYPE_CHECKING:

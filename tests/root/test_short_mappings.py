@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from diffkeeper import clock, limits
-from diffkeeper.snapshot.context import CapturePolicy
+from diffkeeper.snapshot.policy import CapturePolicy
 from tests.support.capture_rig import CaptureRig
 from tests.support.containers import Container
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from diffkeeper.snapshot.context import CapturePolicy
+from diffkeeper.snapshot.policy import CapturePolicy
 from diffkeeper.sources.inotify import InotifySource
 from tests.support.capture_rig import CaptureRig
 from tests.support.trees import describe, difference

@@ -10,7 +10,7 @@ import pytest
 
 from diffkeeper.replay.object_source import StoreObjects
 from diffkeeper.replay.tarball import Tarball
-from diffkeeper.snapshot.context import CapturePolicy
+from diffkeeper.snapshot.policy import CapturePolicy
 from tests.support.capture_rig import CaptureRig
 from tests.support.trees import describe, difference
 

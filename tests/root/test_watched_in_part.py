@@ -14,7 +14,7 @@ from diffkeeper import clock, failpoint, limits
 from diffkeeper.fsio import inode
 from diffkeeper.fsio import inotify as kernel
 from diffkeeper.snapshot.comparisons import COMPARE_SOON_SECONDS
-from diffkeeper.snapshot.context import CapturePolicy
+from diffkeeper.snapshot.policy import CapturePolicy
 from diffkeeper.snapshot.volume_capture import VolumeCapture
 from diffkeeper.sources import inotify, ladder, watches
 from diffkeeper.sources.ebpf import ebpf_source
@@ -37,7 +37,7 @@ SHARE = 16
 TAKEN = """
 import os, sys
 from pathlib import Path
-from diffkeeper.snapshot.context import CapturePolicy
+from diffkeeper.snapshot.policy import CapturePolicy
 from diffkeeper.fsio.inotify import Instance
 from tests.support.capture_rig import CaptureRig
 from tests.support.trees import describe, difference

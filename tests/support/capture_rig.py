@@ -11,7 +11,8 @@ from diffkeeper.replay.object_source import StoreObjects
 from diffkeeper.replay.replay import Replayed, restore
 from diffkeeper.snapshot import group_capture
 from diffkeeper.snapshot.chunker import Chunker
-from diffkeeper.snapshot.context import CaptureContext, CapturePolicy
+from diffkeeper.snapshot.context import CaptureContext
+from diffkeeper.snapshot.policy import CapturePolicy
 from diffkeeper.snapshot.volume_state import VolumeState
 from diffkeeper.snapshot.watched_volume import WatchedVolume
 from diffkeeper.sources.ebpf.probe import Sources

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from diffkeeper import limits
 from diffkeeper.integrity.bit_rot import UnusedDirectory
-from diffkeeper.snapshot.context import CapturePolicy
+from diffkeeper.snapshot.policy import CapturePolicy
 from tests.support.capture_rig import CaptureRig
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from diffkeeper.replay.object_source import StoreObjects
 from diffkeeper.replay.replay import restore
 from diffkeeper.snapshot import group_capture
 from diffkeeper.snapshot.chunker import Chunker
-from diffkeeper.snapshot.context import CaptureContext, CapturePolicy
+from diffkeeper.snapshot.context import CaptureContext
 from diffkeeper.snapshot.volume_state import VolumeState
 from diffkeeper.snapshot.watched_volume import WatchedVolume
 from diffkeeper.sources.ebpf.probe import Sources
@@ -21,6 +21,8 @@ from diffkeeper.store.store import Batch, Store
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from diffkeeper.snapshot.policy import CapturePolicy
 
 CGROUP_ROOT = "/sys/fs/cgroup"
 

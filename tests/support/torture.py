@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffkeeper.freeze.cgroups import Hierarchy
-from diffkeeper.snapshot.context import CapturePolicy
+from diffkeeper.snapshot.policy import CapturePolicy
 from tests.support.capture_rig import CaptureRig
 from tests.support.churn import tally
 from tests.support.churn.steps import chosen

@@ -17,8 +17,8 @@ from diffkeeper.fsio.descent import DESCENT_STEP, Descent
 from diffkeeper.hashing import node_digest
 from diffkeeper.integrity.verify import Verifier
 from diffkeeper.snapshot.chunker import HASH_THREADS, SEGMENT_BYTES, Chunker, Content
-from diffkeeper.snapshot.context import CapturePolicy
 from diffkeeper.snapshot.name_scanner import NameScanner
+from diffkeeper.snapshot.policy import CapturePolicy
 from diffkeeper.snapshot.worktree import Directory
 from tests.support.capture_rig import CaptureRig
 from tests.support.trees import describe, difference

@@ -18,7 +18,7 @@ from diffkeeper import failpoint, limits
 from diffkeeper.failpoint import FailpointError
 from diffkeeper.freeze.writers import Writers
 from diffkeeper.fsio import inode
-from diffkeeper.snapshot.context import CapturePolicy
+from diffkeeper.snapshot.policy import CapturePolicy
 from diffkeeper.sources import ladder
 from diffkeeper.sources.inotify import InotifySource
 from tests.support.capture_rig import CaptureRig

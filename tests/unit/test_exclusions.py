@@ -45,6 +45,6 @@ def test_a_bad_option_names_what_is_allowed(text: str) -> None:
 
 
 def test_globs_are_bounded() -> None:
-    assert parse_options({"exclude": ",".join("a" * 32)}).exclude == ("a",) * 32
+    assert parse_options({"exclude": ",".join("a" * 32)}).policy.exclude == ("a",) * 32
     with pytest.raises(InvalidInputError, match="more than 32"):
         parse_options({"exclude": ",".join("a" * 33)})

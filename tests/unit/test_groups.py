@@ -21,8 +21,8 @@ from diffkeeper.service.captures import Captures
 from diffkeeper.service.consistency_groups import GroupingFacts, bounded, groups
 from diffkeeper.service.idle_share import IdleShare
 from diffkeeper.snapshot import group_capture
-from diffkeeper.snapshot.context import CapturePolicy
 from diffkeeper.snapshot.observation import LostError
+from diffkeeper.snapshot.policy import CapturePolicy
 from diffkeeper.snapshot.volume_state import Change, VolumeState, commit_together
 from diffkeeper.store import tables
 from diffkeeper.store.store import Batch, Store

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from diffkeeper.errors import InvalidInputError, UnsupportedError
-from diffkeeper.snapshot.context import CapturePolicy
+from diffkeeper.snapshot.policy import CapturePolicy
 from diffkeeper.sources import ladder
 from diffkeeper.sources.ebpf.probe import Sources
 from diffkeeper.sources.ladder import LADDER, Rung, VolumePlace
@@ -87,6 +87,6 @@ def test_what_is_coarser_than_asked_for(wanted: str, used: str, coarser: bool) -
 def test_every_rung_is_a_value_of_the_option() -> None:
     assert ladder.NAMES == ("auto", "ebpf", "inotify", "scan")
     for name in ladder.NAMES:
-        assert parse_options({"capture": name}).capture == name
+        assert parse_options({"capture": name}).policy.source == name
     with pytest.raises(InvalidInputError, match="auto, ebpf, inotify, scan"):
         parse_options({"capture": "made-up"})

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from diffkeeper import limits
 from diffkeeper.errors import InvalidInputError
+from diffkeeper.snapshot.policy import CapturePolicy
 from diffkeeper.volumes import options as o
 from diffkeeper.volumes.names import check_mount_id, check_name
 from diffkeeper.volumes.options import INTERVAL_SECONDS_DEFAULT, VOLUME_OPTIONS_MAX
@@ -19,9 +20,9 @@ def test_defaults() -> None:
     parsed = o.parse_options({})
     assert parsed == o.VolumeOptions()
     assert parsed.interval_seconds == INTERVAL_SECONDS_DEFAULT
-    assert parsed.chunk_bytes == 16384
-    assert parsed.chunk_bits == 14
-    assert parsed.compression_level == 1
+    assert 1 << parsed.policy.chunk_bits == 16384
+    assert parsed.policy.chunk_bits == 14
+    assert parsed.policy.level == 1
 
 
 def test_every_option_at_once() -> None:
@@ -44,7 +45,7 @@ def test_every_option_at_once() -> None:
         }
     )
     assert parsed == o.VolumeOptions(
-        0.25, "scan", "fuzzy", 0.02, "off", 19, 4096, (), 3600.0, ("cache", "**/*.tmp"),
+        0.25, CapturePolicy("scan", False, 0.02, 19, ("cache", "**/*.tmp"), 12), "off", (), 3600.0,
         10 * limits.GIB, 999, 0, 0o1777,
     )  # fmt: skip
     assert set(o.OPTIONS) == {
@@ -68,7 +69,7 @@ def test_every_option_at_once() -> None:
 
 @pytest.mark.parametrize(("text", "level"), [("none", None), ("zstd", 1), ("zstd:3", 3)])
 def test_compression(text: str, level: int | None) -> None:
-    assert o.parse_options({"compression": text}).compression_level == level
+    assert o.parse_options({"compression": text}).policy.level == level
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from diffkeeper.integrity.repair import Repair, RepairJournal, pending
 from diffkeeper.integrity.verify import entry_at
 from diffkeeper.replay.object_source import StoreObjects
 from diffkeeper.replay.replay import restore
-from diffkeeper.snapshot.context import CapturePolicy
+from diffkeeper.snapshot.policy import CapturePolicy
 from diffkeeper.store.store import Batch
 from tests.support import rot
 from tests.support.capture_rig import CaptureRig

@@ -247,7 +247,7 @@ class Trash:
         except (DiffKeeperError, OSError) as failure:
             error = str(failure)
         head = volume.state.head
-        meant = ("", exclusions.cause_of(volume.options.exclude))
+        meant = ("", exclusions.cause_of(volume.options.policy.exclude))
         if not error and head and head.consistency == "crash" and head.cause in meant:
             return True
         cause = head.cause if head is not None else "there is no snapshot"

@@ -100,7 +100,7 @@ class Repairs:
         self, volume: Volume, live: UnusedDirectory, found: list[Damage]
     ) -> tuple[Kept, list[RepairedFile]]:
         work = Repair(self._store, volume.state, live, volume.paths.repair)
-        level = volume.options.compression_level
+        level = volume.options.policy.level
         kept = work.keep_found_state(found, level, lambda: self._retention.tagging(volume))
         failed = work.write(found)
         done = [each for each in found if each.names[0] not in failed]

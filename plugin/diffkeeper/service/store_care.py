@@ -52,11 +52,10 @@ class StoreCare:
 
     def _live_directories(self) -> list[SalvageSource]:
         return [
-            SalvageSource(
-                each.state.record.id, each.live, each.options.chunk_bits, each.options.exclude
-            )
+            SalvageSource(each.state.record.id, each.live, policy.chunk_bits, policy.exclude)
             for each in self._registry.volumes()
             if each.directory.readable
+            for policy in [each.options.policy]
         ]
 
     def troubles(self) -> list[str]:

@@ -1,11 +1,10 @@
-"""Options of captures of a volume, and what all volumes share for them."""
+"""What the captures of all volumes share."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from diffkeeper import limits
 from diffkeeper.freeze.outside import Outside
 from diffkeeper.freeze.writers import Survey
 from diffkeeper.sources.ebpf import probe
@@ -14,18 +13,6 @@ if TYPE_CHECKING:
     from diffkeeper.freeze.freezer import Freezer
     from diffkeeper.snapshot.chunker import Chunker
     from diffkeeper.store.store import Store
-
-
-@dataclass(frozen=True, slots=True)
-class CapturePolicy:
-    """How one volume is captured; from its options."""
-
-    source: str = "auto"
-    freeze: bool = True
-    freeze_seconds_max: float = limits.FREEZE_SECONDS_DEFAULT
-    level: int | None = 1  # zstd; None stores chunks raw
-    exclude: tuple[str, ...] = ()  # see `snapshot.exclusions`
-    chunk_bits: int = limits.CHUNK_BYTES_DEFAULT.bit_length() - 1
 
 
 @dataclass(slots=True)

@@ -17,7 +17,7 @@ from diffkeeper.snapshot.worktree import Worktree
 from diffkeeper.store.store import Batch
 
 if TYPE_CHECKING:
-    from diffkeeper.snapshot.context import CapturePolicy
+    from diffkeeper.snapshot.policy import CapturePolicy
     from diffkeeper.snapshot.recorder import Noted
     from diffkeeper.snapshot.volume_state import VolumeState
     from diffkeeper.store.store import Store

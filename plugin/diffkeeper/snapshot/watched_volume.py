@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
     from diffkeeper.format.records import IndexRecord
     from diffkeeper.freeze.writers import Writers
-    from diffkeeper.snapshot.context import CaptureContext, CapturePolicy
+    from diffkeeper.snapshot.context import CaptureContext
+    from diffkeeper.snapshot.policy import CapturePolicy
     from diffkeeper.snapshot.staged_tree import StagedTree
     from diffkeeper.snapshot.volume_state import VolumeState
     from diffkeeper.sources.base import Dirty, Source

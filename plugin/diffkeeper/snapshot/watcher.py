@@ -19,7 +19,8 @@ from diffkeeper.snapshot.mapped_files import MappedFiles
 from diffkeeper.sources import ladder
 
 if TYPE_CHECKING:
-    from diffkeeper.snapshot.context import CaptureContext, CapturePolicy
+    from diffkeeper.snapshot.context import CaptureContext
+    from diffkeeper.snapshot.policy import CapturePolicy
     from diffkeeper.sources.base import Dirty, Source
     from diffkeeper.sources.ebpf.features import Feature
 

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 _PATHS_SHOWN_MAX = 10
 
 
-def settle_interrupted(
+def finish_interrupted(
     store: Store, state: VolumeState, paths: VolumePaths, troubles: Troubles
 ) -> None:
     """Finish what a killed repair left; otherwise a capture would record its traces as writes.

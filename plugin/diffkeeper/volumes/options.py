@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from diffkeeper import limits
 from diffkeeper.errors import InvalidInputError
 from diffkeeper.limits import MIB
+from diffkeeper.snapshot.policy import CapturePolicy
 from diffkeeper.sources import ladder
 from diffkeeper.volumes.names import check_name, shown
 from diffkeeper.volumes.retention_tiers import RETENTION_FORM, parse_retention
@@ -29,7 +30,6 @@ SIZE_BYTES_MIN = MIB
 SIZE_BYTES_MAX = 1 << 50
 VOLUME_OPTIONS_MAX = 64
 
-Consistency = Literal["crash", "fuzzy"]
 Verify = Literal["unmount", "off"]
 
 ZSTD_LEVEL_DEFAULT: Final = 1
@@ -48,25 +48,15 @@ class VolumeOptions:
     """All options of one volume, checked. `None` keeps what the file system assigns."""
 
     interval_seconds: float = INTERVAL_SECONDS_DEFAULT
-    capture: str = ladder.AUTO
-    consistency: Consistency = "crash"  # "fuzzy" never freezes the writers
-    freeze_seconds_max: float = limits.FREEZE_SECONDS_DEFAULT
+    policy: CapturePolicy = CapturePolicy()
     verify: Verify = "unmount"
-    compression_level: int | None = ZSTD_LEVEL_DEFAULT  # zstd level; None stores chunks raw
-    chunk_bytes: int = limits.CHUNK_BYTES_DEFAULT  # a power of two
     retention: Tiers | None = None  # None: the daemon's default; empty keeps everything
     trash_seconds: float | None = None  # None: the daemon's default, see `kept_seconds`
-    exclude: tuple[str, ...] = ()  # globs of paths that are neither captured nor restored
     size_bytes: int | None = None  # what the live directory may take; None: no limit
     uid: int | None = None  # of the new volume's root directory, as are gid and mode
     gid: int | None = None
     mode: int | None = None
-    source: str | None = None  # VOLUME or VOLUME@SNAPSHOT that a new volume begins with
-
-    @property
-    def chunk_bits(self) -> int:
-        """log2 of the chunk size."""
-        return self.chunk_bytes.bit_length() - 1
+    origin: str | None = None  # VOLUME or VOLUME@SNAPSHOT that a new volume begins with
 
 
 def _one_of(*allowed: str) -> Callable[[str], str]:
@@ -76,6 +66,10 @@ def _one_of(*allowed: str) -> Callable[[str], str]:
         return text
 
     return parse
+
+
+def _freezes(text: str) -> bool:
+    return _one_of("crash", "fuzzy")(text) == "crash"
 
 
 def _compression(text: str) -> int | None:
@@ -90,7 +84,7 @@ def _compression(text: str) -> int | None:
     return number
 
 
-def _chunk_bytes(text: str) -> int:
+def _chunk_bits(text: str) -> int:
     size = parse_size(text)
     in_bounds = limits.CHUNK_BYTES_MIN <= size <= limits.CHUNK_BYTES_MAX
     if not in_bounds or size & (size - 1):
@@ -98,7 +92,7 @@ def _chunk_bytes(text: str) -> int:
             f"{shown(text)} is not a power of two from {format_size(limits.CHUNK_BYTES_MIN)}"
             f" to {format_size(limits.CHUNK_BYTES_MAX)}"
         )
-    return size
+    return size.bit_length() - 1
 
 
 def _exclude(text: str) -> tuple[str, ...]:
@@ -139,7 +133,7 @@ def _mode(text: str) -> int:
     return int(text, 8)
 
 
-def _source(text: str) -> str:
+def _origin(text: str) -> str:
     name, at, reference = text.partition("@")
     check_name(name)
     if at and not reference:
@@ -149,7 +143,9 @@ def _source(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class OptionForm:
-    """One known option: its field of VolumeOptions, its form as documented, its parser."""
+    """One known option: its field of VolumeOptions, or of its `policy`; its form as documented; its
+    parser.
+    """
 
     field: str
     form: str
@@ -157,6 +153,7 @@ class OptionForm:
     fixed: str = ""  # why it cannot be changed later
 
 
+_POLICY: Final = {field.name for field in fields(CapturePolicy)}
 _CHUNKS: Final = "all that is stored is cut that way"
 _OWN: Final = "a volume begins with it; change the directory itself in a container"
 OPTIONS: Final[Mapping[str, OptionForm]] = {
@@ -165,16 +162,16 @@ OPTIONS: Final[Mapping[str, OptionForm]] = {
         "100ms to 30d",
         between(INTERVAL_SECONDS_MIN, INTERVAL_SECONDS_MAX),
     ),
-    "capture": OptionForm("capture", "|".join(ladder.NAMES), _one_of(*ladder.NAMES)),
-    "consistency": OptionForm("consistency", "crash|fuzzy", _one_of("crash", "fuzzy")),
+    "capture": OptionForm("source", "|".join(ladder.NAMES), _one_of(*ladder.NAMES)),
+    "consistency": OptionForm("freeze", "crash|fuzzy", _freezes),
     "freeze-max": OptionForm(
         "freeze_seconds_max",
         "1ms to 5s",
         between(FREEZE_SECONDS_MIN, limits.FREEZE_SECONDS_MAX),
     ),
     "verify": OptionForm("verify", "unmount|off", _one_of("unmount", "off")),
-    "compression": OptionForm("compression_level", "none|zstd|zstd:1..19", _compression),
-    "chunk-size": OptionForm("chunk_bytes", "power of two, 4KiB to 1MiB", _chunk_bytes, _CHUNKS),
+    "compression": OptionForm("level", "none|zstd|zstd:1..19", _compression),
+    "chunk-size": OptionForm("chunk_bits", "power of two, 4KiB to 1MiB", _chunk_bits, _CHUNKS),
     "retention": OptionForm("retention", RETENTION_FORM, parse_retention),
     "trash": OptionForm("trash_seconds", TRASH_FORM, parse_trash),
     "exclude": OptionForm("exclude", EXCLUDE_FORM, _exclude),
@@ -182,7 +179,7 @@ OPTIONS: Final[Mapping[str, OptionForm]] = {
     "uid": OptionForm("uid", "number", _id, _OWN),
     "gid": OptionForm("gid", "number", _id, _OWN),
     "mode": OptionForm("mode", "octal, such as 0750", _mode, _OWN),
-    "from": OptionForm("source", "VOLUME or VOLUME@SNAPSHOT", _source, "a volume begins once"),
+    "from": OptionForm("origin", "VOLUME or VOLUME@SNAPSHOT", _origin, "a volume begins once"),
 }
 
 
@@ -198,7 +195,7 @@ def parse_options(options: Mapping[str, str]) -> VolumeOptions:
     """
     if len(options) > VOLUME_OPTIONS_MAX:
         raise InvalidInputError(f"more than {VOLUME_OPTIONS_MAX} volume options")
-    fields: dict[str, Any] = {}  # each parser returns its own field's type
+    found: dict[str, Any] = {}  # each parser returns its own field's type
     for name, text in options.items():
         option = OPTIONS.get(name)
         if option is None:
@@ -206,7 +203,7 @@ def parse_options(options: Mapping[str, str]) -> VolumeOptions:
         if len(text) > OPTION_VALUE_CHARACTERS_MAX:
             raise InvalidInputError(f"option {name}: the value {shown(text)} is too long")
         try:
-            fields[option.field] = option.parse(text)
+            found[option.field] = option.parse(text)
         except InvalidInputError as error:
             raise InvalidInputError(
                 f"option {name}: {error}; use {name}=<{option.form}>"
@@ -216,7 +213,8 @@ def parse_options(options: Mapping[str, str]) -> VolumeOptions:
             f"option {min(owned)}: a volume made with from has the owner and mode of that snapshot;"
             " leave uid, gid and mode out"
         )
-    return VolumeOptions(**fields)
+    policy = {name: found.pop(name) for name in _POLICY & set(found)}
+    return VolumeOptions(policy=CapturePolicy(**policy), **found)
 
 
 def changed(recorded: Mapping[str, str], given: Mapping[str, str | None]) -> dict[str, str]:

@@ -162,7 +162,7 @@ def _capture(volume: Volume) -> CaptureView:
         reason=watched.watcher.reason if watched is not None else "not mounted",
         scanned_directories=watched.watcher.source.unwatched if watched else 0,
         ebpf=_ebpf(watched),
-        consistency=volume.options.consistency,
+        consistency="crash" if volume.options.policy.freeze else "fuzzy",
         interval=format_duration(throttle.interval),
         effective_interval=format_duration(round(throttle.effective, 3)),
         effective_interval_seconds=round(throttle.effective, 3),

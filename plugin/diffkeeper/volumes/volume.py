@@ -25,10 +25,9 @@ from diffkeeper.freeze.writers import Target
 from diffkeeper.fsio import mountinfo, propagation
 from diffkeeper.integrity import bit_rot
 from diffkeeper.integrity.verify import Result, Verifier, entry_at
-from diffkeeper.snapshot.context import CaptureContext, CapturePolicy
 from diffkeeper.snapshot.watched_volume import WatchedVolume
 from diffkeeper.volumes import size_limit as sizes
-from diffkeeper.volumes.interrupted_repair import settle_interrupted
+from diffkeeper.volumes.interrupted_repair import finish_interrupted
 from diffkeeper.volumes.lifecycle import Event
 from diffkeeper.volumes.live import LiveDirectory, Recovery
 from diffkeeper.volumes.log_summary import Summary
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
     from diffkeeper.format.ids import Root
     from diffkeeper.format.records import SnapshotRecord
     from diffkeeper.freeze.writers import Writers
+    from diffkeeper.snapshot.context import CaptureContext
     from diffkeeper.snapshot.volume_state import VolumeState
     from diffkeeper.volumes.layout import VolumePaths
 
@@ -222,23 +222,11 @@ class Volume:
 
     # Mounts
 
-    @property
-    def _policy(self) -> CapturePolicy:
-        options = self._options
-        return CapturePolicy(
-            source=options.capture,
-            freeze=options.consistency == "crash",
-            freeze_seconds_max=options.freeze_seconds_max,
-            level=options.compression_level,
-            chunk_bits=options.chunk_bits,
-            exclude=options.exclude,
-        )
-
     def open(self) -> WatchedVolume:
         """Watch the live directory, unless it is watched already."""
         if (watched := self._watched) is None:
-            settle_interrupted(self._context.store, self._state, self._paths, self._status.troubles)
-            watched = WatchedVolume(self._context, self._state, self.live, self._policy)
+            finish_interrupted(self._context.store, self._state, self._paths, self._status.troubles)
+            watched = WatchedVolume(self._context, self._state, self.live, self._options.policy)
             self._watched = watched
             self._crash_at = clock.monotonic()
             fields = {"source": watched.source.name, "reason": watched.watcher.reason}
@@ -250,12 +238,12 @@ class Volume:
 
     def apply_options(self) -> None:
         """Apply the recorded options; a volume that is watched gets a new watcher."""
-        before, self._options = self._policy, parse_options(self._state.record.options)
+        before, self._options = self._options, parse_options(self._state.record.options)
         self._throttle.set_interval(self._options.interval_seconds)
         self._directory.limit.set_size(self._options.size_bytes)
         if self._directory.readable:
             self._limit("" if self.mounted else self._paths.incoming)
-        if self._watched is not None and self._policy != before:
+        if self._watched is not None and self._options.policy != before.policy:
             self.close()
             self.open()
 
@@ -379,7 +367,7 @@ class Volume:
         A single fuzzy snapshot is no trouble, nor is a volume whose option asks for fuzzy ones.
         """
         now = clock.monotonic()
-        if snapshot.consistency == "crash" or self._options.consistency == "fuzzy":
+        if snapshot.consistency == "crash" or not self._options.policy.freeze:
             self._crash_at = now
             self._status.troubles.end("fuzzy")
             return
@@ -427,7 +415,7 @@ class Volume:
                 unless = record.root
         context = self._context
         verifier = Verifier(context.store, context.reader, seconds=seconds, cancelled=cancelled)
-        result = verifier.live(self.live, root, unless, self._options.exclude)
+        result = verifier.live(self.live, root, unless, self._options.policy.exclude)
         if cancelled():
             return None
         if result.mismatches and self._watched is not None:
