@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from diffkeeper import limits
 from diffkeeper.errors import UnsupportedError
 from diffkeeper.sources import ladder
-from diffkeeper.sources.ebpf import loading, program, tracing
+from diffkeeper.sources.ebpf import loading, plan, tracing
 from diffkeeper.sources.ebpf.features import DIRECT_ENDS, FAULTS, MAPPED, STEPS, Attempt, Feature
 from diffkeeper.sources.ebpf.heartbeat import Heartbeat
 from diffkeeper.sources.ebpf.program import Program
@@ -152,7 +152,7 @@ def inspect(headers: str = "", *, own_process: bool = False) -> tuple[Feature, .
         attempt.record("tracefs", "unknown", "not mounted; the daemon mounts it for itself")
     else:
         with suppress(UnsupportedError):  # the attempt has recorded it
-            program.plan(attempt)
+            plan.plan(attempt)
     try:
         found = tracing.header_sets(headers)
         attempt.record("headers", "unknown", f"{found[0]} is there; nothing was compiled with it")
