@@ -116,16 +116,15 @@ def system_xattrs(pin: int) -> dict[bytes, bytes]:
     return found
 
 
-def await_change(pin: int) -> None:
-    """Wait for system calls that change the regular file `pin` and began before this call.
+def await_change(fd: int) -> None:
+    """Wait for system calls that change the regular file `fd` and began before this call.
 
     They hold the inode's lock, which ext4 takes to look for a hole, and XFS to read. Direct writes
     inside the file share the lock, and are not waited for.
     """
-    with reading(pin) as fd:
-        with contextlib.suppress(OSError):  # ENXIO: the file is empty
-            os.lseek(fd, 0, os.SEEK_HOLE)
-        os.pread(fd, 1, 0)
+    with contextlib.suppress(OSError):  # ENXIO: the file is empty
+        os.lseek(fd, 0, os.SEEK_HOLE)
+    os.pread(fd, 1, 0)
 
 
 def link_target(pin: int) -> bytes:

@@ -7,7 +7,6 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from diffkeeper.format.entry import Entry, Kind
-from diffkeeper.fsio import inode
 from diffkeeper.snapshot.entries import kind_of
 from diffkeeper.snapshot.observation import Trust, UnseenFiles
 from diffkeeper.sources.base import Changed
@@ -72,30 +71,29 @@ class FileReader:
         self,
         directory: Directory,
         name: bytes,
-        pin: int,
+        fd: int,
         status: os.stat_result,
         why: Why,
         *,
         held: bool,
     ) -> Content:
-        """The content of the regular file `pin`; `held`: the source has seen all its changes."""
+        """The content of the regular file `fd`; `held`: the source has seen all its changes."""
         number = status.st_ino
         base = self._base(status, why) if held else None
         done = self._contents.get(number)
         # A write in progress has moved the timestamp before it moves the size.
         if done is not None and (done[0], done[1].size) == (status.st_ctime_ns, status.st_size):
             return done[1]
-        with inode.reading(pin) as fd:
-            before = self._already_read.setdefault(number, Changed())
-            ways = self._tree.stage.get, self._bounds.spill, self._bounds.check
-            if base is not None:
-                before.chunks |= self._parts(number, fd, status.st_size, why)
-                content = self._reader.read_parts(fd, status.st_size, base, before.chunks, *ways)
-            else:
-                before.whole = True
-                self._mapped.read_whole(number, fd, mapped=self._is_mapped(status))
-                old = self._recorded(directory, name, number)
-                content = self._reader.read(fd, status.st_size, self._chunk_bits, old, *ways)
+        before = self._already_read.setdefault(number, Changed())
+        ways = self._tree.stage.get, self._bounds.spill, self._bounds.check
+        if base is not None:
+            before.chunks |= self._parts(number, fd, status.st_size, why)
+            content = self._reader.read_parts(fd, status.st_size, base, before.chunks, *ways)
+        else:
+            before.whole = True
+            self._mapped.read_whole(number, fd, mapped=self._is_mapped(status))
+            old = self._recorded(directory, name, number)
+            content = self._reader.read(fd, status.st_size, self._chunk_bits, old, *ways)
         if status.st_nlink > 1:
             if len(self._contents) >= LINKED_MAX:
                 self._contents.clear()  # another name of it is read again

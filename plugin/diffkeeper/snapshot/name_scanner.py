@@ -239,19 +239,20 @@ class NameScanner:
         record = self._index.get(status.st_ino) if self._came(directory, name) else None
         if record is not None and is_at(record, directory, name):
             self._passed()  # it was here before: what was there has gone
+        anew = self._source.by_range and not held
         with unreadable():
-            if self._source.by_range and not held:
-                if stat.S_ISREG(status.st_mode):
-                    inode.await_change(pin)
-                status = os.fstat(pin)
-            seen_ns, known = clock.now_ns(), attributes.recordable(pin)
-            found = Observation(directory, name, status, seen_ns, known.kept)
-            if known.left_out:
-                found.trouble = Trouble(known.left_out, stale=False)
-            if stat.S_ISLNK(status.st_mode):
-                found.target = inode.link_target(pin)
-            elif stat.S_ISREG(status.st_mode):
-                found.content = self._files.content(directory, name, pin, status, why, held=held)
+            if stat.S_ISREG(status.st_mode):
+                with inode.reading(pin) as fd:
+                    if anew:
+                        inode.await_change(fd)
+                        status = os.fstat(fd)
+                    found = _observed(directory, name, fd, status)
+                    found.content = self._files.content(directory, name, fd, status, why, held=held)
+            else:
+                status = os.fstat(pin) if anew else status
+                found = _observed(directory, name, pin, status)
+                if stat.S_ISLNK(status.st_mode):
+                    found.target = inode.link_target(pin)
         alone = status.st_nlink == 1
         if not alone:
             self._find_first_name(status.st_ino)
@@ -327,3 +328,12 @@ class NameScanner:
         if inode in self._whole:
             return (inode, name) not in self._again
         return name in self._seen.get(inode, ())
+
+
+def _observed(directory: Directory, name: bytes, pin: int, status: os.stat_result) -> Observation:
+    """What is known of a file without its content."""
+    seen_ns, known = clock.now_ns(), attributes.recordable(pin)
+    found = Observation(directory, name, status, seen_ns, known.kept)
+    if known.left_out:
+        found.trouble = Trouble(known.left_out, stale=False)
+    return found

@@ -52,6 +52,7 @@ class EbpfSource:
         self._frozen = False  # whether the last drain was in a freeze
         # watched, and read or compared since, with no hint meanwhile that invalidates that
         self._proven: set[int] = set()
+        self._some_read = False
 
     @property
     def complete(self) -> bool:
@@ -217,13 +218,14 @@ class EbpfSource:
         self._under_way.clear()
         self._moving.clear()
         self._proven.clear()
+        self._some_read = False
 
     def watch_new(self, inodes: Iterable[int]) -> bool:
         """Watch these files from now on. Raises UnsupportedError without room."""
         new = [
             inode
             for inode in inodes
-            if inode not in self._proven and self._program.watched_as(self._number, inode) is None
+            if inode not in self._proven and self._watched_as(inode) is None
         ]
         if new:
             self._watch(new, held=False)
@@ -244,12 +246,16 @@ class EbpfSource:
         """
         if inode in self._proven:
             return False
-        held = self._program.watched_as(self._number, inode)
+        held = self._watched_as(inode)
         if held is None:
             self._watch([inode], held=False)
         if not held:
             self._proven.add(inode)
         return bool(held)
+
+    def _watched_as(self, inode: int) -> bool | None:
+        """See `Program.watched_as`: a system call, and none before the first file was read."""
+        return self._program.watched_as(self._number, inode) if self._some_read else None
 
     def mark_read(self, inodes: Iterable[int]) -> None:
         """The recorded content of these files is theirs, except for what is marked since.
@@ -258,6 +264,7 @@ class EbpfSource:
         changes meanwhile were not marked.
         """
         proven = self._proven.intersection(inodes)
+        self._some_read = self._some_read or bool(proven)
         if not self._program.refused(self._number):
             self._watch(proven, held=True)
         self._proven -= proven
