@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import islice
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from diffkeeper.format import dirtree, filetree, merkle
 from diffkeeper.format.chunk import HOLE, zero_digest
@@ -81,7 +81,7 @@ def flat(tree: Tree, shared: dict[int, Entry], above: bytes = b"") -> Flat:
 def own(entry: Entry | None) -> Entry | None:
     if entry is None or entry.kind is not Kind.DIRECTORY:
         return entry
-    return replace(entry, content=EMPTY)
+    return structs.replace(entry, content=EMPTY)
 
 
 @settings(deadline=None)
@@ -112,9 +112,9 @@ def parts_of(old: Entry, new: Entry, nodes: Nodes) -> tuple[Part, ...]:
 
 def test_what_of_a_file_differs_is_said() -> None:
     nodes, old = Nodes(), file(1)
-    assert parts_of(old, replace(old, mode=0o4755), nodes) == ("mode",)
-    assert parts_of(old, replace(old, gid=7), nodes) == ("owner",)
-    assert parts_of(old, replace(old, xattrs=bytes(31) + b"x"), nodes) == ("xattrs",)
+    assert parts_of(old, structs.replace(old, mode=0o4755), nodes) == ("mode",)
+    assert parts_of(old, structs.replace(old, gid=7), nodes) == ("owner",)
+    assert parts_of(old, structs.replace(old, xattrs=bytes(31) + b"x"), nodes) == ("xattrs",)
     assert parts_of(old, file(2, 0o600, 1), nodes) == ("content", "mode", "owner")
     assert parts_of(old, Entry(Kind.FIFO, 0o644), nodes) == ("type",)
     first, second = (Entry(Kind.CHAR, rdev=number) for number in (1, 2))
@@ -124,7 +124,7 @@ def test_what_of_a_file_differs_is_said() -> None:
 def test_a_time_alone_is_no_difference() -> None:
     nodes, old = Nodes(), file(1)
     before, after = (
-        snapshot({b"f": entry}, {}, nodes) for entry in (old, replace(old, mtime_ns=5))
+        snapshot({b"f": entry}, {}, nodes) for entry in (old, structs.replace(old, mtime_ns=5))
     )
     assert before != after
     assert list(differences(before, after, nodes.__getitem__)) == []
@@ -134,7 +134,7 @@ def test_the_top_directory_comes_first() -> None:
     nodes = Nodes()
     tree = directory({b"!": file(1)}, nodes)
     before = Root(nodes.put(encode_root(Entry(Kind.DIRECTORY, 0o755), EMPTY)))
-    after = Root(nodes.put(encode_root(replace(tree, mode=0o700), EMPTY)))
+    after = Root(nodes.put(encode_root(structs.replace(tree, mode=0o700), EMPTY)))
     top, below = differences(before, after, nodes.__getitem__)
     assert (top.path, top.parts, below.path) == (TOP, ("mode",), b"!")
     assert list(differences(before, after, nodes.__getitem__, after=TOP)) == [below]

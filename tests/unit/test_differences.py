@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec import structs
 
 from diffkeeper.format import differences as compared
 from diffkeeper.format import dirtree
@@ -14,7 +14,7 @@ from diffkeeper.hashing import chunk_digest, node_digest
 
 DIRECTORIES, FILES = 100, 1_000
 FILE = Entry(Kind.FILE, 0o644, size=3, content=chunk_digest(b"old"), chunk_bits=12)
-CHANGED = replace(FILE, content=chunk_digest(b"new"))
+CHANGED = structs.replace(FILE, content=chunk_digest(b"new"))
 LINK = Entry(Kind.LINK, link_id=1)
 
 
@@ -45,7 +45,7 @@ class CountedNodes(dict[bytes, bytes]):
 def many(nodes: CountedNodes) -> dict[bytes, Entry]:
     """100,000 files in a hundred directories, no two of which share a node."""
     names = [b"file-%d" % number for number in range(FILES)]
-    owned = [replace(FILE, uid=number) for number in range(DIRECTORIES)]
+    owned = [structs.replace(FILE, uid=number) for number in range(DIRECTORIES)]
     return {b"d%d" % n: nodes.directory(dict.fromkeys(names, owned[n])) for n in range(len(owned))}
 
 
@@ -56,7 +56,7 @@ def with_changes(nodes: CountedNodes, before: dict[bytes, Entry], count: int) ->
         old = before[b"d%d" % number]
         name = {b"file-%d" % number: CHANGED}
         content = dirtree.apply(old.content, name, nodes.__getitem__, nodes.put)
-        after[b"d%d" % number] = replace(old, content=content)
+        after[b"d%d" % number] = structs.replace(old, content=content)
     return after
 
 

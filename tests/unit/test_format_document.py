@@ -8,6 +8,8 @@ import struct
 from importlib import resources
 from pathlib import Path
 
+from msgspec import structs
+
 from diffkeeper import hashing, limits
 from diffkeeper.format import (
     archive,
@@ -76,7 +78,7 @@ def examples() -> dict[str, bytes]:
     return {
         "stored-raw": chunk.encode(b"hello", None),
         "entry-file": entry.encode_entry(ENTRY),
-        "entry-far": entry.encode_entry(dataclasses.replace(ENTRY, mtime_ns=FAR_NS)),
+        "entry-far": entry.encode_entry(structs.replace(ENTRY, mtime_ns=FAR_NS)),
         "entry-link": entry.encode_entry(LINK),
         "node-file": file_nodes[0],
         "node-leaf": dirnode.encode_leaf({b"a": entry.encode_entry(LINK)}),
@@ -87,7 +89,7 @@ def examples() -> dict[str, bytes]:
         "digest-node": hashing.node_digest(b"hello"),
         "pack": packed(),
         "record-index": INDEX.encode(),
-        "record-index-far": dataclasses.replace(INDEX, mtime_ns=FAR_NS).encode(),
+        "record-index-far": structs.replace(INDEX, mtime_ns=FAR_NS).encode(),
         "record-snapshot": SNAPSHOT.encode(),
         "record-snapshot-of-a-group": GROUPED.encode(),
         "record-volume": VOLUME.encode(),
@@ -160,7 +162,7 @@ def test_node_context() -> None:
 
 
 def test_offset_tables() -> None:
-    index_fields = [field.name for field in dataclasses.fields(records.IndexRecord)]
+    index_fields = [field.name for field in structs.fields(records.IndexRecord)]
     assert layout("Stored object")[0] == chunk.HEADER.format
     assert layout("Pack")[0] == pack.HEADER.format
     assert layout("Frame of a pack")[0] == pack.FRAME.format

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 import struct
 import threading
 
 import pytest
 import zstandard
+from msgspec import structs
 
 from diffkeeper import limits
 from diffkeeper.errors import CorruptionError, InvalidInputError
@@ -94,12 +94,12 @@ def test_threads_compress_at_once() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        dataclasses.replace(FILE, mode=0o10000),
-        dataclasses.replace(FILE, size=-1),
-        dataclasses.replace(FILE, size=1 << 63),
-        dataclasses.replace(FILE, uid=1 << 32),
-        dataclasses.replace(FILE, content=b"short"),
-        dataclasses.replace(FILE, chunk_bits=21),
+        structs.replace(FILE, mode=0o10000),
+        structs.replace(FILE, size=-1),
+        structs.replace(FILE, size=1 << 63),
+        structs.replace(FILE, uid=1 << 32),
+        structs.replace(FILE, content=b"short"),
+        structs.replace(FILE, chunk_bits=21),
         Entry(Kind.SYMLINK, target=bytes(limits.LINK_TARGET_BYTES_MAX + 1)),
         Entry(Kind.LINK, mode=1, link_id=2),
     ],
@@ -142,7 +142,7 @@ def test_a_batch_reads_and_writes_only_its_paths() -> None:
     top = dirtree.apply(EMPTY, dict.fromkeys(names, FILE), nodes.get_node, nodes.put)
     assert dirtree.count(top, nodes.get_node) == len(names)
     nodes.reads, before = 0, len(nodes)
-    changed = dataclasses.replace(FILE, size=2)
+    changed = structs.replace(FILE, size=2)
     after = dirtree.apply(top, {names[7]: changed}, nodes.get_node, nodes.put)
     assert nodes.reads == len(nodes) - before <= 5
     nodes.reads = 0

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec import structs
 
 from diffkeeper import limits
 from diffkeeper.errors import ConflictError, CorruptionError, NotFoundError
@@ -51,7 +51,7 @@ def vouch(rig: CaptureRig, path: bytes) -> None:
     status = (rig.live / os.fsdecode(path)).stat()
     record = rig.store.index(1, status.st_ino)
     assert record is not None
-    record = replace(
+    record = structs.replace(
         record,
         mtime_ns=status.st_mtime_ns,
         ctime_ns=status.st_ctime_ns,

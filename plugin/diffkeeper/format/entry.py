@@ -7,9 +7,10 @@ depends on its content alone.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from diffkeeper.errors import CorruptionError, InvalidInputError
 from diffkeeper.format import times
@@ -55,9 +56,10 @@ class Kind(IntEnum):
 _KINDS = {int(kind): kind for kind in Kind}
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True, gc=False):
     """Metadata of one file and the root of its content.
+
+    A structure, not a dataclass, since millions are made: it takes a sixth of the time to make.
 
     A LINK entry carries `link_id` and nothing else: the file's own entry is in the snapshot's
     links tree, under the id as eight bytes, big-endian.

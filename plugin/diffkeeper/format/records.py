@@ -12,6 +12,8 @@ import struct
 from dataclasses import asdict, dataclass, field
 from typing import Final, TypeAlias
 
+from msgspec import Struct
+
 from diffkeeper.errors import CorruptionError, InvalidInputError
 from diffkeeper.format import times
 from diffkeeper.format.entry import EMPTY, SIZE_MAX
@@ -261,9 +263,11 @@ def _checked(fields: dict[str, object], what: str) -> bytes:
     return encoded
 
 
-@dataclass(frozen=True, slots=True)
-class IndexRecord:
-    """What a live inode looked like when its content was last captured."""
+class IndexRecord(Struct, frozen=True, gc=False):
+    """What a live inode looked like when its content was last captured.
+
+    A structure for the reason that `Entry` is one.
+    """
 
     kind: int  # a `Kind`
     size: int  # bytes

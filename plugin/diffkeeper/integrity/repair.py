@@ -22,6 +22,8 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
 from diffkeeper import clock, failpoint, limits
 from diffkeeper.errors import ConflictError, CorruptionError, DiffKeeperError, NotFoundError
 from diffkeeper.format import dirtree, filetree, root, xattrs
@@ -157,7 +159,7 @@ class Repair:
         encoded = self._store.node(self._state.head.root)
         top, links_root = root.decode_root(encoded)
         for damage in damages:
-            entry = replace(damage.entry, content=self._content(damage, stage))
+            entry = structs.replace(damage.entry, content=self._content(damage, stage))
             if damage.link_id:
                 changes = {link_key(damage.link_id): entry}
                 links_root = dirtree.apply(links_root, changes, stage.get, stage.put)
@@ -262,7 +264,7 @@ class Repair:
         except (ConflictError, NotFoundError):
             return False  # something else is there now: not the file under repair
         # It is synced and nobody has it mapped: as after a replay, each change moves a timestamp.
-        signature = replace(
+        signature = structs.replace(
             record, mtime_ns=status.st_mtime_ns, ctime_ns=status.st_ctime_ns,
             seen_ns=status.st_ctime_ns + inode.proven_ns(),
         )  # fmt: skip
@@ -310,5 +312,5 @@ def _replaced(top: Entry, names: list[bytes], new: Entry, stage: Staging) -> Ent
         above.append(below)
     for directory, name in zip(reversed(above), reversed(names), strict=True):
         content = dirtree.apply(directory.content, {name: new}, stage.get, stage.put)
-        new = replace(directory, content=content)
+        new = structs.replace(directory, content=content)
     return new

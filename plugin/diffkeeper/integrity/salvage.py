@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from msgspec import structs
 
 from diffkeeper.format import dirtree, root, xattrs
 from diffkeeper.format.entry import EMPTY, Entry, Kind, link_key
@@ -131,7 +133,7 @@ class Salvage:
         status, entries = directory.status, directory.entries
         self._nodes.clear()
         content = dirtree.apply(EMPTY, entries, self._nodes.__getitem__, self._put)
-        return replace(
+        return structs.replace(
             entry_of(status, Kind.DIRECTORY, directory.attributes),
             content=content,
             size=sum(map(size_of, entries.values())),
@@ -156,7 +158,7 @@ class Salvage:
                 fd, size, self.live.chunk_bits, None, self._nodes.__getitem__, self._emit
             )
         self._emit(read)
-        return replace(
+        return structs.replace(
             entry, size=size, content=read.root, chunk_bits=read.chunk_bits, sparse=read.sparse
         )
 

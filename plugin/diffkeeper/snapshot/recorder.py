@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import stat
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec import structs
 
 from diffkeeper.format import xattrs
 from diffkeeper.format.entry import Entry, Kind
@@ -64,7 +65,7 @@ class Recorder:
     def _with_content(self, entry: Entry, content: Content) -> Entry:
         content.data.clear()
         content.data_bytes = 0
-        return replace(
+        return structs.replace(
             entry,
             size=content.size,
             content=content.fold(self._stage.get, self._stage.put),

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
+
+from msgspec import structs
 
 from diffkeeper.errors import CorruptionError
 from diffkeeper.format import dirtree, root
@@ -367,7 +369,9 @@ class Worktree:
     @staticmethod
     def _entry(directory: Directory, seen: Entry) -> Entry:
         """What its parent's tree records of a directory; `seen`: of the directory itself."""
-        return replace(seen, content=directory.content, size=directory.size, links=directory.files)
+        return structs.replace(
+            seen, content=directory.content, size=directory.size, links=directory.files
+        )
 
     def _levels(self) -> Iterator[list[Directory]]:
         """Changed directories by depth, deepest first; a parent joins when its child has
