@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,9 @@ from diffkeeper.store.batch import ObjectMap
 from diffkeeper.store.store import Batch, Store
 
 OBJECTS = 6_000
-LEAF = 2  # a page's flag
+PAGE = 4096
+LEAF, OVERFLOW = 2, 4  # flags of a page
+BIG = 1  # flag of an entry whose value is in overflow pages
 
 
 def commit(store: Store, numbers: range) -> None:
@@ -141,6 +144,26 @@ def test_nothing_is_written_beside_a_damaged_page(path: str, leaves: set[int]) -
     assert page_check.transaction(f"{path}/data.mdb") == before
     store.close()
     with pytest.raises(CorruptionError, match=f"page {max(leaves)} is not the page"):
+        Store.open(path)
+
+
+def test_a_place_in_the_pages_of_a_pack_is_damage(path: str, leaves: set[int]) -> None:
+    """Removing it would free them, and the next commit would overwrite the pack."""
+    data = Path(path, "data.mdb")
+    raw = bytearray(data.read_bytes())
+    pack = next(at for at in range(0, len(raw), PAGE) if raw[at + 10] == OVERFLOW)
+    leaf = min(leaves) * PAGE
+    entry = leaf + struct.unpack_from("<H", raw, leaf + 16)[0]
+    length = struct.unpack_from("<I", raw, pack + 12)[0] * PAGE - 16
+    key_bytes = struct.unpack_from("<H", raw, entry + 6)[0]
+    struct.pack_into("<IH", raw, entry, length, BIG)
+    struct.pack_into("<Q", raw, entry + 8 + key_bytes, pack // PAGE)
+    data.write_bytes(raw)
+    store = Store.open(path, reserve_bytes=0)
+    with pytest.raises(CorruptionError, match=f"page {min(leaves)} has a long value"):
+        look_at_the_rest(store)
+    store.close()
+    with pytest.raises(CorruptionError, match=f"shares page {pack // PAGE} with something else"):
         Store.open(path)
 
 

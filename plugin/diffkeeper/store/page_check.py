@@ -172,8 +172,10 @@ class _Checker:
             if visit.depth < tree.depth:
                 stack.extend(reversed(list(self._children(tree, visit, raw))))
                 continue
-            for _ in self._leaf(tree, visit, raw):
-                pass
+            for _, _, overflow in self._leaf(tree, visit, raw):
+                # Which pages are used is not known here: it would be those of another table.
+                if overflow and not tree.counts[2]:
+                    raise _Damage(f"page {visit.number} has a long value, unlike {tree.name}")
             leaves_max -= 1
             if not leaves_max:
                 return visit.high
