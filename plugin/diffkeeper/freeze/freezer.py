@@ -95,8 +95,7 @@ class Freezer:
         self.urgent = False
         self._lock = threading.Lock()
         self._guard = Guard()
-        self._journal: FreezeJournal | None = None
-        self._watch: Watch | None = None
+        self._opened: _Opened | None = None  # from `start` to `stop`
         self._cached: dict[str, _Cached] = {}
         self._owed: set[str] = set()  # cgroups whose thaw failed: every record names them again
         self._stuck = Stuck(proc_root)
@@ -120,10 +119,7 @@ class Freezer:
         with self._lock:
             thawed = thaw_journal(self._journal_path, self._cgroup_root)
             try:
-                self._journal = self._journal or FreezeJournal(
-                    self._journal_path, self._cgroup_root
-                )
-                self._watch = self._watch or Watch()
+                self._opened = self._opened or _Opened.at(self._journal_path, self._cgroup_root)
             except OSError as error:
                 raise FreezeError(f"freezing is not possible here: {error}") from error
             self._guard.ensure()
@@ -135,12 +131,9 @@ class Freezer:
             self._guard.stop()
             for directory in list(self._cached):
                 self._forget(directory)
-            if self._watch is not None:
-                self._watch.close()
-                self._watch = None
-            if self._journal is not None:
-                self._journal.close()
-                self._journal = None
+            if self._opened is not None:
+                self._opened.close()
+                self._opened = None
 
     @contextlib.contextmanager
     def frozen(self, cgroups: Sequence[str], limit_seconds: float) -> Iterator[Frozen]:
@@ -154,29 +147,33 @@ class Freezer:
         """
         with self._lock:
             self._stuck.check(topmost(cgroups))
-            self._started()
-            young = [c for c in self._select(cgroups) if not self._cached[c.directory].begun]
+            opened = self._started()
+            young = [
+                c for c in self._select(opened, cgroups) if not self._cached[c.directory].begun
+            ]
         # Not under the lock, for which freezes of other containers wait: the disk of a container
         # may be slow.
         young = [cgroup for cgroup in young if self._is_before_start(cgroup)]
         self._quotas.await_turn(topmost(cgroups))
         with self._lock:
-            watch = self._started()
+            opened = self._started()
             self._retry_thaws()
-            held = [c for c in self._select(cgroups) if self._has_begun(c, young)]
-            watch.drain()
+            held = [c for c in self._select(opened, cgroups) if self._has_begun(c, young)]
+            opened.watch.drain()
             paused = [cgroup for cgroup in held if cgroup.requested()]
             ours = [cgroup for cgroup in held if cgroup not in paused]
             if not ours:
-                yield from self._freeze_and_thaw(Frozen(held, paused, limit_seconds), held, [])
+                yield from self._freeze_and_thaw(
+                    opened, Frozen(held, paused, limit_seconds), held, []
+                )
                 return
             self._guard.ensure()
             self._refuse_own(ours)
             frozen = Frozen(held, paused, limit_seconds)
-            self._announce(frozen, ours)
+            self._announce(opened, frozen, ours)
             try:
                 with _uncollected(), self._hurry():
-                    yield from self._freeze_and_thaw(frozen, held, ours)
+                    yield from self._freeze_and_thaw(opened, frozen, held, ours)
             except FreezeError as error:
                 raise self._explained(frozen, error) from error
 
@@ -192,15 +189,13 @@ class Freezer:
         return FreezeError("; ".join([str(error), *named]), held_seconds=frozen.seconds)
 
     def _freeze_and_thaw(
-        self, frozen: Frozen, held: list[Cgroup], ours: list[Cgroup]
+        self, opened: _Opened, frozen: Frozen, held: list[Cgroup], ours: list[Cgroup]
     ) -> Iterator[Frozen]:
         """Freeze, wait, yield, thaw."""
-        watch = self._watch
-        assert watch is not None  # noqa: S101  # `frozen` checks it
         try:
             for cgroup in ours:
                 cgroup.freeze()
-            watch.drain()
+            opened.watch.drain()
             frozen.late = [c for c in held if not c.wait_frozen(frozen.deadline)]
             frozen.reached = clock.monotonic()
             if frozen.late:
@@ -209,15 +204,14 @@ class Freezer:
             self._stuck.froze(cgroup.directory for cgroup in held)
             yield frozen
         finally:
-            self._release(frozen, ours)
+            self._release(opened, frozen, ours)
 
-    def _release(self, frozen: Frozen, ours: list[Cgroup]) -> None:
+    def _release(self, opened: _Opened, frozen: Frozen, ours: list[Cgroup]) -> None:
         """Thaw, whatever else fails; what does not thaw stays with guard and journal."""
-        assert self._watch is not None  # noqa: S101  # `frozen` checks it
         foreign: set[int] = set()
         failures: list[str] = []
         try:
-            foreign = written_after_open(self._watch.drain())
+            foreign = written_after_open(opened.watch.drain())
             frozen.end(bool(foreign))
         finally:
             for cgroup in ours:
@@ -225,7 +219,7 @@ class Freezer:
                     failures += self._thaw(cgroup)
             frozen.seconds = clock.monotonic() - frozen.started
             if ours:
-                self._retract()
+                self._retract(opened.journal)
         if failures:
             raise FreezeError(f"not thawed: {'; '.join(failures)}")
 
@@ -265,35 +259,31 @@ class Freezer:
             if self.urgent:
                 os.sched_setscheduler(0, policy, parameters)
 
-    def _announce(self, frozen: Frozen, ours: list[Cgroup]) -> None:
-        assert self._journal is not None  # noqa: S101  # `frozen` checks it
+    def _announce(self, opened: _Opened, frozen: Frozen, ours: list[Cgroup]) -> None:
         try:
-            self._record(
-                frozen.deadline, {cgroup.directory: cgroup.control_path for cgroup in ours}
-            )
+            files = {cgroup.directory: cgroup.control_path for cgroup in ours}
+            self._record(opened.journal, frozen.deadline, files)
         except FreezeError:
             if not self._owed:
-                self._journal.clear()
+                opened.journal.clear()
             raise
 
-    def _record(self, deadline: float, files: dict[str, str]) -> None:
+    def _record(self, journal: FreezeJournal, deadline: float, files: dict[str, str]) -> None:
         """Journal these cgroups (to control files), and those whose thaw failed, and arm the
         guard.
         """
-        assert self._journal is not None  # noqa: S101  # `frozen` checks it
         owed = {d: path for d in self._owed if (path := control_path(d))}
         files = {**owed, **files}
-        record = self._journal.write(list(files))
-        self._guard.arm(deadline, self._journal.path, record, list(files.values()))
+        record = journal.write(list(files))
+        self._guard.arm(deadline, journal.path, record, list(files.values()))
 
-    def _retract(self) -> None:
-        assert self._journal is not None  # noqa: S101  # `frozen` checks it
+    def _retract(self, journal: FreezeJournal) -> None:
         self._retry_thaws()
         if self._owed:
-            self._record(clock.monotonic() + GUARD_RETRY_SECONDS, {})
+            self._record(journal, clock.monotonic() + GUARD_RETRY_SECONDS, {})
             return
         self._guard.disarm()
-        self._journal.clear()
+        journal.clear()
 
     def _refuse_own(self, cgroups: list[Cgroup]) -> None:
         """Raises FreezeError for the guard's own cgroup: a frozen guard never thaws."""
@@ -302,7 +292,7 @@ class Freezer:
             if cgroup.directory in own:
                 raise FreezeError(f"cgroup {cgroup.directory} holds DiffKeeper itself")
 
-    def _select(self, directories: Sequence[str]) -> list[Cgroup]:
+    def _select(self, opened: _Opened, directories: Sequence[str]) -> list[Cgroup]:
         """The topmost cgroups that still exist, with their descriptors from earlier freezes."""
         if len(directories) > limits.FREEZE_CGROUPS_MAX:
             raise FreezeError(f"more than {limits.FREEZE_CGROUPS_MAX} cgroups to freeze")
@@ -310,10 +300,10 @@ class Freezer:
         for directory, cached in list(self._cached.items()):
             if now - cached.used > FREEZE_CGROUPS_IDLE_SECONDS_MAX:
                 self._forget(directory)
-        return [cgroup for path in topmost(directories) if (cgroup := self._opened(path, now))]
+        found = [self._cgroup(opened.watch, path, now) for path in topmost(directories)]
+        return [cgroup for cgroup in found if cgroup is not None]
 
-    def _opened(self, directory: str, now: float) -> Cgroup | None:
-        assert self._watch is not None  # noqa: S101  # `frozen` checks it
+    def _cgroup(self, watches: Watch, directory: str, now: float) -> Cgroup | None:
         cached = self._cached.get(directory)
         if cached is not None:
             cached.cgroup.requested()
@@ -325,7 +315,7 @@ class Freezer:
         if cgroup is None:
             return None
         try:
-            watch = self._watch.add(cgroup.control_path)
+            watch = watches.add(cgroup.control_path)
         except OSError as error:
             cgroup.close()
             if not os.path.exists(directory):
@@ -355,17 +345,40 @@ class Freezer:
         )
         return cached.begun
 
-    def _started(self) -> Watch:
-        """The watch for what others write; raises FreezeError before `start`, or after `stop`."""
-        if self._journal is None or self._watch is None:
+    def _started(self) -> _Opened:
+        """What `start` opened; raises FreezeError before it, or after `stop`."""
+        if self._opened is None:
             raise FreezeError("the freezer is not started")
-        return self._watch
+        return self._opened
 
     def _forget(self, directory: str) -> None:
         cached = self._cached.pop(directory)
-        if self._watch is not None:
-            self._watch.remove(cached.watch)
+        if self._opened is not None:
+            self._opened.watch.remove(cached.watch)
         cached.cgroup.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """What a freezer has open while it can freeze; `watch`: for what others write."""
+
+    journal: FreezeJournal
+    watch: Watch
+
+    @classmethod
+    def at(cls, journal_path: str, cgroup_root: str) -> _Opened:
+        """Both, or OSError."""
+        journal = FreezeJournal(journal_path, cgroup_root)
+        try:
+            return cls(journal, Watch())
+        except OSError:
+            journal.close()
+            raise
+
+    def close(self) -> None:
+        """Close both."""
+        self.watch.close()
+        self.journal.close()
 
 
 @dataclass(slots=True)
