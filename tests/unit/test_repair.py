@@ -77,7 +77,7 @@ def spoil(rig: CaptureRig, path: bytes, *offsets: int) -> bytes:
 
 def mended(rig: CaptureRig, live: UnusedDirectory, damages: list[Damage]) -> dict[bytes, str]:
     work = Repair(rig.store, rig.state, live, str(rig.base / "repair"))
-    work.keep_found_state(damages, 1, contextlib.nullcontext)
+    work.keep_found_state(head(rig), damages, 1, contextlib.nullcontext)
     return work.write(damages)
 
 
@@ -228,7 +228,7 @@ def test_a_written_file_is_not_overwritten_after_the_look(
     spoil(rig, b"d/f", 0)
     damage = examined(live, b"d/f")
     work = Repair(rig.store, rig.state, live, str(rig.base / "repair"))
-    work.keep_found_state([damage], 1, contextlib.nullcontext)
+    work.keep_found_state(head(rig), [damage], 1, contextlib.nullcontext)
     (rig.live / "d" / "f").write_bytes(b"new")
     assert "it was written" in work.write([damage])[b"d/f"]
     assert (rig.live / "d" / "f").read_bytes() == b"new"

@@ -81,7 +81,7 @@ class Damage:
 
 
 class UnusedDirectory:
-    """A live directory that nobody writes to, with the snapshot that it should equal.
+    """A live directory that nobody writes to, and `root` of the snapshot that it should equal.
 
     Paths are looked up below its descriptor: no symbolic link is followed, no mount crossed.
     """
@@ -89,7 +89,7 @@ class UnusedDirectory:
     def __init__(self, store: Store, volume_id: int, directory: str, snapshot_root: Root) -> None:
         self._store = store
         self._volume_id = volume_id
-        self._root = snapshot_root
+        self.root = snapshot_root
         self._horizon_ns = max(limits.TIMESTAMP_GRANULE_NS, inode.mmap_dirty_horizon_ns())
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         self._fd = os.open(directory, flags)
@@ -119,7 +119,7 @@ class UnusedDirectory:
         """The snapshot's entry of a regular file at a path, and its link id; NotFoundError,
         ConflictError.
         """
-        named, shared = entry_at(self._store, self._root, path)
+        named, shared = entry_at(self._store, self.root, path)
         entry = shared if named is not None and named.kind is Kind.LINK else named
         if named is None or entry is None:
             raise NotFoundError(f"{shown(path)} is not in the snapshot")

@@ -104,20 +104,21 @@ class Repair:
 
     def keep_found_state(
         self,
+        head: SnapshotRecord,
         damages: Sequence[Damage],
         level: int | None,
         tagging: Callable[[], AbstractContextManager[None]],
     ) -> SnapshotRecord:
-        """Store what is on disk as a tagged snapshot, and the newest one again above it.
+        """Store what is on disk as a tagged snapshot, and `head`, the newest one, again above it.
 
         `tagging`: context in which a tag may be committed. Raises NoSpaceError, and ConflictError
         if the tag is in use or there are too many: nothing was changed then.
         """
         with self._store.holding():
             stage = Staging(self._store, level)
-            top = self._as_found(damages, stage)
+            top = self._as_found(head.root, damages, stage)
             with tagging():
-                kept, after = self._records(top, stage)
+                kept, after = self._records(head, top, stage)
                 batch = stage.batch([top])
                 batch.snapshots.append(kept)
                 batch.tags_put[kept.volume_id, self._free_tag(kept)] = kept.seq
@@ -126,9 +127,10 @@ class Repair:
                 failpoint.hit("repair.after_commit")
         return kept
 
-    def _records(self, top: Root, stage: Staging) -> tuple[SnapshotRecord, SnapshotRecord]:
-        head, record = self._state.head, self._state.record
-        assert head is not None  # noqa: S101  # what is damaged was recorded
+    def _records(
+        self, head: SnapshotRecord, top: Root, stage: Staging
+    ) -> tuple[SnapshotRecord, SnapshotRecord]:
+        record = self._state.record
         # Times ascend, as for all snapshots after a clock that stepped back.
         base = replace(
             head, time_ns=max(clock.now_ns(), head.time_ns), group={}, freeze_ms=0.0, capture_ms=0.0
@@ -150,14 +152,12 @@ class Repair:
             raise ConflictError(f"the tag {tag} for what is on disk {why}; nothing was repaired")
         return tag
 
-    def _as_found(self, damages: Sequence[Damage], stage: Staging) -> Root:
-        """Root of the newest snapshot with the damaged files as they are on disk; all staged.
+    def _as_found(self, before: Root, damages: Sequence[Damage], stage: Staging) -> Root:
+        """Root of a snapshot with the damaged files as they are on disk; all staged.
 
         What the disk does not return is recorded as a hole.
         """
-        assert self._state.head is not None  # noqa: S101  # see above
-        encoded = self._store.node(self._state.head.root)
-        top, links_root = root.decode_root(encoded)
+        top, links_root = root.decode_root(self._store.node(before))
         for damage in damages:
             entry = structs.replace(damage.entry, content=self._content(damage, stage))
             if damage.link_id:
@@ -190,9 +190,8 @@ class Repair:
         An error of one file does not stop the others. Raises OSError and CorruptionError where the
         signatures could not be stored: whoever opens the volume next does that.
         """
-        assert self._state.head is not None  # noqa: S101  # see above
         files = tuple((damage.names[0], damage.inode) for damage in damages)
-        journal = RepairJournal(self._state.head.root, files)
+        journal = RepairJournal(self._live.root, files)
         durable.write_file(self._journal, journal.encode())
         failpoint.hit("repair.journaled")
         failed: dict[bytes, str] = {}

@@ -54,13 +54,13 @@ class Repairs:
         live = damages.UnusedDirectory(self._store, volume.state.record.id, volume.live, head.root)
         with contextlib.closing(live):
             if paths is None:
-                found, whole, refused, complete = self._verified(volume, live)
+                found, whole, refused, complete = self._verified(volume, live, head)
             else:
                 found, whole = _named(live, paths)
                 refused, complete = [], True
             kept, files = None, [_file(each, "damaged") for each in found]
             if found and not dry_run:
-                kept, files = self._repair(volume, live, found)
+                kept, files = self._repair(volume, live, head, found)
         return RepairReport(
             volume=volume.name,
             seq=head.seq,
@@ -74,17 +74,16 @@ class Repairs:
         )
 
     def _verified(
-        self, volume: Volume, live: UnusedDirectory
+        self, volume: Volume, live: UnusedDirectory, head: SnapshotRecord
     ) -> tuple[list[Damage], list[bytes], list[Fault], bool]:
         """What a verification of all files finds: damaged files, files found whole on a second
         look, files that cannot be repaired; and whether it completed.
         """
-        verification = volume.verify_live(None, lambda: None, since_verified=False)
-        assert verification is not None  # noqa: S101  # there is a snapshot
+        result = volume.verify_unused(head)
         found: list[Damage] = []
         whole: list[bytes] = []
         refused: list[Fault] = []
-        for each in verification.result.mismatches:
+        for each in result.mismatches:
             path, problem = each.path, each.problem
             if each.damaged:
                 try:
@@ -94,14 +93,14 @@ class Repairs:
                 except (ConflictError, CorruptionError, NotFoundError) as error:
                     problem = str(error)
             refused.append(Fault(os.fsdecode(path), problem))
-        return found, whole, refused, verification.result.complete
+        return found, whole, refused, result.complete
 
     def _repair(
-        self, volume: Volume, live: UnusedDirectory, found: list[Damage]
+        self, volume: Volume, live: UnusedDirectory, head: SnapshotRecord, found: list[Damage]
     ) -> tuple[Kept, list[RepairedFile]]:
         work = Repair(self._store, volume.state, live, volume.paths.repair)
         level = volume.options.policy.level
-        kept = work.keep_found_state(found, level, lambda: self._retention.tagging(volume))
+        kept = work.keep_found_state(head, found, level, lambda: self._retention.tagging(volume))
         failed = work.write(found)
         done = [each for each in found if each.names[0] not in failed]
         volume.status.troubles.end("repair")

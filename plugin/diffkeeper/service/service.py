@@ -222,12 +222,10 @@ class VolumeService:
 
     @property
     def _scheduled(self) -> Scheduler:
-        assert self._scheduler is not None  # noqa: S101  # made before any volume is served
-        return self._scheduler
+        return _made(self._scheduler)
 
     def _capture(self, volume: Volume, reason: str, *, freeze: bool = True) -> None:
-        assert self._captures is not None  # noqa: S101  # made before any volume is mounted
-        self._captures.capture(volume, reason, freeze=freeze)
+        _made(self._captures).capture(volume, reason, freeze=freeze)
 
     async def _go_on(self) -> None:
         """Take over mounted volumes, then replay lost live directories."""

@@ -426,8 +426,17 @@ class Volume:
                 for m in result.mismatches
                 if entry_at(store, root, m.path) == entry_at(store, later, m.path)
             ]
+        return self._concluded(head, result)
+
+    def verify_unused(self, head: SnapshotRecord) -> Result:
+        """Compare all of the live directory, which nobody writes to, with its newest snapshot."""
+        verifier = Verifier(self._context.store, self._context.reader)
+        result = verifier.live(self.live, head.root, None, self._options.exclude)
+        return self._concluded(head, result).result
+
+    def _concluded(self, head: SnapshotRecord, result: Result) -> Verification:
         number, found = self._state.record.id, result.mismatches
-        result.mismatches = bit_rot.judged(self._context.store, number, self.live, root, found)
+        result.mismatches = bit_rot.judged(self._context.store, number, self.live, head.root, found)
         verification = Verification(result, head.seq, head.root, clock.now_ns())
         self._status.verified(verification)
         self._verified(head, result)
