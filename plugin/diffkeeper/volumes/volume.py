@@ -431,7 +431,7 @@ class Volume:
     def verify_unused(self, head: SnapshotRecord) -> Result:
         """Compare all of the live directory, which nobody writes to, with its newest snapshot."""
         verifier = Verifier(self._context.store, self._context.reader)
-        result = verifier.live(self.live, head.root, None, self._options.exclude)
+        result = verifier.live(self.live, head.root, None, self._options.policy.exclude)
         return self._concluded(head, result).result
 
     def _concluded(self, head: SnapshotRecord, result: Result) -> Verification:

@@ -82,7 +82,6 @@ class Sources:
             return str(error)
         self._reloads.loaded()
         self._heart = Heartbeat(self._program, self._seconds)
-        assert self._program.loading is not None  # noqa: S101  # told by each load
         log.info("ebpf_loaded", extra=self._program.loading.fields())
         return ""
 

@@ -55,13 +55,16 @@ class Program:
         file_systems: dict[str, str],
         direct_end: bool,
         faults: bool,
-        wider: str = "",
+        wider: str,
+        how: loading.Loading,
+        attempt: Attempt,
     ) -> None:
         """Use `load`. file_systems: name to why it is not supported, or "".
 
         direct_end: the end of direct I/O is reported, so that there are no UNDER_WAY marks.
         faults: page faults are reported, so that no file is mapped without a mark.
         wider: what is read more widely on this kernel than on others, and why; for a person.
+        how, attempt: how they were loaded, and what was found on the way.
         """
         library = bcc.libbcc.lib
         self._loaded = loaded
@@ -94,8 +97,7 @@ class Program:
         self._overflown = 0
         self._sums = CounterSums(library, loaded[b"counts"])
         self._attached = Attached(library, loaded)
-        self.loading: loading.Loading | None = None
-        self.attempt: Attempt | None = None
+        self.loading, self.attempt = how, attempt
         self.lost = ""  # why the programs miss changes
         self.lost_at = float("inf")  # since when, on the monotonic clock
         _, self._left_out = self._attached.inspect()
@@ -120,9 +122,8 @@ class Program:
         attempt.record("headers", "supported", f"{how.headers}, {how.headers_bytes} bytes")
         attempt.attached()
         direct_end, faults = "direct.c" in sources, "faults.c" in sources
-        made = cls(bcc, loaded, file_systems, direct_end, faults, plan.wider(direct_end, faults))
-        made.loading, made.attempt = how, attempt
-        return made
+        wider = plan.wider(direct_end, faults)
+        return cls(bcc, loaded, file_systems, direct_end, faults, wider, how, attempt)
 
     @property
     def in_use(self) -> bool:
