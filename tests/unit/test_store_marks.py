@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from diffkeeper.store.environment import Transaction
 from diffkeeper.store.marks import Mark, ObjectMarks
 from diffkeeper.store.store import Store
+from diffkeeper.store.transaction import Transaction
 from tests.support import history
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from diffkeeper.store.environment import Transaction
+    from diffkeeper.store.transaction import Transaction
 
 OBJECTS = 16_000
 MERGED = 200  # in one transaction

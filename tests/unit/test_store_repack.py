@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from diffkeeper.store.environment import Copy, Transaction
+    from diffkeeper.store.environment import Copy
+    from diffkeeper.store.transaction import Transaction
 
 STATES = 9
 

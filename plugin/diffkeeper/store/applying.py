@@ -9,7 +9,7 @@ from diffkeeper.store import tables
 
 if TYPE_CHECKING:
     from diffkeeper.store.batch import Batch
-    from diffkeeper.store.environment import Transaction
+    from diffkeeper.store.transaction import Transaction
 
 
 def apply(txn: Transaction, batch: Batch) -> None:

@@ -35,9 +35,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from diffkeeper.format.pack import PackDirectory
-    from diffkeeper.store.environment import Environment, Transaction
+    from diffkeeper.store.environment import Environment
     from diffkeeper.store.objects import Objects
     from diffkeeper.store.repack import Repack
+    from diffkeeper.store.transaction import Transaction
     from diffkeeper.store.writer import Writer
 
 MARK_NODES = 16  # in one step

@@ -15,8 +15,9 @@ from diffkeeper.store.pack_index import pack_of, place
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from diffkeeper.store.environment import Environment, Transaction
+    from diffkeeper.store.environment import Environment
     from diffkeeper.store.objects import Objects
+    from diffkeeper.store.transaction import Transaction
     from diffkeeper.store.writer import Made, Writer
 
 Damaged = dict[bytes, str]  # digest to what is wrong with the copy that is found

@@ -9,7 +9,8 @@ from diffkeeper.store import tables
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from diffkeeper.store.environment import Environment, Transaction
+    from diffkeeper.store.environment import Environment
+    from diffkeeper.store.transaction import Transaction
     from diffkeeper.store.writer import Made, Writer
 
 

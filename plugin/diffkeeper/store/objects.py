@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from diffkeeper.hashing import BytesLike
-    from diffkeeper.store.environment import Environment, Transaction
+    from diffkeeper.store.environment import Environment
+    from diffkeeper.store.transaction import Transaction
 
 NODE_CACHE_BYTES_MAX = 32 * MIB
 FRAME_CACHE_BYTES_MAX = 24 * MIB

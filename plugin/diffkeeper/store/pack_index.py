@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from diffkeeper.format.pack import PackDirectory
-    from diffkeeper.store.environment import Transaction
+    from diffkeeper.store.transaction import Transaction
 
 SLOT_BITS = 16
 _SLOT_MASK = (1 << SLOT_BITS) - 1

@@ -20,8 +20,9 @@ from diffkeeper.store.pack_index import pack_of, place
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from diffkeeper.store.environment import Environment, Transaction
+    from diffkeeper.store.environment import Environment
     from diffkeeper.store.objects import Objects
+    from diffkeeper.store.transaction import Transaction
     from diffkeeper.store.writer import Made, Writer
 
     Lives = Callable[[Transaction, int, pack.PackDirectory], list[int]]

@@ -11,9 +11,8 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
-from diffkeeper import clock, failpoint
+from diffkeeper import failpoint
 from diffkeeper.errors import (
-    BusyError,
     CorruptionError,
     FormatVersionError,
     InvalidInputError,
@@ -25,13 +24,15 @@ from diffkeeper.format.ids import ObjectId, ObjectKind, SnapshotId
 from diffkeeper.format.records import IndexRecord, SnapshotRecord, VolumeRecord
 from diffkeeper.fsio import durable
 from diffkeeper.fsio.room import Levels, Room, Share
-from diffkeeper.limits import MIB, STORE_MAP_BYTES_MAX, STORE_MAP_BYTES_MIN, STORE_PAGE_RECORDS_MAX
+from diffkeeper.limits import STORE_MAP_BYTES_MAX, STORE_MAP_BYTES_MIN, STORE_PAGE_RECORDS_MAX
 from diffkeeper.store import lock, tables
 from diffkeeper.store.applying import apply
 from diffkeeper.store.batch import Batch
-from diffkeeper.store.environment import Environment, Transaction
+from diffkeeper.store.compaction import Compaction
+from diffkeeper.store.environment import Environment
 from diffkeeper.store.gc import Collector
 from diffkeeper.store.heal import Healer
+from diffkeeper.store.holders import Holders
 from diffkeeper.store.meta import Meta
 from diffkeeper.store.objects import Objects, Packed, check_key, packed
 from diffkeeper.store.repack import Repack
@@ -41,10 +42,10 @@ from diffkeeper.store.writer import Made, Writer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from diffkeeper.store.transaction import Transaction
+
 __all__ = ["Batch", "Store"]
 
-COMPACT_ATTEMPTS_MAX = 8  # of a store that is written to meanwhile
-GIVE_BACK_REST_SECONDS = 0.005  # in which who waits for a turn gets it
 RECENT_OBJECTS_MAX = 65_536
 
 
@@ -70,8 +71,8 @@ class Store:
         # whole.
         self.damaged: dict[SnapshotId, tuple[bytes, ...]] = {}
         self._flushed = 0  # batches of objects that nothing refers to yet
-        self._holders: set[object] = set()
-        self._holders_changed = threading.Condition()
+        self._holders = Holders()
+        self._compaction = Compaction(environment, self.writer)
 
     @classmethod
     def open(
@@ -207,71 +208,27 @@ class Store:
 
         Without it, an object that no snapshot has may be collected between the two.
         """
-        token, flushed = object(), self._flushed
-        with self._holders_changed:
-            self._holders.add(token)
-        try:
-            yield
-        except BaseException:
-            # What it stored early has no snapshot now, and may never get one.
-            if self._flushed != flushed:
-                self.repack.garbage = True
-            raise
-        finally:
-            with self._holders_changed:
-                self._holders.discard(token)
-                self._holders_changed.notify_all()
+        flushed = self._flushed
+        with self._holders.holding():
+            try:
+                yield
+            except BaseException:
+                # What it stored early has no snapshot now, and may never get one.
+                if self._flushed != flushed:
+                    self.repack.garbage = True
+                raise
 
     def collector(self) -> Collector:
         """A garbage collection to be run; one at a time, by the thread of maintenance."""
         return Collector(self._environment, self.objects, self.writer, self.repack, self.holders)
 
     def compact(self) -> tuple[int, int]:
-        """Give free pages back to the file system; (bytes of the file on the disk before, after).
-
-        Captures and maintenance wait meanwhile; records, which the engine waits for, are written
-        all the same, and make the copy begin again. Long runs of free pages become holes first,
-        which needs no space; what is in use is copied together if there is space for that then.
-        NoSpaceError if there is not, and no holes were made. BusyError if records were written each
-        time.
-        """
-        with self.writer.copying():
-            before = self.file_bytes()
-            given = self.give_back()
-            # Besides the tables there are the lists of free pages, which the copy does not have.
-            needed, free = self.used_bytes() + MIB, durable.free_bytes(self._environment.path)
-            if free >= needed:
-                self._replace_by_copy()
-            elif not given:
-                raise NoSpaceError(
-                    f"{free} bytes are free in {self._environment.path}; a copy of what is in use"
-                    f" needs {needed}"
-                )
-            return before, self.file_bytes()
-
-    def _replace_by_copy(self) -> None:
-        for _ in range(COMPACT_ATTEMPTS_MAX):
-            with self._environment.copied() as copy, self.writer.turn(maintenance=True):
-                if self._environment.is_as(copy):
-                    self._environment.switch(copy, tables.TABLES)
-                    return
-        raise BusyError(
-            "volumes were created, mounted or removed each time the store was copied; try again"
-        )
+        """As `Compaction.run`: give free pages back; (bytes of the file before, after)."""
+        return self._compaction.run(self.used_bytes)
 
     def give_back(self) -> int:
-        """Make holes of the file's free room, without a copy; bytes that the disk got.
-
-        Others have their turns in between: a hole can take milliseconds, and there may be many.
-        """
-        given = page = 0
-        while True:
-            with self.writer.turn(maintenance=True):
-                more, page = self._environment.give_back(page)
-            given += more
-            if not page:
-                return given
-            clock.sleep(GIVE_BACK_REST_SECONDS)
+        """As `Compaction.give_back`: make holes of free room; bytes that the disk got."""
+        return self._compaction.give_back()
 
     def keep_ballast(self) -> None:
         """Make sure that a full disk can remove something, see `Environment.keep_ballast`."""
@@ -280,15 +237,11 @@ class Store:
 
     def holders(self) -> frozenset[object]:
         """Callers that are inside `holding` now."""
-        with self._holders_changed:
-            return frozenset(self._holders)
+        return self._holders.now()
 
     def await_holders(self, awaited: frozenset[object], seconds: float) -> bool:
         """Wait until none of them is inside `holding` any more; false when the time is over."""
-        with self._holders_changed:
-            return self._holders_changed.wait_for(
-                lambda: self._holders.isdisjoint(awaited), seconds
-            )
+        return self._holders.wait(awaited, seconds)
 
     # Records
 

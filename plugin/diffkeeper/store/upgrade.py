@@ -10,7 +10,7 @@ from diffkeeper.limits import STORE_PAGE_RECORDS_MAX
 from diffkeeper.store import tables
 
 if TYPE_CHECKING:
-    from diffkeeper.store.environment import Transaction
+    from diffkeeper.store.transaction import Transaction
 
 
 def upgrade(txn: Transaction) -> None:

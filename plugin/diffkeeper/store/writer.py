@@ -15,8 +15,9 @@ from diffkeeper.store.environment import MapFull
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from diffkeeper.store.environment import Environment, Transaction
+    from diffkeeper.store.environment import Environment
     from diffkeeper.store.objects import Objects
+    from diffkeeper.store.transaction import Transaction
 
 Made = list[tuple[int, list[bytes]]]  # packs: number, and the digests in their order
 
