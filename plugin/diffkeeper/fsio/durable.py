@@ -113,8 +113,8 @@ def _left(removal: Removal, above: str) -> str:
     return f"{os.path.join(above, name)}: {reason}" + (f", and {more} more" if more else "")
 
 
-def is_there(path: str) -> bool:
-    """Whether a directory is there; false only where nothing at all is.
+def directory_status(path: str) -> os.stat_result | None:
+    """Status of a directory; None only where nothing at all is.
 
     OSError where that cannot be found out (EIO, EACCES, ESTALE, a link to nowhere),
     NotADirectoryError where it, or a directory above, is something else.
@@ -123,18 +123,23 @@ def is_there(path: str) -> bool:
         found = os.stat(path)
     except FileNotFoundError:
         if not os.path.islink(path):
-            return False
+            return None
         raise
     if not stat.S_ISDIR(found.st_mode):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
-    return True
+    return found
+
+
+def is_there(path: str) -> bool:
+    """Whether a directory is there; errors as of `directory_status`."""
+    return directory_status(path) is not None
 
 
 def device_of(path: str) -> int:
     """The file system that a directory is on, or would be if it were created; OSError."""
-    while not is_there(path):
+    while (found := directory_status(path)) is None:
         path = os.path.dirname(path)
-    return os.stat(path).st_dev
+    return found.st_dev
 
 
 def free_bytes(path: str) -> int:

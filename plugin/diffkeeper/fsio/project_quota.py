@@ -158,10 +158,11 @@ def lift(directory: str, start: int) -> None:
     A directory without a project of ours is left alone. If the directory is gone already, `start`
     (see `allot`) finds the number, if nothing uses it. OSError.
     """
-    there = os.path.isdir(directory)
-    while not os.path.isdir(directory):
-        directory = os.path.dirname(directory)
-    with _opened(directory) as fd:
+    where = directory
+    while not os.path.isdir(where):
+        where = os.path.dirname(where)
+    there = where == directory
+    with _opened(where) as fd:
         number = _own(fd) if there else _OURS[start % len(_OURS)]
         try:
             found = _quota(fd, number) if number else Quota()

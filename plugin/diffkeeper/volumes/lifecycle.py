@@ -79,6 +79,7 @@ def _to(*states: State) -> frozenset[State]:
     return frozenset(states)
 
 
+WITH_LIVE: Final = _to(_S.LIVE, _S.REPAIRING)  # and nothing has mounted it
 _IN_TRASH: Final = _to(_S.TRASHED, _S.TRASHED_KEPT)
 
 # State -> event -> the states that it may lead to.

@@ -116,11 +116,11 @@ class LiveDirectory:
         """
 
         def identity() -> str:
-            device = durable.device_of(self._path)
+            found = durable.directory_status(self._path)
+            device = found.st_dev if found else durable.device_of(self._paths.directory)
             if device == durable.device_of(self._store.room.path):
                 return ""
-            there = durable.is_there(self._path)
-            return f"{device}:{os.stat(self._path).st_ino if there else 0}"
+            return f"{device}:{found.st_ino if found else 0}"
 
         return self._asked(identity)
 

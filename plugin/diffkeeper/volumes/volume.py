@@ -26,9 +26,10 @@ from diffkeeper.fsio import mountinfo, propagation
 from diffkeeper.integrity import bit_rot
 from diffkeeper.integrity.verify import Result, Verifier, entry_at
 from diffkeeper.snapshot.watched_volume import WatchedVolume
+from diffkeeper.volumes import lifecycle
 from diffkeeper.volumes import size_limit as sizes
 from diffkeeper.volumes.interrupted_repair import finish_interrupted
-from diffkeeper.volumes.lifecycle import Event
+from diffkeeper.volumes.lifecycle import Event, State
 from diffkeeper.volumes.live import LiveDirectory, Recovery
 from diffkeeper.volumes.log_summary import Summary
 from diffkeeper.volumes.mount_counts import MountCounts
@@ -180,12 +181,14 @@ class Volume:
         ConflictError when it is absent and there is no `crash` snapshot to replay.
         """
         started = clock.monotonic()
-        self._life.require(Event.MOUNT)
+        state = self._life.require(Event.MOUNT)
+        # One that is counted as mounted may be lost all the same.
+        there = self.present if state is State.MOUNTED else state in lifecycle.WITH_LIVE
         self._directory.tidy()
         files = size = 0
         head = self._state.head
         seq = head.seq if head is not None else None
-        if self.present:
+        if there:
             if (last := self._status.recovery) is not None and self._unused:
                 return last
             kind = "live"
@@ -222,16 +225,22 @@ class Volume:
 
     # Mounts
 
-    def open(self) -> WatchedVolume:
-        """Watch the live directory, unless it is watched already."""
+    def open(self, *, interrupted: bool = True) -> WatchedVolume:
+        """Watch the live directory, unless it is watched already. interrupted: a killed repair may
+        have left a journal.
+        """
         if (watched := self._watched) is None:
-            finish_interrupted(self._context.store, self._state, self._paths, self._status.troubles)
+            if interrupted:
+                self._finish_repair()
             watched = WatchedVolume(self._context, self._state, self.live, self._options.policy)
             self._watched = watched
             self._crash_at = clock.monotonic()
             fields = {"source": watched.source.name, "reason": watched.watcher.reason}
             log.info("capture", extra={"volume": self.name, **fields})
         return watched
+
+    def _finish_repair(self) -> None:
+        finish_interrupted(self._context.store, self._state, self._paths, self._status.troubles)
 
     def _limit(self, aside: str = "") -> None:
         sizes.apply(self._directory.limit, self._status.troubles, aside)
@@ -260,9 +269,9 @@ class Volume:
 
     def mount(self, mount_id: str) -> None:
         """Bind the live directory to the mount point and count one mount of this id, durably."""
-        self._life.require(Event.MOUNT)
+        state = self._life.require(Event.MOUNT)
         live_id = self._directory.identity()
-        self.open()
+        self.open(interrupted=state is State.REPAIRING)
         failpoint.hit("mount.before_bind")
         mountinfo.bind(self.live, self.mountpoint)
         failpoint.hit("mount.after_bind")

@@ -41,19 +41,24 @@ class VolumeLife:
         """
         return bool(self._mounts.by_id) and not self._mounts.abandoned()
 
-    def require(self, event: Event, refusal: str = "", *, mounted: bool | None = None) -> None:
-        """ConflictError, with this text if there is one, where the state does not list the event.
+    def require(self, event: Event, refusal: str = "", *, mounted: bool | None = None) -> State:
+        """The state, which lists the event; ConflictError, with this text if there is one, where it
+        does not. UnreadableError for a mount of what cannot be read; that counts as present else.
 
         mounted: whether it is; as the counts say if that is not given.
         """
         if mounted is None:
             mounted = bool(self._mounts.by_id)
-        lifecycle.require(self._stage(mounted), event, refusal)
+        state = self._stage(mounted, certain=event is Event.MOUNT)
+        lifecycle.require(state, event, refusal)
+        return state
 
-    def _stage(self, mounted: bool) -> State:
+    def _stage(self, mounted: bool, *, certain: bool) -> State:
         try:
             live = mounted or self._directory.present
         except UnreadableError:
+            if certain:
+                raise
             live = True  # a directory that cannot be read is not gone
         return lifecycle.state_of(
             Facts(
@@ -61,7 +66,7 @@ class VolumeLife:
                 live=live,
                 stored=self._state.head is not None,
                 replaying=self._directory.replaying is not None,
-                repair=not mounted and os.path.exists(self._paths.repair),
+                repair=live and not mounted and os.path.exists(self._paths.repair),
             )
         )
 
