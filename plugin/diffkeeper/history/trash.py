@@ -169,7 +169,7 @@ class Trash:
     def _require(self, record: VolumeRecord, event: Event) -> None:
         """ConflictError where the volume's state does not list the event."""
         stored, kept = record.head is not None, self._kept(record)
-        facts = Facts(mounted=False, live=kept, stored=stored, removed=True)
+        facts = Facts(mounted=bool(record.mounts), live=kept, stored=stored, removed=True)
         lifecycle.require(lifecycle.state_of(facts), event)
 
     def restore(self, record: VolumeRecord, name: str) -> VolumeRecord:

@@ -16,7 +16,7 @@ from diffkeeper.errors import ConflictError, CorruptionError, NotFoundError
 from diffkeeper.integrity import bit_rot as damages
 from diffkeeper.integrity.repair import Repair, tag_of
 from diffkeeper.messages.integrity import Fault, Kept, RepairedFile, RepairReport
-from diffkeeper.volumes.lifecycle import Event
+from diffkeeper.volumes.lifecycle import Event, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -102,6 +102,7 @@ class Repairs:
         level = volume.options.policy.level
         kept = work.keep_found_state(head, found, level, lambda: self._retention.tagging(volume))
         failed = work.write(found)
+        volume.life.follow(State.REPAIRING, Event.SETTLED)
         done = [each for each in found if each.names[0] not in failed]
         volume.status.troubles.end("repair")
         volume.repaired([name for each in done for name in each.names])

@@ -87,7 +87,8 @@ class Replays:
         volume = slot.volume
         with contextlib.suppress(DiffKeeperError, OSError):  # reported, and a Mount meets it again
             with _failure_reported(volume):
-                if slot.removal is not None or not await within(self._pools.steps, volume.lost):
+                lost = slot.removal is None and await within(self._pools.steps, volume.life.lost)
+                if not lost:
                     return
             log.warning("replay_foreseen", extra={"volume": volume.name, "live": volume.live})
             await asyncio.shield(self._begun(slot))

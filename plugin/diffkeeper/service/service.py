@@ -214,7 +214,10 @@ class VolumeService:
                 # data whose timestamps survived: no signature proves anything any more.
                 tags = power_cut_tag(store, record)
                 state.commit(Batch(drop_index={record.id}, tags_put=tags), mounts={})
-            self._registry.add(Volume(self._opened, state, layout.volume(record.id)))
+            volume = Volume(self._opened, state, layout.volume(record.id))
+            rebooted = record.boot_id not in ("", boot)
+            volume.life.restarted(mounted=bool(record.mounts), rebooted=rebooted)
+            self._registry.add(volume)
 
     @property
     def _opened(self) -> CaptureContext:

@@ -1,9 +1,12 @@
 """The life of a volume as a table: its states, and where each event leads. Pure.
 
-`state_of` derives a volume's state from facts. Create, mount, last unmount, rename, repair, remove,
-undelete and purge begin with `require`, in `volume_life.VolumeLife`, `Registry` or `Trash`: what a
-state does not list is a ConflictError. The other events happen unasked, and show in the facts; the
-model of the state-machine tests holds them to this table, too.
+`state_of` derives a volume's state from facts; facts that no volume has together are a
+ConflictError. Create, mount, last unmount, rename, repair, settled, remove, undelete and purge
+begin with `require`, in `volume_life.VolumeLife`, `Registry` or `Trash`: what a state does not list
+is a ConflictError. The other events happen unasked, and show in the facts: `follow` is a
+ConflictError where the table does not lead to what is found. After a kill or a reboot that is asked
+at the first step of each volume, since its files are not looked at before. The model of the
+state-machine tests holds all events to this table, too.
 
 What does not fit into the table:
 - A Create of a volume that is there, with the same options, is answered and is no event. With
@@ -17,6 +20,7 @@ What does not fit into the table:
   leads from `new` to `live`, and from `stored` to `replaying`; `Volume.mount` leads from `live` to
   `mounted`. A lost live directory is prepared ahead of its mount, too. One that is lost while
   containers have the volume mounted is replayed as well; the volume stays `mounted`.
+- A replay that failed leads to `live` where the rename into place was done, and not made durable.
 - While a replay, repair, removal or final capture is under way, other steps wait for the volume's
   lock (`registry.Slot`), or get a BusyError: only the holder of the lock asks the table. So
   `repairing` is only seen after a kill has left the journal of a repair, which is finished when the
@@ -79,6 +83,9 @@ def _to(*states: State) -> frozenset[State]:
     return frozenset(states)
 
 
+# In which a daemon that ended may have left a volume that is not in the trash.
+LEFT_MOUNTED: Final = _to(_S.MOUNTED)
+LEFT_UNMOUNTED: Final = _to(_S.NEW, _S.STORED, _S.REPLAYING, _S.LIVE, _S.REPAIRING)
 WITH_LIVE: Final = _to(_S.LIVE, _S.REPAIRING)  # and nothing has mounted it
 _IN_TRASH: Final = _to(_S.TRASHED, _S.TRASHED_KEPT)
 
@@ -101,7 +108,7 @@ TABLE: Final[Mapping[State, Mapping[Event, frozenset[State]]]] = {
     },
     _S.REPLAYING: {
         _E.REPLAYED: _to(_S.LIVE),
-        _E.REPLAY_FAILED: _to(_S.STORED),
+        _E.REPLAY_FAILED: _to(_S.STORED, _S.LIVE),
         _E.DAEMON_KILLED: _to(_S.STORED, _S.LIVE),
         _E.REBOOT: _to(_S.STORED, _S.LIVE),
     },
@@ -116,6 +123,8 @@ TABLE: Final[Mapping[State, Mapping[Event, frozenset[State]]]] = {
     },
     _S.MOUNTED: {
         _E.MOUNT: _to(_S.MOUNTED),
+        _E.REPLAYED: _to(_S.MOUNTED),
+        _E.REPLAY_FAILED: _to(_S.MOUNTED),
         # Not live where the directory was lost meanwhile; the same after a reboot.
         _E.LAST_UNMOUNT: _to(_S.NEW, _S.STORED, _S.LIVE),
         _E.LOST: _to(_S.MOUNTED),
@@ -152,7 +161,8 @@ TABLE: Final[Mapping[State, Mapping[Event, frozenset[State]]]] = {
 @dataclass(frozen=True, slots=True)
 class Facts:
     """Facts about a volume that exists. stored: it has a snapshot; repair: there is a journal of a
-    repair; removed: it is in the trash, where `live` says that its live directory was kept.
+    repair beside its live directory; removed: it is in the trash, where `live` says that its live
+    directory was kept.
     """
 
     mounted: bool
@@ -163,8 +173,24 @@ class Facts:
     removed: bool = False
 
 
+def _refuse_contradiction(facts: Facts) -> None:
+    """ConflictError for facts that no volume has together."""
+    if facts.removed and (facts.mounted or facts.replaying):
+        raise ConflictError("the volume is in the trash, and mounted or being replayed")
+    if facts.mounted and facts.repair:
+        # A repair needs it unmounted, and a mount is only counted once the journal is gone.
+        raise ConflictError("the volume is mounted, and there is the journal of a repair")
+    if facts.replaying and facts.repair:
+        raise ConflictError("the volume is being replayed, and there is the journal of a repair")
+    if facts.replaying and not facts.stored:
+        raise ConflictError("the volume is being replayed, and has no snapshot")
+
+
 def state_of(facts: Facts) -> State:
-    """The state that follows from the facts; a mounted volume is `mounted` whatever else holds."""
+    """The state that follows from the facts; a mounted volume is `mounted` whatever becomes of its
+    live directory. ConflictError for facts that no volume has together.
+    """
+    _refuse_contradiction(facts)
     if facts.removed:
         return State.TRASHED_KEPT if facts.live else State.TRASHED
     if facts.mounted:
@@ -190,6 +216,16 @@ def require(state: State, event: Event, refusal: str = "") -> frozenset[State]:
             refusal or f"{event.value} is not possible: the volume is {state.value}"
         )
     return TABLE[state][event]
+
+
+def follow(before: frozenset[State], event: Event, after: State) -> None:
+    """ConflictError where the event leads from none of these states to the one that was found."""
+    if not any(after in TABLE[state].get(event, ()) for state in before):
+        states = " or ".join(state.value for state in State if state in before)
+        raise ConflictError(
+            f"its files and its record say that the volume is {after.value}, which does not follow"
+            f" from {event.value} while it was {states}"
+        )
 
 
 def diagram() -> str:

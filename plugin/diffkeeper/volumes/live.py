@@ -161,6 +161,7 @@ class LiveDirectory:
     def make(self, options: VolumeOptions) -> None:
         """Make an empty live directory."""
         durable.make_directory(self._paths.directory, 0o700)
+        self._forget_repair()
         durable.make_directory(
             self._paths.incoming, 0o755 if options.mode is None else options.mode
         )
@@ -188,8 +189,14 @@ class LiveDirectory:
         finally:
             self._replaying = None
 
+    def _forget_repair(self) -> None:
+        """A repair that was interrupted ended with the directory that it worked on."""
+        if os.path.lexists(self._paths.repair):
+            durable.remove_file(self._paths.repair)
+
     def _build(self, snapshot: SnapshotRecord) -> None:
         durable.make_directory(self._paths.directory, 0o700)
+        self._forget_repair()
         self._refuse_without_room(snapshot)
         durable.make_directory(self._paths.incoming, 0o700)
         self._limit.begin(self._paths.incoming)

@@ -71,7 +71,8 @@ class Volume:
         self._status = VolumeStatus(context.store.tags(state.record.id))
         self._throttle = Throttle(self._options.interval_seconds)
         self._mounts = MountCounts(state, self.users)
-        self._life = VolumeLife(state, paths, self._directory, self._mounts)
+        troubles = self._status.troubles
+        self._life = VolumeLife(state, paths, self._directory, self._mounts, troubles)
         self._summary = Summary()
         self._crash_at = 0.0  # monotonic: newest crash-consistent snapshot, or begin of watching
 
@@ -167,14 +168,6 @@ class Volume:
         """
         return self._directory.present
 
-    def lost(self) -> bool:
-        """Whether a live directory that a container has used is gone.
-
-        A clone, an import or a restored volume from the trash has none before its first mount.
-        """
-        record = self._state.record
-        return bool(record.boot_id) and record.head is not None and not self.present
-
     def prepare(self) -> Recovery:
         """Make sure of a complete live directory: the present one, an empty one, or a replayed one.
 
@@ -206,13 +199,22 @@ class Volume:
                     f"consistent; choose one: {self._directory.command()}"
                 )
             files, size, seq = chosen.files, chosen.bytes, chosen.seq
-            # A bind mount that is still there shows the directory that is gone.
-            mountinfo.unbind(self.mountpoint)
-            self._directory.replay(chosen)
+            self._replay(chosen)
         self._limit("" if self.mounted else self._paths.incoming)
         self._unused = kind == "replay"
         milliseconds = (clock.monotonic() - started) * 1000
         return self._recovered(kind, milliseconds, files, size, seq)
+
+    def _replay(self, snapshot: SnapshotRecord) -> None:
+        before = State.MOUNTED if self.mounted else State.REPLAYING
+        # A bind mount that is still there shows the directory that is gone.
+        mountinfo.unbind(self.mountpoint)
+        try:
+            self._directory.replay(snapshot)
+        except BaseException:
+            self._life.follow(before, Event.REPLAY_FAILED)
+            raise
+        self._life.follow(before, Event.REPLAYED)
 
     def _recovered(
         self, kind: str, milliseconds: float, files: int, size: int, seq: int | None
@@ -240,7 +242,9 @@ class Volume:
         return watched
 
     def _finish_repair(self) -> None:
-        finish_interrupted(self._context.store, self._state, self._paths, self._status.troubles)
+        store, troubles = self._context.store, self._status.troubles
+        if finish_interrupted(store, self._state, self._paths, self._life, troubles):
+            self._life.follow(State.REPAIRING, Event.SETTLED)
 
     def _limit(self, aside: str = "") -> None:
         sizes.apply(self._directory.limit, self._status.troubles, aside)
@@ -271,7 +275,7 @@ class Volume:
         """Bind the live directory to the mount point and count one mount of this id, durably."""
         state = self._life.require(Event.MOUNT)
         live_id = self._directory.identity()
-        self.open(interrupted=state is State.REPAIRING)
+        self.open(interrupted=state is not State.LIVE)
         failpoint.hit("mount.before_bind")
         mountinfo.bind(self.live, self.mountpoint)
         failpoint.hit("mount.after_bind")
@@ -309,6 +313,7 @@ class Volume:
         mounted.
         """
         started = clock.monotonic()
+        self._life.follow(State.MOUNTED, Event.DAEMON_KILLED)
         self._mounts.inherit()
         try:
             present = self.present
