@@ -11,6 +11,7 @@ import pytest
 
 from diffkeeper import limits
 from diffkeeper.errors import BusyError, ConflictError, DiffKeeperError
+from diffkeeper.history.references import parse_reference
 from diffkeeper.history.trash import Trash
 from diffkeeper.integrity.verify import Verifier
 from diffkeeper.service.capture_slots import FIRST_CAPTURES_MAX
@@ -175,7 +176,7 @@ async def test_verifications_stop_neither_queries_nor_history(
     async with asyncio.timeout(SECONDS_MAX / 2):
         await service.snapshot("v")
         assert await service.history.snapshots("v")
-        assert (await service.history.resolve("v", "latest")).seq
+        assert (await service.history.resolve("v", parse_reference("latest"))).seq
         await service.history.thin()
         await service.history._attempt(service.history.retention.sweep, [])
     await released(gate, tasks)

@@ -33,7 +33,8 @@ def body(**message: object) -> bytes:
 
 def reference(content: bytes) -> str | None:
     """What a request to verify names."""
-    return wire.check_reference(wire.parse_body(content, VerifyRequest).snapshot)
+    found = wire.parsed_reference(wire.parse_body(content, VerifyRequest).snapshot)
+    return None if found is None else found.text
 
 
 def objects_of(content: bytes) -> list[tuple[str, bytes]]:

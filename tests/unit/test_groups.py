@@ -15,6 +15,7 @@ from diffkeeper.errors import ConflictError, CorruptionError, InvalidInputError,
 from diffkeeper.format.ids import Root
 from diffkeeper.format.records import SnapshotRecord, VolumeRecord
 from diffkeeper.freeze.writers import Survey, Target, Writers
+from diffkeeper.history.references import parse_reference
 from diffkeeper.history.snapshots import History
 from diffkeeper.service import consistency_groups
 from diffkeeper.service.captures import Captures
@@ -343,7 +344,8 @@ def test_the_group_of_a_snapshot(store: Store) -> None:
     commit_together([Change(data, Batch(), snapshot(1, 2, {"1": 2, "2": 1}))])
 
     def seqs(state: VolumeState, reference: str | None) -> dict[str, int]:
-        found = history.group(state.record, reference)
+        chosen = None if reference is None else parse_reference(reference)
+        found = history.group(state.record, chosen)
         assert len({member.snapshot.members["data"] for member in found}) <= 2
         return {member.volume: member.snapshot.seq for member in found}
 

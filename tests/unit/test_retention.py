@@ -9,6 +9,7 @@ import pytest
 from diffkeeper import clock, failpoint, limits
 from diffkeeper.errors import ConflictError, NotFoundError
 from diffkeeper.history import retention as retention_module
+from diffkeeper.history.references import parse_reference
 from diffkeeper.history.retention import RETENTION_CPU_FRACTION_MAX, Retention
 from diffkeeper.history.snapshots import History
 from diffkeeper.service.history_service import RETENTION_TURN_SECONDS
@@ -109,11 +110,11 @@ def test_tags_keep_and_never_move(store: Store, time: Time) -> None:
     assert (30 in planned, left) == (False, 101 - len(planned))
     retention.prune(volume)
     assert seqs(store, volume) == [30, 100, 101]
-    assert history.resolve(record, "good").seq == 30
+    assert history.resolve(record, parse_reference("good")).seq == 30
     with pytest.raises(ConflictError, match="v@30 is tagged good"):
         retention.forget(volume, [30])
     with pytest.raises(NotFoundError, match="it was forgotten"):
-        history.resolve(volume.state.record, "31")
+        history.resolve(volume.state.record, parse_reference("31"))
     assert retention.untag(volume, "good") == 30
     with pytest.raises(NotFoundError, match="no tag"):
         retention.untag(volume, "good")
@@ -151,12 +152,14 @@ def test_a_tag_keeps_the_instant_of_a_group(store: Store, time: Time) -> None:
     assert 7 in seqs(store, log)
     with pytest.raises(ConflictError, match="instant that a tag keeps: good"):
         retention.forget(log, [7])
-    assert {m.snapshot.seq for m in History(store).group(data.state.record, "good")} == {7}
+    assert {
+        m.snapshot.seq for m in History(store).group(data.state.record, parse_reference("good"))
+    } == {7}
     retention.untag(data, "good")
     retention.prune(log)
     assert 7 not in seqs(store, log)
     with pytest.raises(NotFoundError, match="was forgotten"):
-        History(store).group(data.state.record, "7")
+        History(store).group(data.state.record, parse_reference("7"))
 
 
 def test_a_thinning_can_be_interrupted(store: Store, time: Time) -> None:
@@ -237,7 +240,8 @@ def test_references(store: Store, time: Time, reference: str | None, seq: int) -
         take(volume)
         time.seconds += 10
     take(volume, "fuzzy")
-    assert History(store).resolve(volume.state.record, reference).seq == seq
+    found = None if reference is None else parse_reference(reference)
+    assert History(store).resolve(volume.state.record, found).seq == seq
 
 
 @pytest.mark.parametrize("reference", ["2026-11-22T09:59:59", "-1h", "6", "unknown", "f" * 64])
@@ -245,4 +249,4 @@ def test_references_to_nothing(store: Store, time: Time, reference: str) -> None
     volume = new(store, "v")
     take(volume)
     with pytest.raises(NotFoundError):
-        History(store).resolve(volume.state.record, reference)
+        History(store).resolve(volume.state.record, parse_reference(reference))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from diffkeeper.api.call import Calls
-from diffkeeper.api.wire import check_reference
+from diffkeeper.api.wire import parsed_reference
 from diffkeeper.messages import integrity
 from diffkeeper.volumes.path_arguments import check_path
 
@@ -19,7 +19,7 @@ calls = Calls()
 @calls.serve(integrity.VERIFY)
 async def verify(call: Call[integrity.VerifyRequest]) -> integrity.VerifyReport:
     """Verify the store's copy of a snapshot, or the live directory against the newest."""
-    reference = check_reference(call.body.snapshot)
+    reference = parsed_reference(call.body.snapshot)
     name = await call.volume()
     return await call.service.verify(name, reference)
 

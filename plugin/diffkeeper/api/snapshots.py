@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from diffkeeper.api.call import Calls
-from diffkeeper.api.wire import check_number, check_reference
+from diffkeeper.api.wire import check_number, parsed_reference
 from diffkeeper.history.references import check_tag, parse_reference
 from diffkeeper.messages import snapshots
 from diffkeeper.volumes.names import check_name
@@ -36,7 +36,7 @@ async def snapshot(call: Call[NoArguments]) -> SnapshotView:
 @calls.serve(snapshots.RESOLVE)
 async def resolve(call: Call[NoBody]) -> SnapshotView:
     """The snapshot that a reference names; the newest `crash` one without a reference."""
-    reference = check_reference(call.query)
+    reference = parsed_reference(call.query)
     name = await call.volume()
     return await call.service.history.resolve(name, reference)
 
@@ -44,7 +44,7 @@ async def resolve(call: Call[NoBody]) -> SnapshotView:
 @calls.serve(snapshots.GROUP)
 async def group(call: Call[NoBody]) -> list[snapshots.GroupMember]:
     """The snapshots of all volumes at the instant of one; without a reference the newest."""
-    reference = check_reference(call.query)
+    reference = parsed_reference(call.query)
     name = await call.volume()
     return await call.service.history.group(name, reference)
 
@@ -53,7 +53,7 @@ async def group(call: Call[NoBody]) -> list[snapshots.GroupMember]:
 async def diff(call: Call[snapshots.DiffRequest]) -> snapshots.DiffPage:
     """Paths in which two snapshots differ, one page of them."""
     asked = call.body
-    old, new = check_reference(asked.old), check_reference(asked.new)
+    old, new = parsed_reference(asked.old), parsed_reference(asked.new)
     other = None if asked.new_volume is None else check_name(asked.new_volume)
     after = None if asked.after is None else check_path(asked.after)
     name = await call.volume()
@@ -71,7 +71,7 @@ async def records(call: Call[NoBody]) -> snapshots.RecordsPage:
 @calls.serve(snapshots.TAG)
 async def tag(call: Call[snapshots.TagRequest]) -> SnapshotView:
     """Tag a snapshot, the newest `crash` one by default."""
-    wanted, reference = check_tag(call.body.tag), check_reference(call.body.snapshot)
+    wanted, reference = check_tag(call.body.tag), parsed_reference(call.body.snapshot)
     name = await call.volume()
     return await call.service.history.tag(name, reference, wanted)
 
@@ -87,7 +87,7 @@ async def untag(call: Call[NoBody]) -> snapshots.Untagged:
 @calls.serve(snapshots.FORGET)
 async def forget(call: Call[snapshots.ForgetRequest]) -> snapshots.Forgotten:
     """Forget snapshots, all of them or none."""
-    references = [parse_reference(each).text for each in call.body.snapshots]
+    references = [parse_reference(each) for each in call.body.snapshots]
     name = await call.volume()
     return snapshots.Forgotten(await call.service.history.forget(name, references))
 

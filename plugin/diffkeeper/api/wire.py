@@ -20,6 +20,7 @@ from diffkeeper.volumes.names import check_mount_id, check_name, shown
 from diffkeeper.volumes.options import parse_options
 
 if TYPE_CHECKING:
+    from diffkeeper.history.references import Reference
     from diffkeeper.messages.codec import Json
     from diffkeeper.messages.volumes import VolumeView
 
@@ -104,9 +105,9 @@ def parse_body(body: bytes, kind: type[R]) -> R:
     return converted(message, kind)
 
 
-def check_reference(text: str | None) -> str | None:
-    """A snapshot argument if it is well formed, see `parse_reference`; None is the newest."""
-    return None if text is None else parse_reference(text).text
+def parsed_reference(text: str | None) -> Reference | None:
+    """A snapshot argument, see `parse_reference`; None is the newest."""
+    return None if text is None else parse_reference(text)
 
 
 def check_number(text: str) -> int:

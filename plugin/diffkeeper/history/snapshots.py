@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from diffkeeper import clock, limits
 from diffkeeper.errors import NotFoundError
-from diffkeeper.history.references import Reference, parse_reference
 from diffkeeper.messages.snapshots import GroupMember, RecordsPage, SnapshotView
 from diffkeeper.store.tables import FORMAT_VERSION
 from diffkeeper.volumes.status import snapshot_view
 
 if TYPE_CHECKING:
     from diffkeeper.format.records import SnapshotRecord, VolumeRecord
+    from diffkeeper.history.references import Reference
     from diffkeeper.store.store import Store
 
 RECORDS_PER_REQUEST = 512
@@ -56,27 +56,25 @@ class History:
             tags=self._store.tags(volume.id),
         )
 
-    def resolve(self, volume: VolumeRecord, reference: str | None) -> SnapshotRecord:
+    def resolve(self, volume: VolumeRecord, reference: Reference | None) -> SnapshotRecord:
         """The snapshot that a reference names, see `references.parse_reference`.
 
         A number, root or tag names one snapshot, `crash` or fuzzy. A time, an age, `latest`, or no
-        reference names the newest crash-consistent one up to then. NotFoundError,
-        InvalidInputError.
+        reference names the newest crash-consistent one up to then. NotFoundError.
         """
         if reference is None:
             return self._at(volume, None)
-        found = parse_reference(reference)
-        match found.kind:
+        match reference.kind:
             case "seq":
-                return self._numbered(volume, found)
+                return self._numbered(volume, reference)
             case "root":
-                return self._rooted(volume, found.text)
+                return self._rooted(volume, reference.text)
             case "tag":
-                return self._tagged(volume, found.text)
+                return self._tagged(volume, reference.text)
             case "age":
-                return self._at(volume, clock.now_ns() - found.number)
+                return self._at(volume, clock.now_ns() - reference.number)
             case "time":
-                return self._at(volume, found.number)
+                return self._at(volume, reference.number)
         return self._at(volume, None)
 
     def _numbered(self, volume: VolumeRecord, reference: Reference) -> SnapshotRecord:
@@ -111,7 +109,7 @@ class History:
         when = f" of {clock.rfc3339(max(0, time_ns))} or before" if time_ns is not None else ""
         raise NotFoundError(f"volume {volume.name} has no crash-consistent snapshot{when}")
 
-    def group(self, volume: VolumeRecord, reference: str | None) -> list[GroupMember]:
+    def group(self, volume: VolumeRecord, reference: Reference | None) -> list[GroupMember]:
         """The snapshots of all volumes at the instant of a snapshot, by volume id.
 
         Without a reference: the newest crash-consistent instant that the volume was a part of.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from diffkeeper import clock
 from diffkeeper.errors import ConflictError, InvalidInputError, NotFoundError
 from diffkeeper.format.records import SnapshotRecord, VolumeRecord
+from diffkeeper.history.references import parse_reference
 from diffkeeper.history.snapshots import History
 from diffkeeper.store.store import Batch
 from diffkeeper.volumes.names import shown
@@ -84,16 +85,16 @@ def _source(
         more = ", …" if len(there) > _NAMES_SHOWN_MAX else ""
         listed = ", ".join(there[:_NAMES_SHOWN_MAX]) + more or "no volumes at all"
         raise NotFoundError(f"option from: no volume {shown(source_name)}; there are: {listed}")
-    chosen = _resolve(store, source, reference or None)
+    chosen = _resolve(store, source, reference)
     if store.unknown([chosen.root]):
         raise NotFoundError(f"option from: snapshot {chosen.seq} of {source.name} was forgotten")
     # Read after the snapshot, so no link id in it exceeds those that this record counts.
     return next(r for r in store.volumes() if r.id == source.id), chosen
 
 
-def _resolve(store: Store, source: VolumeRecord, reference: str | None) -> SnapshotRecord:
+def _resolve(store: Store, source: VolumeRecord, reference: str) -> SnapshotRecord:
     try:
-        return History(store).resolve(source, reference)
+        return History(store).resolve(source, parse_reference(reference) if reference else None)
     except (NotFoundError, InvalidInputError) as error:
         first = next(store.snapshots(source.id), None)
         last = next(store.snapshots(source.id, reverse=True), None)

@@ -19,6 +19,7 @@ from diffkeeper.volumes.status import ShownHistory
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from diffkeeper.history.references import Reference
     from diffkeeper.history.retention import Retention
     from diffkeeper.history.retention_clock import RetentionClock
     from diffkeeper.history.trash import Trash
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
-Named = tuple[str, str | None]  # a volume, and which of its snapshots
-Found = tuple["Volume", str | None]
+Named = tuple[str, "Reference | None"]  # a volume, and which of its snapshots
+Found = tuple["Volume", "Reference | None"]
 
 RETENTION_TURN_SECONDS = 5.0  # between two checks of what is due
 TRASH_TURN_SECONDS = 60.0
@@ -68,14 +69,14 @@ class HistoryService:
         """Stored records: the volume's, and a page of its snapshots' after `after`."""
         return await within(self._pool, self._history.records, self._find(name).state.record, after)
 
-    async def resolve(self, name: str, reference: str | None) -> SnapshotView:
+    async def resolve(self, name: str, reference: Reference | None) -> SnapshotView:
         """The snapshot that a reference names, see `History.resolve`."""
         return await within(self._pool, self._resolve, self._find(name), reference)
 
-    def _resolve(self, volume: Volume, reference: str | None) -> SnapshotView:
+    def _resolve(self, volume: Volume, reference: Reference | None) -> SnapshotView:
         return self._history.view(self._history.resolve(volume.state.record, reference))
 
-    async def group(self, name: str, reference: str | None) -> list[GroupMember]:
+    async def group(self, name: str, reference: Reference | None) -> list[GroupMember]:
         """All volumes' snapshots of one instant, see `History.group`."""
         return await within(
             self._pool, self._history.group, self._find(name).state.record, reference
@@ -97,12 +98,12 @@ class HistoryService:
     def _objects(self, digests: list[bytes]) -> list[bytes]:
         return [self._store.stored(digest)[0] for digest in digests]
 
-    async def tag(self, name: str, reference: str | None, tag: str) -> SnapshotView:
+    async def tag(self, name: str, reference: Reference | None, tag: str) -> SnapshotView:
         """Tag the snapshot that a reference names, see `Retention.tag`."""
         volume = self._find(name)
         return await within(self._pool, self._tag, volume, reference, tag)
 
-    def _tag(self, volume: Volume, reference: str | None, tag: str) -> SnapshotView:
+    def _tag(self, volume: Volume, reference: Reference | None, tag: str) -> SnapshotView:
         snapshot = self._history.resolve(volume.state.record, reference)
         self.retention.tag(volume, snapshot, tag)
         return self._history.view(snapshot)
@@ -111,11 +112,11 @@ class HistoryService:
         """Remove a tag; returns the number of its snapshot. NotFoundError."""
         return await within(self._pool, self.retention.untag, self._find(name), tag)
 
-    async def forget(self, name: str, references: Sequence[str]) -> list[int]:
+    async def forget(self, name: str, references: Sequence[Reference]) -> list[int]:
         """Forget the snapshots that the references name, all or none; returns their numbers."""
         return await within(self._pool, self._forget, self._find(name), references)
 
-    def _forget(self, volume: Volume, references: Sequence[str]) -> list[int]:
+    def _forget(self, volume: Volume, references: Sequence[Reference]) -> list[int]:
         record = volume.state.record
         seqs = sorted({self._history.resolve(record, each).seq for each in references})
         self.retention.forget(volume, seqs)

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from diffkeeper.format.records import SnapshotRecord
+    from diffkeeper.history.references import Reference
     from diffkeeper.messages.integrity import RepairReport, VerifyReport
     from diffkeeper.messages.machine import FeatureView
     from diffkeeper.messages.snapshots import SnapshotView
@@ -452,7 +453,7 @@ class VolumeService:
             raise NotFoundError(f"volume {volume.name} has no snapshot")
         return head
 
-    async def verify(self, name: str, snapshot: str | None) -> VerifyReport:
+    async def verify(self, name: str, snapshot: Reference | None) -> VerifyReport:
         """Verify the live directory and the newest snapshot's objects, or one named snapshot's."""
         slot = self._registry.slot(name)
         volume = slot.volume
