@@ -15,7 +15,7 @@ from diffkeeper import limits
 from diffkeeper.errors import ConflictError, CorruptionError, DiffKeeperError, FormatVersionError
 from diffkeeper.format import archive, chunk, dirnode, dirtree, entry, filetree, root
 from diffkeeper.format.archive import ArchiveEncoder, ArchiveFrame, Decoder, FrameKind
-from diffkeeper.format.ids import Root
+from diffkeeper.format.ids import ObjectId, Root
 from diffkeeper.format.records import SnapshotRecord, VolumeRecord
 from diffkeeper.hashing import chunk_digest
 from diffkeeper.replay import tree_size
@@ -44,7 +44,7 @@ class Source(StoreObjects):
     """The objects of a store, also as they rest."""
 
     def stored_chunks(self, digests: list[bytes]) -> list[bytes]:
-        return [self._store.stored(digest)[0] for digest in digests]
+        return [self._store.stored(ObjectId.chunk(digest)) for digest in digests]
 
 
 @pytest.fixture(scope="module")

@@ -102,8 +102,8 @@ def test_objects_are_what_their_hashes_say(daemon: Daemon) -> None:
     node, *chunks = frames(answer.body)
     assert hashing.node_digest(chunk.decode(node, limits.NODE_BYTES_MAX)).hex() == root
     assert [chunk.decode(stored, limits.CHUNK_BYTES_MAX) for stored in chunks] == pieces
-    unknown = {"objects": [["chunk", "00" * 31 + "01"]]}
-    error(daemon, "POST", "/v1/objects", unknown, 404, "NotFoundError")
+    for absent in (["chunk", "00" * 31 + "01"], ["chunk", root]):
+        error(daemon, "POST", "/v1/objects", {"objects": [absent]}, 404, "NotFoundError")
 
 
 def test_volumes_statistics_and_doctor(daemon: Daemon) -> None:

@@ -172,7 +172,7 @@ def test_accounting(store: Store, states: dict[int, shapes.Shape]) -> None:
 
 class Source(StoreObjects):
     def stored_chunks(self, digests: list[bytes]) -> list[bytes]:
-        return [self._store.stored(digest)[0] for digest in digests]
+        return [self._store.stored(ObjectId.chunk(digest)) for digest in digests]
 
 
 def exported(store: Store) -> bytes:

@@ -61,14 +61,15 @@ def test_objects_come_back(store: Store) -> None:
     assert store.chunk(chunk_digest(b"one")) == b"one"
     assert store.chunk(chunk_digest(bytes(65536))) == bytes(65536)
     assert store.node(digest) == store.node(digest) == b"\1\1node"
-    assert store.stored(chunk_digest(b"one")) == (
-        chunk.encode(b"one"),
-        ObjectId.chunk(chunk_digest(b"one")),
-    )
-    assert store.stored(digest) == (batch.nodes[digest], ObjectId.node(digest))
-    for read in (store.chunk, store.node, store.stored):
+    assert store.stored(ObjectId.chunk(chunk_digest(b"one"))) == chunk.encode(b"one")
+    assert store.stored(ObjectId.node(digest)) == batch.nodes[digest]
+    for read in (store.chunk, store.node, store.objects.identify):
         with pytest.raises(NotFoundError):
             read(chunk_digest(b"absent"))
+    assert store.objects.identify(digest) == ObjectId.node(digest)
+    for absent_id in (ObjectId.chunk(chunk_digest(b"absent")), ObjectId.chunk(digest)):
+        with pytest.raises(NotFoundError):
+            store.stored(absent_id)
     absent = {chunk_digest(b"absent"), chunk_digest(b"too")}
     assert store.missing([*absent, chunk_digest(b"one"), chunk.HOLE]) == absent
 

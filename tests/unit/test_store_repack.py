@@ -446,7 +446,8 @@ def test_objects_of_an_older_format_are_carried_over(tmp_path: Path) -> None:
     store = Store.open(path)
     files = next(iter(history.states(1)))
     history.commit(store, 1, files)
-    objects = {d: store.stored(d) for d in history.reachable(store)}
+    ids = {d: store.objects.identify(d) for d in history.reachable(store)}
+    objects = {d: (store.stored(each), each) for d, each in ids.items()}
     store.close()
     with lmdb.open(path, max_dbs=32) as env, env.begin(write=True) as txn:
         opened = {t.name: env.open_db(t.database, txn=txn) for t in tables.TABLES}

@@ -48,7 +48,7 @@ async def compact(call: Call[NoArguments]) -> store.CompactReport:
 @calls.serve(store.OBJECTS)
 async def objects(call: Call[store.ObjectsRequest]) -> bytes:
     """Objects in an encoding of their own, each after its length (u32 little endian)."""
-    wanted = [bytes.fromhex(digest) for _, digest in call.body.objects]
+    wanted = [(kind, bytes.fromhex(digest)) for kind, digest in call.body.objects]
     service = await call.ready()
     found = await service.history.objects(wanted)
     lengths = [len(item).to_bytes(FRAME_LENGTH_BYTES, "little") for item in found]

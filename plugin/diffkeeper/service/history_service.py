@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ParamSpec
 
 from diffkeeper import clock
 from diffkeeper.errors import DiffKeeperError, NotFoundError
+from diffkeeper.format.ids import ObjectId, ObjectKind
 from diffkeeper.history import differences
 from diffkeeper.history.snapshots import History
 from diffkeeper.messages.snapshots import Pruning
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from diffkeeper.history.retention_clock import RetentionClock
     from diffkeeper.history.trash import Trash
     from diffkeeper.messages.snapshots import DiffPage, GroupMember, RecordsPage, SnapshotView
+    from diffkeeper.messages.store import KindName
     from diffkeeper.messages.trash import TrashView
     from diffkeeper.service.workers import Workers
     from diffkeeper.store.store import Store
@@ -91,12 +93,14 @@ class HistoryService:
         before, now = (self._history.resolve(each.state.record, name) for each, name in (old, new))
         return differences.page(self._store, before, now, after)
 
-    async def objects(self, digests: list[bytes]) -> list[bytes]:
-        """Objects in an encoding of their own, in order; checked here and by the receiver."""
-        return await within(self._pool, self._objects, digests)
+    async def objects(self, wanted: list[tuple[KindName, bytes]]) -> list[bytes]:
+        """Objects, by kind and digest, in an encoding of their own, in order; checked here and by
+        the receiver.
+        """
+        return await within(self._pool, self._objects, wanted)
 
-    def _objects(self, digests: list[bytes]) -> list[bytes]:
-        return [self._store.stored(digest)[0] for digest in digests]
+    def _objects(self, wanted: list[tuple[KindName, bytes]]) -> list[bytes]:
+        return [self._store.stored(ObjectId(ObjectKind(kind), digest)) for kind, digest in wanted]
 
     async def tag(self, name: str, reference: Reference | None, tag: str) -> SnapshotView:
         """Tag the snapshot that a reference names, see `Retention.tag`."""

@@ -180,13 +180,12 @@ class Store:
         """
         return self.objects.plain(ObjectId.node(digest))
 
-    def stored(self, digest: bytes) -> tuple[bytes, ObjectId]:
-        """The object of a digest in an encoding of its own (see `format.chunk.encode`), and its id.
+    def stored(self, wanted: ObjectId) -> bytes:
+        """The object in an encoding of its own, see `format.chunk.encode`.
 
         NotFoundError when there is none, CorruptionError when it is damaged.
         """
-        found = self.objects.identify(digest)
-        return self.objects.stored(found), found
+        return self.objects.stored(wanted)
 
     def stored_bytes(self, digest: bytes) -> int:
         """Bytes that an object takes in the store, its share of a frame; NotFoundError."""
