@@ -16,8 +16,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.support.killed import LIVED
-from tests.support.volume_world import DaemonDied, World
+from tests.support.killed import LIVED, REPAIR
+from tests.support.rotting_world import RottingWorld
+from tests.support.volume_world import DaemonDied
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 EXAMPLES = max(1, settings().max_examples // 20)
 STEPS = 30
 
+KILLED_ONCE = [point for point in REPAIR if point.endswith("=kill")]  # one chunk is written
 volumes = st.sampled_from(("v", "w"))
 mount_ids = st.sampled_from(("m", "n"))
 files = st.sampled_from(("a", "b", "c"))
@@ -35,11 +37,11 @@ sizes = st.sampled_from((1, 5_000, 100_000, 300_000))
 class Volumes(RuleBasedStateMachine):
     """Each rule does one operation; one that the daemon died of is settled by the model."""
 
-    world: World
+    world: RottingWorld
 
     @initialize()
     def begin(self) -> None:
-        self.world = World()
+        self.world = RottingWorld()
         self.world.create("v")
 
     def teardown(self) -> None:
@@ -53,7 +55,7 @@ class Volumes(RuleBasedStateMachine):
             self.world.close()
 
     @contextlib.contextmanager
-    def step(self, name: str = "v") -> Iterator[World]:
+    def step(self, name: str = "v") -> Iterator[RottingWorld]:
         """One operation on a volume, which is made if need be; then everything holds."""
         world = self.world
         try:
@@ -145,6 +147,19 @@ class Volumes(RuleBasedStateMachine):
         if name in self.world.books:
             self.world.write(name, file, 1000)
         self.world.kill()
+
+    @rule(name=volumes, point=st.sampled_from(("", *KILLED_ONCE)), mount_first=st.booleans())
+    def rot_and_repair(self, name: str, point: str, *, mount_first: bool) -> None:
+        """Also killed in the middle, and with a mount before another one does the rest."""
+        with self.step(name) as world:
+            for counted, count in list(world.books[name].mounts.items()):
+                for _ in range(count):
+                    world.unmount(name, counted)
+            world.rot_and_repair(name, point, mount_first=mount_first)
+
+    @rule(damaged=st.booleans())
+    def reboot(self, *, damaged: bool) -> None:
+        self.world.reboot(damaged=damaged)
 
     @rule(point=st.sampled_from(LIVED), count=st.integers(1, 4))
     def arm(self, point: str, count: int) -> None:

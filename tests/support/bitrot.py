@@ -5,10 +5,12 @@ No timestamp of a file moves: the file system does not know.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import mmap
 import os
 import shutil
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
     from tests.support.daemon import Daemon
 
 SECTOR = 512
+_FIEMAP_CALL = 0xC020660B
+_FIEMAP = struct.Struct("=QQIIII")  # range, flags, extents found, room for extents
+_FIEMAP_SYNC = 1
+_EXTENT = struct.Struct("=QQQ32x")  # struct fiemap_extent: in the file, on the disk, length
 MIB = 1 << 20
 OPTIONS = {"interval": "1h", "retention": "all"}
 CAPABILITY = b"\1\0\0\2" + b"\0\4" + bytes(14)  # as setcap cap_net_bind_service+ep; a write ends it
@@ -67,31 +73,31 @@ def parsed(daemon: Daemon, *arguments: str, code: int = 0) -> Any:
 
 
 def rot(image: Path, path: Path, offset: int, length: int = 8) -> bytes:
-    """Flip bits of a file from `offset`; what it holds then. Its block there must be unique."""
+    """Flip bits of a file from `offset`, within one sector; what it holds then."""
     before = path.stat()
     with open(path, "rb", buffering=0) as file:
         os.fsync(file.fileno())
-        start = offset // SECTOR * SECTOR
-        block = os.pread(file.fileno(), SECTOR, start)
-        within = offset - start
-        assert within + length <= len(block)
+        content = os.pread(file.fileno(), length, offset)
+        assert len(content) == length
+        assert offset % SECTOR + length <= SECTOR
+        at = _place(file.fileno(), offset)
+        expected = bytes(b ^ 0xFF for b in content)
         with open(image, "r+b") as disk, mmap.mmap(disk.fileno(), 0) as raw:
-            at = _only(raw, block)
-            for place in range(at + within, at + within + length):
-                raw[place] ^= 0xFF
+            assert raw[at : at + length] == content
+            raw[at : at + length] = expected
             raw.flush()
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         found = os.pread(file.fileno(), before.st_size, 0)
-    expected = bytes(b ^ 0xFF for b in block[within : within + length])
     assert found[offset : offset + length] == expected, "the file does not show it"
     after = path.stat()
     assert (after.st_mtime_ns, after.st_ctime_ns) == (before.st_mtime_ns, before.st_ctime_ns)
     return found
 
 
-def _only(raw: mmap.mmap, block: bytes) -> int:
-    at = raw.find(block)
-    while at >= 0 and at % SECTOR:
-        at = raw.find(block, at + 1)
-    assert at >= 0, "the block is not on the disk"
-    return at
+def _place(fd: int, offset: int) -> int:
+    """Where a byte of a file is in the image; sources: linux/fiemap.h."""
+    asked = bytearray(_FIEMAP.pack(offset, 1, _FIEMAP_SYNC, 0, 1, 0) + bytes(_EXTENT.size))
+    fcntl.ioctl(fd, _FIEMAP_CALL, asked)
+    assert _FIEMAP.unpack_from(asked)[3] == 1, "nothing is stored there"
+    logical, physical, _ = _EXTENT.unpack_from(asked, _FIEMAP.size)
+    return int(physical + offset - logical)

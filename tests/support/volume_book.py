@@ -32,6 +32,11 @@ class Book:
     removed: bool = False
     kept: bool = False  # removed, with its live directory
 
+    @property
+    def rotten_next(self) -> str:
+        """A file with content in the present state; "" if there is none."""
+        return next((name for name, content in self.states[-1].items() if content), "")
+
     def forgets_mounts(self) -> bool:
         """Whether the counted mounts are those of containers that ended unseen."""
         return bool(self.mounts) and self.doubtful and not self.used
@@ -48,7 +53,17 @@ class Book:
 
     def _stage(self, *, mounted: bool) -> State:
         live = self.kept if self.removed else self.present
-        return lifecycle.state_of(Facts(mounted, live, self.stored, removed=self.removed))
+        # The journal that a killed repair left is no promise: it is looked for, and settled by the
+        # daemon's next look into the live directory.
+        repair = live and not self.removed and self.repair_journal.exists()
+        return lifecycle.state_of(
+            Facts(mounted, live, self.stored, repair=repair, removed=self.removed)
+        )
+
+    @property
+    def repair_journal(self) -> Path:
+        """Where the journal of a repair is."""
+        return self.live.parent / "repair"
 
 
 def leads(before: State, events: Sequence[Event]) -> set[State]:
@@ -61,11 +76,11 @@ def leads(before: State, events: Sequence[Event]) -> set[State]:
     return states
 
 
-def after_a_kill(before: State, *events: Event) -> set[State]:
-    """Where the table leads if the daemon was killed before, between or after these events. The
-    next daemon replays by itself what is lost.
+def after_an_end(end: Event, before: State, *events: Event) -> set[State]:
+    """Where the table leads if a kill or a reboot ended the daemon before, between or after these
+    events. The next daemon replays by itself what is lost.
     """
-    ways = [(*events[:n], Event.DAEMON_KILLED) for n in range(len(events) + 1)]
+    ways = [(*events[:n], end) for n in range(len(events) + 1)]
     found = {state for way in ways for state in leads(before, way)}
     ahead = leads(State.STORED, (Event.MOUNT, Event.REPLAYED)) if State.STORED in found else set()
     return found | ahead

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from diffkeeper.volumes import lifecycle
 from diffkeeper.volumes.lifecycle import Event, State
 from tests.support.daemon import Daemon
-from tests.support.volume_book import Book, Files, after_a_kill, leads
+from tests.support.volume_book import Book, Files, after_an_end, leads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,8 +40,9 @@ class DaemonDied(Exception):
 class World:
     """One daemon with its volumes and their books."""
 
-    def __init__(self) -> None:
-        self.daemon = Daemon(Path(tempfile.mkdtemp(prefix="dk-")))
+    def __init__(self, base: Path | None = None) -> None:
+        """`base`: where all of it is; a new directory if None."""
+        self.daemon = Daemon(base or Path(tempfile.mkdtemp(prefix="dk-")))
         self.books: dict[str, Book] = {}
         self.trash: dict[str, Book] = {}  # the newest removed volume of each name
         self.kills = 0
@@ -65,7 +66,8 @@ class World:
         """The daemon was killed before, between or after these: the table leads here all the
         same.
         """
-        assert book.counted in after_a_kill(before, *events), (book, before, events)
+        after = after_an_end(Event.DAEMON_KILLED, before, *events)
+        assert book.counted in after, (book, before, events)
         self.events.add(Event.DAEMON_KILLED)
         if book.counted in leads(before, events):
             self.events.update(events)
@@ -90,13 +92,17 @@ class World:
 
     def start(self) -> None:
         """A new daemon; what it shows is what it should be."""
-        self.armed = False
         before = [(book, book.counted) for book in self.books.values()]
+        self.started(Event.DAEMON_KILLED, before)
+
+    def started(self, end: Event, before: list[tuple[Book, State]]) -> None:
+        """A new daemon after this end: the table leads from where a volume was to where it is."""
+        self.armed = False
         self.daemon.start()
         self._forget_containers()
         self.check()
         for book, state in before:
-            assert book.counted in after_a_kill(state), (book, state)
+            assert book.counted in after_an_end(end, state), (book, state)
 
     def _forget_containers(self) -> None:
         for book in self.books.values():
@@ -115,9 +121,10 @@ class World:
 
     def call(self, call: str, **message: object) -> str:
         """The error text of a driver call, empty on success; raises DaemonDied."""
-        return str(self._answer(lambda: self.daemon.call(call, **message)).json.get("Err", ""))
+        return str(self.answer(lambda: self.daemon.call(call, **message)).json.get("Err", ""))
 
-    def _answer(self, request: Callable[[], Any]) -> Any:
+    def answer(self, request: Callable[[], Any]) -> Any:
+        """The answer of one request; raises DaemonDied."""
         try:
             return request()
         except (OSError, http.client.HTTPException) as error:
@@ -129,18 +136,18 @@ class World:
 
     def view(self, name: str) -> dict[str, Any]:
         """A volume as the admin API shows it."""
-        answer = self._answer(lambda: self.daemon.request("GET", f"/v1/volumes/{name}"))
+        answer = self.answer(lambda: self.daemon.request("GET", f"/v1/volumes/{name}"))
         assert answer.status == 200, answer.body
         return dict(answer.json)
 
     def history(self, name: str) -> list[dict[str, Any]]:
         """All snapshots of a volume, oldest first."""
         path = f"/v1/volumes/{name}/snapshots"
-        return list(self._answer(lambda: self.daemon.request("GET", path)).json)
+        return list(self.answer(lambda: self.daemon.request("GET", path)).json)
 
     def names(self) -> set[str]:
         """The volumes that there are."""
-        answer = self._answer(lambda: self.daemon.call("List"))
+        answer = self.answer(lambda: self.daemon.call("List"))
         return {volume["Name"] for volume in answer.json["Volumes"]}
 
     # Operations: each may raise DaemonDied once the model allows for both outcomes
@@ -173,7 +180,7 @@ class World:
         before = book.counted
         events = (*PREPARED.get(before, ()), Event.MOUNT)
         try:
-            answer = self._answer(lambda: self.daemon.call("Mount", Name=name, ID=mount_id))
+            answer = self.answer(lambda: self.daemon.call("Mount", Name=name, ID=mount_id))
         except DaemonDied:
             # The next daemon takes over what it finds counted.
             self.revive_with(lambda: self._settle_mount(book, mount_id))
@@ -240,7 +247,7 @@ class World:
         book = self.books[name]
         path = f"/v1/volumes/{name}/snapshots"
         try:
-            answer = self._answer(lambda: self.daemon.request("POST", path, b"{}"))
+            answer = self.answer(lambda: self.daemon.request("POST", path, b"{}"))
         except DaemonDied:
             self.revive_with(lambda: None)
             raise
@@ -290,7 +297,7 @@ class World:
         book.mounts.clear()
         book.removed = True
         self.trash[book.name] = self.books.pop(book.name)
-        listed = self._answer(lambda: self.daemon.request("GET", "/v1/trash")).json
+        listed = self.answer(lambda: self.daemon.request("GET", "/v1/trash")).json
         number = int(book.live.parent.name)
         (book.kept,) = [found["live"] for found in listed if found["id"] == number]
 
@@ -300,7 +307,7 @@ class World:
         before = book.counted
         path = f"/v1/trash/{book.live.parent.name}/undelete"
         try:
-            answer = self._answer(lambda: self.daemon.request("POST", path, b"{}"))
+            answer = self.answer(lambda: self.daemon.request("POST", path, b"{}"))
         except DaemonDied:
             self.revive_with(lambda: self._settle_undelete(book))
             self.led_or_killed(book, before, Event.UNDELETE)
@@ -324,7 +331,7 @@ class World:
         events = (Event.RENAME,) if not refused else ()
         path, body = f"/v1/volumes/{name}/rename", json.dumps({"as": target}).encode()
         try:
-            answer = self._answer(lambda: self.daemon.request("POST", path, body))
+            answer = self.answer(lambda: self.daemon.request("POST", path, body))
         except DaemonDied:
             self.revive_with(lambda: self._settle_rename(book, target))
             self.led_or_killed(book, before, *events)
@@ -345,7 +352,7 @@ class World:
     def empty_trash(self) -> None:
         """Delete all removed volumes for good."""
         try:
-            answer = self._answer(lambda: self.daemon.request("DELETE", "/v1/trash"))
+            answer = self.answer(lambda: self.daemon.request("DELETE", "/v1/trash"))
         except DaemonDied:
             self.revive_with(lambda: None)
             raise
