@@ -17,6 +17,7 @@ from diffkeeper.freeze.cgroups import Hierarchy
 from diffkeeper.snapshot.policy import CapturePolicy
 from tests.support import disks
 from tests.support.capture_rig import CGROUP_ROOT, CaptureRig
+from tests.support.cgroups import remove
 from tests.support.churn.aio import UNDER_WAY_MAX
 from tests.support.namespaces import in_namespace
 
@@ -65,13 +66,8 @@ def cgroups() -> Iterator[list[str]]:
     for directory in found:
         os.mkdir(directory)
     yield found
-    deadline = time.monotonic() + 20
-    while any(os.path.exists(directory) for directory in found):
-        for directory in found:
-            with contextlib.suppress(OSError):
-                os.rmdir(directory)
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    for directory in found:
+        remove(directory)
 
 
 @contextlib.contextmanager

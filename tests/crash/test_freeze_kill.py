@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import signal
@@ -20,6 +19,7 @@ from diffkeeper.freeze.cgroups import Cgroup, Hierarchy
 from diffkeeper.freeze.freezer import Freezer, thaw_journal
 from diffkeeper.service.service import VolumeService
 from diffkeeper.store.store import Store
+from tests.support.cgroups import remove
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -91,13 +91,7 @@ def cgroups(request: pytest.FixtureRequest) -> Iterator[list[str]]:
         cgroup.close()
         sleeper.kill()
         sleeper.wait()
-
-        def removed(directory: str = directory) -> bool:
-            with contextlib.suppress(OSError):
-                os.rmdir(directory)
-            return not os.path.exists(directory)
-
-        wait_for(removed)
+        remove(directory)
         assert not frozen, "the test left its cgroup frozen"
 
 

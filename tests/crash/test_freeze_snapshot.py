@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from diffkeeper import limits
-from diffkeeper.freeze.cgroups import Hierarchy
 from diffkeeper.snapshot.policy import CapturePolicy
-from tests.support.capture_rig import CGROUP_ROOT, CaptureRig
+from tests.support import cgroups
+from tests.support.capture_rig import CaptureRig
 from tests.support.namespaces import in_namespace
 from tests.support.stuck import sleeping_deeply
 from tests.support.trees import Description, describe, difference, without
@@ -84,19 +84,9 @@ def wait_for_writes(live: Path) -> None:
 @pytest.fixture(params=["v1", "v2"])
 def cgroup(request: pytest.FixtureRequest) -> Iterator[str]:
     """A cgroup of its own of this version."""
-    hierarchy = Hierarchy(CGROUP_ROOT)
-    mount = hierarchy.v1 if request.param == "v1" else hierarchy.v2
-    if not mount or os.geteuid() != 0:
-        pytest.skip(f"needs root and a cgroup {request.param} freezer")
-    directory = f"{mount}/diffkeeper-snapshot-{os.getpid()}"
-    os.mkdir(directory)
+    directory = cgroups.fresh(request.param, "snapshot")
     yield directory
-    deadline = time.monotonic() + 20
-    while os.path.exists(directory):
-        with contextlib.suppress(OSError):
-            os.rmdir(directory)
-        assert time.monotonic() < deadline, f"{directory} stays busy"
-        time.sleep(0.005)
+    cgroups.remove(directory)
 
 
 @pytest.fixture

@@ -78,27 +78,12 @@ def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
         time.sleep(0.005)
 
 
-def remove(directory: str) -> None:
-    """Thaw and remove a cgroup whose processes are ending."""
-    for name, value in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
-        if os.path.exists(f"{directory}/{name}"):
-            Path(directory, name).write_text(value)
-
-    def removed() -> bool:
-        with contextlib.suppress(OSError):
-            os.rmdir(directory)
-        return not os.path.exists(directory)
-
-    wait_for(removed)
-
-
 @pytest.fixture(params=["v1", "v2"])
 def parent(request: pytest.FixtureRequest) -> Iterator[str]:
     """A fresh cgroup of the version; skips where the machine does not have it."""
     directory = cgroups.fresh(request.param, "test")
     yield directory
-    for child in sorted(Path(directory).glob("**/"), reverse=True):
-        remove(str(child))
+    cgroups.remove(directory)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import pytest
 from diffkeeper.errors import FreezeError
 from diffkeeper.freeze.cgroups import Hierarchy
 from diffkeeper.freeze.quota import QUOTA_WAIT_SECONDS_MAX, Quotas, first_turn
+from tests.support.cgroups import remove
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,13 +57,8 @@ class Cgroups:
         for process in self._processes:
             process.kill()
             process.wait()
-        deadline = time.monotonic() + WAIT_SECONDS
         for directory in self.freezers + self.controllers:
-            while os.path.exists(directory):
-                with contextlib.suppress(OSError):
-                    os.rmdir(directory)
-                assert time.monotonic() < deadline
-                time.sleep(0.005)
+            remove(directory)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import mmap
 import os
@@ -42,17 +41,7 @@ class Start(Protocol):
 def cgroup(request: pytest.FixtureRequest) -> Iterator[str]:
     directory = cgroups.fresh(request.param, "survey")
     yield directory
-    remove(directory)
-
-
-def remove(directory: str) -> None:
-    deadline = time.monotonic() + 20
-    while os.path.exists(directory):
-        for child in sorted(Path(directory).glob("**/"), reverse=True):
-            with contextlib.suppress(OSError):
-                child.rmdir()
-        assert time.monotonic() < deadline, f"{directory} stays busy"
-        time.sleep(0.002)
+    cgroups.remove(directory)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from typing import Self
 import pytest
 
 from diffkeeper.freeze.cgroups import Hierarchy
+from tests.support import cgroups
 from tests.support.namespaces import in_namespace
 
 CGROUP_ROOT = "/sys/fs/cgroup"
@@ -63,7 +64,4 @@ class Container:
             time.sleep(0.02)
         self.process.communicate(timeout=20)
         self.process = None
-        while self.cgroup.exists():
-            assert time.monotonic() < deadline, "the cgroup does not end"
-            with contextlib.suppress(OSError):
-                self.cgroup.rmdir()
+        cgroups.remove(self.cgroup)

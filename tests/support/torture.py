@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from diffkeeper.freeze.cgroups import Hierarchy
 from diffkeeper.snapshot.policy import CapturePolicy
+from tests.support import cgroups
 from tests.support.capture_rig import CaptureRig
 from tests.support.churn import tally
 from tests.support.churn.steps import chosen
@@ -155,12 +156,7 @@ def writers(live: Path, command: Sequence[str], log: Path) -> Iterator[subproces
             assert time.monotonic() < deadline, "the writers do not end"
             _signal([int(pid) for pid in pids], signal.SIGKILL)
             time.sleep(0.02)
-        # Of cgroup v2, one whose processes are just ending is still busy.
-        while cgroup.exists():
-            assert time.monotonic() < deadline, f"{cgroup} stays busy"
-            with contextlib.suppress(OSError):
-                cgroup.rmdir()
-            time.sleep(0.02)
+        cgroups.remove(cgroup)
 
 
 @dataclass
