@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from diffkeeper import clock
 from diffkeeper.format.ids import Root
 from diffkeeper.format.records import SnapshotRecord
 from diffkeeper.hashing import chunk_digest
@@ -34,6 +35,14 @@ def counted(accounting: UsageWalk) -> dict[int, Account]:
     return found.volumes
 
 
+@pytest.fixture
+def still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No time passes between a snapshot and a count: growth is divided by it."""
+    now = clock.now_ns()
+    monkeypatch.setattr(clock, "now_ns", lambda: now)
+
+
+@pytest.mark.usefixtures("still")
 def test_unique_and_shared_bytes_are_exact(store: Store) -> None:
     a, b, both, old = (os.urandom(FILE_BYTES) for _ in range(4))
     stored(store, 1, 1, [old, both], hours_ago=3)
@@ -44,8 +53,7 @@ def test_unique_and_shared_bytes_are_exact(store: Store) -> None:
     assert (first.unique_bytes, first.shared_bytes) == (2 * FILE_BYTES, FILE_BYTES)
     assert (second.unique_bytes, second.shared_bytes) == (FILE_BYTES, FILE_BYTES)
     assert (first.logical_bytes, first.history_bytes) == (2 * FILE_BYTES, 4 * FILE_BYTES)
-    # 1000 bytes in the three hours since the first, and in the seconds that the test has taken.
-    assert first.growth_bytes_per_day == pytest.approx(8000, rel=1e-3)
+    assert first.growth_bytes_per_day == 8000, "1000 bytes in the three hours since the first"
     assert accounting.latest is not None
     total = accounting.latest.total
     assert total.unique_bytes + total.shared_bytes == 4 * FILE_BYTES
