@@ -13,7 +13,7 @@ from blake3 import blake3
 from diffkeeper.fsio.inode import mmap_dirty_horizon_ns
 from tests.bench import peers
 from tests.bench.data import change_page, large_file, place, small_files
-from tests.bench.figures import Measurements, Table, ratio, short
+from tests.bench.figures import FigureTable, Measurements, ratio, short
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +42,7 @@ class Case:
 
 def measure(
     daemon: MeasuredDaemon, files: int, mebibytes: int, rounds: int, capture: str
-) -> list[Table]:
+) -> list[FigureTable]:
     """A table for each data set."""
     cases = [_small(daemon, files, capture), _large(daemon, mebibytes, capture)]
     for case in cases:
@@ -143,10 +143,10 @@ def _compare(daemon: MeasuredDaemon, case: Case, step: str) -> None:
         daemon.snapshot(case.volume)
 
 
-def _table(case: Case) -> Table:
+def _table(case: Case) -> FigureTable:
     names = [name for name in case.theirs if name != "cp"]
     heads = ("what", "diffkeeper ms", "added MB")
-    table = Table(case.title, (*heads, *(f"{name} ms (ours over it)" for name in names)))
+    table = FigureTable(case.title, (*heads, *(f"{name} ms (ours over it)" for name in names)))
     for step, sample in case.ours.items():
         label = case.changed if step == "one changed" else step
         added = case.added.get(f"ours {step}", 0) / len(sample.values) / 1e6

@@ -55,7 +55,7 @@ def short(value: float) -> str:
 
 
 @dataclass
-class Table:
+class FigureTable:
     """Rows under a title; printed as Markdown, and kept for `--json`."""
 
     title: str

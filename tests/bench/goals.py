@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tests.bench.figures import Table, short
+from tests.bench.figures import FigureTable, short
 
 if TYPE_CHECKING:
     from tests.bench.figures import Measurements
@@ -28,13 +28,13 @@ class Goal:
         return f"{side} {self.value:g}{self.unit}: {'reached' if good else 'MISSED'}"
 
 
-def goals(title: str) -> Table:
+def goals(title: str) -> FigureTable:
     """An empty table with these columns."""
-    return Table(title, HEADERS)
+    return FigureTable(title, HEADERS)
 
 
 def against(
-    table: Table, what: str, sample: Measurements, goal: Goal | None, limit: str = ""
+    table: FigureTable, what: str, sample: Measurements, goal: Goal | None, limit: str = ""
 ) -> None:
     """A row for a sample whose median is held against the goal."""
     verdict = goal.verdict(sample.median) if goal is not None else "-"

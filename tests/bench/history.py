@@ -29,7 +29,7 @@ from tests.support.stored import thread_written_bytes
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.bench.figures import Table
+    from tests.bench.figures import FigureTable
 
 MEGABYTE = 1_000_000
 PAGE_BYTES = 4096
@@ -99,7 +99,7 @@ class LoadedPostgres:
         self._server.wait()
 
 
-def run(binaries: Path, scale: int, states: int) -> list[Table]:
+def run(binaries: Path, scale: int, states: int) -> list[FigureTable]:
     """One table: growth over so many states, ours before and after maintenance, and others'."""
     base = Path(tempfile.mkdtemp(prefix="diffkeeper-history-"))
     base.chmod(0o755)
@@ -114,7 +114,7 @@ def run(binaries: Path, scale: int, states: int) -> list[Table]:
         shutil.rmtree(base)
 
 
-def _measured(server: LoadedPostgres, base: Path, states: int) -> Table:
+def _measured(server: LoadedPostgres, base: Path, states: int) -> FigureTable:
     bits = CHUNK_BYTES_DEFAULT.bit_length() - 1
     others = peers.installed(base)
     for peer in others:

@@ -15,7 +15,7 @@ from diffkeeper.space.maintenance import Maintenance
 from diffkeeper.store.store import Store
 from diffkeeper.volumes.retention_policy import Moment, Moments, plan
 from diffkeeper.volumes.retention_tiers import parse_retention
-from tests.bench.figures import Measurements, Table, short
+from tests.bench.figures import FigureTable, Measurements, short
 from tests.support import history
 
 if TYPE_CHECKING:
@@ -30,9 +30,9 @@ CHUNKS = 400  # of the large file, of which a tenth changes every second
 MEGABYTE = 1e6
 
 
-def measure(base: Path, seconds: int) -> Table:
+def measure(base: Path, seconds: int) -> FigureTable:
     """The size of the store every ten simulated minutes, and what commits waited for."""
-    table = Table(
+    table = FigureTable(
         f"{seconds} simulated seconds, a snapshot each, {CHUNKS // 10} of {CHUNKS} chunks changed",
         ("simulated minutes", *RETENTIONS),
     )

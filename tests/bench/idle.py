@@ -7,7 +7,7 @@ import subprocess
 import time
 from typing import TYPE_CHECKING
 
-from tests.bench.figures import Table, short
+from tests.bench.figures import FigureTable, short
 from tests.bench.goals import Goal, goals, percent
 from tests.support.namespaces import in_namespace
 
@@ -27,7 +27,7 @@ LOAD_SECONDS_MAX = 30.0
 SETTLE_SECONDS = 12.0  # processes are asked more often while they are new
 
 
-def measure(daemon: MeasuredDaemon, volumes: int, seconds: float, capture: str) -> Table:
+def measure(daemon: MeasuredDaemon, volumes: int, seconds: float, capture: str) -> FigureTable:
     """CPU of the daemon with no volume, with idle ones, with idle ones that somebody has."""
     loading = _loading(daemon)
     rows = [("no volume", _cost(daemon, seconds))]
@@ -55,14 +55,14 @@ def measure(daemon: MeasuredDaemon, volumes: int, seconds: float, capture: str) 
     return table
 
 
-def unmounted(daemon: MeasuredDaemon, seconds: float) -> Table:
+def unmounted(daemon: MeasuredDaemon, seconds: float) -> FigureTable:
     """CPU of the daemon with many volumes that nobody has mounted."""
     for number in range(CROWD_UNMOUNTED):
         daemon.create(f"idle{number}")
     return _crowd(daemon, CROWD_UNMOUNTED, seconds, f"{CROWD_UNMOUNTED} volumes, not mounted")
 
 
-def mounted(daemon: MeasuredDaemon, seconds: float, capture: str) -> Table:
+def mounted(daemon: MeasuredDaemon, seconds: float, capture: str) -> FigureTable:
     """The same with many that one container has mounted, watched by this source."""
     _loading(daemon)
     places = []
@@ -84,7 +84,7 @@ def mounted(daemon: MeasuredDaemon, seconds: float, capture: str) -> Table:
             daemon.unmount(f"idle{number}")
 
 
-def _crowd(daemon: MeasuredDaemon, volumes: int, seconds: float, what: str) -> Table:
+def _crowd(daemon: MeasuredDaemon, volumes: int, seconds: float, what: str) -> FigureTable:
     table = goals(f"Idle, interval 1 s, over {seconds:g} s")
     cost = _cost(daemon, seconds)
     verdict = CROWD_TARGETS[volumes].verdict(100 * cost)
@@ -118,7 +118,7 @@ def _holders(daemon: MeasuredDaemon, volumes: int) -> Iterator[None]:
 
 def _table(
     rows: list[tuple[str, float]], memory: dict[str, str], seconds: float, source: str
-) -> Table:
+) -> FigureTable:
     table = goals(f"Idle ({source}), interval 1 s, over {seconds:g} s")
     floor = f"no volume: {percent(rows[0][1])}"
     for what, cost in rows:
@@ -143,7 +143,7 @@ def _loading(daemon: MeasuredDaemon) -> dict[str, str]:
     return {}
 
 
-def _tell_loading(table: Table, loading: dict[str, str]) -> None:
+def _tell_loading(table: FigureTable, loading: dict[str, str]) -> None:
     if not loading:
         table.notes.append("The daemon has loaded no eBPF programs; its log says why.")
         return

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from diffkeeper.fsio.inode import mmap_dirty_horizon_ns
 from tests.bench import limits_here
 from tests.bench.data import empty_files, place
-from tests.bench.figures import Measurements, Table, short
+from tests.bench.figures import FigureTable, Measurements, short
 from tests.bench.goals import Goal, against, goals, milliseconds
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ CHANGES = 40
 UNMOUNT_SECONDS_MAX = 300.0
 
 
-def measure(daemon: MeasuredDaemon, files: int, rounds: int, capture: str) -> Table:
+def measure(daemon: MeasuredDaemon, files: int, rounds: int, capture: str) -> FigureTable:
     """Captures of a volume with `files` files of a few bytes."""
     live = _new(daemon, "many", capture)
     empty_files(live, files)
@@ -102,7 +102,7 @@ def _last(daemon: MeasuredDaemon, volume: str) -> Measurements:
     return sample
 
 
-def _never_captured(daemon: MeasuredDaemon, table: Table, files: int, capture: str) -> None:
+def _never_captured(daemon: MeasuredDaemon, table: FigureTable, files: int, capture: str) -> None:
     live = _new(daemon, "fresh", capture)
     empty_files(live, files)
     used = daemon.cpu_seconds()

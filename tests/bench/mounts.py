@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from tests.bench.data import empty_files
-from tests.bench.figures import Measurements, Table, ratio, short
+from tests.bench.figures import FigureTable, Measurements, ratio, short
 
 if TYPE_CHECKING:
     from tests.bench.daemon import MeasuredDaemon
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 TARGET_MS = 50.0
 
 
-def measure(daemon: MeasuredDaemon, files: int, calls: int, cycles: int) -> Table:
+def measure(daemon: MeasuredDaemon, files: int, calls: int, cycles: int) -> FigureTable:
     """p50 and p99 of `calls` Mounts of a volume with `files` files, and `cycles` whole cycles."""
     daemon.create("mounts")
     live = daemon.mount("mounts", "kept")
@@ -26,7 +26,7 @@ def measure(daemon: MeasuredDaemon, files: int, calls: int, cycles: int) -> Tabl
     floor = _round_trips(daemon, calls)
     bind = _binds(daemon, str(live), min(calls, 50))
     limit = short(floor.median)
-    table = Table(
+    table = FigureTable(
         f"Mount with live present, {files:,} files",
         ("what", "p50 / p99 / max ms", "p50 over an empty call"),
     )

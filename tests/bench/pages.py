@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tests.bench import limits_here
 from tests.bench.data import PAGE_BYTES, change_page, large_file
-from tests.bench.figures import Measurements, Table, short
+from tests.bench.figures import FigureTable, Measurements, short
 from tests.bench.goals import Goal, against, goals, milliseconds
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ SPARSE_PAGES = 200
 CHANGES = 40
 
 
-def measure(daemon: MeasuredDaemon, mebibytes: int, rounds: int, capture: str) -> Table:
+def measure(daemon: MeasuredDaemon, mebibytes: int, rounds: int, capture: str) -> FigureTable:
     """Changes of a file full of data, and of a sparse one eight times that size, in turns."""
     daemon.create("pages", interval="1h", verify="off", capture=capture)
     live = daemon.mount("pages")
@@ -67,7 +67,7 @@ def _table(
     samples: tuple[dict[str, Measurements], dict[str, Measurements]],
     again: Measurements,
     whole: Measurements,
-) -> Table:
+) -> FigureTable:
     floor = limits_here.commits(daemon.base)
     source = daemon.status("pages")["capture"]["source"]
     table = goals(f"A snapshot of a file with one changed {PAGE_BYTES // 1024} KiB page ({source})")

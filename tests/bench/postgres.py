@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tests.bench.ages import Ages
 from tests.bench.containers import CLIENTS, MeasuredPostgres, image
-from tests.bench.figures import Measurements, Table, ratio, short
+from tests.bench.figures import FigureTable, Measurements, ratio, short
 from tests.bench.goals import Goal, goals
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Run:
 
 def measure(
     daemon: MeasuredDaemon, interval: str, pairs: int, seconds: int, scale: int, capture: str
-) -> Table:
+) -> FigureTable:
     """`pairs` runs of pgbench on both volumes, in turns."""
     options = {"interval": interval, "verify": "off", "capture": capture}
     name = f"{daemon.name}-{interval}"
@@ -119,7 +119,7 @@ def _table(
     floor: Measurements,
     run: Run,
     source: str,
-) -> Table:
+) -> FigureTable:
     ours, plain = servers
     table = goals(f"PostgreSQL, pgbench -c {CLIENTS}, snapshots every {interval} ({source})")
     freeze, capture = (
@@ -167,7 +167,7 @@ def _ratios(ratios: Measurements) -> str:
     return f"{ratios.median:.3f} ({low:.3f} to {high:.3f}, quartiles {middle})"
 
 
-def _tell_age(table: Table, age: Measurements, interval: str, effective: str) -> None:
+def _tell_age(table: FigureTable, age: Measurements, interval: str, effective: str) -> None:
     if age.values:
         table.add(
             "age of the newest snapshot, p50 / p99 / max ms",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tests.bench import peers
 from tests.bench.data import cluster, size_of
-from tests.bench.figures import Measurements, Table, ratio
+from tests.bench.figures import FigureTable, Measurements, ratio
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tests.bench.daemon import MeasuredDaemon
 
 
-def measure(daemon: MeasuredDaemon, binaries: Path, rounds: int) -> Table:
+def measure(daemon: MeasuredDaemon, binaries: Path, rounds: int) -> FigureTable:
     """Each round deletes the live directory and mounts; all targets are new directories.
 
     What is deleted is moved aside and removed at the end: ext4 without a journal is slow to use
@@ -59,9 +59,9 @@ def _fill(daemon: MeasuredDaemon, source: Path) -> None:
     daemon.unmount("replays")
 
 
-def _table(samples: dict[str, Measurements], files: int, size: int) -> Table:
+def _table(samples: dict[str, Measurements], files: int, size: int) -> FigureTable:
     title = f"Replay of a fresh PostgreSQL cluster, {files:,} files, {size / 1e6:.1f} MB"
-    table = Table(title, ("what", "median (min to max) ms", "over cp -a and sync"))
+    table = FigureTable(title, ("what", "median (min to max) ms", "over cp -a and sync"))
     names = {
         "Mount": "Mount, live directory deleted",
         "inside": "of it the replay, durable",

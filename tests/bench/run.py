@@ -40,7 +40,7 @@ from tests.bench.data import postgres_binaries
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.bench.figures import Table
+    from tests.bench.figures import FigureTable
 
 PARTS = (
     "mounts", "replays", "captures", "pages", "many", "writes", "idle", "crowd", "history", "hour",
@@ -121,7 +121,7 @@ def _model() -> str:
     return platform.machine()
 
 
-def part(name: str, chosen: argparse.Namespace, daemon: MeasuredDaemon) -> list[Table]:
+def part(name: str, chosen: argparse.Namespace, daemon: MeasuredDaemon) -> list[FigureTable]:
     """One part on a daemon of its own; empty, with a reason printed, where it cannot run."""
     capture = chosen.capture
     if name == "mounts":
@@ -140,12 +140,12 @@ def part(name: str, chosen: argparse.Namespace, daemon: MeasuredDaemon) -> list[
     return [replays.measure(daemon, binaries, chosen.rounds)]
 
 
-def _not_run(name: str, reason: str) -> list[Table]:
+def _not_run(name: str, reason: str) -> list[FigureTable]:
     print(f"\n{name}: not run, {reason}", flush=True)
     return []
 
 
-def _postgres(chosen: argparse.Namespace) -> list[Table]:
+def _postgres(chosen: argparse.Namespace) -> list[FigureTable]:
     reason = containers.missing()
     if reason:
         return _not_run("postgres", reason)
@@ -159,11 +159,11 @@ def _postgres(chosen: argparse.Namespace) -> list[Table]:
 
 def _one_interval(
     daemon: MeasuredDaemon, interval: str, numbers: tuple[int, int, int], capture: str
-) -> list[Table]:
+) -> list[FigureTable]:
     return [postgres.measure(daemon, interval, *numbers, capture)]
 
 
-def _history(chosen: argparse.Namespace) -> list[Table]:
+def _history(chosen: argparse.Namespace) -> list[FigureTable]:
     binaries = postgres_binaries()
     if binaries is None:
         return _not_run("history", "needs Debian's postgresql: make setup as root")
@@ -173,14 +173,14 @@ def _history(chosen: argparse.Namespace) -> list[Table]:
     return tables
 
 
-def _hour(chosen: argparse.Namespace) -> list[Table]:
+def _hour(chosen: argparse.Namespace) -> list[FigureTable]:
     with tempfile.TemporaryDirectory(prefix="dk-hour-") as base:
         table = hour.measure(Path(base), chosen.hour_seconds)
     table.show()
     return [table]
 
 
-def _writes(chosen: argparse.Namespace) -> list[Table]:
+def _writes(chosen: argparse.Namespace) -> list[FigureTable]:
     reason = writes.missing()
     if reason:
         return _not_run("writes", reason)
@@ -199,7 +199,7 @@ def main() -> int:
     os.environ["PATH"] += f"{os.pathsep}/usr/sbin{os.pathsep}/sbin"
     machine()
     began = time.monotonic()
-    tables: list[Table] = []
+    tables: list[FigureTable] = []
     for name in chosen.parts.split(","):
         if name == "writes":
             tables += _writes(chosen)
@@ -221,13 +221,13 @@ def main() -> int:
     return 0
 
 
-def _mounted(seconds: float, capture: str, daemon: MeasuredDaemon) -> list[Table]:
+def _mounted(seconds: float, capture: str, daemon: MeasuredDaemon) -> list[FigureTable]:
     return [idle.mounted(daemon, seconds, capture)]
 
 
 def _with_daemon(
-    run: Callable[[MeasuredDaemon], list[Table]], *, found_by_engine: bool = False
-) -> list[Table]:
+    run: Callable[[MeasuredDaemon], list[FigureTable]], *, found_by_engine: bool = False
+) -> list[FigureTable]:
     daemon = MeasuredDaemon(found_by_engine=found_by_engine)
     try:
         daemon.start()

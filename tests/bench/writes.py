@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from diffkeeper import limits
 from diffkeeper.sources.ebpf.program import Program
-from tests.bench.figures import Measurements, Table, short
+from tests.bench.figures import FigureTable, Measurements, short
 from tests.bench.goals import Goal, against, goals
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def missing() -> str:
     return "" if shutil.which("gcc") else "needs gcc, so that the loop itself costs little"
 
 
-def measure(base: Path, rounds: int, files: int) -> list[Table]:
+def measure(base: Path, rounds: int, files: int) -> list[FigureTable]:
     """Interleaved rounds with and without the programs; then the map of watched files."""
     helper = base / "write_cost"
     subprocess.run(["gcc", "-O2", "-o", str(helper), str(SOURCE)], check=True)
@@ -90,7 +90,7 @@ def _register(program: Program, files: int, rates: dict[str, Measurements]) -> N
         program.close_volume(number, forget=True)
 
 
-def _write_table(costs: dict[str, dict[str, Measurements]], rounds: int) -> Table:
+def _write_table(costs: dict[str, dict[str, Measurements]], rounds: int) -> FigureTable:
     table = goals("Cost of a write() to a hot page, ns of CPU")
     for size in SIZES:
         plain = costs[STATES[0]][size]
@@ -112,7 +112,7 @@ def _write_table(costs: dict[str, dict[str, Measurements]], rounds: int) -> Tabl
     return table
 
 
-def _watch_table(rates: dict[str, Measurements], loads: Measurements, files: int) -> Table:
+def _watch_table(rates: dict[str, Measurements], loads: Measurements, files: int) -> FigureTable:
     table = goals(f"Registering {files:,} inodes with the eBPF programs, ms")
     words = {
         "watch": "watch them, before they are read",
@@ -126,7 +126,7 @@ def _watch_table(rates: dict[str, Measurements], loads: Measurements, files: int
     return table
 
 
-def run(rounds: int, files: int) -> list[Table]:
+def run(rounds: int, files: int) -> list[FigureTable]:
     """Measure in a folder of its own."""
     base = Path(tempfile.mkdtemp(prefix="dk-bench-writes-", dir="/var/lib"))
     started = time.monotonic()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.docker.engine import BUILD, REPOSITORY, DockerEngine, import_image
-from tests.docker.makers import PluginMaker, Registry, VolumeMaker, free_port
+from tests.docker.makers import ImageRegistry, PluginMaker, VolumeMaker, free_port
 from tests.docker.managed import ManagedPlugin
 from tests.support import engine_root, processes
 
@@ -159,7 +159,7 @@ def new_volume(engine: DockerEngine, plugin: ManagedPlugin) -> Iterator[VolumeMa
 
 
 @pytest.fixture(scope="session")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ImageRegistry]:
     """A running registry with nothing in it."""
     base = tmp_path_factory.mktemp("registry")
     port = free_port()
@@ -181,7 +181,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
 
     try:
         processes.wait_for(listens, "the registry listens")
-        yield Registry(f"127.0.0.1:{port}")
+        yield ImageRegistry(f"127.0.0.1:{port}")
     finally:
         process.terminate()
         process.wait(20)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tests.support import engine_root, processes
-from tests.support.engine_root import OWN, Root
+from tests.support.engine_root import OWN, ReleaseRoot
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,7 +37,7 @@ class DockerEngine:
 
     def __init__(self, release: str | None = None) -> None:
         """`release`: the Debian release whose engine it is, by default the host's."""
-        self.root = Root(release)
+        self.root = ReleaseRoot(release)
         # The path of a Unix socket is bounded, hence the short folder for all of them.
         self.run_dir = Path(tempfile.mkdtemp(prefix="dk-engine-", dir="/run"))
         self.data_dir = Path(tempfile.mkdtemp(prefix="dk-engine-", dir="/var/lib"))

@@ -13,7 +13,7 @@ VolumeMaker = Callable[..., str]
 
 
 @dataclass
-class Registry:
+class ImageRegistry:
     """A registry of images and plugins on loopback."""
 
     address: str

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.docker.engine import DockerEngine
-    from tests.docker.makers import PluginMaker, Registry
+    from tests.docker.makers import ImageRegistry, PluginMaker
     from tests.docker.managed import ManagedPlugin
 
 VOLUMES = ("first", "second")
@@ -190,7 +190,7 @@ def test_pushed_installed_upgraded_removed_installed(
     engine: DockerEngine,
     new_plugin: PluginMaker,
     plugin_build: Path,
-    registry: Registry,
+    registry: ImageRegistry,
     base_image: str,
     tmp_path: Path,
 ) -> None:

@@ -15,7 +15,7 @@ from diffkeeper import limits
 from diffkeeper.errors import ConflictError, CorruptionError, DiffKeeperError, FormatVersionError
 from diffkeeper.format import archive, chunk, dirnode, dirtree, entry, filetree, root
 from diffkeeper.format.archive import ArchiveEncoder, ArchiveFrame, Decoder, FrameKind
-from diffkeeper.format.ids import ObjectId, Root
+from diffkeeper.format.ids import Root
 from diffkeeper.format.records import SnapshotRecord, VolumeRecord
 from diffkeeper.hashing import chunk_digest
 from diffkeeper.replay import tree_size
@@ -26,7 +26,7 @@ from diffkeeper.store.tables import FORMAT_VERSION
 from diffkeeper.transfer import archive_read
 from diffkeeper.transfer.archive_read import IMPORT_BATCH_BYTES, Imported, Importer
 from diffkeeper.transfer.archive_write import Exporter
-from tests.support.stored import nodes_into
+from tests.support.stored import ExportedObjects, nodes_into
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,13 +38,6 @@ FRAMES = st.lists(
     st.tuples(st.sampled_from([FrameKind.CHUNK, FrameKind.NODE, FrameKind.SNAPSHOT]), st.binary()),
     max_size=5,
 )
-
-
-class Source(StoreObjects):
-    """The objects of a store, also as they rest."""
-
-    def stored_chunks(self, digests: list[bytes]) -> list[bytes]:
-        return [self._store.stored(ObjectId.chunk(digest)) for digest in digests]
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +95,7 @@ def _snapshot(batch: Batch, seq: int) -> SnapshotRecord:
 
 def exported(store: Store) -> bytes:
     out = bytearray()
-    exporter = Exporter(Source(store), out.extend, lambda _bytes, _objects: None)
+    exporter = Exporter(ExportedObjects(store), out.extend, lambda _bytes, _objects: None)
     exporter.begin(VOLUME, FORMAT_VERSION)
     for record in store.snapshots(1):
         exporter.snapshot(record)

@@ -27,7 +27,7 @@ WAIT = round(CLOCK_WAIT_SECONDS * SECOND)
 
 
 @dataclass(frozen=True)
-class Event:
+class Passing:
     """So much passes, and the wall clock is set by so much besides, with or without a daemon."""
 
     passes: int
@@ -35,7 +35,7 @@ class Event:
     seen: bool = True
 
 
-def run(state: RetentionTime, event: Event) -> RetentionTime:
+def run(state: RetentionTime, event: Passing) -> RetentionTime:
     wall_ns = state.wall_ns + event.passes + event.jumps
     return advanced(state, wall_ns, event.passes) if event.seen else resumed(state, wall_ns)
 
@@ -47,12 +47,12 @@ jumps = st.one_of(
     st.integers(-20_000 * DAY, 20_000 * DAY),
 )
 events = st.builds(
-    Event, st.one_of(st.integers(0, 10 * SECOND), st.integers(0, 3 * DAY)), jumps, st.booleans()
+    Passing, st.one_of(st.integers(0, 10 * SECOND), st.integers(0, 3 * DAY)), jumps, st.booleans()
 )
 
 
 @given(st.lists(events, max_size=40))
-def test_no_jump_counts_before_its_time(history: list[Event]) -> None:
+def test_no_jump_counts_before_its_time(history: list[Passing]) -> None:
     """What counts never gains more than what was seen to pass, unless a wait has come to its end;
     that is a whole wait after as much again as waits at the end, or less, came up.
     """
@@ -74,13 +74,13 @@ def test_no_jump_counts_before_its_time(history: list[Event]) -> None:
 
 
 @given(st.lists(events, max_size=20), st.integers(1, 3_600))
-def test_all_counts_after_a_wait_without_jumps(history: list[Event], seconds: int) -> None:
+def test_all_counts_after_a_wait_without_jumps(history: list[Passing], seconds: int) -> None:
     state = RetentionTime(START)
     for event in history:
         state = run(state, event)
     passed = 0
     while passed < WAIT:
-        state = run(state, Event(seconds * SECOND, 0))
+        state = run(state, Passing(seconds * SECOND, 0))
         passed += seconds * SECOND
     assert state.counted_ns == state.wall_ns
 
@@ -100,7 +100,7 @@ def test_small_steps_do_not_add_up(step: int, passes: int) -> None:
     """However the clock creeps ahead, what counts is ahead of what passed by a step at most."""
     state, passed = RetentionTime(START), 0
     for _ in range(300):
-        state, passed = run(state, Event(passes, step)), passed + passes
+        state, passed = run(state, Passing(passes, step)), passed + passes
         assert state.counted_ns <= START + passed + passed // CLOCK_DRIFT_ONE_IN + STEP
 
 
@@ -109,7 +109,7 @@ def test_a_clock_that_jumps_again_and_again_is_followed(jump: int, passes: int) 
     """As that of a machine that is paused every night: the same jump never waits twice as long."""
     state, waited = RetentionTime(START), 0
     for _ in range(200):
-        state = run(state, Event(passes, jump))
+        state = run(state, Passing(passes, jump))
         fresh = state.unseen_ns == jump
         waited = 0 if fresh else waited + passes
         assert fresh == (state.wait_ns == WAIT)
@@ -118,19 +118,21 @@ def test_a_clock_that_jumps_again_and_again_is_followed(jump: int, passes: int) 
 
 def test_a_large_jump_does_not_go_with_a_small_one() -> None:
     state = advanced(RetentionTime(START), START + 2 * STEP, 0)
-    state = run(state, Event(WAIT - SECOND, 3 * STEP))
+    state = run(state, Passing(WAIT - SECOND, 3 * STEP))
     assert (state.unseen_ns, state.wait_ns) == (5 * STEP, WAIT)
-    state = run(state, Event(WAIT - SECOND, 4 * STEP))
+    state = run(state, Passing(WAIT - SECOND, 4 * STEP))
     assert (state.unseen_ns, state.wait_ns) == (9 * STEP, SECOND)
-    assert run(state, Event(SECOND, 0)).unseen_ns == 0
+    assert run(state, Passing(SECOND, 0)).unseen_ns == 0
 
 
 @given(
     st.lists(events, max_size=10),
-    st.builds(Event, st.integers(0, 6 * HOUR), st.integers(0, 40 * DAY)),
+    st.builds(Passing, st.integers(0, 6 * HOUR), st.integers(0, 40 * DAY)),
     st.integers(-DAY, 30 * DAY),
 )
-def test_when_a_moment_comes_is_known_before(history: list[Event], last: Event, ahead: int) -> None:
+def test_when_a_moment_comes_is_known_before(
+    history: list[Passing], last: Passing, ahead: int
+) -> None:
     state = RetentionTime(START)
     for event in [*history, last]:
         state = run(state, event)
@@ -138,14 +140,14 @@ def test_when_a_moment_comes_is_known_before(history: list[Event], last: Event, 
     left = state.comes_ns(moment) - state.wall_ns
     assert (left > 0) == (ahead > 0)
     if ahead > 0:
-        assert run(state, Event(left - 1, 0)).counted_ns < moment
-        assert run(state, Event(left, 0)).counted_ns >= moment
+        assert run(state, Passing(left - 1, 0)).counted_ns < moment
+        assert run(state, Passing(left, 0)).counted_ns >= moment
 
 
 def test_an_oscillator_that_drifts_is_no_jump() -> None:
     state = RetentionTime(START)
     for _ in range(400):
-        state = run(state, Event(HOUR, HOUR // 5_000))
+        state = run(state, Passing(HOUR, HOUR // 5_000))
         assert state.unseen_ns == 0
     assert state.counted_ns == START + 400 * (HOUR + HOUR // 5_000)
 

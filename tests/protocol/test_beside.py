@@ -17,7 +17,7 @@ from diffkeeper.integrity.verify import Verifier
 from diffkeeper.service.capture_slots import FIRST_CAPTURES_MAX
 from diffkeeper.service.workers import FINAL_CAPTURES_MAX, LONG_THREADS, STEP_THREADS
 from diffkeeper.snapshot import group_capture
-from tests.support.gate import SECONDS_MAX, Gate
+from tests.support.gate import SECONDS_MAX, WorkGate
 from tests.support.service import running, status_of
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ Crowd = list["asyncio.Task[Any]"]
 
 
 @pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
-    made = Gate()
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[WorkGate]:
+    made = WorkGate()
     monkeypatch.setattr(Verifier, "live", made.held(Verifier.live))
     yield made
     made.opened.set()
@@ -49,7 +49,7 @@ async def service() -> AsyncIterator[VolumeService]:
                     await made.unmount(view.name, mount_id)
 
 
-async def entered(gate: Gate) -> None:
+async def entered(gate: WorkGate) -> None:
     assert await asyncio.to_thread(gate.entered.wait, SECONDS_MAX)
 
 
@@ -58,7 +58,7 @@ def mounts(service: VolumeService) -> object:
 
 
 async def test_a_container_starts_again_beside_the_last_look(
-    service: VolumeService, gate: Gate
+    service: VolumeService, gate: WorkGate
 ) -> None:
     unmounting = asyncio.create_task(service.unmount("v", "first"))
     await entered(gate)
@@ -76,7 +76,9 @@ async def test_a_container_starts_again_beside_the_last_look(
     await service.remove("v")
 
 
-async def test_a_container_starts_beside_a_verification(service: VolumeService, gate: Gate) -> None:
+async def test_a_container_starts_beside_a_verification(
+    service: VolumeService, gate: WorkGate
+) -> None:
     verifying = asyncio.create_task(service.verify("v", None))
     await entered(gate)
     await asyncio.wait_for(service.mount("v", "second"), SECONDS_MAX / 2)
@@ -87,7 +89,7 @@ async def test_a_container_starts_beside_a_verification(service: VolumeService, 
     assert mounts(service) == 2
 
 
-async def test_a_removal_ends_a_verification(service: VolumeService, gate: Gate) -> None:
+async def test_a_removal_ends_a_verification(service: VolumeService, gate: WorkGate) -> None:
     gate.opened.set()
     await service.unmount("v", "first")
     gate.opened.clear()
@@ -100,7 +102,9 @@ async def test_a_removal_ends_a_verification(service: VolumeService, gate: Gate)
         await asyncio.wait_for(verifying, SECONDS_MAX)
 
 
-async def test_what_is_released_twice_is_looked_at_once(service: VolumeService, gate: Gate) -> None:
+async def test_what_is_released_twice_is_looked_at_once(
+    service: VolumeService, gate: WorkGate
+) -> None:
     """Unmounts and mounts in any order while one look is under way leave the counts right."""
     first = asyncio.create_task(service.unmount("v", "first"))
     await entered(gate)
@@ -117,7 +121,7 @@ async def test_a_name_that_is_being_removed_is_another_volume_afterwards(
     service: VolumeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Create waits for a removal that its caller gave up, and is not undone by it."""
-    gate = Gate()
+    gate = WorkGate()
     monkeypatch.setattr(Trash, "remove", gate.held(Trash.remove))
     monkeypatch.setattr(limits, "REMOVE_SECONDS_MAX", 0.2)
     before = status_of(service).id
@@ -138,7 +142,9 @@ async def test_a_name_that_is_being_removed_is_another_volume_afterwards(
     assert await service.mount("v", "second")
 
 
-async def test_options_and_names_wait_for_the_last_look(service: VolumeService, gate: Gate) -> None:
+async def test_options_and_names_wait_for_the_last_look(
+    service: VolumeService, gate: WorkGate
+) -> None:
     unmounting = asyncio.create_task(service.unmount("v", "first"))
     await entered(gate)
     with pytest.raises(BusyError, match="something else"):
@@ -153,7 +159,7 @@ async def test_options_and_names_wait_for_the_last_look(service: VolumeService, 
     await service.changes.rename("w", "v")
 
 
-async def crowd(gate: Gate, held: int, work: Iterable[Coroutine[Any, Any, Any]]) -> Crowd:
+async def crowd(gate: WorkGate, held: int, work: Iterable[Coroutine[Any, Any, Any]]) -> Crowd:
     """Begin all of it; returns once so many threads are held up."""
     tasks = [asyncio.create_task(each) for each in work]
     for _ in range(held):
@@ -161,14 +167,14 @@ async def crowd(gate: Gate, held: int, work: Iterable[Coroutine[Any, Any, Any]])
     return tasks
 
 
-async def released(gate: Gate, tasks: Crowd) -> None:
+async def released(gate: WorkGate, tasks: Crowd) -> None:
     assert not any(task.done() for task in tasks)
     gate.opened.set()
     await asyncio.wait_for(asyncio.gather(*tasks), SECONDS_MAX)
 
 
 async def test_verifications_stop_neither_queries_nor_history(
-    service: VolumeService, gate: Gate
+    service: VolumeService, gate: WorkGate
 ) -> None:
     """However many there are: nothing else is done by their threads."""
     many = 2 * LONG_THREADS
@@ -183,7 +189,7 @@ async def test_verifications_stop_neither_queries_nor_history(
 
 
 async def test_removals_stop_no_other_volume(
-    service: VolumeService, gate: Gate, monkeypatch: pytest.MonkeyPatch
+    service: VolumeService, gate: WorkGate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = [f"old{number}" for number in range(STEP_THREADS + 1)]
     for name in names:
@@ -197,7 +203,9 @@ async def test_removals_stop_no_other_volume(
     await released(gate, tasks)
 
 
-async def test_an_import_waits_for_nothing_that_is_long(service: VolumeService, gate: Gate) -> None:
+async def test_an_import_waits_for_nothing_that_is_long(
+    service: VolumeService, gate: WorkGate
+) -> None:
     """Maintenance, which is long, may wait for its end."""
     many = LONG_THREADS + 1
     tasks = await crowd(gate, LONG_THREADS, [service.verify("v", None) for _ in range(many)])
@@ -216,7 +224,7 @@ async def test_first_captures_stop_no_others(
 ) -> None:
     """However many there are, and however long each of them takes."""
     await service.snapshot("v")
-    gate, real = Gate(), group_capture.capture
+    gate, real = WorkGate(), group_capture.capture
     held = gate.held(real)
 
     def capture(members: list[group_capture.GroupVolume], *arguments: Any, **named: Any) -> Any:

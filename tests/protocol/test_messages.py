@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from msgspec import Struct
 
     from diffkeeper.messages.endpoint import Endpoint
-    from tests.support.daemon import Answer, Daemon
+    from tests.support.daemon import Daemon, HttpAnswer
 
 
-def same(answer: Answer, kind: Any) -> Any:
+def same(answer: HttpAnswer, kind: Any) -> Any:
     """The structure, once it gave the very bytes of the answer."""
     found = converted(answer.json, kind)
     assert to_json(found) == answer.body

@@ -25,7 +25,7 @@ from diffkeeper.errors import BusyError
 from diffkeeper.replay import replay
 from diffkeeper.volumes import live
 from tests.support.daemon import unmount_below
-from tests.support.gate import SECONDS_MAX, Gate
+from tests.support.gate import SECONDS_MAX, WorkGate
 from tests.support.service import running, status_of
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ CONTENT = b"x" * 100_000
 
 
 @pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
-    made = Gate()
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[WorkGate]:
+    made = WorkGate()
     monkeypatch.setattr(live, "restore", made.held(replay.restore))
     yield made
     made.opened.set()
@@ -62,7 +62,7 @@ def recovery(service: VolumeService, name: str = "v") -> object:
     return found.kind if found is not None else None
 
 
-async def entered(gate: Gate, times: int = 1) -> None:
+async def entered(gate: WorkGate, times: int = 1) -> None:
     for _ in range(times):
         assert await asyncio.to_thread(gate.inside.acquire, timeout=SECONDS_MAX)
 
@@ -84,7 +84,7 @@ async def test_it_is_replayed_before_anybody_asks(base: Path) -> None:
         assert status_of(service).trouble == []
 
 
-async def test_a_mount_joins_the_replay_that_is_under_way(base: Path, gate: Gate) -> None:
+async def test_a_mount_joins_the_replay_that_is_under_way(base: Path, gate: WorkGate) -> None:
     await lost(base, "v")
     async with running(base) as service:
         await entered(gate)
@@ -100,7 +100,7 @@ async def test_a_mount_joins_the_replay_that_is_under_way(base: Path, gate: Gate
         assert status_of(service).replay is None
 
 
-async def test_a_mount_that_gives_up_lets_the_replay_go_on(base: Path, gate: Gate) -> None:
+async def test_a_mount_that_gives_up_lets_the_replay_go_on(base: Path, gate: WorkGate) -> None:
     await lost(base, "v")
     async with running(base) as service:
         await entered(gate)
@@ -113,7 +113,7 @@ async def test_a_mount_that_gives_up_lets_the_replay_go_on(base: Path, gate: Gat
         assert recovery(service) == "replay"
 
 
-async def test_mounts_go_before_what_is_only_foreseen(base: Path, gate: Gate) -> None:
+async def test_mounts_go_before_what_is_only_foreseen(base: Path, gate: WorkGate) -> None:
     names = [f"v{number}" for number in range(limits.REPLAYS_MAX)]
     await lost(base, *names)
     async with running(base) as service:
@@ -146,7 +146,7 @@ async def test_what_has_no_live_directory_yet_gets_none(base: Path) -> None:
         assert list((base / "state" / "volumes").glob("*/live")) == []
 
 
-async def test_a_daemon_that_stops_waits_for_no_replay(base: Path, gate: Gate) -> None:
+async def test_a_daemon_that_stops_waits_for_no_replay(base: Path, gate: WorkGate) -> None:
     await lost(base, "v")
     async with running(base):
         await entered(gate)
@@ -186,7 +186,7 @@ async def test_the_first_error_is_the_one_that_is_shown(
 
 
 async def test_how_long_the_engine_waits_is_learnt(
-    base: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
+    base: Path, gate: WorkGate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that gave up gets an answer the next time, before it gives up again."""
     monkeypatch.setattr("diffkeeper.api.driver.MOUNT_GIVEN_UP_SECONDS", 0.3)

@@ -42,7 +42,7 @@ steps = st.lists(st.builds(Step, batches, st.booleans(), st.booleans()), min_siz
 
 
 @dataclass
-class State:
+class TreeState:
     """What was on disk when a snapshot was taken. holes: of all files but preallocated ones."""
 
     snapshot: SnapshotRecord
@@ -56,7 +56,7 @@ class Session:
 
     base: Path
     policy: CapturePolicy
-    states: list[State] = field(default_factory=list)
+    states: list[TreeState] = field(default_factory=list)
     replays: int = 0
     rig: CaptureRig | None = None
 
@@ -84,7 +84,7 @@ class Session:
         snapshot = rig.capture()
         exclude = self.policy.exclude
         tree = without(describe(self.base / "live"), exclude)
-        state = State(snapshot, tree, self.holes_of(self.live, tree))
+        state = TreeState(snapshot, tree, self.holes_of(self.live, tree))
         assert snapshot.consistency == "crash", snapshot.cause
         assert snapshot.files == sum(values[0] == stat.S_IFREG for values in state.tree.values())
         self.check(state)
@@ -97,7 +97,7 @@ class Session:
         found = holes(root, self.chunk_bytes)
         return {path: each for path, each in found.items() if path in tree and path not in unclear}
 
-    def check(self, state: State) -> None:
+    def check(self, state: TreeState) -> None:
         """A snapshot replays to what was described."""
         self.replays += 1
         target = self.open().replay(state.snapshot, f"replay-{self.replays}")

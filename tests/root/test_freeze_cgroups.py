@@ -23,7 +23,7 @@ from diffkeeper.freeze.control_watch import Watch
 from diffkeeper.freeze.freezer import Freezer, thaw_journal
 from diffkeeper.freeze.journal import FreezeJournal
 from tests.support import cgroups
-from tests.support.stuck import Stuck, sleeping_deeply, sleeps_deeply
+from tests.support.stuck import StuckProcess, sleeping_deeply, sleeps_deeply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -323,7 +323,7 @@ def test_guard_thaws_at_the_limit(
 
 
 @pytest.fixture
-def stuck(tmp_path: Path) -> Iterator[Stuck]:
+def stuck(tmp_path: Path) -> Iterator[StuckProcess]:
     """A process that no freezer stops."""
     with sleeping_deeply(tmp_path / "hangs") as stuck:
         yield stuck
@@ -333,7 +333,7 @@ def test_process_that_cannot_freeze(
     parent: str,
     workers: Callable[..., Worker],
     freezer: Freezer,
-    stuck: Stuck,
+    stuck: StuckProcess,
 ) -> None:
     worker = workers(f"{parent}/good")
     os.mkdir(f"{parent}/bad")
@@ -354,7 +354,7 @@ def test_who_does_not_freeze_is_named_and_let_alone(
     parent: str,
     workers: Callable[..., Worker],
     freezer: Freezer,
-    stuck: Stuck,
+    stuck: StuckProcess,
 ) -> None:
     """The others of its container stand a bounded part of the time, not at every capture."""
     worker = workers()

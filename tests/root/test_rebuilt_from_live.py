@@ -27,12 +27,12 @@ STATES = 4
 
 
 @pytest.fixture(scope="module")
-def states() -> dict[int, shapes.Shape]:
-    return {seq: shapes.Shape(seq) for seq in range(1, STATES + 1)}
+def states() -> dict[int, shapes.SnapshotShape]:
+    return {seq: shapes.SnapshotShape(seq) for seq in range(1, STATES + 1)}
 
 
 @pytest.fixture
-def store(tmp_path: Path, states: dict[int, shapes.Shape]) -> Iterator[Store]:
+def store(tmp_path: Path, states: dict[int, shapes.SnapshotShape]) -> Iterator[Store]:
     with shapes.stored(tmp_path / "store", states) as opened:
         yield opened
 
@@ -44,7 +44,7 @@ def reader() -> Iterator[Chunker]:
 
 
 def test_replay_then_rebuild(
-    store: Store, states: dict[int, shapes.Shape], reader: Chunker, tmp_path: Path
+    store: Store, states: dict[int, shapes.SnapshotShape], reader: Chunker, tmp_path: Path
 ) -> None:
     live = tmp_path / "live"
     live.mkdir()

@@ -23,7 +23,7 @@ ACCEPT = "application/vnd.docker.plugins.v1.2+json"
 
 
 @dataclass
-class Answer:
+class HttpAnswer:
     """Status and body of one HTTP answer."""
 
     status: int
@@ -112,14 +112,14 @@ class Daemon:
         body: bytes | None = None,
         seconds_max: float = 30.0,
         headers: dict[str, str] | None = None,
-    ) -> Answer:
+    ) -> HttpAnswer:
         """One request on a connection of its own, without a Content-Type, as dockerd sends it."""
         connection = http.client.HTTPConnection("d", timeout=seconds_max)
         connection.sock = self.connect(seconds_max)
         try:
             connection.request(method, path, body, {"Accept": ACCEPT, **(headers or {})})
             response = connection.getresponse()
-            return Answer(response.status, response.read(), dict(response.headers))
+            return HttpAnswer(response.status, response.read(), dict(response.headers))
         finally:
             connection.close()
 
@@ -134,7 +134,7 @@ class Daemon:
             raise
         return connection
 
-    def call(self, call: str, **message: object) -> Answer:
+    def call(self, call: str, **message: object) -> HttpAnswer:
         """One VolumeDriver call."""
         body = json.dumps(message).encode()
         return self.request("POST", f"/VolumeDriver.{call}", body)

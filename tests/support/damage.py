@@ -120,7 +120,7 @@ KINDS = (
 
 
 @dataclass
-class Outcome:
+class StoreOutcome:
     """What became of one damaged store."""
 
     kind: str
@@ -138,7 +138,7 @@ class Outcome:
         return bool(self.wrong or self.died)
 
 
-def examine(path: Path, truth: Truth, outcome: Outcome) -> None:
+def examine(path: Path, truth: Truth, outcome: StoreOutcome) -> None:
     """Open the store, read all of it, maintain it, store something, and read all again."""
     try:
         store = Store.open(str(path), reserve_bytes=0)
@@ -168,7 +168,7 @@ def examine(path: Path, truth: Truth, outcome: Outcome) -> None:
     store.close()
 
 
-def _read(store: Store, truth: Truth, outcome: Outcome) -> None:
+def _read(store: Store, truth: Truth, outcome: StoreOutcome) -> None:
     for key, files in truth.items():
         volume, seq = key
         try:
@@ -183,12 +183,12 @@ def _read(store: Store, truth: Truth, outcome: Outcome) -> None:
                 outcome.wrong.append(f"volume {volume} snapshot {seq}")
 
 
-def run_one(made: Path, truth: Truth, seed: int) -> Outcome:
+def run_one(made: Path, truth: Truth, seed: int) -> StoreOutcome:
     """Damage a copy and look at it in a child, which has a minute for it."""
     with tempfile.TemporaryDirectory(dir=made.parent) as directory:
         path = Path(directory) / "store"
         shutil.copytree(made, path)
-        outcome = Outcome(damage(path, random.Random(seed)))
+        outcome = StoreOutcome(damage(path, random.Random(seed)))
         told = Path(directory) / "outcome"
         child = os.fork()
         if child == 0:
@@ -199,11 +199,11 @@ def run_one(made: Path, truth: Truth, seed: int) -> Outcome:
         elif status:
             outcome.died = told.read_text()
         else:
-            outcome = Outcome(**json.loads(told.read_text()))
+            outcome = StoreOutcome(**json.loads(told.read_text()))
     return outcome
 
 
-def _child(path: Path, truth: Truth, outcome: Outcome, told: Path) -> None:
+def _child(path: Path, truth: Truth, outcome: StoreOutcome, told: Path) -> None:
     signal.alarm(SECONDS_MAX)
     code = 1
     try:
@@ -216,7 +216,7 @@ def _child(path: Path, truth: Truth, outcome: Outcome, told: Path) -> None:
         os._exit(code)
 
 
-def run(made: Path, truth: Truth, seeds: range) -> list[Outcome]:
+def run(made: Path, truth: Truth, seeds: range) -> list[StoreOutcome]:
     """One damaged copy for each seed; those that broke a promise are printed."""
     outcomes = []
     for seed in seeds:
@@ -227,7 +227,7 @@ def run(made: Path, truth: Truth, seeds: range) -> list[Outcome]:
     return outcomes
 
 
-def figures(outcomes: list[Outcome]) -> dict[str, object]:
+def figures(outcomes: list[StoreOutcome]) -> dict[str, object]:
     """What a run came to."""
     return {
         "damaged copies": len(outcomes),

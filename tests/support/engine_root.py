@@ -81,7 +81,7 @@ def _make(release: str, fresh: Path, options: Sequence[str]) -> None:
     assert done.returncode == 0, done.stderr
 
 
-class Root:
+class ReleaseRoot:
     """A mount namespace with the programs of one release; None as release: the host's own."""
 
     def __init__(self, release: str | None) -> None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 SECONDS_MAX = 20.0
 
 
-class Gate:
+class WorkGate:
     """`entered` is set once work is held up; `inside` counts how often; `opened` lets it go on."""
 
     def __init__(self) -> None:

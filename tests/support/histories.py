@@ -25,7 +25,7 @@ FILE_BYTES = 5000
 
 
 @dataclass
-class Kept:
+class RetainedVolume:
     """What retention knows of a volume: its record, options and status."""
 
     state: VolumeState
@@ -40,7 +40,7 @@ class Kept:
 def new(store: Store, name: str, **options: str) -> Volume:
     record = VolumeRecord(store.next_volume_id(), name, 1, dict(options))
     store.commit(Batch(volumes=[record], names_put={name: record.id}))
-    made = Kept(VolumeState(store, record), options=parse_options(options))
+    made = RetainedVolume(VolumeState(store, record), options=parse_options(options))
     return cast("Volume", made)
 
 

@@ -26,7 +26,7 @@ PAGE = 8_192  # of PostgreSQL
 HOLE = b""
 
 
-class Shape:
+class SnapshotShape:
     """One snapshot. `chunks` and `nodes`: digest to plain bytes of all that it reaches."""
 
     def __init__(self, seed: int) -> None:
@@ -138,7 +138,7 @@ class Shape:
 
 
 @contextmanager
-def stored(path: Path, states: Mapping[int, Shape]) -> Iterator[Store]:
+def stored(path: Path, states: Mapping[int, SnapshotShape]) -> Iterator[Store]:
     """An open store at this path that has these snapshots, by their sequence numbers."""
     with closing(Store.open(str(path), reserve_bytes=0)) as opened:
         for seq, shape in states.items():
@@ -146,7 +146,7 @@ def stored(path: Path, states: Mapping[int, Shape]) -> Iterator[Store]:
         yield opened
 
 
-def commit(store: Store, seq: int, shape: Shape, volume: int = 1) -> SnapshotRecord:
+def commit(store: Store, seq: int, shape: SnapshotShape, volume: int = 1) -> SnapshotRecord:
     """Store a shape as the snapshot `seq` of a volume, and make it the head."""
     batch = Batch(chunks=ObjectMap(), nodes=ObjectMap())
     for digest, plain in shape.chunks.items():

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from diffkeeper.format import chunk
+from diffkeeper.format.ids import ObjectId
 from diffkeeper.hashing import node_digest
+from diffkeeper.replay.object_source import StoreObjects
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +27,14 @@ def nodes_into(batch: Batch) -> Put:
         return digest
 
     return put
+
+
+class ExportedObjects(StoreObjects):
+    """The objects of a store, also in the encoding that an export takes."""
+
+    def stored_chunks(self, digests: list[bytes]) -> list[bytes]:
+        """Chunks, in order."""
+        return [self._store.stored(ObjectId.chunk(digest)) for digest in digests]
 
 
 def signatures(store: Store, volume_id: int) -> Iterator[tuple[int, IndexRecord]]:

@@ -20,7 +20,7 @@ SECONDS_MAX = 20.0
 
 
 @dataclass
-class Stuck:
+class StuckProcess:
     """`pid` sleeps until `release`, which ends it."""
 
     pid: int
@@ -28,7 +28,7 @@ class Stuck:
 
 
 @contextlib.contextmanager
-def sleeping_deeply(mountpoint: Path) -> Iterator[Stuck]:
+def sleeping_deeply(mountpoint: Path) -> Iterator[StuckProcess]:
     """It sleeps without interruption for a directory's lock.
 
     The lock is held by another one, which waits for a FUSE file system that never answers.
@@ -64,7 +64,7 @@ def sleeping_deeply(mountpoint: Path) -> Iterator[Stuck]:
                 process.wait()
 
         start("stat", str(mountpoint / "x"))
-        yield Stuck(start("mkdir", str(mountpoint / "y")), release)
+        yield StuckProcess(start("mkdir", str(mountpoint / "y")), release)
 
 
 def sleeps_deeply(pid: int) -> bool:

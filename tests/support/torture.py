@@ -192,7 +192,7 @@ class Plan:
 
 
 @dataclass
-class Result:
+class TortureResult:
     """How a run went."""
 
     compared: int = 0
@@ -229,7 +229,7 @@ class Torture:
         for directory in (self.records, self.live, self.outside):
             directory.mkdir()
         self.random = random.Random(plan.seed)
-        self.result = Result()
+        self.result = TortureResult()
         self.opened: CaptureRig | None = None
         self.compared_at = 0.0  # the freeze of the last snapshot that was compared
 
@@ -292,7 +292,7 @@ class Torture:
             yield turns()
         self.result.counts = tally.read(self.records / "counts", self.plan.kinds)
 
-    def run(self) -> Result:
+    def run(self) -> TortureResult:
         """The rig starts while the volume is busy, and captures it at irregular intervals."""
         with self.busy() as turns:
             time.sleep(self.random.random() * HEAD_START_SECONDS)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from diffkeeper.sources.ebpf.probe import Sources
 from tests.support import disks
-from tests.support.torture import LEFT_OUT, Plan, Result, Torture
+from tests.support.torture import LEFT_OUT, Plan, Torture, TortureResult
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +37,7 @@ class Sum:
     failed: list[str] = field(default_factory=list)
     freeze_ms_max: float = 0.0
 
-    def add(self, seed: str, result: Result) -> None:
+    def add(self, seed: str, result: TortureResult) -> None:
         """One more run."""
         self.seeds.append(seed)
         self.compared += result.compared
@@ -83,7 +83,7 @@ def _directory() -> Iterator[Path]:
         subprocess.run(["rm", "-rf", "--one-file-system", str(base)], check=True)
 
 
-def _run(plan: Plan, disk: Path, sources: Sources) -> Result:
+def _run(plan: Plan, disk: Path, sources: Sources) -> TortureResult:
     with _directory() as base:
         run = Torture(plan, disk, base, sources)
         try:

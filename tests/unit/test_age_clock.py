@@ -23,7 +23,7 @@ from diffkeeper.store.store import Batch, Store
 from diffkeeper.volumes.layout import Layout
 from diffkeeper.volumes.options import parse_options
 from diffkeeper.volumes.retention_tiers import parse_retention
-from tests.support.histories import DAY, Kept, seqs, take
+from tests.support.histories import DAY, RetainedVolume, seqs, take
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,7 +72,10 @@ class Ageing:
 
     def volumes(self) -> list[Volume]:
         found = [r for r in self.store.volumes() if r.removed_ns is None]
-        kept = [Kept(VolumeState(self.store, r), options=parse_options(r.options)) for r in found]
+        kept = [
+            RetainedVolume(VolumeState(self.store, r), options=parse_options(r.options))
+            for r in found
+        ]
         return cast("list[Volume]", kept)
 
 

@@ -37,6 +37,7 @@ from diffkeeper.transfer.archive_read import Importer
 from diffkeeper.transfer.archive_write import Exporter
 from tests.support import shapes
 from tests.support.capture_rig import CaptureRig
+from tests.support.stored import ExportedObjects
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,12 +46,12 @@ STATES = 4
 
 
 @pytest.fixture(scope="module")
-def states() -> dict[int, shapes.Shape]:
-    return {seq: shapes.Shape(seq) for seq in range(1, STATES + 1)}
+def states() -> dict[int, shapes.SnapshotShape]:
+    return {seq: shapes.SnapshotShape(seq) for seq in range(1, STATES + 1)}
 
 
 @pytest.fixture
-def store(tmp_path: Path, states: dict[int, shapes.Shape]) -> Iterator[Store]:
+def store(tmp_path: Path, states: dict[int, shapes.SnapshotShape]) -> Iterator[Store]:
     with shapes.stored(tmp_path / "store", states) as opened:
         yield opened
 
@@ -71,11 +72,11 @@ def stored(store: Store) -> set[bytes]:
     return found
 
 
-def everything(states: dict[int, shapes.Shape]) -> dict[bytes, bytes]:
+def everything(states: dict[int, shapes.SnapshotShape]) -> dict[bytes, bytes]:
     return {d: plain for shape in states.values() for d, plain in shape.objects.items()}
 
 
-def test_references(states: dict[int, shapes.Shape]) -> None:
+def test_references(states: dict[int, shapes.SnapshotShape]) -> None:
     for shape in states.values():
         found = {}
         stack = [merkle.snapshot_root(shape.root)]
@@ -89,7 +90,7 @@ def test_references(states: dict[int, shapes.Shape]) -> None:
         assert chunks == {digest: len(plain) for digest, plain in shape.chunks.items()}
 
 
-def test_a_walk(store: Store, states: dict[int, shapes.Shape]) -> None:
+def test_a_walk(store: Store, states: dict[int, shapes.SnapshotShape]) -> None:
     walk = Walk(StoreObjects(store).nodes)
     found = [each for shape in states.values() for each in walk.objects(shape.root)]
     plain = everything(states)
@@ -98,7 +99,7 @@ def test_a_walk(store: Store, states: dict[int, shapes.Shape]) -> None:
     assert all(each.length == len(plain[each.digest]) for each in found)
 
 
-def test_collection(store: Store, states: dict[int, shapes.Shape], reader: Chunker) -> None:
+def test_collection(store: Store, states: dict[int, shapes.SnapshotShape], reader: Chunker) -> None:
     maintenance = Maintenance(store)
     assert maintenance.run_all().damage == []
     assert stored(store) == everything(states).keys()
@@ -121,7 +122,7 @@ def test_scrubbing(store: Store, reader: Chunker) -> None:
     assert store.damaged == {}
 
 
-def test_losses(store: Store, states: dict[int, shapes.Shape]) -> None:
+def test_losses(store: Store, states: dict[int, shapes.SnapshotShape]) -> None:
     asked: set[bytes] = set()
 
     def lost(digests: set[bytes]) -> set[bytes]:
@@ -132,7 +133,7 @@ def test_losses(store: Store, states: dict[int, shapes.Shape]) -> None:
     assert asked == states[1].objects.keys()
 
 
-def test_the_path_of_a_loss(store: Store, states: dict[int, shapes.Shape]) -> None:
+def test_the_path_of_a_loss(store: Store, states: dict[int, shapes.SnapshotShape]) -> None:
     wanted = chunk_digest(b"small 1")
     found = MissingObjects(store, lambda digests: digests & {wanted}).of(states[1].root)
     assert {loss.path for loss in found if loss} == {b"/small", b"/deep/er/small"}
@@ -141,13 +142,13 @@ def test_the_path_of_a_loss(store: Store, states: dict[int, shapes.Shape]) -> No
 
 
 def test_verification_of_the_store(
-    store: Store, states: dict[int, shapes.Shape], reader: Chunker
+    store: Store, states: dict[int, shapes.SnapshotShape], reader: Chunker
 ) -> None:
     for shape in states.values():
         assert Verifier(store, reader).stored(shape.root).mismatches == []
 
 
-def test_deltas(store: Store, states: dict[int, shapes.Shape]) -> None:
+def test_deltas(store: Store, states: dict[int, shapes.SnapshotShape]) -> None:
     for seq in range(1, STATES):
         old, new = states[seq], states[seq + 1]
         found = list(merkle.pairs(old.root, new.root, store.node))
@@ -161,7 +162,7 @@ def test_deltas(store: Store, states: dict[int, shapes.Shape]) -> None:
         assert tuple(contents) in found
 
 
-def test_accounting(store: Store, states: dict[int, shapes.Shape]) -> None:
+def test_accounting(store: Store, states: dict[int, shapes.SnapshotShape]) -> None:
     found = UsageWalk(store).refresh()
     assert found is not None
     assert found.unreadable == 0
@@ -170,14 +171,9 @@ def test_accounting(store: Store, states: dict[int, shapes.Shape]) -> None:
     assert found.total.stored_bytes == sum(map(store.stored_bytes, everything(states)))
 
 
-class Source(StoreObjects):
-    def stored_chunks(self, digests: list[bytes]) -> list[bytes]:
-        return [self._store.stored(ObjectId.chunk(digest)) for digest in digests]
-
-
 def exported(store: Store) -> bytes:
     out = bytearray()
-    exporter = Exporter(Source(store), out.extend, lambda _bytes, _objects: None)
+    exporter = Exporter(ExportedObjects(store), out.extend, lambda _bytes, _objects: None)
     exporter.begin(store.volumes()[0], FORMAT_VERSION)
     for record in store.snapshots(1):
         exporter.snapshot(record)
@@ -186,7 +182,7 @@ def exported(store: Store) -> bytes:
 
 
 def test_export_and_import(
-    store: Store, states: dict[int, shapes.Shape], tmp_path: Path, reader: Chunker
+    store: Store, states: dict[int, shapes.SnapshotShape], tmp_path: Path, reader: Chunker
 ) -> None:
     archive = exported(store)
     other = Store.open(str(tmp_path / "other"), reserve_bytes=0)
@@ -210,11 +206,11 @@ def without(archive: bytes, digest: bytes) -> bytes:
 
 
 def test_an_import_notices_the_end_of_a_node_in_the_middle(
-    tmp_path: Path, states: dict[int, shapes.Shape]
+    tmp_path: Path, states: dict[int, shapes.SnapshotShape]
 ) -> None:
     """How long a chunk is, a node does not tell; only the last one of a file is of any length."""
     small = 1 << 12
-    shape = shapes.Shape(9)
+    shape = shapes.SnapshotShape(9)
     parts = [b"%04d" % n * (small // 4) for n in range(300)]
     top = shape.directory({b"f": shape.file(parts, 12)})
     shape.root = Root(shape.put(encode_root(top, EMPTY)))
@@ -230,7 +226,7 @@ def test_an_import_notices_the_end_of_a_node_in_the_middle(
     made.close()
 
 
-def test_a_tar(store: Store, states: dict[int, shapes.Shape]) -> None:
+def test_a_tar(store: Store, states: dict[int, shapes.SnapshotShape]) -> None:
     out = io.BytesIO()
     Tarball(StoreObjects(store), out, lambda _entries, _bytes: None).write(states[1].root)
     out.seek(0)
@@ -241,7 +237,7 @@ def test_a_tar(store: Store, states: dict[int, shapes.Shape]) -> None:
 
 
 def test_what_is_staged(store: Store, tmp_path: Path) -> None:
-    shape = shapes.Shape(77)
+    shape = shapes.SnapshotShape(77)
     empty = Store.open(str(tmp_path / "empty"), reserve_bytes=0)
     stage = Staging(empty, 1)
     stage.add_chunks(shape.chunks)
@@ -263,7 +259,7 @@ def test_a_signature_of_zeros_stays(store: Store) -> None:
     assert store.index(1, 5) == record
 
 
-def test_a_node_in_the_wrong_place_is_corruption(states: dict[int, shapes.Shape]) -> None:
+def test_a_node_in_the_wrong_place_is_corruption(states: dict[int, shapes.SnapshotShape]) -> None:
     for encoded in states[1].nodes.values():
         for role in (merkle.Role.ROOT, merkle.Role.DIRECTORY, merkle.Role.XATTRS):
             ref = merkle.Ref(role, bytes(32))

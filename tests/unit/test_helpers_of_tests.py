@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+import diffkeeper
+
+PACKAGE = Path(diffkeeper.__file__).parent
 TESTS = Path(__file__).parents[1]
 FILES = sorted(str(path.relative_to(TESTS)) for path in TESTS.rglob("*.py"))
 
@@ -69,3 +72,10 @@ def test_a_helper_has_a_class_name_of_its_own() -> None:
     assert len(helpers) > 50
     elsewhere = {name for path in tests for name in classes(path)}
     assert {name for name, count in helpers.items() if count > 1 or name in elsewhere} == set()
+
+
+def test_no_class_of_the_tests_is_called_as_one_of_the_package() -> None:
+    package = {name for path in PACKAGE.rglob("*.py") for name in classes(path)}
+    found = {name for file in FILES for name in classes(TESTS / file)}
+    assert len(package) > 100
+    assert found & package == set()

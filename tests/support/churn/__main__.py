@@ -9,7 +9,7 @@ import sys
 import threading
 import traceback
 
-from tests.support.churn.steps import Walk, chosen, make
+from tests.support.churn.steps import ThreadSteps, chosen, make
 from tests.support.churn.tally import Tally
 
 
@@ -35,7 +35,7 @@ def _walk(arguments: argparse.Namespace, kinds: list[str], process: int, thread:
     tally = Tally(os.path.join(arguments.records, "counts"), kinds, rows, row)
     with open(os.path.join(arguments.records, f"log-{tag}"), "w", buffering=1) as log:
         seed = f"{arguments.seed}/{process}/{thread}"
-        walk = Walk(actor, seed, kinds, tally, lambda line: print(line, file=log))
+        walk = ThreadSteps(actor, seed, kinds, tally, lambda line: print(line, file=log))
         taken = 0
         while not arguments.steps or taken < arguments.steps:
             walk.step()

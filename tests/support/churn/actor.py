@@ -29,7 +29,7 @@ SIZES = (1, 100, 4096, 8192, 65536, 200_000)
 
 
 @dataclass
-class Kind:
+class EditKind:
     """A way to change something, and how often it is tried."""
 
     name: str
@@ -37,14 +37,14 @@ class Kind:
     weight: int
 
 
-KINDS: dict[str, Kind] = {}
+KINDS: dict[str, EditKind] = {}
 
 
 def kind(weight: int = 2) -> Callable[[Callable[[Actor], None]], Callable[[Actor], None]]:
     """Registers a function under its name."""
 
     def register(act: Callable[[Actor], None]) -> Callable[[Actor], None]:
-        KINDS[act.__name__] = Kind(act.__name__, act, weight)
+        KINDS[act.__name__] = EditKind(act.__name__, act, weight)
         return act
 
     return register

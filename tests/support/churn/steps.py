@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from tests.support.churn.tally import Tally
 
-__all__ = ["KINDS", "MODULES", "Walk", "chosen"]
+__all__ = ["KINDS", "MODULES", "ThreadSteps", "chosen"]
 
 MODULES = (writes, space, mappings, names, aio, uring)
 # What a call fails with when a name is not there, or not of the kind that the change needs, or
@@ -51,7 +51,7 @@ def chosen(only: Sequence[str], without: Sequence[str]) -> list[str]:
     return [name for name in KINDS if name in kept]
 
 
-class Walk:
+class ThreadSteps:
     """The steps of one thread; `log` is told of each that is done."""
 
     def __init__(
