@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tests.docker.engine import DockerEngine
 
 SOCKETS: Final = Path("/run/docker/plugins")
+CLI_SECONDS_MAX: Final = 120.0
 
 
 @dataclass
@@ -148,14 +149,16 @@ class ManagedPlugin:
         finally:
             connection.close()
 
-    def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def cli(
+        self, *arguments: str, seconds_max: float = CLI_SECONDS_MAX
+    ) -> subprocess.CompletedProcess[str]:
         """The command line against this plugin."""
         return subprocess.run(
             [sys.executable, "-m", "diffkeeper", "--socket", str(self.socket), *arguments],
             env={**os.environ, "PYTHONPATH": str(REPOSITORY / "plugin")},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=seconds_max,
             check=False,
         )
 

@@ -130,9 +130,14 @@ class Workload:
 
     def restored(self, seq: int, to: Path) -> None:
         """Restore a snapshot and check it."""
-        done = self.plugin.cli("restore", f"{self.volume}@{seq}", "--to", str(to))
-        if done.returncode:
-            self.findings.append(f"restore {self.volume}@{seq}: {done.stdout}{done.stderr}")
-            return
-        self.check(str(to), f"snapshot {seq}")
-        subprocess.run(["rm", "-rf", "--one-file-system", str(to)], check=True)
+        named = f"{self.volume}@{seq}"
+        try:
+            done = self.plugin.cli("restore", named, "--to", str(to), seconds_max=CHECK_SECONDS_MAX)
+            if done.returncode:
+                self.findings.append(f"restore {named}: {done.stdout}{done.stderr}")
+                return
+            self.check(str(to), f"snapshot {seq}")
+        except subprocess.TimeoutExpired as error:
+            self.findings.append(f"restore {named}: {error}")
+        finally:
+            subprocess.run(["rm", "-rf", "--one-file-system", str(to)], check=True)
