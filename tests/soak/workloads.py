@@ -22,7 +22,7 @@ PACKAGES: Final = (
 IMAGE: Final = "dk-soak:test"
 HERE: Final = Path(__file__).parent
 BEGIN_SECONDS_MAX: Final = 300.0
-CHECK_SECONDS_MAX: Final = 300.0
+CHECK_SECONDS_MAX: Final = 600.0
 
 
 @dataclass
