@@ -6,6 +6,7 @@ against a copy made in the same freeze.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import subprocess
@@ -58,17 +59,15 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Sources]:
     """The real programs are compiled once, for what needs no small maps."""
-    made = Sources()
-    yield made
-    made.close()
+    with contextlib.closing(Sources()) as made:
+        yield made
 
 
 @pytest.fixture
 def sources() -> Iterator[Sources]:
     """Programs of this test's own, compiled with the limits that it set."""
-    made = Sources()
-    yield made
-    made.close()
+    with contextlib.closing(Sources()) as made:
+        yield made
 
 
 @pytest.fixture(autouse=True)

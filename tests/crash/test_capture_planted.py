@@ -7,6 +7,7 @@ plants all of FAULTS, the suite those that stand for the others: a part of a fil
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from typing import TYPE_CHECKING
@@ -54,9 +55,8 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def sources() -> Iterator[Sources]:
     """The real programs are compiled once."""
-    made = Sources()
-    yield made
-    made.close()
+    with contextlib.closing(Sources()) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

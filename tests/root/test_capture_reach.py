@@ -9,7 +9,6 @@ import socket
 import stat
 import struct
 import subprocess
-import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +21,7 @@ from diffkeeper.fsio import linux
 from diffkeeper.hashing import chunk_digest
 from diffkeeper.integrity.verify import Verifier
 from diffkeeper.snapshot.policy import CapturePolicy
+from tests.support.beside import beside
 from tests.support.capture_rig import CaptureRig
 from tests.support.trees import describe, difference
 
@@ -142,34 +142,10 @@ def test_only_regular_files_are_opened(
     assert opens.seen() == {"file"}
 
 
-@contextlib.contextmanager
-def repeated(act: Callable[[], None]) -> Iterator[None]:
-    """Does it over and over on a thread of its own."""
-    ended = threading.Event()
-    failures: list[BaseException] = []
-
-    def run() -> None:
-        while not ended.is_set():
-            try:
-                act()
-            except BaseException as error:
-                failures.append(error)
-                return
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-    assert failures == []
-
-
-def exchange(first: Path, second: Path) -> Callable[[], None]:
+def exchange(first: Path, second: Path) -> Callable[[int], None]:
     """Swaps two names in one step of the kernel."""
 
-    def act() -> None:
+    def act(_: int) -> None:
         at, swap = -100, ctypes.c_uint(2)
         result = _libc.renameat2(at, os.fsencode(first), at, os.fsencode(second), swap)
         assert result == 0, os.strerror(ctypes.get_errno())
@@ -194,7 +170,7 @@ def test_a_fifo_that_takes_a_files_place_is_not_opened(rig: CaptureRig, opens: O
     (rig.live / "file").write_bytes(b"content")
     opens.watch(rig.live / "fifo")
     opens.watch(rig.live / "file")
-    with repeated(exchange(rig.live / "fifo", rig.live / "file")):
+    with beside(exchange(rig.live / "fifo", rig.live / "file")):
         assert capture_for(rig, RACE_SECONDS, lambda _: None) > 2
     assert opens.seen() == {"file"}
 
@@ -233,7 +209,7 @@ def test_a_directory_that_becomes_a_link_leads_nowhere(rig: CaptureRig, outside:
             finally:
                 os.close(descriptor)
 
-    with repeated(exchange(rig.live / "d", rig.live / "l")):
+    with beside(exchange(rig.live / "d", rig.live / "l")):
         assert capture_for(rig, RACE_SECONDS, touch) > 5
     snapshot = rig.capture()
     assert_nothing_of_outside(rig)
@@ -244,7 +220,7 @@ def test_a_directory_that_becomes_a_link_leads_nowhere(rig: CaptureRig, outside:
 def test_a_file_that_becomes_a_link_leads_nowhere(rig: CaptureRig, outside: Path) -> None:
     (rig.live / "f").write_bytes(b"inside")
     (rig.live / "l").symlink_to(outside / "secret-name")
-    with repeated(exchange(rig.live / "f", rig.live / "l")):
+    with beside(exchange(rig.live / "f", rig.live / "l")):
         assert capture_for(rig, RACE_SECONDS, lambda _: None) > 5
     rig.capture()
     assert_nothing_of_outside(rig)

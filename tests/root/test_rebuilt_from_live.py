@@ -23,12 +23,10 @@ if TYPE_CHECKING:
     from diffkeeper.format.ids import ObjectId
     from diffkeeper.format.records import IndexRecord
 
-STATES = 4
-
 
 @pytest.fixture(scope="module")
 def states() -> dict[int, shapes.SnapshotShape]:
-    return {seq: shapes.SnapshotShape(seq) for seq in range(1, STATES + 1)}
+    return shapes.several()
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 PAGE = 8_192  # of PostgreSQL
 HOLE = b""
+STATES = 4  # of `several`
 
 
 class SnapshotShape:
@@ -135,6 +136,11 @@ class SnapshotShape:
             for digest in unused:
                 del self.nodes[digest]
             named = b"".join(self.nodes.values())
+
+
+def several() -> dict[int, SnapshotShape]:
+    """Consecutive snapshots of one volume, by their sequence numbers."""
+    return {seq: SnapshotShape(seq) for seq in range(1, STATES + 1)}
 
 
 @contextmanager

@@ -7,7 +7,6 @@ import mmap
 import os
 import random
 import subprocess
-import threading
 import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -21,6 +20,7 @@ from diffkeeper.fsio import inode
 from diffkeeper.snapshot.policy import CapturePolicy
 from diffkeeper.sources import ladder
 from diffkeeper.sources.inotify import InotifySource
+from tests.support.beside import beside
 from tests.support.capture_rig import CaptureRig
 from tests.support.trees import Description, describe, difference
 
@@ -312,33 +312,6 @@ def test_a_mapping_that_ended_leaves_no_work(rig: CaptureRig) -> None:
 # Files that change while they are looked at
 
 
-@contextlib.contextmanager
-def during(act: Callable[[int], None]) -> Iterator[None]:
-    """Acts over and over on a thread of its own, with a growing number."""
-    ended = threading.Event()
-    failures: list[BaseException] = []
-
-    def run() -> None:
-        number = 0
-        while not ended.is_set():
-            number += 1
-            try:
-                act(number)
-            except BaseException as error:
-                failures.append(error)
-                return
-            time.sleep(0.0005)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-    assert failures == []
-
-
 def grow(live: Path, number: int) -> None:
     with open(live / "file", "ab") as file:
         file.write(b"%d" % number * 5000)
@@ -382,7 +355,7 @@ def test_files_that_change_while_they_are_read(
     """No capture fails; one that was not quiet says so; what follows is exact."""
     deadline = time.monotonic() + 2
     taken = 0
-    with during(lambda number: act(rig.live, number)):
+    with beside(lambda number: act(rig.live, number), 0.0005):
         while time.monotonic() < deadline:
             snapshot = rig.capture()
             taken += 1

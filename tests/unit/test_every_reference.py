@@ -42,12 +42,10 @@ from tests.support.stored import ExportedObjects
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-STATES = 4
-
 
 @pytest.fixture(scope="module")
 def states() -> dict[int, shapes.SnapshotShape]:
-    return {seq: shapes.SnapshotShape(seq) for seq in range(1, STATES + 1)}
+    return shapes.several()
 
 
 @pytest.fixture
@@ -149,7 +147,7 @@ def test_verification_of_the_store(
 
 
 def test_deltas(store: Store, states: dict[int, shapes.SnapshotShape]) -> None:
-    for seq in range(1, STATES):
+    for seq in range(1, shapes.STATES):
         old, new = states[seq], states[seq + 1]
         found = list(merkle.pairs(old.root, new.root, store.node))
         assert found
