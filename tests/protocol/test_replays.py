@@ -129,6 +129,26 @@ async def test_mounts_go_before_what_is_only_foreseen(base: Path, gate: WorkGate
             await until_replayed(service, name)
 
 
+async def test_replays_stop_no_other_volume(base: Path, gate: WorkGate) -> None:
+    """Containers start, end and start again beside more replays than there are threads for."""
+    names = [f"v{number}" for number in range(2 * limits.REPLAYS_MAX)]
+    await lost(base, *names)
+    async with running(base) as service:
+        mounting = [asyncio.create_task(service.mount(name, "n")) for name in names]
+        await entered(gate, limits.REPLAYS_MAX)
+        async with asyncio.timeout(SECONDS_MAX / 2):
+            await service.provision.create("other", {"interval": "1h"})
+            for _ in range(2):
+                root = Path(await service.mount("other", "n"))
+                (root / "file").write_bytes(CONTENT)
+                await service.unmount("other", "n")
+            assert (await service.snapshot("other")).files == 1
+            await service.remove("other")
+        assert not any(task.done() for task in mounting)
+        gate.opened.set()
+        await asyncio.wait_for(asyncio.gather(*mounting), SECONDS_MAX)
+
+
 async def test_what_has_no_live_directory_yet_gets_none(base: Path) -> None:
     """A clone, and what comes back from the trash: neither is in use before its first mount."""
     async with running(base) as service:

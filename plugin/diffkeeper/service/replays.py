@@ -57,10 +57,13 @@ class Replays:
             if slot.volume.watched is None or not slot.volume.present:
                 await self._unschedule(slot.volume)
                 await within(self._pools.steps, slot.volume.close)
+                # What is there is only looked at, and waits for no replay of another volume.
+                pool = self._pools.steps
                 if not slot.volume.present:
                     slot.replace_live()
+                    pool = self._pools.replays
                 with _failure_reported(slot.volume):
-                    await within(self._pools.replays, slot.volume.prepare)
+                    await within(pool, slot.volume.prepare)
                 slot.volume.status.troubles.end("live", "capture")
 
     async def foresee(self, slots: Iterable[Slot], in_use: Container[str]) -> None:
