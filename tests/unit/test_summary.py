@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from diffkeeper import clock
 from diffkeeper.format.ids import Root
 from diffkeeper.format.records import SnapshotRecord
-from diffkeeper.volumes.log_summary import SUMMARY_SECONDS, Summary
+from diffkeeper.volumes.log_summary import CHANGES_MAX, SUMMARY_SECONDS, Summary
 
 if TYPE_CHECKING:
     import pytest
@@ -53,3 +53,20 @@ def test_changes_are_told(caplog: pytest.LogCaptureFixture) -> None:
         (9, "manual"),
         (9, "unmount"),
     ]
+
+
+def test_a_volume_that_changes_for_ever_is_told_in_the_summaries(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every second snapshot is fuzzy, as with a writer that seldom rests."""
+    now = [0.0]
+    monkeypatch.setattr(clock, "monotonic", lambda: now[0])
+    caplog.set_level(logging.INFO)
+    summary = Summary()
+    for seq in range(2 * round(SUMMARY_SECONDS)):
+        now[0] += 1.0
+        consistency = ("crash", "fuzzy")[seq % 2]
+        summary.log_snapshot("v", replace(RECORD, seq=seq, consistency=consistency))
+    told = [each.getMessage() for each in caplog.records]
+    assert told == ([*["snapshot"] * CHANGES_MAX, "snapshots"]) * 2
+    assert vars(caplog.records[-1])["fuzzy"] == round(SUMMARY_SECONDS) // 2

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SUMMARY_SECONDS = 3600.0  # between two summaries of a volume in the log
+# Between two summaries. A volume whose snapshots are fuzzy now and then changes for ever.
+CHANGES_MAX = 20
 
 
 class Summary:
@@ -24,17 +26,19 @@ class Summary:
 
     def _begin(self, now: float) -> None:
         self._since = now
-        self._taken = self._fuzzy = self._new_bytes = 0
+        self._taken = self._fuzzy = self._new_bytes = self._changes = 0
         self._freeze_ms = 0.0
 
     def log_snapshot(self, volume: str, snapshot: SnapshotRecord) -> None:
         """Log a snapshot if it is unusual, and the summary of an hour that is over.
 
         Snapshots of the interval are logged at level debug, except the first one and those whose
-        consistency differs from the one before.
+        consistency differs from the one before, up to CHANGES_MAX between two summaries.
         """
-        logged = snapshot.reason != "interval" or snapshot.consistency != self._consistency
+        changed = snapshot.consistency != self._consistency
         self._consistency = snapshot.consistency
+        self._changes += changed
+        logged = snapshot.reason != "interval" or (changed and self._changes <= CHANGES_MAX)
         fields = {
             "volume": volume,
             "seq": snapshot.seq,
