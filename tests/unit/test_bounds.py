@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -268,6 +269,28 @@ def test_nested_directories_cost_what_there_are(
     (deep / "other").mkdir()
     with CaptureRig(deep / "other", CapturePolicy(source=source), live=target) as again:
         assert again.capture().root == snapshot.root
+
+
+def test_a_replay_of_nested_directories_keeps_no_paths(deep: Path) -> None:
+    """About 1.2 KB for each directory; the paths of these would be 100 KB each."""
+    depth = 1_000
+    name = "d" * 100
+    with CaptureRig(deep, CapturePolicy(source="scan")) as rig:
+        top = os.open(rig.live, os.O_RDONLY)
+        for _ in range(depth):
+            os.mkdir(name, dir_fd=top)
+            below = os.open(name, os.O_RDONLY, dir_fd=top)
+            os.close(top)
+            top = below
+        os.close(top)
+        snapshot = rig.capture()
+        tracemalloc.start()
+        try:
+            rig.replay(snapshot, "replay")
+            most = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert most < 4_000 * depth
 
 
 def test_what_lies_at_another_directorys_place_is_not_kept(tmp_path: Path) -> None:
