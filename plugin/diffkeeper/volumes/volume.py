@@ -6,10 +6,7 @@ a time. The live directory is the truth: it is only created or replayed when it 
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from diffkeeper import clock, counters, failpoint
@@ -23,26 +20,25 @@ from diffkeeper.errors import (
 )
 from diffkeeper.freeze.writers import Target
 from diffkeeper.fsio import mountinfo, propagation
-from diffkeeper.integrity import bit_rot
-from diffkeeper.integrity.verify import Result, Verifier, entry_at
+from diffkeeper.integrity.verify import Result, Verifier
 from diffkeeper.snapshot.watched_volume import WatchedVolume
 from diffkeeper.volumes import lifecycle
 from diffkeeper.volumes import size_limit as sizes
 from diffkeeper.volumes.interrupted_repair import finish_interrupted
 from diffkeeper.volumes.lifecycle import Event, State
 from diffkeeper.volumes.live import LiveDirectory, Recovery
+from diffkeeper.volumes.live_verification import LiveVerification
 from diffkeeper.volumes.log_summary import Summary
 from diffkeeper.volumes.mount_counts import MountCounts
 from diffkeeper.volumes.options import VolumeOptions, parse_options
 from diffkeeper.volumes.throttle import Cost, Throttle
 from diffkeeper.volumes.volume_life import VolumeLife
 from diffkeeper.volumes.volume_status import ShownGroup, Verification, VolumeStatus
-from diffkeeper.volumes.wording import CLONE, repair_command
+from diffkeeper.volumes.wording import CLONE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from diffkeeper.format.ids import Root
     from diffkeeper.format.records import SnapshotRecord
     from diffkeeper.freeze.writers import Writers
     from diffkeeper.snapshot.context import CaptureContext
@@ -70,6 +66,7 @@ class Volume:
         self._unused = False  # replayed by this daemon, and not mounted since
         self._status = VolumeStatus(context.store.tags(state.record.id))
         self._throttle = Throttle(self._options.interval_seconds)
+        self._verification = LiveVerification(context, state, self._status, paths.live)
         self._mounts = MountCounts(state, self.users)
         troubles = self._status.troubles
         self._life = VolumeLife(state, paths, self._directory, self._mounts, troubles)
@@ -411,81 +408,22 @@ class Volume:
         since_verified: bool,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Verification | None:
-        """Compare the live directory with the newest snapshot; None without one, or if `cancelled`.
-
-        With `since_verified`, only what changed since the last successful verification. A path that
-        was changed meanwhile is no mismatch: `capture` records the change first.
-        """
-        head = self._state.head
-        if head is None:
-            return None
-        root = head.root
-        unless: Root | None = None
-        verified = self._state.record.verified_seq
-        if since_verified and verified is not None and verified != head.seq:
-            # That snapshot was forgotten: everything is verified again.
-            with contextlib.suppress(NotFoundError):
-                record = self._context.store.snapshot(self._state.record.id, verified)
-                unless = record.root
-        context = self._context
-        verifier = Verifier(context.store, context.reader, seconds=seconds, cancelled=cancelled)
-        result = verifier.live(self.live, root, unless, self._options.policy.exclude)
-        if cancelled():
-            return None
-        if result.mismatches and self._watched is not None:
-            capture()
-            store, later = self._context.store, (self._state.head or head).root
-            result.mismatches = [
-                m
-                for m in result.mismatches
-                if entry_at(store, root, m.path) == entry_at(store, later, m.path)
-            ]
-        return self._concluded(head, result)
+        """As `LiveVerification.run`; `capture` is called if the volume is watched."""
+        return self._verification.run(
+            self._options.policy.exclude,
+            seconds,
+            lambda: capture if self._watched is not None else None,
+            since_verified=since_verified,
+            cancelled=cancelled,
+        )
 
     def verify_unused(self, head: SnapshotRecord) -> Result:
         """Compare all of the live directory, which nobody writes to, with its newest snapshot."""
-        verifier = Verifier(self._context.store, self._context.reader)
-        result = verifier.live(self.live, head.root, None, self._options.policy.exclude)
-        return self._concluded(head, result).result
-
-    def _concluded(self, head: SnapshotRecord, result: Result) -> Verification:
-        number, found = self._state.record.id, result.mismatches
-        result.mismatches = bit_rot.judged(self._context.store, number, self.live, head.root, found)
-        verification = Verification(result, head.seq, head.root, clock.now_ns())
-        self._status.verified(verification)
-        self._verified(head, result)
-        return verification
-
-    def _verified(self, head: SnapshotRecord, result: Result) -> None:
-        ok = not result.mismatches
-        outcome = ("ok" if result.complete else "incomplete") if ok else "mismatch"
-        counters.add("verification_total", volume=self.name, result=outcome)
-        fields = {"volume": self.name, "seq": head.seq, "files": result.files, "result": outcome}
-        if ok:
-            self._status.troubles.end("verification")
-            log.info("verified", extra=fields)
-            if result.complete:
-                self._state.update(verified_seq=head.seq)
-            return
-        named = "; ".join(f"{os.fsdecode(m.path)!r} {m.problem}" for m in result.mismatches[:10])
-        offer = repair_command(self.name, result)
-        self._status.troubles.begin(
-            "verification",
-            f"{len(result.mismatches)} paths differ from snapshot {head.seq}: {named}"
-            + (f"; put back what is damaged: {offer}" if offer else ""),
-        )
-        log.error("verification_failed", extra={**fields, "faults": named, "repair": offer})
+        return self._verification.unused(head, self._options.policy.exclude)
 
     def repaired(self, names: Collection[bytes]) -> None:
         """Drop repaired files from the last verification."""
-        found, head = self._status.verification, self._state.head
-        if found is None or head is None:
-            return
-        left = [m for m in found.result.mismatches if m.path not in names]
-        if len(left) < len(found.result.mismatches):
-            result = replace(found.result, mismatches=left)
-            self._status.verified(Verification(result, head.seq, head.root, clock.now_ns()))
-            self._verified(head, result)
+        self._verification.repaired(names)
 
     def verify_stored(self, snapshot: SnapshotRecord) -> Result:
         """Read every object of a snapshot."""
