@@ -26,7 +26,7 @@ from diffkeeper.fsio import durable, hostpath, mountinfo
 from diffkeeper.fsio.room import Share
 from diffkeeper.history.retention import Retention
 from diffkeeper.history.retention_clock import RetentionClock
-from diffkeeper.history.snapshots import History, power_cut_tag
+from diffkeeper.history.snapshots import History
 from diffkeeper.history.trash import Trash
 from diffkeeper.service import ebpf_features, restart, store_notes, thawing
 from diffkeeper.service.captures import Captures
@@ -39,21 +39,20 @@ from diffkeeper.service.repairs import Repairs, refuse_mounted
 from diffkeeper.service.replays import Replays
 from diffkeeper.service.scheduler import Scheduler
 from diffkeeper.service.store_care import StoreCare
+from diffkeeper.service.stored_volumes import load
 from diffkeeper.service.tasks import Tasks
 from diffkeeper.service.threads import within
 from diffkeeper.service.verifications import Verifying
 from diffkeeper.service.workers import Workers
 from diffkeeper.snapshot.chunker import Chunker
 from diffkeeper.snapshot.context import CaptureContext
-from diffkeeper.snapshot.volume_state import VolumeState
 from diffkeeper.sources.ebpf.probe import Sources
-from diffkeeper.store.store import Batch, Store
+from diffkeeper.store.store import Store
 from diffkeeper.volumes.layout import Layout
 from diffkeeper.volumes.lifecycle import Event
 from diffkeeper.volumes.names import check_mount_id
 from diffkeeper.volumes.registry import Registry, Slot
 from diffkeeper.volumes.status import verify_report, volume_view
-from diffkeeper.volumes.volume import Volume
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,6 +64,7 @@ if TYPE_CHECKING:
     from diffkeeper.messages.snapshots import SnapshotView
     from diffkeeper.messages.volumes import VolumeView
     from diffkeeper.volumes.retention_policy import Tiers
+    from diffkeeper.volumes.volume import Volume
 
 log = logging.getLogger(__name__)
 
@@ -197,28 +197,9 @@ class VolumeService:
         remove_unfinished(store)
         # A new store must not use the directories of an older one.
         store.reserve_ids(durable.highest_number(layout.volumes))
-        self._load(store, layout, trash)
+        self._in_use = load(self._context, layout, self._registry, trash)
         self._changes = Changes(self._registry, self._scheduler, self._pools.steps)
         self._provision = Provision(self._registry, self._context, layout, trash, self._pools)
-
-    def _load(self, store: Store, layout: Layout, trash: Trash) -> None:
-        boot = durable.boot_id()
-        for record in store.volumes():
-            if record.removed_ns is not None:
-                trash.add(record)
-                continue
-            state = VolumeState(store, record)
-            if record.mounts:
-                self._in_use.add(record.name)
-            if record.mounts and record.boot_id != boot:
-                # After a reboot nothing is mounted, whatever was counted. A power cut may have lost
-                # data whose timestamps survived: no signature proves anything any more.
-                tags = power_cut_tag(store, record)
-                state.commit(Batch(drop_index={record.id}, tags_put=tags), mounts={})
-            volume = Volume(self._opened, state, layout.volume(record.id))
-            rebooted = record.boot_id not in ("", boot)
-            volume.life.restarted(mounted=bool(record.mounts), rebooted=rebooted)
-            self._registry.add(volume)
 
     @property
     def _opened(self) -> CaptureContext:
