@@ -162,7 +162,7 @@ class Volumes(RuleBasedStateMachine):
         self.world.reboot(damaged=damaged)
 
     @rule(point=st.sampled_from(LIVED), count=st.integers(1, 4))
-    def arm(self, point: str, count: int) -> None:
+    def killed_at(self, point: str, count: int) -> None:
         self.world.arm(f"{point}=kill:{count}")
 
 
