@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # An example starts many daemons, a second each.
 EXAMPLES = max(1, settings().max_examples // 20)
-STEPS = 30
+STEPS = 20
 
 KILLED_ONCE = [point for point in REPAIR if point.endswith("=kill")]  # one chunk is written
 volumes = st.sampled_from(("v", "w"))
