@@ -17,6 +17,7 @@ from diffkeeper.integrity.verify import Verifier
 from diffkeeper.service.capture_slots import FIRST_CAPTURES_MAX
 from diffkeeper.service.workers import FINAL_CAPTURES_MAX, LONG_THREADS, STEP_THREADS
 from diffkeeper.snapshot import group_capture
+from diffkeeper.store import page_check
 from tests.support.gate import SECONDS_MAX, WorkGate
 from tests.support.service import running, status_of
 
@@ -242,3 +243,48 @@ async def test_first_captures_stop_no_others(
     async with asyncio.timeout(SECONDS_MAX / 2):
         assert (await service.snapshot("v")).seq == 2
     await released(gate, tasks)
+
+
+async def test_a_container_starts_again_beside_its_first_capture(
+    service: VolumeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Unmount before waits for that capture, and for the one that follows it."""
+    gate = WorkGate()
+    monkeypatch.setattr(group_capture, "capture", gate.held(group_capture.capture))
+    capturing = asyncio.create_task(service.snapshot("v"))
+    await entered(gate)
+    unmounting = asyncio.create_task(service.unmount("v", "first"))
+    await asyncio.sleep(0.05)
+    root = Path(await asyncio.wait_for(service.mount("v", "second"), SECONDS_MAX / 2))
+    (root / "later").write_bytes(b"y")
+    assert not capturing.done()
+    assert not unmounting.done()
+    gate.opened.set()
+    await asyncio.wait_for(asyncio.gather(capturing, unmounting), SECONDS_MAX)
+    assert mounts(service) == 1
+    assert (await service.snapshot("v")).files == 2
+
+
+async def test_compacting_stops_no_container(
+    service: VolumeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A capture waits for the copy, and an Unmount for its capture; who mounts waits for none."""
+    await service.snapshot("v")
+    gate = WorkGate()
+    monkeypatch.setattr(page_check, "check", gate.held(page_check.check))  # begins the copy
+    compacting = asyncio.create_task(service.store_care.compact())
+    await entered(gate)
+    (Path(service.mountpoint("v")) / "file").write_bytes(b"y")
+    unmounting = asyncio.create_task(service.unmount("v", "first"))
+    await asyncio.sleep(0.05)
+    async with asyncio.timeout(SECONDS_MAX / 2):
+        await service.mount("v", "second")
+        await service.provision.create("new", {"interval": "1h"})
+        await service.mount("new", "first")
+        await service.mount("new", "second")
+        await service.unmount("new", "second")
+    assert not compacting.done()
+    gate.opened.set()
+    await asyncio.wait_for(asyncio.gather(compacting, unmounting), SECONDS_MAX)
+    assert mounts(service) == 1
+    assert (await service.snapshot("v")).seq == 2

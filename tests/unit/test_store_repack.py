@@ -520,6 +520,23 @@ def test_records_are_written_while_it_is_compacted(
     assert history.files_of(store, 4) == kept[4]
 
 
+def test_a_copy_waits_for_commits_that_have_begun(
+    store: Store, kept: dict[int, history.Files]
+) -> None:
+    """What they hold meanwhile, nobody has to wait for until the copy ends."""
+    history.forget(store, 1, 2, 3)
+    Maintenance(store).run_all()
+    compacting = threading.Thread(target=store.compact)
+    with store.writer.between_copies():
+        compacting.start()
+        compacting.join(0.2)
+        assert compacting.is_alive()
+        history.commit(store, STATES + 1, kept[3])
+    compacting.join(20)
+    assert not compacting.is_alive()
+    assert history.files_of(store, STATES + 1) == kept[3]
+
+
 def test_few_pages_are_written_for_a_snapshot(store: Store, kept: dict[int, history.Files]) -> None:
     Maintenance(store).run_all()
     before, written = store.totals()["stored_bytes"], thread_written_bytes()

@@ -105,15 +105,18 @@ class Change:
 def commit_together(changes: Sequence[Change]) -> None:
     """Store the changes of several volumes of one store in one durable transaction."""
     changes = sorted(changes, key=lambda change: change.state.record.id)
-    batch = Batch()
+    store, batch = changes[0].state._store, Batch()
+    for change in changes:
+        batch.merge(change.batch)
+    batch.snapshots += [c.snapshot for c in changes if c.snapshot is not None]
     with contextlib.ExitStack() as stack:
+        if not batch.records_only:
+            # Not with the locks: a Mount needs one of them, and waits for no copy.
+            stack.enter_context(store.writer.between_copies())
         for change in changes:
             stack.enter_context(change.state._lock)
-            batch.merge(change.batch)
         records = [change.state._changed(change) for change in changes]
         batch.volumes += records
-        batch.snapshots += [c.snapshot for c in changes if c.snapshot is not None]
-        store = changes[0].state._store
         try:
             store.commit(batch)
         except BaseException:

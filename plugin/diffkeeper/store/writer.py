@@ -5,7 +5,7 @@ afterwards.
 from __future__ import annotations
 
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from diffkeeper import clock, failpoint
@@ -34,6 +34,7 @@ class Writer:
         self._maintenance = False  # maintenance has the turn
         self._copies = threading.Condition()
         self._copying = False  # a copy is made: only urgent commits are written
+        self._admitted = 0  # blocks in `between_copies`
         self.wait_seconds_max = 0.0  # that a commit waited for maintenance
 
     @contextmanager
@@ -54,13 +55,29 @@ class Writer:
     def copying(self) -> Iterator[None]:
         """Inside the block a copy of the store is made: commits wait that are not `urgent`."""
         with self._copies:
-            self._copies.wait_for(lambda: not self._copying)
+            self._copies.wait_for(lambda: not self._copying and not self._admitted)
             self._copying = True
         try:
             yield
         finally:
             with self._copies:
                 self._copying = False
+                self._copies.notify_all()
+
+    @contextmanager
+    def between_copies(self) -> Iterator[None]:
+        """Waits for the end of a copy; inside the block none begins, so that no commit waits.
+
+        For who needs a lock for a commit that others need for urgent ones. May be nested.
+        """
+        with self._copies:
+            self._copies.wait_for(lambda: not self._copying)
+            self._admitted += 1
+        try:
+            yield
+        finally:
+            with self._copies:
+                self._admitted -= 1
                 self._copies.notify_all()
 
     def commit(
@@ -80,10 +97,8 @@ class Writer:
         transaction. NoSpaceError, and whatever `act` raises: nothing is changed then.
         """
         maintenance = name != "store"
-        if not urgent:
-            with self._copies:
-                self._copies.wait_for(lambda: not self._copying)
-        with self.turn(maintenance=maintenance), self._objects.moving():
+        admitted = nullcontext() if urgent else self.between_copies()
+        with admitted, self.turn(maintenance=maintenance), self._objects.moving():
             while not self._written(act, name, urgent=urgent or maintenance):
                 self._environment.grow(4 * size)
             when_durable()
