@@ -17,6 +17,7 @@ from diffkeeper.snapshot.policy import CapturePolicy
 from tests.support import disks
 from tests.support.capture_rig import CaptureRig
 from tests.support.odd import bad_disk, leased
+from tests.support.processes import wait_for
 from tests.support.trees import describe, difference
 
 if TYPE_CHECKING:
@@ -189,23 +190,22 @@ def test_a_broken_directory_and_a_broken_inode(source: str, tmp_path: Path) -> N
         with CaptureRig(base, CapturePolicy(source=source), live=live) as rig:
             rig.capture()
         image = tmp_path / "image"
-        loop = subprocess.run(
-            ["losetup", "--noheadings", "--output", "NAME", "--associated", str(image)],
-            capture_output=True, text=True, check=True,
-        ).stdout.strip()  # fmt: skip
+        loop = _loop_of(image)
         blocks = subprocess.run(
             ["debugfs", "-R", "blocks /live/broken", loop],
             capture_output=True, text=True, check=True,
         ).stdout.split()  # fmt: skip
         number = (live / "inode").stat().st_ino
         subprocess.run(["umount", str(disk)], check=True)
+        # A mount namespace that another process made meanwhile may still have it, and its caches.
+        wait_for(lambda: not _loop_of(image), "the image is let go of", 60)
         with open(image, "r+b") as file:
             size = 1024 if _block_size(image) == 1024 else 4096
             file.seek(int(blocks[0]) * size)
             file.write(b"\xff" * size)
         done = ["debugfs", "-w", "-R", f"set_inode_field <{number}> mode 0170644", str(image)]
         subprocess.run(done, check=True, capture_output=True)
-        subprocess.run(["mount", "-o", "loop", str(image), str(disk)], check=True)
+        disks.mount_image(image, disk).check_returncode()
         with CaptureRig(base, CapturePolicy(source=source), live=live) as rig:
             (live / "fine").write_bytes(b"new")
             snapshot = rig.capture("interval")
@@ -216,6 +216,13 @@ def test_a_broken_directory_and_a_broken_inode(source: str, tmp_path: Path) -> N
             assert rig.capture("interval") == snapshot
             if source != "scan":
                 assert not rig.watched.pending(rig.writers())
+
+
+def _loop_of(image: Path) -> str:
+    return subprocess.run(
+        ["losetup", "--noheadings", "--output", "NAME", "--associated", str(image)],
+        capture_output=True, text=True, check=True,
+    ).stdout.strip()  # fmt: skip
 
 
 def _block_size(image: Path) -> int:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import subprocess
+import tempfile
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,10 +17,12 @@ from diffkeeper import limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 IMAGE_BYTES = 1024 * limits.MIB  # sparse
 KINDS = ("ext4", "xfs")
+LOOP_LOCK = Path(tempfile.gettempdir(), "diffkeeper-tests-loop.lock")
+LOOP_ATTEMPTS_MAX = 2
+LOOP_RETRY_SECONDS = 0.2
 
 
 @contextlib.contextmanager
@@ -43,12 +49,7 @@ def file_system(
     )
     if not make.returncode:
         change(image)
-    done = subprocess.run(
-        ["mount", "-o", options, str(image), str(mount)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = mount_image(image, mount, options)
     if make.returncode or done.returncode:
         pytest.skip(f"no {kind} here: {make.stderr}{done.stderr}")
     try:
@@ -56,6 +57,24 @@ def file_system(
     finally:
         subprocess.run(["umount", "--lazy", str(mount)], check=True)
         image.unlink()
+
+
+def mount_image(image: Path, at: Path, options: str = "loop") -> subprocess.CompletedProcess[str]:
+    """Mount an image, whatever comes of it.
+
+    One process at a time, and once more if it fails: a loop device that mount(8) finds free may be
+    another mount's by the time it is used, or still be let go of.
+    """
+    command = ["mount", "-o", options, str(image), str(at)]
+    done = subprocess.CompletedProcess[str](command, 0)
+    with open(LOOP_LOCK, "wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for _ in range(LOOP_ATTEMPTS_MAX):
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if not done.returncode:
+                break
+            time.sleep(LOOP_RETRY_SECONDS)
+    return done
 
 
 def fill(path: Path) -> None:
