@@ -16,6 +16,7 @@ from diffkeeper.errors import InvalidInputError
 from diffkeeper.history.references import parse_reference
 from diffkeeper.messages import driver
 from diffkeeper.messages.codec import converted
+from diffkeeper.messages.endpoint import may_be_empty
 from diffkeeper.volumes.names import check_mount_id, check_name, shown
 from diffkeeper.volumes.options import parse_options
 
@@ -93,11 +94,10 @@ def volume_message(view: VolumeView, *, status: bool) -> driver.VolumeMessage:
 
 def parse_body(body: bytes, kind: type[R]) -> R:
     """The body of a call of the admin API; an empty one means `{}` where nothing is required."""
-    fields = structs.fields(kind)
-    if not body.strip() and not any(field.required for field in fields):
+    if not body.strip() and may_be_empty(kind):
         return kind()
     message = parse_object(body)
-    allowed = [field.encode_name for field in fields]
+    allowed = [field.encode_name for field in structs.fields(kind)]
     unknown = sorted(set(message) - set(allowed))
     if unknown:
         what = f"allowed: {', '.join(allowed)}" if allowed else "send {}"

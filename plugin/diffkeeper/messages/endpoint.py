@@ -28,6 +28,11 @@ class NoArguments(Struct, frozen=True, forbid_unknown_fields=True):
     """Nothing, or `{}`."""
 
 
+def may_be_empty(request: type[Struct]) -> bool:
+    """Whether nothing of a structure is required."""
+    return not any(field.required for field in structs.fields(request))
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint(Generic[Q, A_co]):
     """One call. An answer of type `bytes` is octets, not JSON."""
@@ -43,9 +48,7 @@ class Endpoint(Generic[Q, A_co]):
     @property
     def body_optional(self) -> bool:
         """Whether an empty body is allowed, and means `{}`."""
-        if not issubclass(self.request, Struct):
-            return False
-        return not any(field.required for field in structs.fields(self.request))
+        return issubclass(self.request, Struct) and may_be_empty(self.request)
 
     def at(self, query: str | None = None, **names: str) -> str:
         """The path with escaped names; `query`: value of the query parameter."""

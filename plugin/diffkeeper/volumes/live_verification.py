@@ -41,7 +41,7 @@ class LiveVerification:
         self,
         exclude: tuple[str, ...],
         seconds: float | None,
-        recapture: Callable[[], Callable[[], object] | None],
+        recapture: Callable[[], bool],
         *,
         since_verified: bool,
         cancelled: Callable[[], bool] = lambda: False,
@@ -50,7 +50,7 @@ class LiveVerification:
 
         `exclude`: globs that are left out; `seconds`: bounds it. With `since_verified`, only what
         changed since the last successful verification. A path that was changed meanwhile is no
-        mismatch: what `recapture` returns records the change first, None where nothing watches.
+        mismatch: `recapture` records the change first; false where nothing watches.
         """
         head = self._state.head
         if head is None:
@@ -68,8 +68,7 @@ class LiveVerification:
         result = verifier.live(self._live, root, unless, exclude)
         if cancelled():
             return None
-        if result.mismatches and (capture := recapture()) is not None:
-            capture()
+        if result.mismatches and recapture():
             store, later = self._context.store, (self._state.head or head).root
             result.mismatches = [
                 m

@@ -409,10 +409,17 @@ class Volume:
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Verification | None:
         """As `LiveVerification.run`; `capture` is called if the volume is watched."""
+
+        def recapture() -> bool:
+            if self._watched is None:
+                return False
+            capture()
+            return True
+
         return self._verification.run(
             self._options.policy.exclude,
             seconds,
-            lambda: capture if self._watched is not None else None,
+            recapture,
             since_verified=since_verified,
             cancelled=cancelled,
         )
