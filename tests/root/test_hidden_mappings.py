@@ -5,7 +5,6 @@ from __future__ import annotations
 import mmap
 import os
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +15,7 @@ from diffkeeper.snapshot.policy import CapturePolicy
 from tests.support import disks
 from tests.support.capture_rig import CaptureRig
 from tests.support.containers import Container
+from tests.support.storer import store
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,15 +35,6 @@ for number in range(1, 1000):
     memory[:8] = b"%08d" % number
     open(f"{sys.argv[2]}/done{number}", "w").close()
 """
-
-
-def store(signals: Path, number: int) -> None:
-    """Have the program store a number, and wait until it has."""
-    (signals / f"go{number}").touch()
-    deadline = time.monotonic() + 10
-    while not (signals / f"done{number}").exists():
-        assert time.monotonic() < deadline, "the program does not store"
-        time.sleep(0.002)
 
 
 @pytest.mark.parametrize("source", ["inotify", "scan"])

@@ -15,6 +15,7 @@ from diffkeeper import clock, limits
 from diffkeeper.snapshot.policy import CapturePolicy
 from tests.support.capture_rig import CaptureRig
 from tests.support.containers import Container
+from tests.support.storer import store
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,12 +76,3 @@ def test_a_store_through_a_short_mapping(source: str, way: str, tmp_path: Path) 
             assert snapshot.consistency == "crash", snapshot.cause
             recorded = rig.replay(snapshot, f"replay{number}") / "file"
             assert recorded.read_bytes()[4096:4104] == b"%08d" % number
-
-
-def store(signals: Path, number: int) -> None:
-    """Have the program store a number, and wait until it has."""
-    (signals / f"go{number}").touch()
-    deadline = time.monotonic() + 10
-    while not (signals / f"done{number}").exists():
-        assert time.monotonic() < deadline, "the program does not store"
-        time.sleep(0.002)

@@ -13,15 +13,12 @@ from diffkeeper.history.references import parse_reference
 from diffkeeper.history.retention import RETENTION_CPU_FRACTION_MAX, Retention
 from diffkeeper.history.snapshots import History
 from diffkeeper.service.history_service import RETENTION_TURN_SECONDS
-from diffkeeper.store.store import Store
 from diffkeeper.volumes.retention_policy import plan
 from diffkeeper.volumes.retention_tiers import parse_retention
 from tests.support.histories import DAY, new, seqs, take
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
+    from diffkeeper.store.store import Store
 
 SECOND = 1_000_000_000
 DEFAULT = parse_retention("10m:all,2h:1m,2d:1h,30d:1d")
@@ -46,14 +43,6 @@ def time(monkeypatch: pytest.MonkeyPatch) -> Time:
     monkeypatch.setattr(clock, "now_ns", made.now_ns)
     monkeypatch.setattr(clock, "monotonic", made.monotonic)
     return made
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    made = Store.open(str(tmp_path / "store"), reserve_bytes=0)
-    yield made
-    made.close()
-    failpoint.disarm()
 
 
 def test_sweeps_reach_a_constant_number(store: Store, time: Time) -> None:

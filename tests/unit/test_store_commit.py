@@ -31,16 +31,7 @@ from diffkeeper.store.store import Batch, Store
 from tests.support.stored import nodes_into, signatures
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store.open(str(tmp_path / "store"), reserve_bytes=0)
-    yield opened
-    opened.close()
-    failpoint.disarm()
 
 
 def with_chunks(*plains: bytes) -> Batch:

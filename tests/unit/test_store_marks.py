@@ -7,27 +7,17 @@ import tracemalloc
 from functools import partial
 from typing import TYPE_CHECKING
 
-import pytest
-
 from diffkeeper.store.marks import Mark, ObjectMarks
-from diffkeeper.store.store import Store
 from diffkeeper.store.transaction import Transaction
 from tests.support import history
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    import pytest
 
     from diffkeeper.store import tables
+    from diffkeeper.store.store import Store
 
 OBJECTS = 40  # in a pack of ordinary chunks
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store.open(str(tmp_path / "store"), reserve_bytes=0)
-    yield opened
-    opened.close()
 
 
 def test_marks_are_those_of_a_set() -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import lmdb
 import pytest
 
-from diffkeeper import failpoint, limits
+from diffkeeper import limits
 from diffkeeper.errors import CorruptionError, NotFoundError
 from diffkeeper.format import chunk, pack
 from diffkeeper.format.ids import ObjectId
@@ -35,14 +35,6 @@ if TYPE_CHECKING:
     from diffkeeper.store.transaction import Transaction
 
 STATES = 9
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store.open(str(tmp_path / "store"), reserve_bytes=0)
-    yield opened
-    opened.close()
-    failpoint.disarm()
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,19 +13,7 @@ from diffkeeper.format.records import SnapshotRecord, VolumeRecord
 from diffkeeper.snapshot.volume_state import VolumeState
 from diffkeeper.store.store import Batch, Store
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
 OLD = limits.STORE_PAGE_RECORDS_MAX + 50
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store.open(str(tmp_path / "store"), reserve_bytes=0)
-    yield opened
-    opened.close()
-    failpoint.disarm()
 
 
 def snapshot(seq: int) -> SnapshotRecord:

@@ -19,11 +19,17 @@ RECORD = SnapshotRecord(
 )  # fmt: skip
 
 
+def stopped_clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The monotonic clock shows the one number in here."""
+    now = [0.0]
+    monkeypatch.setattr(clock, "monotonic", lambda: now[0])
+    return now
+
+
 def test_a_day_of_snapshots_is_a_line_an_hour(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = [0.0]
-    monkeypatch.setattr(clock, "monotonic", lambda: now[0])
+    now = stopped_clock(monkeypatch)
     caplog.set_level(logging.INFO)
     summary = Summary()
     for seq in range(86_400):
@@ -59,8 +65,7 @@ def test_a_volume_that_changes_for_ever_is_told_in_the_summaries(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every second snapshot is fuzzy, as with a writer that seldom rests."""
-    now = [0.0]
-    monkeypatch.setattr(clock, "monotonic", lambda: now[0])
+    now = stopped_clock(monkeypatch)
     caplog.set_level(logging.INFO)
     summary = Summary()
     for seq in range(2 * round(SUMMARY_SECONDS)):
